@@ -1,0 +1,93 @@
+package inventory
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Duration is a time span as people write it: "90d", "12h", "1d12h", "0s". A day is 24 hours. Every
+// number needs its unit.
+type Duration time.Duration
+
+const day = 24 * time.Hour
+
+var (
+	durationForm = regexp.MustCompile(`^(?:(\d+)d)?((?:\d+(?:\.\d+)?(?:h|ms|m|s))*)$`)
+	// ErrDuration is wrapped by every error of ParseDuration.
+	ErrDuration = errors.New("not a duration")
+)
+
+// ParseDuration reads the form above. The error says what to write.
+func ParseDuration(s string) (Duration, error) {
+	parts := durationForm.FindStringSubmatch(s)
+	if s == "" || parts == nil {
+		return 0, fmt.Errorf("%w: %q; write numbers with units, such as 90d, 12h or 1d12h30m", ErrDuration, clip(s))
+	}
+	var total time.Duration
+	if parts[1] != "" {
+		days, err := strconv.ParseInt(parts[1], 10, 64)
+		if err != nil || days > math.MaxInt64/int64(day) {
+			return 0, fmt.Errorf("%w: %q is longer than 292 years", ErrDuration, clip(s))
+		}
+		total = time.Duration(days) * day
+	}
+	if parts[2] != "" {
+		rest, err := time.ParseDuration(parts[2])
+		if err != nil || rest > math.MaxInt64-total {
+			return 0, fmt.Errorf("%w: %q is longer than 292 years", ErrDuration, clip(s))
+		}
+		total += rest
+	}
+	return Duration(total), nil
+}
+
+// Std is d as the standard library has it.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+// String is the shortest form that ParseDuration reads back.
+func (d Duration) String() string {
+	if d == 0 {
+		return "0s"
+	}
+	rest := time.Duration(d)
+	var b strings.Builder
+	if days := rest / day; days != 0 {
+		fmt.Fprintf(&b, "%dd", days)
+		rest -= days * day
+	}
+	for _, u := range []struct {
+		unit time.Duration
+		name string
+	}{{time.Hour, "h"}, {time.Minute, "m"}} {
+		if n := rest / u.unit; n != 0 {
+			fmt.Fprintf(&b, "%d%s", n, u.name)
+			rest -= n * u.unit
+		}
+	}
+	if rest != 0 {
+		b.WriteString(rest.String())
+	}
+	return b.String()
+}
+
+// MarshalText writes String.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText is ParseDuration.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := ParseDuration(string(text))
+	*d = parsed
+	return err
+}
+
+func clip(s string) string {
+	if len(s) > 40 {
+		return s[:40] + "…"
+	}
+	return s
+}

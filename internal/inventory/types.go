@@ -1,0 +1,322 @@
+// Package inventory is the declared set of credentials: its YAML, strictly read and checked, and the
+// Spec that one rotation gets of it by value.
+package inventory
+
+import (
+	"encoding/json"
+	"slices"
+)
+
+// APIVersion is the version of the YAML that this package reads.
+const APIVersion = "keyturn/v1"
+
+// Risk is how much a leaked key could do. It chooses the policy of a credential that names none.
+type Risk string
+
+// The risks, least first.
+const (
+	RiskLow      Risk = "low"
+	RiskStandard Risk = "standard"
+	RiskHigh     Risk = "high"
+	RiskCritical Risk = "critical"
+)
+
+// Risks lists the risks, least first.
+var Risks = []Risk{RiskLow, RiskStandard, RiskHigh, RiskCritical}
+
+// Inventory is one file, read and resolved: each credential already carries its policy's terms.
+type Inventory struct {
+	APIVersion string `json:"apiVersion"`
+	// Name is the inventory's name. Two inventories never touch each other's credentials.
+	Name string `json:"inventory"`
+	// Defaults hold for every credential that does not say otherwise.
+	Defaults Defaults `json:"defaults,omitzero"`
+	// Policies are named terms. A credential takes the one it names, else the one of its risk.
+	Policies map[string]Policy `json:"policies,omitempty"`
+	// Credentials are the entries.
+	Credentials []Credential `json:"credentials"`
+}
+
+// Defaults are a credential's fields, said once for the whole file. A policy overrides them, a
+// credential overrides both.
+type Defaults struct {
+	Owner       string            `json:"owner,omitempty"`
+	Environment string            `json:"environment,omitempty"`
+	Policy      string            `json:"policy,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Notify      []string          `json:"notify,omitempty"`
+	Schedule    Schedule          `json:"schedule,omitzero"`
+	Terms
+}
+
+// Policy is a named set of terms, and the risk it is made for.
+type Policy struct {
+	Risk Risk `json:"risk,omitempty"`
+	Terms
+}
+
+// Terms are the rules that a rotation keeps. What neither the credential, nor its policy, nor the
+// defaults say has the value of DefaultTerms.
+type Terms struct {
+	// RotateEvery is the cryptoperiod: a key older than this is overdue.
+	RotateEvery Duration `json:"rotateEvery,omitzero"`
+	// Overlap is how long the issuer accepts both keys after the last delivery, at least.
+	Overlap Duration `json:"overlap"`
+	// QuietWindow is how long the retiring key must not have been used before it may be disabled.
+	QuietWindow Duration `json:"quietWindow"`
+	// WaveSoak is how long a wave is watched before the next one.
+	WaveSoak Duration `json:"waveSoak"`
+	// WaveTimeout is how long a wave's instances may take to attest the incoming key.
+	WaveTimeout Duration `json:"waveTimeout"`
+	// DisableSoak is how long a disabled key is watched before it is destroyed.
+	DisableSoak Duration `json:"disableSoak"`
+	// ErrorBudget is the rate of errors that turns a rotation back.
+	ErrorBudget *ErrorBudget `json:"errorBudget,omitempty"`
+	// Approvals are the gates that wait for people.
+	Approvals Approvals `json:"approvals"`
+}
+
+// OnBreach says what a breached error budget does to a rotation.
+type OnBreach string
+
+// What a breach does.
+const (
+	BreachRollback OnBreach = "rollback"
+	BreachPause    OnBreach = "pause"
+)
+
+// ErrorBudget is judged over the health signals of a credential, all of them added up.
+type ErrorBudget struct {
+	// Ratio of errors to total above which the budget is breached, 0 to 1.
+	Ratio float64 `json:"ratio"`
+	// Window over which the ratio is taken.
+	Window Duration `json:"window"`
+	// MinTotal is the least traffic in the window for which a ratio means anything.
+	MinTotal int `json:"minTotal"`
+	// OnBreach is rollback (default) or pause.
+	OnBreach OnBreach `json:"onBreach"`
+}
+
+// Gate is a point of a rotation that waits for approvals.
+type Gate string
+
+// The gates.
+const (
+	GateSignoff Gate = "signoff"
+	GateRevoke  Gate = "revoke"
+)
+
+// Approvals are the requirements of the gates; a gate without one does not wait.
+type Approvals struct {
+	Signoff *Approval `json:"signoff,omitempty"`
+	Revoke  *Approval `json:"revoke,omitempty"`
+}
+
+// For returns the requirement of a gate, nil for none.
+func (a Approvals) For(g Gate) *Approval {
+	switch g {
+	case GateSignoff:
+		return a.Signoff
+	case GateRevoke:
+		return a.Revoke
+	}
+	return nil
+}
+
+// Trust is what an approval must prove.
+type Trust string
+
+// The trusts. With any, whoever may write to the Temporal namespace may approve.
+const (
+	TrustSigned Trust = "signed"
+	TrustAny    Trust = "any"
+)
+
+// Approval is what a gate asks for. A gate with Count 0 is open: nobody is asked.
+type Approval struct {
+	// From names approver groups of the worker configuration.
+	From []string `json:"from,omitempty"`
+	// Count is how many different people must approve.
+	Count int `json:"count"`
+	// Trust is signed (default) or any.
+	Trust Trust `json:"trust"`
+	// RequestExpires is how long a gate waits before its evidence is gathered anew.
+	RequestExpires Duration `json:"requestExpires,omitzero"`
+	// ApprovalExpires is how long one approval stays valid while others are awaited.
+	ApprovalExpires Duration `json:"approvalExpires,omitzero"`
+}
+
+// Schedule says when routine rotations of a credential may begin.
+type Schedule struct {
+	// TimeZone is an IANA name; UTC when empty.
+	TimeZone string `json:"timeZone,omitempty"`
+	// At is the time of day, "HH:MM".
+	At string `json:"at,omitempty"`
+	// Jitter spreads the begin over this long.
+	Jitter Duration `json:"jitter,omitzero"`
+}
+
+// Surface is where a consumer runs. Only a server can keep a secret.
+type Surface string
+
+// The surfaces. Client and frontend are refused by validation.
+const (
+	SurfaceServer   Surface = "server"
+	SurfaceClient   Surface = "client"
+	SurfaceFrontend Surface = "frontend"
+)
+
+// Credential is one entry, and with its terms resolved, what a rotation handles.
+type Credential struct {
+	Name        string            `json:"name"`
+	Owner       string            `json:"owner"`
+	Purpose     string            `json:"purpose"`
+	Environment string            `json:"environment"`
+	Risk        Risk              `json:"risk,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	// Scopes are what the key may do: given to an issuer that can narrow, checked at one that cannot.
+	Scopes []string `json:"scopes,omitempty"`
+	// Expires is the life of each issued key, for issuers whose keys can expire.
+	Expires Duration `json:"expires,omitzero"`
+	Policy  string   `json:"policy,omitempty"`
+	Terms
+	Schedule Schedule `json:"schedule,omitzero"`
+	Issuer   Provider `json:"issuer"`
+	Store    Provider `json:"store"`
+	// Adopt names keys at the issuer that existed before keyturn and are ours to retire.
+	Adopt []string `json:"adopt,omitempty"`
+	// Verify are smoke tests of the incoming key, run before it is delivered.
+	Verify []Provider `json:"verify,omitempty"`
+	// Health are the signals that the error budget is judged by.
+	Health    []Provider `json:"health,omitempty"`
+	Consumers []Consumer `json:"consumers,omitempty"`
+	// NoConsumers says that the missing of consumers is meant.
+	NoConsumers bool `json:"noConsumers,omitempty"`
+	// DependsOn names credentials of this inventory that this one was made with: when one of them is
+	// exposed, so is this.
+	DependsOn []string `json:"dependsOn,omitempty"`
+	// Notify names notifiers of the worker configuration; all of them when empty.
+	Notify []string `json:"notify,omitempty"`
+}
+
+// CanaryWave is the wave that is delivered to first.
+const CanaryWave = "canary"
+
+// Consumer is something that uses the key.
+type Consumer struct {
+	Name string `json:"name"`
+	// Instances are the processes, hosts or replicas; one, named like the consumer, when empty.
+	Instances []string `json:"instances,omitempty"`
+	// Wave is canary, or a name: waves follow each other in the order of the file. Consumers without
+	// one form the last wave.
+	Wave    string   `json:"wave,omitempty"`
+	Surface Surface  `json:"surface,omitempty"`
+	Target  Provider `json:"target"`
+	// Check tells whether an instance is healthy.
+	Check *Provider `json:"check,omitempty"`
+	// Attestation tells which key an instance uses.
+	Attestation *Provider `json:"attestation,omitempty"`
+}
+
+// InstanceNames are the consumer's instances; never empty.
+func (c Consumer) InstanceNames() []string {
+	if len(c.Instances) == 0 {
+		return []string{c.Name}
+	}
+	return c.Instances
+}
+
+// Wave is a group of consumers that is delivered to together.
+type Wave struct {
+	Name      string
+	Consumers []Consumer
+}
+
+// RestWave is the name of the wave of the consumers that name none.
+const RestWave = "rest"
+
+// Waves groups the consumers: the canary, the named waves in the order of the file, then the rest.
+func (c Credential) Waves() []Wave {
+	var order []string
+	members := map[string][]Consumer{}
+	for _, consumer := range c.Consumers {
+		name := consumer.Wave
+		if name == "" {
+			name = RestWave
+		}
+		if members[name] == nil {
+			order = append(order, name)
+		}
+		members[name] = append(members[name], consumer)
+	}
+	rank := func(name string) int {
+		switch name {
+		case CanaryWave:
+			return -1
+		case RestWave:
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(order, func(a, b string) int { return rank(a) - rank(b) })
+	waves := make([]Wave, 0, len(order))
+	for _, name := range order {
+		waves = append(waves, Wave{Name: name, Consumers: members[name]})
+	}
+	return waves
+}
+
+// Provider names something of the outside world: its type, the account of the worker configuration
+// where the type has accounts, and the type's own fields, which only the type understands.
+type Provider struct {
+	Type    string
+	Account string
+	// Config is the whole object as JSON, type and account included.
+	Config json.RawMessage
+}
+
+// MarshalJSON writes the object as it stood in the YAML.
+func (p Provider) MarshalJSON() ([]byte, error) {
+	if len(p.Config) == 0 {
+		return json.Marshal(map[string]string{"type": p.Type})
+	}
+	return p.Config, nil
+}
+
+// UnmarshalJSON keeps the object and reads its type and account.
+func (p *Provider) UnmarshalJSON(data []byte) error {
+	var head struct {
+		Type    string `json:"type"`
+		Account string `json:"account"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return err
+	}
+	*p = Provider{Type: head.Type, Account: head.Account, Config: slices.Clone(data)}
+	return nil
+}
+
+// SpecSchema is the version of Spec's JSON.
+const SpecSchema = "keyturn/spec/v1"
+
+// Spec is one credential's part of the inventory, by value: all that a rotation knows of it.
+type Spec struct {
+	Schema    string `json:"schema"`
+	Inventory string `json:"inventory"`
+	// Generation grows with each version of the spec: the time of its making in Unix milliseconds.
+	Generation int64      `json:"generation"`
+	Credential Credential `json:"credential"`
+}
+
+// SignedSpec is a Spec as it travels. Body is kept raw, since a signature holds for bytes.
+type SignedSpec struct {
+	Body json.RawMessage `json:"body"`
+	// Signature is an armoured SSH signature over Body; empty for an unsigned spec.
+	Signature string `json:"signature,omitempty"`
+}
+
+// NewSpec packs a credential, unsigned.
+func NewSpec(inventory string, generation int64, c Credential) (SignedSpec, error) {
+	body, err := json.Marshal(Spec{Schema: SpecSchema, Inventory: inventory, Generation: generation, Credential: c})
+	return SignedSpec{Body: body}, err
+}

@@ -1,0 +1,81 @@
+// Package workerconfig is the worker's own configuration: what may happen. It lies on the worker's
+// host and never travels through Temporal.
+package workerconfig
+
+import (
+	"github.com/keyturn/keyturn/internal/inventory"
+)
+
+// APIVersion is the version of the YAML that this package reads.
+const APIVersion = "keyturn/worker/v1"
+
+// Config is one keyturn-worker.yaml.
+type Config struct {
+	APIVersion string `json:"apiVersion"`
+	// Accounts are the configured instances of issuer and store types, by name.
+	Accounts map[string]Account `json:"accounts"`
+	// Trust names the files of the keys that may sign. Empty: nothing signed is accepted.
+	Trust Trust `json:"trust,omitzero"`
+	// Bounds of what may be done, by environment. An environment that is not listed may do nothing.
+	Bounds map[string]Bounds `json:"bounds"`
+	// Programs that exec may run, by name: an absolute path and arguments.
+	Programs map[string][]string `json:"programs,omitempty"`
+	// Notify are the notifiers; an optional name lets an inventory choose.
+	Notify []Notifier `json:"notify,omitempty"`
+	// Audit is where the audit record is kept beside Temporal's history.
+	Audit Audit `json:"audit,omitzero"`
+
+	// Digest is the SHA-256 of the file, in hex: which configuration an activity ran under.
+	Digest string `json:"-"`
+}
+
+// Account is a named instance of an issuer or store type. Its other fields are the type's own.
+type Account struct {
+	Type string
+	// Quota bounds the calls to the account, by all workers together.
+	Quota Rate
+	// Settings is the type's account configuration, already decoded; nil for a type without.
+	Settings any
+}
+
+// Trust is who may sign.
+type Trust struct {
+	Inventory []InventoryTrust  `json:"inventory,omitempty"`
+	Approvers map[string]string `json:"approvers,omitempty"`
+}
+
+// InventoryTrust names the signers of specs for some environments.
+type InventoryTrust struct {
+	Environments   []string `json:"environments"`
+	AllowedSigners string   `json:"allowedSigners"`
+}
+
+// Bounds are what specs of one environment may ask for. An empty list allows nothing of its kind.
+type Bounds struct {
+	// Principals are globs of issuer principals.
+	Principals []string `json:"principals,omitempty"`
+	// StorePaths are globs of secret paths; * does not cross a slash, ** does.
+	StorePaths []string `json:"storePaths,omitempty"`
+	// FileRoots are absolute folders that targets may write below.
+	FileRoots []string `json:"fileRoots,omitempty"`
+	// Hosts are host:port that a key or a probe may reach; the host may begin with "*.".
+	Hosts []string `json:"hosts,omitempty"`
+	// MinRisk, MinApprovals and MinOverlap are the least that a spec must ask for.
+	MinRisk      inventory.Risk     `json:"minRisk,omitempty"`
+	MinApprovals int                `json:"minApprovals,omitempty"`
+	MinOverlap   inventory.Duration `json:"minOverlap,omitzero"`
+}
+
+// Notifier is a notifier type with its own fields, and the name an inventory may choose it by.
+type Notifier struct {
+	Type string
+	Name string
+	// Settings is the type's configuration, already decoded.
+	Settings any
+}
+
+// Audit configures the audit record.
+type Audit struct {
+	// File gets one JSON event a line, 0600; "" for none beside Temporal's history.
+	File string `json:"file,omitempty"`
+}

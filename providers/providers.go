@@ -1,0 +1,335 @@
+// Package providers declares what keyturn asks of the outside world: issuers, stores, targets,
+// attestors, checks, health signals and notifiers. Each real system is a package below; the list of
+// them is package all, and package providertest is the conformance suite that each must pass.
+//
+// Every method may be called again after a failure, a time-out or a kill of the process, with the same
+// arguments, and then leaves the same end. Every method honours the context's deadline. Errors wrap one
+// of the sentinels below where it applies; any other error is taken as passing trouble and retried.
+// No error may contain secret bytes, nor text of the outside world beyond 1 KiB.
+package providers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/secret"
+)
+
+// The sentinels. Package activities maps each to retryable or not.
+var (
+	// ErrNotFound: the key, version, secret or principal does not exist. Final.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict: a compare-and-swap lost, or a token was used with other data. Final for this
+	// attempt: facts must be gathered anew.
+	ErrConflict = errors.New("conflict")
+	// ErrSlotsFull: the issuer allows no further key for this principal. Final.
+	ErrSlotsFull = errors.New("all key slots are in use")
+	// ErrTokenUsed: the issue token has already minted a live key, whose secret cannot be told again.
+	// Final for this token until that key is destroyed.
+	ErrTokenUsed = errors.New("issue token already used")
+	// ErrPending: the key is ordered, and a person or a slow system has yet to mint it. Ask again with
+	// the same token.
+	ErrPending = errors.New("issuing is pending")
+	// ErrThrottled: asked too often. Passing.
+	ErrThrottled = errors.New("throttled")
+	// ErrDenied: the worker lacks a permission, or a bound of its configuration forbids it. Final.
+	ErrDenied = errors.New("denied")
+	// ErrInvalid: the system understood the request and will never accept it. Final.
+	ErrInvalid = errors.New("invalid request")
+	// ErrUnsupported: this provider cannot do that. Capabilities say so beforehand. Final.
+	ErrUnsupported = errors.New("unsupported")
+	// ErrKeyRefused: a check reached its peer, and the peer refused the key (HTTP 401 or 403). It is the
+	// proof that a retired key is dead, and an error for a key that should work.
+	ErrKeyRefused = errors.New("the key was refused")
+	// ErrNoData: a health signal has nothing to say: no source, no traffic. Neither good nor bad.
+	ErrNoData = errors.New("no data")
+)
+
+// IssuerCapabilities are what an issuer can do. The static ones of a type are the best that any of
+// its accounts has (and UsageLag the least); an Issuer answers for its account.
+type IssuerCapabilities struct {
+	// Slots is how many keys a principal may have, disabled ones included; 0 for no limit.
+	Slots int `json:"slots,omitempty"`
+	// CanDisable: Disable and Enable exist, so that revoking has a way back.
+	CanDisable bool `json:"canDisable"`
+	// CanNarrow: a key gets the scopes that are asked for. Otherwise it has its principal's rights.
+	CanNarrow bool `json:"canNarrow"`
+	// CanExpire: a key may be given an end.
+	CanExpire bool `json:"canExpire"`
+	// ReportsUsage: key.Info has LastUsedAt, late by at most UsageLag.
+	ReportsUsage bool          `json:"reportsUsage"`
+	UsageLag     time.Duration `json:"usageLag,omitempty"`
+	// ConsistentWithin is how long after a change the issuer may still answer as before it.
+	ConsistentWithin time.Duration `json:"consistentWithin,omitempty"`
+}
+
+// Issuer mints and revokes the keys of one credential: it is opened for its principal, or for the two
+// that alternate.
+type Issuer interface {
+	Capabilities(ctx context.Context) (IssuerCapabilities, error)
+	// List returns every key of the principal, disabled ones too, oldest first. A destroyed key is not
+	// listed. ErrNotFound when the principal does not exist.
+	List(ctx context.Context) ([]key.Info, error)
+	// Issue mints a key. Where the issuer knows tokens, a second call with the token of a live key
+	// returns ErrTokenUsed (or, where it can tell the secret again, the same key). Where it does not, a
+	// second call mints a second key: the caller writes an intent beforehand and finds the orphan by it.
+	// ErrSlotsFull, ErrPending.
+	Issue(ctx context.Context, r IssueRequest) (Issued, error)
+	// Identify names the key that a bundle holds, ErrNotFound for a bundle that is no live key of this
+	// principal. It never uses the key.
+	Identify(ctx context.Context, b secret.Bundle) (keyID string, err error)
+	// Destroy revokes the key for good. A key that does not exist is not an error.
+	Destroy(ctx context.Context, k key.Ref) error
+}
+
+// IssueRequest asks for a key.
+type IssueRequest struct {
+	// Token is unique to one mint (UUIDv5 of rotation ID and ordinal).
+	Token string
+	// Principal is one of the issuer's principals; empty where there is one.
+	Principal string
+	Scopes    []string
+	// ExpiresAt is zero for a key without end.
+	ExpiresAt time.Time
+}
+
+// Issued is a key and, this once, its secret. The caller closes the bundle.
+type Issued struct {
+	Key    key.Info
+	Bundle secret.Bundle
+}
+
+// Disabler is an Issuer that can disable.
+type Disabler interface {
+	// Disable makes the issuer refuse the key until Enable. ErrNotFound for a destroyed key.
+	Disable(ctx context.Context, k key.Ref) error
+	// Enable takes Disable back. ErrNotFound for a destroyed key.
+	Enable(ctx context.Context, k key.Ref) error
+}
+
+// SelfTester is an Issuer that can try a key harmlessly.
+type SelfTester interface {
+	// SelfTest returns nil when the key works, ErrKeyRefused when the issuer refuses it.
+	SelfTest(ctx context.Context, b secret.Bundle) error
+}
+
+// UsageEvent is one use of a key, from the issuer's own audit log.
+type UsageEvent struct {
+	KeyID  string    `json:"keyID"`
+	At     time.Time `json:"at"`
+	Action string    `json:"action"`
+	From   string    `json:"from"`
+}
+
+// AuditLog is an Issuer that remembers who used a key.
+type AuditLog interface {
+	// Usage returns the uses of a key since then, oldest first, at most limit.
+	Usage(ctx context.Context, k key.Ref, since time.Time, limit int) ([]UsageEvent, error)
+}
+
+// Label is a staging label of a store.
+type Label string
+
+// The labels. A version bears any number of them, a label is on at most one version.
+const (
+	Current  Label = "CURRENT"
+	Pending  Label = "PENDING"
+	Previous Label = "PREVIOUS"
+)
+
+// Version is one version of a stored secret.
+type Version struct {
+	ID     string  `json:"id"`
+	Labels []Label `json:"labels,omitempty"`
+	// Token is the one that Stage was called with, where the store remembers it; often it is the ID.
+	Token     string    `json:"token,omitempty"`
+	CreatedAt time.Time `json:"createdAt"`
+	// LabelledAt is when the version last got a label, zero where the store does not tell.
+	LabelledAt time.Time `json:"labelledAt,omitzero"`
+}
+
+// Has tells whether the version bears the label.
+func (v Version) Has(l Label) bool {
+	for _, have := range v.Labels {
+		if have == l {
+			return true
+		}
+	}
+	return false
+}
+
+// Store keeps the versions of one credential's secret under labels, and keyturn's metadata of it.
+type Store interface {
+	// Versions lists all that exist, oldest first; none for a secret that does not exist yet.
+	// ErrDenied with a reason when something else manages the secret (native rotation).
+	Versions(ctx context.Context) ([]Version, error)
+	// Read returns the whole bundle of a version, foreign fields included. ErrNotFound. The caller
+	// closes it.
+	Read(ctx context.Context, version string) (secret.Bundle, error)
+	// ReadLabel returns the bundle that a consumer gets who asks for the label; an empty label is what a
+	// default read yields. ErrNotFound when no version bears it.
+	ReadLabel(ctx context.Context, l Label) (secret.Bundle, error)
+	// Stage adds a version with the bundle's fields laid over the foreign fields of CURRENT, and gives
+	// it PENDING alone. A default read goes on yielding CURRENT (ErrNotFound when there is none).
+	// Again with the same token and bundle: the same version. With another bundle: ErrConflict.
+	Stage(ctx context.Context, token string, b secret.Bundle) (version string, err error)
+	// Promote moves CURRENT from one version to another by compare-and-swap, PREVIOUS to the one that
+	// had it, and takes PENDING from the new one. An empty from means that there is no CURRENT. It is
+	// also the way back. Promoting what is already so is not an error; ErrConflict when CURRENT is on a
+	// third version; ErrNotFound when to does not exist.
+	Promote(ctx context.Context, from, to string) error
+	// Prune removes a version for good, whatever labels it bears but CURRENT (ErrDenied). A version that
+	// does not exist is not an error.
+	Prune(ctx context.Context, version string) error
+	// Metadata returns keyturn's own record of the credential; the zero one when there is none.
+	Metadata(ctx context.Context) (Metadata, error)
+	// PutMetadata replaces it. It works before any version exists.
+	PutMetadata(ctx context.Context, m Metadata) error
+}
+
+// Metadata is the truth about a credential that outlives Temporal's retention. Only the activities of
+// its one live rotation write it.
+type Metadata struct {
+	// Generation is the highest spec generation that a key was issued with.
+	Generation int64 `json:"generation,omitempty"`
+	// Intent is written before a mint and cleared when its key is staged.
+	Intent *MintIntent `json:"intent,omitempty"`
+	// Keys are the live keys that are ours.
+	Keys []OwnedKey `json:"keys,omitempty"`
+	// LastRotation is how the last one ended.
+	LastRotation *LastRotation `json:"lastRotation,omitempty"`
+	// RotateBy is when the cryptoperiod of the current key ends.
+	RotateBy time.Time `json:"rotateBy,omitzero"`
+	// Debt is what finished runs still owe.
+	Debt []Debt `json:"debt,omitempty"`
+}
+
+// Key returns the owned key with this ID.
+func (m Metadata) Key(keyID string) (OwnedKey, bool) {
+	for _, k := range m.Keys {
+		if k.KeyID == keyID {
+			return k, true
+		}
+	}
+	return OwnedKey{}, false
+}
+
+// MintIntent proves after a crash which key is an orphan of ours: one that is not in Known, that no
+// store version holds, and that was created at or after At.
+type MintIntent struct {
+	Rotation string    `json:"rotation"`
+	Ordinal  int       `json:"ordinal"`
+	At       time.Time `json:"at"`
+	// Known are the key IDs that the issuer had before the mint.
+	Known []string `json:"known,omitempty"`
+}
+
+// OwnedKey is a key that keyturn minted or adopted.
+type OwnedKey struct {
+	key.Ref
+	IssuedAt time.Time `json:"issuedAt,omitzero"`
+	// Rotation is the one that minted it; empty for an adopted key.
+	Rotation string `json:"rotation,omitempty"`
+	// PromotedAt is when it became CURRENT, by keyturn's doing.
+	PromotedAt time.Time `json:"promotedAt,omitzero"`
+	// DisabledAt is when keyturn disabled it.
+	DisabledAt time.Time `json:"disabledAt,omitzero"`
+}
+
+// LastRotation is the outcome of a finished run.
+type LastRotation struct {
+	ID      string    `json:"id"`
+	Outcome string    `json:"outcome"`
+	At      time.Time `json:"at"`
+}
+
+// Debt is something that a finished run still owes.
+type Debt struct {
+	// Kind is retired-key-alive, incoming-key-alive, consumer-not-converged or version-left.
+	Kind string `json:"kind"`
+	// About names the key, instance or version.
+	About string    `json:"about"`
+	Since time.Time `json:"since"`
+}
+
+// Delivery is a key on its way to one instance.
+type Delivery struct {
+	Instance string
+	Key      key.Ref
+	Bundle   secret.Bundle
+}
+
+// Target brings keys to the instances of one consumer.
+type Target interface {
+	// Deliver makes the instance's copy the given key, atomically: it has the old one or the new one,
+	// whole. Delivering what is there already is not an error and does not disturb the consumer.
+	Deliver(ctx context.Context, d Delivery) error
+	// Reach tells, changing nothing, whether Deliver could work now.
+	Reach(ctx context.Context, instance string) error
+}
+
+// Purger is a Target whose instance keeps copies that outlive a delivery.
+type Purger interface {
+	// Purge removes every copy of the key but the live one, which it must not be.
+	Purge(ctx context.Context, instance string, k key.Ref) error
+}
+
+// Attestor states which key the instances of one consumer use now.
+type Attestor interface {
+	// Attest returns one statement for each instance that answered. An error says why some did not; the
+	// statements of the others are valid beside it.
+	Attest(ctx context.Context, instances []string) ([]key.Statement, error)
+}
+
+// CheckInput is what a check may use. A check of an instance gets no bundle, a smoke test no instance.
+type CheckInput struct {
+	Instance string
+	Key      key.Ref
+	Bundle   secret.Bundle
+}
+
+// Check is a health check of an instance, or a smoke test of a key.
+type Check interface {
+	// Check returns nil when all is well and ErrKeyRefused when the peer refused the key; any other
+	// error means that the peer is not well or could not be asked.
+	Check(ctx context.Context, in CheckInput) error
+}
+
+// HealthSignal counts requests and errors.
+type HealthSignal interface {
+	// Sample reads the counters, over the window where the source can. ErrNoData.
+	Sample(ctx context.Context, window time.Duration) (key.Sample, error)
+}
+
+// Severity of a notification.
+type Severity string
+
+// The severities.
+const (
+	Info   Severity = "info"
+	Action Severity = "action" // somebody must do something
+	Alert  Severity = "alert"
+)
+
+// Notification is a message to people. Nothing in it is secret.
+type Notification struct {
+	// ID is the same for each repetition of the same message.
+	ID string `json:"id"`
+	// Type is a reverse-DNS event type, such as dev.keyturn.gate.opened.
+	Type       string            `json:"type"`
+	Severity   Severity          `json:"severity"`
+	Credential string            `json:"credential"`
+	Owner      string            `json:"owner"`
+	Subject    string            `json:"subject"`
+	Body       string            `json:"body"`
+	At         time.Time         `json:"at"`
+	Data       map[string]string `json:"data,omitempty"`
+}
+
+// Notifier tells people.
+type Notifier interface {
+	// Notify may deliver the same ID more than once.
+	Notify(ctx context.Context, n Notification) error
+}
