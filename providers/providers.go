@@ -61,6 +61,9 @@ type IssuerCapabilities struct {
 	// ReportsUsage: key.Info has LastUsedAt, late by at most UsageLag.
 	ReportsUsage bool          `json:"reportsUsage"`
 	UsageLag     time.Duration `json:"usageLag,omitempty"`
+	// Fields are the names of the bundle's fields that make up a key; just "value" when empty. All others
+	// in a store's version are foreign.
+	Fields []string `json:"fields,omitempty"`
 	// ConsistentWithin is how long after a change the issuer may still answer as before it.
 	ConsistentWithin time.Duration `json:"consistentWithin,omitempty"`
 }
@@ -232,6 +235,8 @@ type OwnedKey struct {
 	IssuedAt time.Time `json:"issuedAt,omitzero"`
 	// Rotation is the one that minted it; empty for an adopted key.
 	Rotation string `json:"rotation,omitempty"`
+	// DeliveredAt is when its first delivery began.
+	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
 	// PromotedAt is when it became CURRENT, by keyturn's doing.
 	PromotedAt time.Time `json:"promotedAt,omitzero"`
 	// DisabledAt is when keyturn disabled it.

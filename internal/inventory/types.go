@@ -320,3 +320,10 @@ func NewSpec(inventory string, generation int64, c Credential) (SignedSpec, erro
 	body, err := json.Marshal(Spec{Schema: SpecSchema, Inventory: inventory, Generation: generation, Credential: c})
 	return SignedSpec{Body: body}, err
 }
+
+// Peek reads the spec without checking it: enough to follow and show it, not to act on it.
+func (s SignedSpec) Peek() (Spec, error) {
+	var spec Spec
+	err := json.Unmarshal(s.Body, &spec)
+	return spec, err
+}

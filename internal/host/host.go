@@ -1,0 +1,121 @@
+// Package host runs keyturn's workflows and activities in this process: it is what the worker program
+// and the sandbox have in common.
+package host
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/namespace"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/all"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// Options say what to run.
+type Options struct {
+	// Namespace that the client is connected to.
+	Namespace string
+	// BuildID names the build of the workflow code.
+	BuildID     string
+	Config      *workerconfig.Config
+	Descriptors []providers.Descriptor
+	// AllowUnsigned: specs and approvals are accepted without signature.
+	AllowUnsigned bool
+	Log           *slog.Logger
+}
+
+// Host is a set of running workers.
+type Host struct {
+	workers []worker.Worker
+}
+
+// stopGrace is how long running activities may take when the host stops; then another worker repeats
+// them.
+const stopGrace = 20 * time.Second
+
+// Start checks the namespace, begins to poll every queue of this configuration, and makes the build
+// current if none is. fatal is called once when a worker cannot go on.
+func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (*Host, error) {
+	if err := namespace.Check(ctx, c, o.Namespace); err != nil {
+		return nil, err
+	}
+	record := audit.Discard
+	if o.Config.Audit.File != "" {
+		var err error
+		if record, err = audit.OpenFile(o.Config.Audit.File); err != nil {
+			return nil, err
+		}
+	}
+	do := &activities.Activities{
+		Config:      func() *workerconfig.Config { return o.Config },
+		Descriptors: o.Descriptors, Catalog: all.Catalog(o.Descriptors...), Audit: record,
+		AllowUnsigned: o.AllowUnsigned, Now: time.Now, PollEvery: 250 * time.Millisecond,
+	}
+	h := &Host{}
+	options := worker.Options{
+		WorkerStopTimeout: stopGrace,
+		OnFatalError:      fatal,
+		DeploymentOptions: worker.DeploymentOptions{
+			UseVersioning:             true,
+			Version:                   worker.WorkerDeploymentVersion{DeploymentName: namespace.Deployment, BuildID: o.BuildID},
+			DefaultVersioningBehavior: workflow.VersioningBehaviorAutoUpgrade,
+		},
+	}
+	common := worker.New(c, workflows.TaskQueue, options)
+	Register(common)
+	common.RegisterActivity(do)
+	h.workers = append(h.workers, common)
+	for _, name := range slices.Sorted(maps.Keys(o.Config.Accounts)) {
+		account := o.Config.Accounts[name]
+		perAccount := options
+		perAccount.DisableWorkflowWorker = true
+		perAccount.TaskQueueActivitiesPerSecond = account.Quota.PerSecond // 0: no limit
+		w := worker.New(c, workflows.AccountQueue(name), perAccount)
+		w.RegisterActivity(do)
+		h.workers = append(h.workers, w)
+	}
+	for _, w := range h.workers {
+		if err := w.Start(); err != nil {
+			h.Stop()
+			return nil, fmt.Errorf("starting worker: %w", err)
+		}
+	}
+	current, err := namespace.MakeFirstCurrent(ctx, c, o.BuildID)
+	if err != nil {
+		h.Stop()
+		return nil, err
+	}
+	if current != o.BuildID {
+		o.Log.Warn("another build is current: this worker gets no workflow tasks until setup --build-id makes it so",
+			"current", current, "build", o.BuildID)
+	}
+	if o.AllowUnsigned {
+		o.Log.Warn("unsigned specs and approvals are accepted: whoever may write to the namespace can rotate within the configured bounds")
+	}
+	return h, nil
+}
+
+// Register adds the workflows to a worker, or to a replayer.
+func Register(r worker.WorkflowRegistry) {
+	r.RegisterWorkflow(workflows.Rotation)
+	r.RegisterWorkflow(workflows.Inspect)
+}
+
+// Stop lets running activities end, within a bound, and stops polling.
+func (h *Host) Stop() {
+	for _, w := range slices.Backward(h.workers) {
+		w.Stop()
+	}
+}

@@ -1,0 +1,42 @@
+// Package outside makes text that comes from the outside world fit for logs, errors, terminals and the
+// audit record: bounded, on one line, with nothing in it that a terminal obeys.
+package outside
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxText bounds, in bytes, what an error may repeat of the outside world.
+const MaxText = 1024
+
+const ellipsis = "…"
+
+// Text returns s with every control, invisible or invalid character written out as Go would ("\n",
+// "\x1b", "\u202e"), cut to limit bytes at a character, "…" included. Text of a Text is the same. A
+// limit below the length of "…" gives an empty string.
+func Text(s string, limit int) string {
+	var b strings.Builder
+	fits := 0 // how much of b leaves room for the ellipsis
+	for rest := s; rest != ""; {
+		r, size := utf8.DecodeRuneInString(rest)
+		shown := rest[:size]
+		if !strconv.IsPrint(r) || (r == utf8.RuneError && size == 1) {
+			quoted := strconv.Quote(shown)
+			shown = quoted[1 : len(quoted)-1]
+		}
+		if b.Len()+len(shown) > limit {
+			if limit < len(ellipsis) {
+				return ""
+			}
+			return b.String()[:fits] + ellipsis
+		}
+		b.WriteString(shown)
+		if b.Len()+len(ellipsis) <= limit {
+			fits = b.Len()
+		}
+		rest = rest[size:]
+	}
+	return b.String()
+}

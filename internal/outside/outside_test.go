@@ -1,0 +1,54 @@
+package outside_test
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+	"pgregory.net/rapid"
+
+	"github.com/keyturn/keyturn/internal/outside"
+)
+
+func TestText(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		in    string
+		limit int
+		want  string
+	}{
+		"plain text stays as it is":                  {"key was rejected: čeština ok", 100, "key was rejected: čeština ok"},
+		"a line break cannot forge a log line":       {"a\nlevel=INFO\r", 100, `a\nlevel=INFO\r`},
+		"an escape sequence does not reach terminal": {"\x1b[31mred", 100, `\x1b[31mred`},
+		"text direction cannot be turned":            {"a\u202eb", 100, `a\u202eb`},
+		"a zero-width character is shown":            {"a\u200bb", 100, `a\u200bb`},
+		"invalid UTF-8 is written out":               {"a\xffb", 100, `a\xffb`},
+		"a replacement character is text":            {"a\ufffdb", 100, "a\ufffdb"},
+		"exactly the limit is not cut":               {"abcdef", 6, "abcdef"},
+		"longer text is cut within the limit":        {"abcdefg", 6, "abc…"},
+		"a character is not cut in two":              {"aéééé", 6, "aé…"},
+		"an escape is not cut in two":                {"a\x1b\x1b", 7, "a…"},
+		"no room is no text":                         {"abc", 2, ""},
+		"quotes stay":                                {`{"error":"bad"}`, 100, `{"error":"bad"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, c.want, outside.Text(c.in, c.limit))
+		})
+	}
+}
+
+func TestTextAlwaysFitsAndStays(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		in := string(rapid.SliceOf(rapid.Byte()).Draw(t, "in"))
+		limit := rapid.IntRange(0, 64).Draw(t, "limit")
+		got := outside.Text(in, limit)
+		assert.LessOrEqual(t, len(got), limit)
+		assert.True(t, utf8.ValidString(got))
+		assert.Equal(t, -1, strings.IndexFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }))
+		assert.Equal(t, got, outside.Text(got, limit), "a second time changes nothing")
+	})
+}

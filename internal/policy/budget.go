@@ -1,0 +1,74 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+)
+
+// Readings are the samples of one health signal, oldest first. The first is the baseline: what went
+// wrong before it is not held against the rotation.
+type Readings []key.Sample
+
+// Add appends a sample and forgets those that the window no longer needs: one at or before its
+// begin is kept, to count from.
+func (r Readings) Add(s key.Sample, window time.Duration) Readings {
+	r = append(r, s)
+	begin := s.At.Add(-window)
+	for len(r) > 2 && !r[1].At.After(begin) {
+		r = r[1:]
+	}
+	// A window that is long against the interval would keep many: thin out the middle.
+	for len(r) > maxReadings {
+		r = append(r[:1:1], r[2:]...)
+	}
+	return r
+}
+
+// maxReadings bounds what a watch carries from attempt to attempt.
+const maxReadings = 60
+
+// over counts errors and total within the readings.
+func (r Readings) over() (errors, total float64) {
+	last := r[len(r)-1]
+	if last.Window > 0 {
+		return last.Errors, last.Total
+	}
+	// A counter that falls was restarted: it counts from zero again.
+	for i := 1; i < len(r); i++ {
+		was, is := r[i-1], r[i]
+		if is.Total < was.Total || is.Errors < was.Errors {
+			was = key.Sample{}
+		}
+		errors += is.Errors - was.Errors
+		total += is.Total - was.Total
+	}
+	return errors, total
+}
+
+// BudgetHolds judges the error budget over all signals added up. Only the reason BudgetBreached turns a
+// rotation back; the
+// reasons BudgetNoData and BudgetTooLittle mean that nothing can be said, which is not a breach.
+func BudgetHolds(b inventory.ErrorBudget, signals []Readings) Decision {
+	var errors, total float64
+	seen := false
+	for _, r := range signals {
+		if len(r) == 0 || len(r) == 1 && r[0].Window == 0 {
+			continue
+		}
+		seen = true
+		e, t := r.over()
+		errors, total = errors+e, total+t
+	}
+	switch {
+	case !seen:
+		return refuse(BudgetNoData, "no health signal has two readings yet")
+	case total < float64(b.MinTotal):
+		return refuse(BudgetTooLittle, "%.0f requests in the window, fewer than the %d that a ratio needs", total, b.MinTotal)
+	case total > 0 && errors/total > b.Ratio:
+		return refuse(BudgetBreached, "%.0f of %.0f requests failed in %s: %.2f%%, above the budget of %.2f%%",
+			errors, total, b.Window, 100*errors/total, 100*b.Ratio)
+	}
+	return allow("%.0f of %.0f requests failed, within the budget of %.2f%%", errors, total, 100*b.Ratio)
+}

@@ -1,0 +1,183 @@
+package policy
+
+import (
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Facts are what Inspect found at one moment.
+type Facts struct {
+	At           time.Time
+	Capabilities providers.IssuerCapabilities
+	// Keys are all the principal has at the issuer, oldest first.
+	Keys []key.Info
+	// Versions are all that the store has, oldest first.
+	Versions []StoredKey
+	Metadata providers.Metadata
+	// Instances of all consumers, in the order of the spec.
+	Instances []Instance
+	// Denied are the bounds of the worker configuration that the spec breaks.
+	Denied []string
+	// StoreProblem is why the store cannot be used; empty when it can.
+	StoreProblem string
+}
+
+// StoredKey is a version of the store and the key that its value is.
+type StoredKey struct {
+	providers.Version
+	// KeyID is empty for a value that is no live key of the principal.
+	KeyID       string
+	Fingerprint string
+}
+
+// Instance is what was seen of one instance of a consumer.
+type Instance struct {
+	Consumer string `json:"consumer"`
+	Instance string `json:"instance"`
+	Wave     string `json:"wave"`
+	// Pulls: the instance reads the store by itself.
+	Pulls bool `json:"pulls,omitempty"`
+	// Unreachable is why its target cannot be delivered to.
+	Unreachable string `json:"unreachable,omitempty"`
+	// Unhealthy is why its check fails.
+	Unhealthy string `json:"unhealthy,omitempty"`
+	// Statement is its attestation; nil when it made none.
+	Statement *key.Statement `json:"statement,omitempty"`
+	// NotAttesting is why there is no statement.
+	NotAttesting string `json:"notAttesting,omitempty"`
+}
+
+// Name is "consumer" or "consumer/instance".
+func (i Instance) Name() string { return InstanceName(i.Consumer, i.Instance) }
+
+// InstanceName is how messages call an instance.
+func InstanceName(consumer, instance string) string {
+	if consumer == instance {
+		return consumer
+	}
+	return consumer + "/" + instance
+}
+
+// Version returns the version that bears a label.
+func (f Facts) Version(l providers.Label) (StoredKey, bool) {
+	for _, v := range f.Versions {
+		if v.Has(l) {
+			return v, true
+		}
+	}
+	return StoredKey{}, false
+}
+
+// Live returns the issuer's record of a key.
+func (f Facts) Live(keyID string) (key.Info, bool) {
+	i := slices.IndexFunc(f.Keys, func(k key.Info) bool { return k.KeyID == keyID })
+	if i < 0 {
+		return key.Info{}, false
+	}
+	return f.Keys[i], true
+}
+
+// Ref names a live key with all that is known of it.
+func (f Facts) Ref(k key.Info) key.Ref {
+	ref := key.Ref{Principal: k.Principal, KeyID: k.KeyID}
+	for _, v := range f.Versions {
+		if v.KeyID == k.KeyID {
+			ref.StoreVersion, ref.Fingerprint = v.ID, v.Fingerprint
+		}
+	}
+	return ref
+}
+
+// Standing says what a key of the principal is to us.
+type Standing string
+
+// The standings of a key.
+const (
+	// StandingCurrent is the key that consumers use: the retiring one of the next rotation.
+	StandingCurrent Standing = "current"
+	// StandingRetired is an own key that was CURRENT once and is still alive.
+	StandingRetired Standing = "retired"
+	// StandingIncoming is an own key that never became CURRENT.
+	StandingIncoming Standing = "incoming"
+	// StandingOrphan is a key that a mint intent proves to be ours, and that no store holds.
+	StandingOrphan Standing = "orphan"
+	// StandingUnknown is a key that is not ours.
+	StandingUnknown Standing = "unknown"
+)
+
+// Standings judges each live key. A key is ours when it is in the store's versions or metadata, when
+// the spec adopts it, or when a mint intent proves it; any other is unknown, and never touched.
+func (f Facts) Standings(adopt []string) map[string]Standing {
+	orphans := Orphans(f.Metadata, f.Keys, f.Versions)
+	currentID := f.currentKeyID(adopt)
+	standings := map[string]Standing{}
+	for _, k := range f.Keys {
+		owned, inMetadata := f.Metadata.Key(k.KeyID)
+		stored := slices.IndexFunc(f.Versions, func(v StoredKey) bool { return v.KeyID == k.KeyID })
+		switch {
+		case k.KeyID == currentID:
+			standings[k.KeyID] = StandingCurrent
+		case slices.Contains(orphans, k.KeyID):
+			standings[k.KeyID] = StandingOrphan
+		case inMetadata && owned.Rotation != "" && owned.PromotedAt.IsZero():
+			standings[k.KeyID] = StandingIncoming
+		case stored >= 0 && f.Versions[stored].Has(providers.Pending) && !f.Versions[stored].Has(providers.Previous):
+			standings[k.KeyID] = StandingIncoming
+		case inMetadata || stored >= 0 || slices.Contains(adopt, k.KeyID):
+			standings[k.KeyID] = StandingRetired
+		default:
+			standings[k.KeyID] = StandingUnknown
+		}
+	}
+	return standings
+}
+
+// currentKeyID is the key in CURRENT; with no CURRENT, the one adopted key that is active.
+func (f Facts) currentKeyID(adopt []string) string {
+	if v, ok := f.Version(providers.Current); ok {
+		return v.KeyID
+	}
+	only := ""
+	for _, k := range f.Keys {
+		if k.State == key.Active && slices.Contains(adopt, k.KeyID) {
+			if only != "" {
+				return ""
+			}
+			only = k.KeyID
+		}
+	}
+	return only
+}
+
+// clockGrain is how coarse an issuer's creation time may be: IAM cuts it to the second.
+const clockGrain = 2 * time.Second
+
+// Orphans are the keys that the mint intent proves to be ours: minted with its token, or, at an issuer
+// that knows no tokens, not there before the mint, in no store version, not in the metadata, and
+// created since. With an issuer's clock that runs behind, nothing is proved, and the key is unknown.
+func Orphans(m providers.Metadata, keys []key.Info, versions []StoredKey) []string {
+	if m.Intent == nil {
+		return nil
+	}
+	var orphans []string
+	for _, k := range keys {
+		_, owned := m.Key(k.KeyID)
+		stored := slices.ContainsFunc(versions, func(v StoredKey) bool { return v.KeyID == k.KeyID })
+		if owned || stored || slices.Contains(m.Intent.Known, k.KeyID) {
+			continue
+		}
+		if k.Token != "" {
+			if k.Token == Token(m.Intent.Rotation, m.Intent.Ordinal) {
+				orphans = append(orphans, k.KeyID)
+			}
+			continue
+		}
+		if !k.CreatedAt.Before(m.Intent.At.Add(-clockGrain)) {
+			orphans = append(orphans, k.KeyID)
+		}
+	}
+	return orphans
+}

@@ -1,0 +1,275 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Plan is what a rotation would do now, and whether it may: the dry run.
+type Plan struct {
+	Credential string `json:"credential"`
+	// MadeAt is when the facts were gathered.
+	MadeAt time.Time `json:"madeAt"`
+	// Retiring is the key that the rotation replaces; none for a first key.
+	Retiring *key.Ref `json:"retiring,omitempty"`
+	// RetiringExpires is the retiring key's own end; zero for none.
+	RetiringExpires time.Time `json:"retiringExpires,omitzero"`
+	// Discard are keys of ours that were minted and never promoted: they are destroyed first.
+	Discard []key.Ref `json:"discard,omitempty"`
+	Waves   []Wave    `json:"waves,omitempty"`
+	Steps   []Step    `json:"steps"`
+	// Takes is the time of all waits together, approvals not counted.
+	Takes inventory.Duration `json:"takes"`
+	// CanDisable: revoking has a way back until the key is destroyed.
+	CanDisable bool `json:"canDisable"`
+	// CanRollBack: the retiring key's value can be delivered again.
+	CanRollBack bool `json:"canRollBack"`
+	// Refusals say why the rotation may not begin; none when it may.
+	Refusals []Decision `json:"refusals,omitempty"`
+	// Warnings are what an approver should know.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Wave is a group of instances that is delivered to together.
+type Wave struct {
+	Name string `json:"name"`
+	// Instances are "consumer" or "consumer/instance".
+	Instances []string `json:"instances"`
+	// Soak is how long the wave is watched before the next one.
+	Soak inventory.Duration `json:"soak"`
+	// ByPromotion: the instances read CURRENT by themselves, so that promoting delivers to them.
+	ByPromotion bool `json:"byPromotion,omitempty"`
+}
+
+// Step is one line of a plan.
+type Step struct {
+	Phase string `json:"phase"`
+	What  string `json:"what"`
+	// Undo says how the step is taken back; empty when it cannot be.
+	Undo string `json:"undo,omitempty"`
+}
+
+// Refused tells whether the plan may not be carried out.
+func (p Plan) Refused() bool { return len(p.Refusals) > 0 }
+
+// Make judges the facts and lays out the rotation. pulls tells whether a target type's consumers read
+// the store by themselves; unverified is why signatures cannot be verified, empty when they can.
+func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, unverified string) Plan {
+	c := spec.Credential
+	plan := Plan{
+		Credential: c.Name, MadeAt: f.At,
+		CanDisable:  f.Capabilities.CanDisable,
+		CanRollBack: true,
+		Waves:       waves(c, pulls),
+	}
+	standings := f.Standings(c.Adopt)
+	for _, k := range f.Keys {
+		ref := f.Ref(k)
+		switch standings[k.KeyID] {
+		case StandingCurrent:
+			plan.Retiring, plan.RetiringExpires = &ref, k.ExpiresAt
+			plan.CanRollBack = ref.StoreVersion != ""
+		case StandingIncoming, StandingOrphan:
+			plan.Discard = append(plan.Discard, ref)
+		}
+	}
+	plan.Refusals = mayIssue(spec, f, plan, standings, unverified)
+	plan.Warnings = warnings(c, f, plan, standings)
+	plan.Steps, plan.Takes = steps(c, f, plan)
+	return plan
+}
+
+func waves(c inventory.Credential, pulls func(string) bool) []Wave {
+	var before, after []Wave
+	for _, w := range c.Waves() {
+		pushed := Wave{Name: w.Name, Soak: c.WaveSoak}
+		pulled := Wave{Name: w.Name, Soak: c.WaveSoak, ByPromotion: true}
+		for _, consumer := range w.Consumers {
+			into := &pushed
+			if pulls(consumer.Target.Type) && w.Name != inventory.CanaryWave {
+				into = &pulled
+			}
+			for _, i := range consumer.InstanceNames() {
+				into.Instances = append(into.Instances, InstanceName(consumer.Name, i))
+			}
+		}
+		if len(pushed.Instances) > 0 {
+			before = append(before, pushed)
+		}
+		if len(pulled.Instances) > 0 {
+			after = append(after, pulled)
+		}
+	}
+	return append(before, after...)
+}
+
+// mayIssue lists every reason against the rotation, so that a person mends all of them at once.
+func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Standing, unverified string) []Decision {
+	c := spec.Credential
+	var no []Decision
+	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
+
+	for _, d := range f.Denied {
+		add(SpecRefused, "%s", d)
+	}
+	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
+		if a := c.Approvals.For(gate); a != nil && a.Count > 0 && a.Trust != inventory.TrustAny && unverified != "" {
+			add(TrustNotVerifiable, "the %s gate asks for approvals with trust %q, and %s", gate, a.Trust, unverified)
+		}
+	}
+	if f.StoreProblem != "" {
+		add(StoreRefused, "the store cannot be used: %s", f.StoreProblem)
+		return no
+	}
+	if f.Metadata.Generation > spec.Generation {
+		add(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec",
+			spec.Generation, f.Metadata.Generation)
+	}
+	no = append(no, keyRefusals(c, f, plan, standings)...)
+	if f.Capabilities.ReportsUsage && c.QuietWindow.Std() < f.Capabilities.UsageLag {
+		add(QuietBelowLag, "quietWindow is %s, and the issuer account reports usage up to %s late: ask for at least that",
+			c.QuietWindow, inventory.Duration(f.Capabilities.UsageLag))
+	}
+	if c.Expires > 0 && !f.Capabilities.CanExpire {
+		add(CannotExpire, "expires is set, and keys of this issuer cannot expire: remove it")
+	}
+	if plan.Retiring != nil {
+		no = append(no, instanceRefusals(f, *plan.Retiring)...)
+	} else {
+		for _, i := range f.Instances {
+			if i.Unreachable != "" {
+				add(ConsumerUnreachable, "%s cannot be delivered to: %s", i.Name(), i.Unreachable)
+			}
+		}
+	}
+	return no
+}
+
+func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[string]Standing) []Decision {
+	var no []Decision
+	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
+
+	current, hasCurrent := f.Version(providers.Current)
+	switch {
+	case hasCurrent && plan.Retiring == nil:
+		add(RetiringKeyNotLive, "the store's CURRENT (version %s) is no live key of %s: put the value that consumers use into it, or destroy the secret to begin with a first key",
+			current.ID, c.Issuer.Type)
+	case hasCurrent || plan.Retiring != nil:
+	case len(c.Adopt) > 1 && len(f.Keys) > 1:
+		add(AmbiguousRetiringKey, "the store has no CURRENT and adopt names %d keys: name the one in use, or put its value into the store", len(c.Adopt))
+	case len(c.Adopt) > 0:
+		add(AdoptedKeyMissing, "adopt names %s, which is no active key of the principal, and the store has no CURRENT", c.Adopt[0])
+	}
+	if plan.Retiring != nil {
+		if k, _ := f.Live(plan.Retiring.KeyID); k.State == key.Disabled {
+			add(RetiringKeyDisabled, "the current key %s is disabled at the issuer: enable it, or handle an exposed key as an emergency", k.KeyID)
+		}
+	}
+	for _, k := range f.Keys {
+		switch standings[k.KeyID] {
+		case StandingUnknown:
+			if k.State == key.Active {
+				add(UnknownActiveKey, "key %s of %s is active, was created %s, and is not ours: name it under adopt, or destroy it at the issuer",
+					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339))
+			}
+		case StandingIncoming:
+			for _, i := range f.Instances {
+				if i.Statement != nil && i.Statement.Holds(f.Ref(k)) {
+					add(UnfinishedRotation, "%s uses key %s of a rotation that did not end: redeliver the current key there first", i.Name(), k.KeyID)
+				}
+			}
+		}
+	}
+	if orphans := Orphans(f.Metadata, f.Keys, f.Versions); len(orphans) > 1 {
+		add(AmbiguousOrphan, "keys %v all may come from one interrupted mint: destroy at the issuer those that are not in use", orphans)
+	}
+	if kept := len(f.Keys) - len(plan.Discard); f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
+		add(SlotsFull, "the issuer allows %d keys and has %d: %s; destroy one that is not in use", f.Capabilities.Slots, kept, describeKeys(f, standings))
+	}
+	return no
+}
+
+func instanceRefusals(f Facts, retiring key.Ref) []Decision {
+	var no []Decision
+	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
+	for _, i := range f.Instances {
+		if i.Unreachable != "" {
+			add(ConsumerUnreachable, "%s cannot be delivered to: %s", i.Name(), i.Unreachable)
+		}
+		if i.Unhealthy != "" {
+			add(ConsumerUnhealthy, "%s fails its check before anything was changed: %s", i.Name(), i.Unhealthy)
+		}
+		switch {
+		case i.NotAttesting != "":
+			add(ConsumerNotAttesting, "%s does not state which key it uses: %s", i.Name(), i.NotAttesting)
+		case i.Statement != nil && !i.Statement.Holds(retiring) && !otherName(i.Statement.Keys, f, retiring):
+			add(ConsumerOnOtherKey, "%s states key %v, not the current key %s", i.Name(), i.Statement.Keys, retiring.KeyID)
+		}
+	}
+	return no
+}
+
+// otherName tells whether a statement may name the retiring key in a way that we cannot match: its
+// value is in no store, so that its fingerprint is not known, and the stated key is none of the known.
+func otherName(stated []string, f Facts, retiring key.Ref) bool {
+	if retiring.Fingerprint != "" || len(stated) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(f.Keys, func(k key.Info) bool {
+		return slices.ContainsFunc(stated, f.Ref(k).Is)
+	})
+}
+
+func describeKeys(f Facts, standings map[string]Standing) string {
+	text := ""
+	for i, k := range f.Keys {
+		if i > 0 {
+			text += ", "
+		}
+		text += fmt.Sprintf("%s (%s, %s)", k.KeyID, standings[k.KeyID], k.State)
+	}
+	return text
+}
+
+func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]Standing) []string {
+	var w []string
+	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
+		if a := c.Approvals.For(gate); a != nil && a.Count > 0 && a.Trust == inventory.TrustAny {
+			w = append(w, fmt.Sprintf("trust is any: whoever may write to the Temporal namespace can approve the %s gate", gate))
+		}
+	}
+	if a := c.Approvals.Revoke; a == nil || a.Count == 0 {
+		w = append(w, "nobody is asked before the retiring key is revoked")
+	}
+	if plan.Retiring != nil && !plan.CanRollBack {
+		w = append(w, "the value of the retiring key is in no store: after the first delivery a rollback is impossible")
+	}
+	if !f.Capabilities.CanDisable {
+		w = append(w, "the issuer cannot disable a key: revoking has no way back")
+	}
+	if !f.Capabilities.ReportsUsage {
+		w = append(w, "the issuer does not report usage: that the retiring key is quiet is known from attestations alone")
+	}
+	if len(c.Scopes) > 0 && !f.Capabilities.CanNarrow {
+		w = append(w, "the issuer cannot narrow a key: it gets all its principal's rights")
+	}
+	if c.ErrorBudget == nil {
+		w = append(w, "no error budget: only checks and attestations can turn the rotation back by themselves")
+	}
+	for _, k := range f.Keys {
+		switch standings[k.KeyID] {
+		case StandingRetired:
+			w = append(w, fmt.Sprintf("retired key %s is still alive (%s)", k.KeyID, k.State))
+		case StandingUnknown:
+			if k.State == key.Disabled {
+				w = append(w, fmt.Sprintf("key %s is disabled and not ours: it is left alone", k.KeyID))
+			}
+		}
+	}
+	return w
+}

@@ -1,0 +1,95 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+)
+
+// steps writes the plan out for people, and adds up its waits.
+func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Duration) {
+	var list []Step
+	var takes inventory.Duration
+	add := func(phase, undo, format string, args ...any) {
+		list = append(list, Step{Phase: phase, What: fmt.Sprintf(format, args...), Undo: undo})
+	}
+	const destroyIncoming = "destroy the incoming key"
+
+	if gate := c.Approvals.Signoff; gate != nil && gate.Count > 0 {
+		add("signoff", "nothing to undo", "wait for %s", approvers(*gate))
+	}
+	for _, k := range plan.Discard {
+		add("issue", "", "destroy key %s, which was minted for an earlier rotation and never used", k.KeyID)
+	}
+	add("issue", destroyIncoming, "mint a key for %s and store it as PENDING", strings.Join(principals(f, plan), ", "))
+	add("verify", destroyIncoming, "try the incoming key: issuer self-test where there is one, %d smoke tests", len(c.Verify))
+	promoted := false
+	promote := func() {
+		add("promote", "move the labels back", "move CURRENT to the incoming key; PREVIOUS keeps the retiring one")
+		promoted = true
+	}
+	for _, w := range plan.Waves {
+		if w.ByPromotion && !promoted {
+			promote()
+		}
+		verb := "deliver to"
+		if w.ByPromotion {
+			verb = "wait for the own reads of"
+		}
+		add("deliver", redelivery(plan), "wave %s: %s %s; every instance attests it; watch for %s",
+			w.Name, verb, strings.Join(w.Instances, ", "), w.Soak)
+		takes += w.Soak
+	}
+	if !promoted {
+		promote()
+	}
+	if plan.Retiring == nil {
+		add("record", "", "no key to revoke: this is the credential's first")
+		return list, takes
+	}
+	add("overlap", redelivery(plan), "both keys are accepted for %s; then until the retiring key was quiet for %s", c.Overlap, c.QuietWindow)
+	takes += max(c.Overlap, c.QuietWindow)
+	if gate := c.Approvals.Revoke; gate != nil && gate.Count > 0 {
+		add("revoke-gate", redelivery(plan), "wait for %s", approvers(*gate))
+	}
+	if plan.CanDisable {
+		add("disable", "enable the retiring key again", "disable %s and watch for %s", plan.Retiring.KeyID, c.DisableSoak)
+		takes += c.DisableSoak
+	}
+	add("revoke", "", "destroy %s, and see that it is refused", plan.Retiring.KeyID)
+	add("record", "", "prune its stored version, set rotate-by, write the audit record, tell %s", c.Owner)
+	return list, takes
+}
+
+func redelivery(plan Plan) string {
+	switch {
+	case plan.Retiring == nil:
+		return "destroy the incoming key"
+	case !plan.CanRollBack:
+		return "" // the retiring key's value is nowhere to be had
+	}
+	return "redeliver the retiring key"
+}
+
+func approvers(a inventory.Approval) string {
+	who := "anybody"
+	if len(a.From) > 0 {
+		who = strings.Join(a.From, " or ")
+	}
+	people := "1 approval"
+	if a.Count != 1 {
+		people = fmt.Sprintf("%d approvals", a.Count)
+	}
+	return people + " from " + who
+}
+
+func principals(f Facts, plan Plan) []string {
+	if plan.Retiring != nil {
+		return []string{plan.Retiring.Principal}
+	}
+	if len(f.Keys) > 0 {
+		return []string{f.Keys[0].Principal}
+	}
+	return []string{"the principal"}
+}

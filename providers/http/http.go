@@ -1,0 +1,136 @@
+// Package http asks peers over HTTP: whether a consumer is healthy, whether a key works, which key an
+// instance uses, and how many requests fail.
+//
+// It follows no redirect, sends a key nowhere but to the configured URL, and repeats at most 1 KiB of a
+// peer's words, without control characters and without the key.
+package http
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Descriptor describes the type http: check, attestation and health signal.
+func Descriptor() providers.Descriptor {
+	return providers.Descriptor{
+		Type:    "http",
+		Summary: "asks a URL: health check, smoke test of a key, attestation, error budget",
+		Check: &providers.CheckType{
+			Config: func() any { return new(CheckConfig) },
+			Open: func(e providers.Environment, _, c any) (providers.Check, error) {
+				return openCheck(e, *c.(*CheckConfig)), nil
+			},
+		},
+		Attestor: &providers.AttestorType{
+			Config: func() any { return new(AttestationConfig) },
+			Open: func(e providers.Environment, _, c any) (providers.Attestor, error) {
+				return openAttestor(e, *c.(*AttestationConfig))
+			},
+		},
+		Health: &providers.HealthType{
+			Config: func() any { return new(HealthConfig) },
+			Open: func(e providers.Environment, _, c any) (providers.HealthSignal, error) {
+				return openHealth(e, *c.(*HealthConfig))
+			},
+		},
+	}
+}
+
+const (
+	// defaultTimeout bounds a request whose configuration says nothing, longestTimeout any other.
+	defaultTimeout = inventory.Duration(5 * time.Second)
+	longestTimeout = inventory.Duration(time.Minute)
+
+	instancePlaceholder = "{instance}"
+	windowPlaceholder   = "{window}"
+)
+
+var (
+	placeholderForm = regexp.MustCompile(`\{[^{}]*\}`)
+	instanceForm    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
+)
+
+// problemsOfURL tells what is wrong with a URL that may have the given placeholders.
+func problemsOfURL(template string, placeholders ...string) []strictyaml.Problem {
+	problem := func(what, write string) []strictyaml.Problem {
+		return []strictyaml.Problem{{Field: "url", What: what, Write: write}}
+	}
+	for _, found := range placeholderForm.FindAllString(template, -1) {
+		if !slices.Contains(placeholders, found) {
+			return problem(fmt.Sprintf("has the placeholder %q, which means nothing here", found),
+				"one of "+strings.Join(placeholders, ", ")+"; a key belongs into a header")
+		}
+	}
+	expanded := template
+	for _, p := range placeholders {
+		expanded = strings.ReplaceAll(expanded, p, "1") // valid in a host, a port and a path
+	}
+	if what, write := judgeURL(expanded); what != "" {
+		return problem(what, write)
+	}
+	return nil
+}
+
+// judgeURL says what is wrong with a complete URL, and what to write; nothing when it is fine.
+func judgeURL(raw string) (what, write string) {
+	const example = "an absolute URL, such as https://edge.internal/ping"
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		return "is missing", example
+	case err != nil || strings.ContainsAny(raw, "{}"):
+		return "is not a URL", example
+	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return "is not an absolute http or https URL", example
+	case u.User != nil:
+		return "has a user name or password in it", "the URL without them; a key belongs into a header, as {value}"
+	case u.Fragment != "":
+		return "has a fragment, which is never sent", "the URL without what follows #"
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return "sends everything in the clear to another host", "https, or a loopback address"
+	}
+	return "", ""
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// expandURL puts values into the placeholders of a URL that problemsOfURL found nothing wrong with. The
+// result is judged again, since an instance's name may be a part of the host.
+func expandURL(template, instance string, more ...string) (string, error) {
+	if strings.Contains(template, instancePlaceholder) && !instanceForm.MatchString(instance) {
+		return "", fmt.Errorf("expanding %s: %w: %q cannot be a part of a URL", template, providers.ErrInvalid, instance)
+	}
+	expanded := strings.NewReplacer(append(more, instancePlaceholder, instance)...).Replace(template)
+	if what, _ := judgeURL(expanded); what != "" {
+		return "", fmt.Errorf("expanding %s for instance %q: %w: the URL %s", template, instance, providers.ErrInvalid, what)
+	}
+	return expanded, nil
+}
+
+// problemsOfTimeout tells what is wrong with a time-out.
+func problemsOfTimeout(d inventory.Duration) []strictyaml.Problem {
+	if d >= 0 && d <= longestTimeout {
+		return nil
+	}
+	return []strictyaml.Problem{{Field: "timeout", What: fmt.Sprintf("is %s, and a request may take at most %s", d, longestTimeout), Write: "5s"}}
+}
+
+// timeoutOf is the configured time-out, or the default one.
+func timeoutOf(d inventory.Duration) time.Duration {
+	if d <= 0 {
+		return defaultTimeout.Std()
+	}
+	return d.Std()
+}

@@ -1,0 +1,141 @@
+package http
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	stdhttp "net/http"
+	"net/url"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// maxReply bounds what is read of a reply.
+const maxReply = 64 << 10
+
+// request is one question to a peer.
+type request struct {
+	method  string
+	url     string
+	header  stdhttp.Header
+	timeout time.Duration
+	// sent is the key in the header: whatever the peer says, it is not repeated.
+	sent secret.Bundle
+	// words bounds, in bytes, what an error repeats of the peer.
+	words int
+}
+
+// reply is a peer's answer.
+type reply struct {
+	status int
+	body   []byte
+}
+
+// ask sends the request, and reads the reply as far as keep says: a check whose peer is well has no use
+// for the body. The whole of it ends with the time-out or with ctx, whichever is first.
+func (r request) ask(ctx context.Context, client *stdhttp.Client, keep func(status int) bool) (reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	req, err := stdhttp.NewRequestWithContext(ctx, r.method, r.url, nil)
+	if err != nil {
+		return reply{}, fmt.Errorf("asking %s: %w: not a request", r.name(), providers.ErrInvalid)
+	}
+	req.Header = r.header.Clone()
+	if req.Header == nil {
+		req.Header = stdhttp.Header{}
+	}
+	req.Header.Set("User-Agent", "keyturn")
+	resp, err := strict(client).Do(req)
+	if err != nil {
+		return reply{}, r.failed(err)
+	}
+	defer resp.Body.Close()
+	got := reply{status: resp.StatusCode}
+	if !keep(resp.StatusCode) {
+		return got, nil
+	}
+	got.body, err = io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	if err != nil && resp.StatusCode/100 == 2 {
+		return got, r.failed(err)
+	}
+	return got, nil // of a refusal, what was read is enough
+}
+
+// strict is the client with its transport, which knows the bounds, and nothing else: no redirect that
+// would carry a key on, no cookies.
+func strict(client *stdhttp.Client) *stdhttp.Client {
+	return &stdhttp.Client{
+		Transport:     client.Transport,
+		CheckRedirect: func(*stdhttp.Request, []*stdhttp.Request) error { return stdhttp.ErrUseLastResponse },
+	}
+}
+
+// name is how a peer is called in errors and statements: its URL without the query.
+func (r request) name() string {
+	u, err := url.Parse(r.url)
+	if err != nil {
+		return "the peer"
+	}
+	u.RawQuery, u.User = "", nil
+	return u.String()
+}
+
+// failed is the error of a request that got no complete reply.
+func (r request) failed(err error) error {
+	if unwrapped := (*url.Error)(nil); errors.As(err, &unwrapped) {
+		err = unwrapped.Err // its text has the whole URL
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("asking %s: no complete reply within %s: %w", r.name(), r.timeout, context.DeadlineExceeded)
+	}
+	// The text of a transport may repeat what the peer sent instead of HTTP.
+	return fmt.Errorf("asking %s: %w", r.name(), &quoted{text: outside.Text(r.sent.Scrub(err.Error()), r.words), err: err})
+}
+
+// quoted is an error whose text is safe to show; the error itself is kept for errors.Is.
+type quoted struct {
+	text string
+	err  error
+}
+
+func (q *quoted) Error() string        { return q.text }
+func (q *quoted) Is(target error) bool { return errors.Is(q.err, target) }
+
+// refused is the error of a reply with a status that is not wanted.
+func (r request) refused(got reply) error {
+	status := fmt.Sprintf("%d %s", got.status, stdhttp.StatusText(got.status))
+	if got.status/100 == 3 {
+		return fmt.Errorf("asking %s: it answers %s, and redirects are never followed: write the URL that it leads to", r.name(), status)
+	}
+	// The key goes before the text is cut, so that no half of it is left.
+	words := outside.Text(r.sent.Scrub(string(bytes.TrimSpace(got.body))), r.words)
+	if words == "" {
+		return fmt.Errorf("asking %s: it answers %s", r.name(), status)
+	}
+	return fmt.Errorf("asking %s: it answers %s: %s", r.name(), status, words)
+}
+
+// document reads a reply of JSON.
+func (r request) document(got reply) (any, error) {
+	if len(got.body) > maxReply {
+		return nil, fmt.Errorf("asking %s: the reply is longer than %d bytes", r.name(), maxReply)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(got.body))
+	decoder.UseNumber()
+	var document any
+	if err := decoder.Decode(&document); err != nil {
+		return nil, fmt.Errorf("asking %s: the reply is not JSON", r.name())
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("asking %s: the reply is more than one JSON value", r.name())
+	}
+	return document, nil
+}
+
+func always(int) bool { return true }

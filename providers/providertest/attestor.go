@@ -1,0 +1,133 @@
+package providertest
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Instance is how one instance behaves that is asked which keys it uses.
+type Instance struct {
+	// Peer is Well, Ill, Telltale or Silent.
+	Peer Peer
+	// Keys are what it states when it is well.
+	Keys []string
+}
+
+// AttestorSetup is the world of an attestor.
+type AttestorSetup struct {
+	// Open starts the instances and opens the attestor for them. Others do not exist.
+	Open func(t T, instances map[string]Instance) providers.Attestor
+}
+
+// Attestor proves that an attestor keeps the promises of providers.Attestor.
+func Attestor(t *testing.T, s AttestorSetup) {
+	t.Helper()
+	run(t, AttestorCases(s))
+}
+
+// AttestorCases are the promises of providers.Attestor.
+func AttestorCases(s AttestorSetup) []Case {
+	const first, second = "fp:00112233445566778899aabbccddeeff", "key-2"
+	well := func(keys ...string) Instance { return Instance{Peer: Well, Keys: keys} }
+	return []Case{
+		{"each instance states its key", func(t T) {
+			a := s.Open(t, map[string]Instance{"a": well(first), "b": well(second)})
+			got, err := a.Attest(t.Context(), []string{"a", "b"})
+			require.NoError(t, err)
+			assert.Equal(t, map[string][]string{"a": {first}, "b": {second}}, stated(t, got))
+		}},
+		{"an instance may hold two keys while it reloads", func(t T) {
+			a := s.Open(t, map[string]Instance{"a": well(first, second)})
+			got, err := a.Attest(t.Context(), []string{"a"})
+			require.NoError(t, err)
+			assert.Equal(t, map[string][]string{"a": {first, second}}, stated(t, got))
+		}},
+		{"only those who are asked answer", func(t T) {
+			a := s.Open(t, map[string]Instance{"a": well(first), "b": well(second)})
+			got, err := a.Attest(t.Context(), []string{"b"})
+			require.NoError(t, err)
+			assert.Equal(t, map[string][]string{"b": {second}}, stated(t, got))
+			got, err = a.Attest(t.Context(), nil)
+			require.NoError(t, err)
+			assert.Empty(t, got)
+		}},
+		{"an instance in trouble neither answers nor hides the others", func(t T) {
+			for _, peer := range []Peer{Ill, Telltale} {
+				a := s.Open(t, map[string]Instance{"a": well(first), "down": {Peer: peer}, "c": well(second)})
+				got, err := a.Attest(t.Context(), []string{"a", "down", "c"})
+				require.Error(t, err, "an instance that says nothing is no quiet success")
+				assert.ErrorContains(t, err, "down", "the error says who")
+				assertFit(t, err)
+				assert.Equal(t, map[string][]string{"a": {first}, "c": {second}}, stated(t, got))
+			}
+		}},
+		{"an instance that does not exist states nothing", func(t T) {
+			a := s.Open(t, map[string]Instance{"a": well(first)})
+			got, err := a.Attest(t.Context(), []string{"a", "ghost"})
+			require.Error(t, err)
+			assert.Equal(t, map[string][]string{"a": {first}}, stated(t, got))
+		}},
+		{"a silent instance costs no more than the deadline, and nobody else's statement", func(t T) {
+			a := s.Open(t, map[string]Instance{"a": well(first), "silent": {Peer: Silent}, "c": well(second)})
+			ctx, returned := briefly(t)
+			got, err := a.Attest(ctx, []string{"silent", "a", "c"})
+			returned()
+			require.Error(t, err)
+			assert.Equal(t, map[string][]string{"a": {first}, "c": {second}}, stated(t, got))
+		}},
+		{"a cancelled question ends", func(t T) {
+			a := s.Open(t, map[string]Instance{"silent": {Peer: Silent}})
+			ctx, returned := cancelledHalfway(t)
+			got, err := a.Attest(ctx, []string{"silent"})
+			returned()
+			require.Error(t, err)
+			assert.Empty(t, got)
+		}},
+		{"a hundred instances are asked at once and each answers for itself", func(t T) {
+			instances, want := map[string]Instance{}, map[string][]string{}
+			var names []string
+			for i := range 100 {
+				name, k := fmt.Sprintf("i%d", i), fmt.Sprintf("key-%d", i)
+				names = append(names, name)
+				instances[name], want[name] = well(k), []string{k}
+			}
+			a := s.Open(t, instances)
+			got, err := a.Attest(t.Context(), names)
+			require.NoError(t, err)
+			assert.Equal(t, want, stated(t, got))
+		}},
+		{"questions are asked at the same time", func(t T) {
+			a := s.Open(t, map[string]Instance{"a": well(first)})
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() {
+					got, err := a.Attest(t.Context(), []string{"a"})
+					assert.NoError(t, err)
+					assert.Len(t, got, 1)
+				})
+			}
+			all.Wait()
+		}},
+	}
+}
+
+// stated maps the statements by instance, after a look at what each must have.
+func stated(t T, statements []key.Statement) map[string][]string {
+	t.Helper()
+	keys := map[string][]string{}
+	for _, s := range statements {
+		assert.False(t, s.ObservedAt.IsZero(), "a statement says when")
+		assert.NotEmpty(t, s.Source, "a statement says by whom")
+		assert.NotContains(t, keys, s.Instance, "one statement for each instance")
+		keys[s.Instance] = slices.Clone(s.Keys)
+	}
+	return keys
+}

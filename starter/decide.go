@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// decision is a request with its flags.
+type decision struct {
+	action policy.Action
+	req    policy.Request
+	gate   string
+	extend string
+	print  bool
+}
+
+func newApprove(t *terminal) *cobra.Command {
+	d := &decision{action: policy.Approve}
+	cmd := d.command(t, "approve CREDENTIAL --gate GATE", "Approves the gate that a rotation waits at")
+	d.gateFlag(cmd)
+	return cmd
+}
+
+func newReject(t *terminal) *cobra.Command {
+	d := &decision{action: policy.Reject}
+	cmd := d.command(t, "reject CREDENTIAL --gate GATE --reason WHY", "Rejects a gate: the rotation turns back, or ends before it began")
+	d.gateFlag(cmd)
+	return cmd
+}
+
+func newExtend(t *terminal) *cobra.Command {
+	d := &decision{action: policy.Extend}
+	cmd := d.command(t, "extend CREDENTIAL --by DURATION", "Makes the overlap longer")
+	cmd.Flags().StringVar(&d.extend, "by", "", "how much longer, such as 2h or 1d")
+	return cmd
+}
+
+func newRollback(t *terminal) *cobra.Command {
+	d := &decision{action: policy.Rollback}
+	return d.command(t, "rollback CREDENTIAL --reason WHY", "Turns a rotation back to the retiring key")
+}
+
+func (d *decision) gateFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&d.gate, "gate", "", "signoff or revoke")
+	cmd.Flags().BoolVar(&d.print, "print", false, "print the decision for pasting into the Web UI instead of sending it")
+}
+
+func (d *decision) command(t *terminal, use, short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: oneCredential,
+		RunE: func(cmd *cobra.Command, args []string) error { return d.run(cmd.Context(), t, args[0]) },
+	}
+	cmd.Flags().StringVar(&d.req.Reason, "reason", "", "why, for the record")
+	cmd.Flags().StringVar(&d.req.By, "as", me(), "who decides")
+	return cmd
+}
+
+func (d *decision) run(ctx context.Context, t *terminal, credential string) error {
+	if err := d.complete(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	c, _, err := t.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if d.gate != "" {
+		// What is approved is what the gate shows now: its run and evidence go into the decision.
+		s, err := status(ctx, c, credential)
+		if err != nil {
+			return err
+		}
+		if s.Gate != nil && s.Gate.Gate == d.req.Gate {
+			d.req.Run, d.req.Evidence = s.Gate.Run, s.Gate.Evidence
+		}
+	}
+	if d.print {
+		text, err := json.MarshalIndent(d.req, "", "  ")
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(t.out, string(text))
+		return err
+	}
+	verdict, err := send(ctx, c, credential, d.action, d.req)
+	if err != nil {
+		return err
+	}
+	if err := t.show(verdict, func(w io.Writer) {
+		word := "taken"
+		if !verdict.Accepted {
+			word = "not taken"
+		}
+		fmt.Fprintf(w, "%s of %s is %s: %s\n", d.action, credential, word, verdict.Message)
+	}); err != nil {
+		return err
+	}
+	if !verdict.Accepted {
+		return exit(exitRefused, nil)
+	}
+	return nil
+}
+
+// complete checks the flags.
+func (d *decision) complete() error {
+	d.req.ID = uuid.NewString()
+	switch d.action {
+	case policy.Approve, policy.Reject:
+		d.req.Gate = inventory.Gate(d.gate)
+		if d.req.Gate != inventory.GateSignoff && d.req.Gate != inventory.GateRevoke {
+			return usage("say which gate, with --gate signoff or --gate revoke")
+		}
+	case policy.Extend:
+		by, err := inventory.ParseDuration(d.extend)
+		if err != nil || by <= 0 {
+			return usage("say by how much, with --by and a duration such as 2h or 1d")
+		}
+		d.req.Extension = by
+	}
+	if (d.action == policy.Reject || d.action == policy.Rollback) && d.req.Reason == "" {
+		return usage("say why, with --reason")
+	}
+	return nil
+}
+
+// send asks the rotation by update, whose result is the verdict. A worker that is just starting is asked
+// again: the decision's ID makes that harmless.
+func send(ctx context.Context, c client.Client, credential string, action policy.Action, req policy.Request) (policy.Verdict, error) {
+	var v policy.Verdict
+	for {
+		handle, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+			WorkflowID: workflows.WorkflowID(credential), UpdateID: req.ID, UpdateName: string(action),
+			WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{req},
+		})
+		if err == nil {
+			err = handle.Get(ctx, &v)
+		}
+		var notReady *serviceerror.WorkflowNotReady
+		var missing *serviceerror.NotFound
+		switch {
+		case err == nil:
+			return v, nil
+		case errors.As(err, &notReady):
+		case errors.As(err, &missing):
+			return v, exit(exitNotFound, fmt.Errorf("no rotation of %q is running", credential))
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return v, exit(exitTimedOut, fmt.Errorf("no worker answered for %s; the decision was not taken, or its answer was lost: ask again, a repetition is harmless", credential))
+		default:
+			return v, fmt.Errorf("sending %s to the rotation of %s: %w", action, credential, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// decode reads a search attribute of type Keyword; "" when it is not there.
+func decode(p *commonpb.Payload) string {
+	var s string
+	if p != nil {
+		_ = converter.GetDefaultDataConverter().FromPayload(p, &s)
+	}
+	return s
+}

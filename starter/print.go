@@ -1,0 +1,200 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// silent keeps the SDK's own log out of the output; what matters comes as an error.
+var silent = slog.New(slog.DiscardHandler)
+
+// show prints a result: for programs as JSON or YAML of the same shape, for people by the function.
+func (t *terminal) show(result any, table func(io.Writer)) error {
+	switch t.output {
+	case "json", "yaml":
+		text, err := json.MarshalIndent(result, "", "  ")
+		if err == nil && t.output == "yaml" {
+			text, err = yaml.JSONToYAML(text)
+		}
+		if err != nil {
+			return fmt.Errorf("writing output: %w", err)
+		}
+		_, err = fmt.Fprintln(t.out, strings.TrimRight(string(text), "\n"))
+		return err
+	}
+	if !t.quiet {
+		table(t.out)
+	}
+	return nil
+}
+
+// fail prints an error, for programs as JSON on the standard output.
+func (t *terminal) fail(text string, code int) {
+	if t.output == "json" {
+		line, _ := json.Marshal(map[string]any{"error": text, "exit": code})
+		fmt.Fprintln(t.out, string(line))
+		return
+	}
+	for _, line := range strings.Split(text, "\n") {
+		fmt.Fprintln(t.err, "keyturn: "+outside.Text(line, 4*outside.MaxText))
+	}
+}
+
+// bold marks what matters most, on a person's terminal.
+func (t *terminal) bold(s string) string {
+	if !t.colored() {
+		return s
+	}
+	return "\x1b[1m" + s + "\x1b[0m"
+}
+
+// columns prints rows with aligned columns; the cells' text may come from outside.
+func columns(w io.Writer, rows ...[]string) {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = outside.Text(cell, outside.MaxText)
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
+	}
+	_ = table.Flush()
+}
+
+func clock(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return at.Local().Format("2006-01-02 15:04:05 MST")
+}
+
+func keyName(k key.Ref) string {
+	if k.IsZero() {
+		return "none"
+	}
+	return k.KeyID + " of " + k.Principal
+}
+
+func (t *terminal) printPlan(w io.Writer, p policy.Plan) {
+	if p.Refused() {
+		fmt.Fprintf(w, "%s  A rotation of %s would be refused; nothing was changed.\n\n", t.bold("REFUSED"), p.Credential)
+		for _, d := range p.Refusals {
+			fmt.Fprintf(w, "  - %s (%s)\n", outside.Text(d.Message, outside.MaxText), d.Reason)
+		}
+		fmt.Fprintln(w)
+	} else {
+		fmt.Fprintf(w, "%s  A rotation of %s may begin; nothing was changed by looking.\n\n", t.bold("ALLOWED"), p.Credential)
+	}
+	retiring := "none: this would be the first key"
+	if p.Retiring != nil {
+		retiring = keyName(*p.Retiring)
+	}
+	columns(w, []string{"retiring key", retiring}, []string{"takes", p.Takes.String() + ", and the time for approvals"})
+	fmt.Fprintln(w)
+	rows := [][]string{{"PHASE", "WHAT", "UNDO"}}
+	for _, s := range p.Steps {
+		undo := s.Undo
+		if undo == "" {
+			undo = "no way back after this"
+		}
+		rows = append(rows, []string{s.Phase, s.What, undo})
+	}
+	columns(w, rows...)
+	for _, warning := range p.Warnings {
+		fmt.Fprintf(w, "\nnote: %s", outside.Text(warning, outside.MaxText))
+	}
+	if len(p.Warnings) > 0 {
+		fmt.Fprintln(w)
+	}
+}
+
+func (t *terminal) printStatus(w io.Writer, s workflows.Status) {
+	fmt.Fprintf(w, "%s  %s\n", t.bold(s.Credential+": "+string(s.Phase)), outside.Text(s.Doing, outside.MaxText))
+	rows := [][]string{{"since", clock(s.Since)}}
+	add := func(name, value string) {
+		if value != "" {
+			rows = append(rows, []string{name, value})
+		}
+	}
+	add("waits for", s.WaitsFor)
+	add("unblocked by", s.UnblockedBy)
+	if !s.Until.IsZero() {
+		add("until", fmt.Sprintf("%s (%s)", clock(s.Until), remaining(s.Until)))
+	}
+	if !s.Retiring.IsZero() {
+		add("retiring key", keyName(s.Retiring))
+	}
+	if !s.Incoming.IsZero() {
+		add("incoming key", keyName(s.Incoming))
+	}
+	for _, wave := range s.Waves {
+		add("wave "+wave.Name, wave.State+": "+strings.Join(wave.Instances, ", "))
+	}
+	if s.Evidence != nil {
+		add("evidence", s.Evidence.Describe())
+	}
+	if s.Gate != nil {
+		add("gate", fmt.Sprintf("%s: %d of %d approvals", s.Gate.Gate, len(s.Gate.Approvals), s.Gate.Needs.Count))
+		add("approve with", fmt.Sprintf("starter approve %s --gate %s", s.Credential, s.Gate.Gate))
+	}
+	add("no way back", s.NoWayBack)
+	for _, n := range s.Notices {
+		add("note", n)
+	}
+	columns(w, rows...)
+	if len(s.Timeline) > 0 {
+		fmt.Fprintln(w)
+		rows = nil
+		for _, m := range s.Timeline {
+			rows = append(rows, []string{m.At.Local().Format(time.TimeOnly), string(m.Phase), m.What})
+		}
+		columns(w, rows...)
+	}
+}
+
+func remaining(until time.Time) string {
+	left := time.Until(until).Round(time.Second)
+	if left <= 0 {
+		return "due"
+	}
+	return left.String() + " left"
+}
+
+func (t *terminal) printReport(w io.Writer, r workflows.Report) {
+	fmt.Fprintf(w, "%s  %s\n", t.bold(r.Credential+": "+string(r.Outcome)), outside.Text(r.Message, 4*outside.MaxText))
+	rows := [][]string{{"took", r.EndedAt.Sub(r.StartedAt).Round(time.Second).String()}}
+	if !r.Retiring.IsZero() {
+		rows = append(rows, []string{"retiring key", keyName(r.Retiring)})
+	}
+	if !r.Incoming.IsZero() {
+		rows = append(rows, []string{"incoming key", keyName(r.Incoming)})
+	}
+	if r.Probe != "" {
+		rows = append(rows, []string{"probe", r.Probe})
+	}
+	if !r.RotateBy.IsZero() {
+		rows = append(rows, []string{"rotate by", clock(r.RotateBy)})
+	}
+	for _, d := range r.Debt {
+		rows = append(rows, []string{"debt", d.Kind + " " + d.About + ", since " + clock(d.Since)})
+	}
+	for _, open := range r.Open {
+		rows = append(rows, []string{"left open", open})
+	}
+	for _, d := range r.Refusals {
+		rows = append(rows, []string{string(d.Reason), d.Message})
+	}
+	columns(w, rows...)
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/keyturn/keyturn/internal/namespace"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/version"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+func newSetup(t *terminal) *cobra.Command {
+	var buildID string
+	cmd := &cobra.Command{
+		Use: "setup", Short: "Prepares a Temporal namespace; may be run again", Args: noArgs,
+		Long: "Registers the search attributes and makes a build of the worker current, also before any of its workers\nexists. It may be run again: what is there already is left as it is.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			c, ns, err := t.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			added, err := namespace.Register(ctx, c, ns)
+			if err != nil {
+				return err
+			}
+			current := buildID
+			if cmd.Flags().Changed("build-id") {
+				err = namespace.MakeCurrent(ctx, c, buildID)
+			} else {
+				current, err = namespace.MakeFirstCurrent(ctx, c, buildID)
+			}
+			if err != nil {
+				return err
+			}
+			result := map[string]any{"namespace": ns, "searchAttributesAdded": added, "currentBuild": current}
+			return t.show(result, func(w io.Writer) {
+				columns(w,
+					[]string{"namespace", ns},
+					[]string{"search attributes", fmt.Sprintf("%d added, %d there", len(added), len(namespace.Attributes())-len(added))},
+					[]string{"current build", current})
+			})
+		},
+	}
+	cmd.Flags().StringVar(&buildID, "build-id", version.ID(), "build to make current; without the flag only if none is")
+	return cmd
+}
+
+func newPlan(t *terminal) *cobra.Command {
+	var file string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: "plan CREDENTIAL -f FILE", Short: "Shows what a rotation would do, and whether it may; changes nothing", Args: oneCredential,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, _, err := t.spec(file, args[0])
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			c, _, err := t.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+				ID: workflows.InspectID(args[0]), TaskQueue: workflows.TaskQueue,
+				WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING, // it changes nothing: the latest question counts
+				WorkflowExecutionTimeout: 10 * time.Minute,
+				StaticSummary:            "dry run for " + args[0],
+			}, workflows.Inspect, workflows.InspectInput{Spec: spec})
+			if err != nil {
+				return fmt.Errorf("starting the dry run: %w", err)
+			}
+			var plan policy.Plan
+			if err := run.Get(ctx, &plan); err != nil {
+				return noAnswer(ctx, "inspecting "+args[0], err)
+			}
+			if err := t.show(plan, func(w io.Writer) { t.printPlan(w, plan) }); err != nil {
+				return err
+			}
+			if plan.Refused() {
+				return exit(exitRefused, nil)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "the inventory that has the credential")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait for a worker's answer")
+	return cmd
+}
+
+// noAnswer explains a wait that ended with the context.
+func noAnswer(ctx context.Context, doing string, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; is a worker running, and is its build current? See the run in the Web UI", doing))
+	}
+	var refused *temporal.ApplicationError
+	if errors.As(err, &refused) {
+		return exit(exitRefused, fmt.Errorf("%s: %s", doing, refused.Message()))
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func newRotate(t *terminal) *cobra.Command {
+	var file, reason, as string
+	var wait bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: "rotate CREDENTIAL -f FILE", Short: "Begins a routine rotation", Args: oneCredential,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, credential, err := t.spec(file, args[0])
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, timeout)
+				defer cancel()
+			}
+			c, _, err := t.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+				ID: workflows.WorkflowID(args[0]), TaskQueue: workflows.TaskQueue,
+				WorkflowExecutionErrorWhenAlreadyStarted: true,
+				StaticSummary:                            "rotation of " + args[0],
+				StaticDetails:                            fmt.Sprintf("%s\n\nOwner: %s. Reason: %s", credential.Purpose, credential.Owner, orNone(reason)),
+			}, workflows.Rotation, workflows.RotationInput{Spec: spec, Reason: reason, RequestedBy: as})
+			var running *serviceerror.WorkflowExecutionAlreadyStarted
+			if errors.As(err, &running) {
+				return exit(exitRefused, fmt.Errorf("a rotation of %s is running already (run %s); see it with: starter status %s", args[0], running.RunId, args[0]))
+			}
+			if err != nil {
+				return fmt.Errorf("starting the rotation: %w", err)
+			}
+			if !wait {
+				started := map[string]string{"workflow": run.GetID(), "run": run.GetRunID(), "credential": args[0]}
+				return t.show(started, func(w io.Writer) {
+					fmt.Fprintf(w, "Rotation of %s has begun.\n", args[0])
+					columns(w, []string{"workflow", run.GetID()}, []string{"run", run.GetRunID()}, []string{"follow with", "starter status " + args[0] + " --watch"})
+				})
+			}
+			report, err := result(ctx, run)
+			if err != nil {
+				return err
+			}
+			if err := t.show(report, func(w io.Writer) { t.printReport(w, report) }); err != nil {
+				return err
+			}
+			return exit(outcomeCode(report.Outcome), nil)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&file, "file", "f", "", "the inventory that has the credential")
+	f.StringVar(&reason, "reason", "", "why, for the record")
+	f.StringVar(&as, "as", me(), "who asks, for the record")
+	f.BoolVar(&wait, "wait", false, "wait for the end and report it")
+	f.DurationVar(&timeout, "timeout", 0, "give up waiting after this long; the rotation goes on (0: never)")
+	return cmd
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none given"
+	}
+	return s
+}
+
+// result waits for the report of a rotation. A failed one has it in its error.
+func result(ctx context.Context, run client.WorkflowRun) (workflows.Report, error) {
+	var report workflows.Report
+	err := run.Get(ctx, &report)
+	var ended *temporal.ApplicationError
+	switch {
+	case err == nil:
+		return report, nil
+	case errors.As(err, &ended) && ended.Type() == workflows.FailedType && ended.Details(&report) == nil:
+		return report, nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return report, exit(exitTimedOut, errors.New("the rotation goes on; it did not end in the time that --timeout gave"))
+	}
+	return report, fmt.Errorf("waiting for the rotation: %w", err)
+}
+
+func outcomeCode(o workflows.Outcome) int {
+	switch o {
+	case workflows.Completed, workflows.CompletedWithDebt:
+		return exitDone
+	case workflows.Refused:
+		return exitRefused
+	case workflows.RolledBack:
+		return exitRolledBack
+	}
+	return exitFailed
+}

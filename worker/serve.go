@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+	"go.temporal.io/sdk/log"
+
+	"github.com/keyturn/keyturn/internal/host"
+	"github.com/keyturn/keyturn/internal/version"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers/all"
+)
+
+type options struct {
+	config, address, namespace, profile string
+	buildID, health, logFormat          string
+	logLevel                            slog.Level
+	allowUnsigned                       bool
+}
+
+func newCommand() *cobra.Command {
+	var o options
+	level := "info"
+	cmd := &cobra.Command{
+		Use:   "worker --config FILE",
+		Short: "Runs keyturn's workflows and activities",
+		Long: `Runs keyturn's workflows and activities, within what the worker configuration allows.
+
+The connection comes from Temporal's standard environment configuration (TEMPORAL_ADDRESS,
+TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the TOML file); flags go first.`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version.ID(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.logLevel.UnmarshalText([]byte(level)); err != nil {
+				return fmt.Errorf("reading --log-level: %w", err)
+			}
+			return serve(cmd.Context(), o, cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.config, "config", "keyturn-worker.yaml", "the worker configuration")
+	f.StringVar(&o.address, "address", "", "host:port of the Temporal frontend")
+	f.StringVar(&o.namespace, "namespace", "", "Temporal namespace")
+	f.StringVar(&o.profile, "profile", "", "profile of the Temporal environment configuration")
+	f.StringVar(&o.buildID, "build-id", version.ID(), "build ID of the deployment version")
+	f.StringVar(&o.health, "health-address", "127.0.0.1:8089", `address of /healthz and /readyz; "" for none`)
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&o.allowUnsigned, "allow-unsigned", false, "accept specs and approvals without signature; said on every run")
+	return cmd
+}
+
+func serve(ctx context.Context, o options, out io.Writer) error {
+	logger, err := newLogger(o, out)
+	if err != nil {
+		return err
+	}
+	if !o.allowUnsigned {
+		return errors.New("this version cannot verify signatures: start it with --allow-unsigned, which accepts specs and approvals from whoever may write to the namespace")
+	}
+	config, err := workerconfig.LoadFile(o.config, all.Descriptors())
+	if err != nil {
+		return err
+	}
+	connection, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{ConfigFileProfile: o.profile})
+	if err != nil {
+		return fmt.Errorf("reading Temporal's environment configuration: %w", err)
+	}
+	if o.address != "" {
+		connection.HostPort = o.address
+	}
+	if o.namespace != "" {
+		connection.Namespace = o.namespace
+	}
+	if connection.Namespace == "" {
+		connection.Namespace = client.DefaultNamespace
+	}
+	connection.Logger = log.NewStructuredLogger(logger)
+
+	var ready atomic.Bool
+	stopHealth, err := serveHealth(o.health, &ready, logger)
+	if err != nil {
+		return err
+	}
+	defer stopHealth()
+	c, err := client.DialContext(ctx, connection)
+	if err != nil {
+		return fmt.Errorf("connecting to Temporal at %q: %w", connection.HostPort, err)
+	}
+	defer c.Close()
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	h, err := host.Start(ctx, c, host.Options{
+		Namespace: connection.Namespace, BuildID: o.buildID, Config: config, Descriptors: all.Descriptors(),
+		AllowUnsigned: o.allowUnsigned, Log: logger,
+	}, cancel)
+	if err != nil {
+		return err
+	}
+	ready.Store(true)
+	logger.Info("worker is running", "build", o.buildID, "namespace", connection.Namespace, "config", o.config, "digest", config.Digest)
+	<-ctx.Done()
+	ready.Store(false)
+	logger.Info("worker is stopping: running activities may end")
+	h.Stop()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return fmt.Errorf("running worker: %w", cause)
+	}
+	return nil
+}
+
+func newLogger(o options, out io.Writer) (*slog.Logger, error) {
+	handler := &slog.HandlerOptions{Level: o.logLevel}
+	switch o.logFormat {
+	case "json":
+		return slog.New(slog.NewJSONHandler(out, handler)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(out, handler)), nil
+	}
+	return nil, fmt.Errorf("--log-format is %q: write text or json", o.logFormat)
+}
+
+// serveHealth answers /healthz while the process lives, /readyz while it polls.
+func serveHealth(address string, ready *atomic.Bool, logger *slog.Logger) (stop func(), err error) {
+	if address == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for health checks: %w; choose another --health-address", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !ready.Load() {
+			http.Error(w, "not polling", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			logger.Error("health checks are not served any more", "error", err)
+		}
+	}()
+	logger.Info("serving health checks", "address", listener.Addr().String())
+	return func() { _ = server.Close() }, nil
+}

@@ -1,0 +1,115 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// errGateExpired: nobody decided in time; what the gate stood on is gathered anew.
+var errGateExpired = errors.New("the gate's request expired")
+
+// gate asks for approvals and waits for them. A rejection comes as a turn.
+func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict, error) {
+	needs := r.credential.Approvals.For(g)
+	if needs == nil || needs.Count == 0 {
+		return nil, nil
+	}
+	open := &policy.OpenGate{Gate: g, Needs: *needs, Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, OpenedAt: workflow.Now(r.ctx)}
+	phase, doing := PhaseSignoff, "Waiting for approval to begin; nothing is changed yet."
+	if e != nil {
+		phase, doing = PhaseRevokeGate, "Waiting for approval to revoke the retiring key: "+e.Describe()
+		open.Evidence = e.Digest
+	}
+	r.status.Gate = open
+	defer func() { r.status.Gate = nil }()
+	r.enter(phase, doing)
+	r.waitFor(fmt.Sprintf("%d approvals of the %s gate", needs.Count, g), approvers(*needs)+"; or reject")
+	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
+	r.tell(notifyAction, "gate-"+string(g), fmt.Sprintf("Approval needed: %s gate", g),
+		fmt.Sprintf("%s Approve with: starter approve %s --gate %s", doing, r.status.Credential, g))
+
+	expires := func() time.Time { return time.Time{} }
+	if needs.RequestExpires > 0 {
+		end := open.OpenedAt.Add(needs.RequestExpires.Std())
+		expires = func() time.Time { return end }
+	}
+	passed := func() bool { return open.Passed(workflow.Now(r.ctx)) }
+	if err := r.wait(string(g)+" gate", expires, passed); err != nil {
+		r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": err.Error()})
+		return nil, err
+	}
+	if !passed() {
+		r.note("nobody decided on the %s gate within %s; asking again", g, needs.RequestExpires)
+		r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": "expired"})
+		return nil, errGateExpired
+	}
+	r.note("the %s gate is passed", g)
+	r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": "passed"})
+	return open.Approvals, nil
+}
+
+func approvers(a inventory.Approval) string {
+	who := "anybody with access to this namespace"
+	if len(a.From) > 0 {
+		who = strings.Join(a.From, " or ")
+	}
+	return who + ", with approve"
+}
+
+// evidenceChanges is how often in a row other evidence is shown at once; after that once an hour, so
+// that a consumer that flaps does not fill the history.
+const evidenceChanges = 30
+
+// evidence waits until it is proved that nobody needs the retiring key: it never guesses.
+func (r *rotation) evidence() (policy.Evidence, error) {
+	r.enter(PhaseEvidence, "Gathering the evidence that nobody needs the retiring key.")
+	stop := r.remind(r.credential.QuietWindow.Std()+time.Hour, "The retiring key is still needed",
+		"The evidence for revoking it has been incomplete for longer than its quiet window. See what it lacks with: starter status "+r.status.Credential)
+	defer stop()
+	shown := ""
+	for n := 1; ; n++ {
+		var e policy.Evidence
+		input := activities.EvidenceInput{Rotation: r.subject(), Shown: shown}
+		if err := r.step(gathering(r.credential), act.GatherEvidence, input, &e); err != nil {
+			return e, err
+		}
+		r.status.Evidence = &e
+		if e.Complete {
+			r.report.EvidenceDigest = e.Digest
+			r.note("evidence complete: %s", e.Describe())
+			return e, nil
+		}
+		shown = e.Lacks()
+		var missing []string
+		for _, d := range e.Missing {
+			missing = append(missing, d.Message)
+		}
+		r.waitFor(strings.Join(missing, "; "), "whoever runs the consumers named; or: rollback")
+		if n >= evidenceChanges {
+			next := workflow.Now(r.ctx).Add(time.Hour)
+			if err := r.wait("evidence flaps", func() time.Time { return next }, nil); err != nil {
+				return e, err
+			}
+		}
+	}
+}
+
+// remind tells people once when something takes longer than it should.
+func (r *rotation) remind(after time.Duration, subject, body string) (stop func()) {
+	ctx, cancel := workflow.WithCancel(r.ctx)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		if workflow.NewTimerWithOptions(ctx, after, workflow.TimerOptions{Summary: "reminder"}).Get(ctx, nil) == nil {
+			r.tell(notifyAlert, "reminder", subject, body)
+		}
+	})
+	return cancel
+}

@@ -1,0 +1,428 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// Rotation rotates the key of one credential. Its workflow ID is rotation/<credential>, so that Temporal
+// allows one at a time.
+func Rotation(ctx workflow.Context, in RotationInput) (Report, error) {
+	r, err := newRotation(ctx, in)
+	if err != nil {
+		return Report{}, err
+	}
+	return r.end(r.rotate())
+}
+
+// rotate is the routine rotation, phase by phase. Whatever turns it, a refusal, a breach, a person or an
+// incident, ends the phase with a *turn; so does trouble that does not pass.
+func (r *rotation) rotate() error {
+	phases := []func() error{
+		r.inspect,
+		r.signoff,
+		r.issue,
+		r.verify,
+		r.deliver, // to whom the key is brought
+		r.promote,
+		r.follow, // those who read the store by themselves
+		r.overlap,
+		r.revoke,
+	}
+	for _, phase := range phases {
+		if err := phase(); err != nil {
+			return r.turnBack(err)
+		}
+	}
+	return nil
+}
+
+// inspect gathers the facts, and plans. Nothing has been changed when it refuses.
+func (r *rotation) inspect() error {
+	r.enter(PhaseInspect, "Looking at issuer, store and consumers; nothing is changed yet.")
+	var accepted activities.Accepted
+	if err := r.run(accepting, act.Accept, r.in.Spec, &accepted); err != nil {
+		return refused(policy.SpecRefused, "the worker does not take the spec: %s", cause(err))
+	}
+	if accepted.Notice != "" {
+		r.status.Notices = append(r.status.Notices, accepted.Notice)
+	}
+	if err := r.run(inspecting, act.Inspect, r.subject(), &r.plan); err != nil {
+		return refused(policy.SpecRefused, "issuer, store or consumers could not be looked at: %s", cause(err))
+	}
+	r.status.Notices = append(r.status.Notices, r.plan.Warnings...)
+	for _, w := range r.plan.Waves {
+		r.status.Waves = append(r.status.Waves, WaveStatus{Name: w.Name, Instances: w.Instances, State: waveWaiting})
+	}
+	if r.plan.Retiring != nil {
+		r.status.Retiring = *r.plan.Retiring
+	}
+	if r.plan.Refused() {
+		first := r.plan.Refusals[0]
+		more := ""
+		if n := len(r.plan.Refusals) - 1; n > 0 {
+			more = fmt.Sprintf(" (and %d more reasons)", n)
+		}
+		return refused(first.Reason, "%s%s", first.Message, more)
+	}
+	return nil
+}
+
+// signoff waits for approval before anything is changed.
+func (r *rotation) signoff() error {
+	for {
+		_, err := r.gate(inventory.GateSignoff, nil)
+		if !errors.Is(err, errGateExpired) {
+			return err
+		}
+	}
+}
+
+// issue mints the incoming key and stages it, after clearing away what earlier rotations left.
+func (r *rotation) issue() error {
+	r.enter(PhaseIssue, "Minting the incoming key and storing it as PENDING.")
+	r.changed = true
+	if len(r.plan.Discard) > 0 {
+		var d policy.Decision
+		if err := r.step(discarding(r.credential), act.Discard, r.subject(), &d); err != nil {
+			return err
+		}
+		if !d.OK {
+			return turnedBack(d.Reason, "a key of an earlier rotation cannot be cleared away: %s", d.Message)
+		}
+	}
+	input := activities.IssueInput{Rotation: r.subject(), Ordinal: 1}
+	if err := r.step(issuing, act.IssueAndStage, input, &r.status.Incoming); err != nil {
+		return err
+	}
+	r.note("issued key %s, stored as PENDING in version %s", r.status.Incoming.KeyID, r.status.Incoming.StoreVersion)
+	return nil
+}
+
+// verify sees that the incoming key works before anybody depends on it.
+func (r *rotation) verify() error {
+	r.enter(PhaseVerify, "Trying the incoming key: issuer self-test and smoke tests.")
+	return r.step(verifying, act.Verify, r.subject(), nil)
+}
+
+// deliver brings the incoming key to the consumers, wave by wave, the canary first.
+func (r *rotation) deliver() error {
+	r.startWatch()
+	for i, w := range r.plan.Waves {
+		if !w.ByPromotion {
+			if err := r.wave(i, w); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// promote makes the incoming key CURRENT.
+func (r *rotation) promote() error {
+	r.enter(PhasePromote, "Moving CURRENT to the incoming key.")
+	var d policy.Decision
+	if err := r.step(promoting, act.Promote, r.subject(), &d); err != nil {
+		return err
+	}
+	if !d.OK {
+		return turnedBack(d.Reason, "the incoming key may not be promoted: %s", d.Message)
+	}
+	r.note("promoted key %s to CURRENT", r.status.Incoming.KeyID)
+	return nil
+}
+
+// follow waits for the consumers that read CURRENT by themselves.
+func (r *rotation) follow() error {
+	for i, w := range r.plan.Waves {
+		if w.ByPromotion {
+			if err := r.wave(i, w); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wave delivers to one wave and watches it.
+func (r *rotation) wave(i int, w policy.Wave) error {
+	r.enter(PhaseDeliver, fmt.Sprintf("Delivering the incoming key to wave %s (%d of %d).", w.Name, i+1, len(r.plan.Waves)))
+	r.delivered = true
+	if r.plan.Retiring == nil {
+		r.status.NoWayBack = "there is no earlier key to go back to"
+	} else if !r.plan.CanRollBack {
+		r.status.NoWayBack = "the value of the retiring key is in no store"
+	}
+	r.status.Waves[i].State = waveDelivering
+	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances; or: rollback")
+	input := activities.WaveInput{
+		Rotation: r.subject(), Key: r.status.Incoming, Wave: w.Name, Instances: w.Instances,
+		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
+	}
+	var result activities.WaveResult
+	if err := r.step(delivering(r.credential, w.Name), act.DeliverWave, input, &result); err != nil {
+		r.status.Waves[i].State = waveFailed
+		return err
+	}
+	if !result.Decision.OK {
+		r.status.Waves[i].State = waveFailed
+		return turnedBack(result.Decision.Reason, "wave %s did not converge within %s: %s", w.Name, r.credential.WaveTimeout, result.Decision.Message)
+	}
+	r.status.Waves[i].State = waveSoaking
+	end := workflow.Now(r.ctx).Add(w.Soak.Std())
+	r.waitFor("the wave's soak", "time; or: rollback")
+	if err := r.wait("soak of wave "+w.Name, func() time.Time { return end }, nil); err != nil {
+		r.status.Waves[i].State = waveFailed
+		return err
+	}
+	r.status.Waves[i].State = wavePassed
+	r.note("wave %s passed: %d instances on key %s", w.Name, len(w.Instances), r.status.Incoming.KeyID)
+	return nil
+}
+
+// overlap keeps both keys accepted, never past an expiry of the retiring one.
+func (r *rotation) overlap() error {
+	if r.plan.Retiring == nil {
+		return nil
+	}
+	r.enter(PhaseOverlap, "Both keys are accepted.")
+	r.overlapEnds = workflow.Now(r.ctx).Add(r.credential.Overlap.Std())
+	if last := r.plan.RetiringExpires; !last.IsZero() && last.Before(r.overlapEnds) {
+		r.overlapEnds = last
+		r.note("the retiring key expires %s, before the overlap would end", last.UTC().Format(time.RFC3339))
+	}
+	r.waitFor("the end of the overlap", "time; or: extend, rollback")
+	return r.wait("overlap", func() time.Time { return r.overlapEnds }, nil)
+}
+
+// revoke takes the retiring key away, on evidence and approval: reversibly first, then for good. When
+// what it stands on gives way before the key is destroyed, it begins again with the evidence.
+func (r *rotation) revoke() error {
+	if r.plan.Retiring == nil {
+		return nil
+	}
+	for {
+		evidence, err := r.evidence()
+		if err != nil {
+			return err
+		}
+		approvals, err := r.gate(inventory.GateRevoke, &evidence)
+		if errors.Is(err, errGateExpired) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		input := activities.RevokeInput{Rotation: r.subject(), Approvals: approvals}
+		gone, err := r.disableAndDestroy(input)
+		if err != nil || gone {
+			return err
+		}
+	}
+}
+
+// disableAndDestroy tells whether the retiring key is gone; when it is not, why is in the timeline.
+func (r *rotation) disableAndDestroy(input activities.RevokeInput) (gone bool, err error) {
+	if r.plan.CanDisable {
+		r.enter(PhaseDisable, "Disabling the retiring key; it can be enabled again.")
+		var d policy.Decision
+		r.disabled = true
+		if err := r.step(disabling, act.Disable, input, &d); err != nil {
+			return false, err
+		}
+		if !d.OK {
+			r.note("not disabled: %s", d.Message)
+			return false, nil
+		}
+		r.note("disabled key %s", r.status.Retiring.KeyID)
+		r.enter(PhaseDisableSoak, "The retiring key is disabled; watching whether anybody misses it.")
+		end := workflow.Now(r.ctx).Add(r.credential.DisableSoak.Std())
+		r.waitFor("the soak after disabling", "time; or: rollback")
+		if err := r.wait("soak after disabling", func() time.Time { return end }, nil); err != nil {
+			return false, err
+		}
+	}
+	if err := r.safePoint(); err != nil {
+		return false, err
+	}
+	r.enter(PhaseRevoke, "Destroying the retiring key, and seeing that it is refused.")
+	r.stopWatch()
+	r.status.NoWayBack = "the retiring key is being destroyed"
+	var destroyed activities.Destroyed
+	input.Rotation = r.subject()
+	if err := r.run(destroying, act.Destroy, input, &destroyed); err != nil {
+		// Whether the key is dead is not known: Record looks, and what lives on is debt.
+		r.note("destroying key %s did not end well: %s", r.status.Retiring.KeyID, cause(err))
+		return true, nil
+	}
+	if !destroyed.Decision.OK {
+		r.note("not destroyed: %s", destroyed.Decision.Message)
+		r.status.NoWayBack = ""
+		r.startWatch()
+		return false, r.step(enabling, act.Enable, r.subject(), nil)
+	}
+	r.report.Probe = destroyed.Probe
+	r.note("destroyed key %s: %s", r.status.Retiring.KeyID, destroyed.Probe)
+	return true, nil
+}
+
+// turnBack does what a turn asks for, and returns how the rotation ends.
+func (r *rotation) turnBack(err error) error {
+	t := asTurn(err)
+	switch {
+	case t.outcome == Superseded, t.outcome == Refused:
+		return t
+	case !r.changed:
+		t.outcome = Refused
+		return t
+	}
+	return r.rollBack(t)
+}
+
+// rollBack returns every consumer to the retiring key and destroys the incoming one. It can be run from
+// any phase, since each of its steps looks at what there is to undo.
+func (r *rotation) rollBack(t *turn) error {
+	r.stopWatch()
+	r.enter(PhaseRollback, "Turning back to the retiring key: "+t.message)
+	r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.reason), "message": t.message})
+	r.tell(notifyAlert, "rollback", "Rolling back", t.message)
+	r.rollingBack = true
+	if r.status.NoWayBack != "" && r.delivered {
+		return failed(t.reason, "%s. A rollback is impossible: %s. Both keys are left as they are; nothing is destroyed", t.message, r.status.NoWayBack)
+	}
+	if err := r.undo(); err != nil {
+		if s := asTurn(err); s.outcome == Superseded {
+			return s
+		}
+		return failed(t.reason, "%s. The rollback did not end: %s. Nothing is destroyed: both keys %s and %s are alive; mend the cause and rotate again",
+			t.message, cause(err), r.status.Retiring.KeyID, r.status.Incoming.KeyID)
+	}
+	for i := range r.status.Waves {
+		if r.status.Waves[i].State != waveWaiting {
+			r.status.Waves[i].State = waveTurnedBack
+		}
+	}
+	return t
+}
+
+func (r *rotation) undo() error {
+	if r.disabled {
+		if err := r.step(enabling, act.Enable, r.subject(), nil); err != nil {
+			return err
+		}
+		r.note("enabled key %s again", r.status.Retiring.KeyID)
+	}
+	pushed, pulled := r.deliveredInstances()
+	if err := r.redeliver(pushed); err != nil {
+		return err
+	}
+	if r.plan.Retiring != nil {
+		if err := r.step(restoring, act.RestoreLabels, r.subject(), nil); err != nil {
+			return err
+		}
+	}
+	if err := r.redeliver(pulled); err != nil {
+		return err
+	}
+	var d policy.Decision
+	r.waitFor("the incoming key to be quiet before it is destroyed", "time")
+	if err := r.step(discarding(r.credential), act.Discard, r.subject(), &d); err != nil {
+		return err
+	}
+	if !d.OK {
+		return errors.New(d.Message)
+	}
+	r.note("every consumer is on the retiring key; the incoming one is destroyed")
+	return nil
+}
+
+// redeliver brings the retiring key back to instances, all at once.
+func (r *rotation) redeliver(instances []string) error {
+	if len(instances) == 0 || r.plan.Retiring == nil {
+		return nil
+	}
+	r.waitFor("every instance to attest the retiring key again", "whoever runs these instances")
+	input := activities.WaveInput{
+		Rotation: r.subject(), Key: r.status.Retiring, Wave: "rollback", Instances: instances,
+		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
+	}
+	var result activities.WaveResult
+	if err := r.step(delivering(r.credential, "rollback"), act.DeliverWave, input, &result); err != nil {
+		return err
+	}
+	if !result.Decision.OK {
+		return fmt.Errorf("%d instances are not back on the retiring key: %s", len(result.Stragglers), result.Decision.Message)
+	}
+	return nil
+}
+
+// deliveredInstances are those that may hold the incoming key: they were delivered to, or read CURRENT.
+func (r *rotation) deliveredInstances() (pushed, pulled []string) {
+	for i, w := range r.plan.Waves {
+		switch {
+		case r.status.Waves[i].State == waveWaiting:
+		case w.ByPromotion:
+			pulled = append(pulled, w.Instances...)
+		default:
+			pushed = append(pushed, w.Instances...)
+		}
+	}
+	return pushed, pulled
+}
+
+// end records the rotation and makes its report, after the last decision was answered.
+func (r *rotation) end(err error) (Report, error) {
+	r.stopWatch()
+	t := &turn{outcome: Completed, reason: policy.Allowed, message: "The incoming key is in use everywhere, and the retiring one is dead."}
+	if err != nil {
+		t = asTurn(err)
+	} else if r.plan.Retiring == nil {
+		t.message = "The credential has its first key."
+	}
+	r.conclude(t)
+	severity := notifyInfo
+	if t.outcome != Completed {
+		severity = notifyAlert
+	}
+	r.tell(severity, "ended", "Rotation "+string(t.outcome), t.message)
+	r.drain()
+	r.close(t)
+	if t.outcome == Failed {
+		return r.report, temporal.NewNonRetryableApplicationError(t.message, FailedType, nil, r.report)
+	}
+	return r.report, nil
+}
+
+// conclude writes the end into store and audit record. What it finds there, not what the run believes,
+// decides whether the end is clean.
+func (r *rotation) conclude(t *turn) {
+	if !r.changed || t.outcome == Superseded {
+		r.happened(audit.RotationEnded, map[string]string{"outcome": string(t.outcome), "message": t.message})
+		r.try(logging, act.Log, r.takeEvents(), nil)
+		return
+	}
+	r.enter(PhaseRecord, "Cleaning up and writing the record.")
+	input := activities.RecordInput{Rotation: r.subject(), Outcome: string(t.outcome), Message: t.message}
+	var recorded activities.Recorded
+	if err := r.run(recording, act.Record, input, &recorded); err != nil {
+		r.note("the record is incomplete: %s", cause(err))
+		if t.outcome == Completed {
+			t.outcome = CompletedWithDebt
+			t.message = "The incoming key is in use everywhere, but cleaning up failed: " + cause(err)
+		}
+		return
+	}
+	r.report.RotateBy, r.report.Debt = recorded.RotateBy, recorded.Debt
+	if len(recorded.Debt) > 0 && t.outcome == Completed {
+		t.outcome, t.message = CompletedWithDebt, "The incoming key is in use everywhere; still owed: "+describeDebt(recorded.Debt)
+	}
+}
