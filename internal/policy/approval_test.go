@@ -1,0 +1,89 @@
+package policy_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	gate := func() *policy.OpenGate {
+		return &policy.OpenGate{
+			Gate: inventory.GateRevoke, Run: "run-1", Evidence: "digest-1", OpenedAt: now,
+			Needs: inventory.Approval{Count: 2, Trust: inventory.TrustAny, ApprovalExpires: hours(1)},
+		}
+	}
+	at := func(change func(*policy.Standpoint)) policy.Standpoint {
+		s := policy.Standpoint{Now: now, Run: "run-1", Gate: gate()}
+		if change != nil {
+			change(&s)
+		}
+		return s
+	}
+	overlap := func(s *policy.Standpoint) { s.Gate, s.InOverlap, s.OverlapEnds = nil, true, now.Add(time.Hour) }
+	cases := map[string]struct {
+		action policy.Action
+		req    policy.Request
+		s      policy.Standpoint
+		want   policy.VerdictReason
+	}{
+		"an approval of the open gate is taken":              {policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, at(nil), policy.Accepted},
+		"an approval that names no gate is for the open one": {policy.Approve, policy.Request{By: "ann"}, at(nil), policy.Accepted},
+		"an approval before its gate is not taken":           {policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, at(func(s *policy.Standpoint) { s.Gate = nil }), policy.NotOpen},
+		"an approval of another gate is not taken":           {policy.Approve, policy.Request{Gate: "signoff"}, at(nil), policy.NotOpen},
+		"an approval for another run is not taken":           {policy.Approve, policy.Request{Run: "run-0"}, at(nil), policy.OtherRun},
+		"an approval of other evidence is not taken":         {policy.Approve, policy.Request{Evidence: "digest-0"}, at(nil), policy.OtherEvidence},
+		"the same person does not count twice": {policy.Approve, policy.Request{By: "ann"},
+			at(func(s *policy.Standpoint) { s.Gate.Approvals = []policy.Verdict{approval("ann", now)} }), policy.AlreadyCounted},
+		"people without a name count as one": {policy.Approve, policy.Request{},
+			at(func(s *policy.Standpoint) { s.Gate.Approvals = []policy.Verdict{approval("", now)} }), policy.AlreadyCounted},
+		"the same person may approve again once the first expired": {policy.Approve, policy.Request{By: "ann"},
+			at(func(s *policy.Standpoint) {
+				s.Gate.Approvals = []policy.Verdict{approval("ann", now.Add(-2*time.Hour))}
+			}), policy.Accepted},
+		"a gate that wants signatures takes none without": {policy.Approve, policy.Request{By: "ann"},
+			at(func(s *policy.Standpoint) { s.Gate.Needs.Trust = inventory.TrustSigned }), policy.SignatureNeeded},
+		"a rejection with a reason is taken":        {policy.Reject, policy.Request{By: "ann", Reason: "batch job at night"}, at(nil), policy.Accepted},
+		"a rejection without a reason is not taken": {policy.Reject, policy.Request{By: "ann"}, at(nil), policy.ReasonMissing},
+		"an extension in the overlap is taken":      {policy.Extend, policy.Request{Extension: hours(2)}, at(overlap), policy.Accepted},
+		"an extension outside of it is not taken":   {policy.Extend, policy.Request{Extension: hours(2)}, at(nil), policy.WrongPhase},
+		"an extension by nothing is not taken":      {policy.Extend, policy.Request{}, at(overlap), policy.BadExtension},
+		"an extension past the retiring key's expiry is not taken": {policy.Extend, policy.Request{Extension: hours(2)},
+			at(func(s *policy.Standpoint) { overlap(s); s.LatestEnd = now.Add(2 * time.Hour) }), policy.BadExtension},
+		"a rollback with a reason is taken":        {policy.Rollback, policy.Request{Reason: "errors"}, at(overlap), policy.Accepted},
+		"a rollback without a reason is not taken": {policy.Rollback, policy.Request{}, at(overlap), policy.ReasonMissing},
+		"a rollback past the way back is not taken": {policy.Rollback, policy.Request{Reason: "errors"},
+			at(func(s *policy.Standpoint) { s.NoWayBack = "the key is destroyed" }), policy.NoWayBack},
+		"a text without end is not taken": {policy.Approve, policy.Request{By: strings.Repeat("x", policy.MaxText+1)}, at(nil), policy.TextTooLong},
+		"an unknown action is not taken":  {"resume", policy.Request{}, at(nil), policy.UnknownAction},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := policy.Judge(c.action, c.req, c.s)
+			assert.Equal(t, c.want, v.Reason, v.Message)
+			assert.Equal(t, c.want == policy.Accepted, v.Accepted)
+			assert.NotEmpty(t, v.Message)
+		})
+	}
+}
+
+func TestGatePasses(t *testing.T) {
+	t.Parallel()
+	g := policy.OpenGate{Needs: inventory.Approval{Count: 2, Trust: inventory.TrustAny, ApprovalExpires: hours(1)}}
+	g.Approvals = []policy.Verdict{approval("ann", now), approval("ann", now)}
+	assert.False(t, g.Passed(now), "one person is not two")
+	g.Approvals = append(g.Approvals, approval("bob", now))
+	assert.True(t, g.Passed(now))
+	assert.False(t, g.Passed(now.Add(time.Hour)), "approvals expire")
+	rejected := approval("cat", now)
+	rejected.Accepted = false
+	g.Approvals = []policy.Verdict{approval("ann", now), rejected}
+	assert.False(t, g.Passed(now), "what was not taken does not count")
+}

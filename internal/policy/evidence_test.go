@@ -1,0 +1,207 @@
+package policy_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+)
+
+func TestMayDisable(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change func(*inventory.Credential, *policy.Facts)
+		want   policy.Reason
+	}{
+		"with everything proved and approved it may": {func(*inventory.Credential, *policy.Facts) {}, policy.Allowed},
+		"an instance that states nothing holds it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Instances[1].Statement, f.Instances[1].NotAttesting = nil, "no route"
+		}, policy.InstanceNotConverged},
+		"an instance on the retiring key holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Instances[1].Statement.Keys = []string{"key-old"} }, policy.InstanceNotConverged},
+		"an instance that holds both keys holds it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Instances[1].Statement.Keys = []string{"fp:new", "fp:old"}
+		}, policy.RetiringStillHeld},
+		"an incoming key that was never used holds it":     {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[1].LastUsedAt = time.Time{} }, policy.IncomingNotUsed},
+		"an incoming key that was disabled holds it":       {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[1].State = key.Disabled }, policy.IncomingNotLive},
+		"a use of the retiring key in the window holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[0].LastUsedAt = now.Add(-5 * time.Hour) }, policy.RetiringNotQuiet},
+		"a window shorter than the lag is as long as the lag": {func(c *inventory.Credential, f *policy.Facts) {
+			c.QuietWindow, f.Capabilities.UsageLag = hours(1), 6*time.Hour
+			f.Keys[0].LastUsedAt = now.Add(-5 * time.Hour)
+		}, policy.RetiringNotQuiet},
+		"an issuer that reports no usage has no quiet window": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Capabilities.ReportsUsage = false
+			f.Keys[0].LastUsedAt, f.Keys[1].LastUsedAt = now, time.Time{}
+		}, policy.Allowed},
+		"an overlap that is not over by the store's record holds it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].PromotedAt = now.Add(-47 * time.Hour)
+		}, policy.OverlapNotOver},
+		"a retiring key that expired needs no overlap and no quiet": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].PromotedAt = now.Add(-time.Hour)
+			f.Keys[0].ExpiresAt, f.Keys[0].LastUsedAt = now.Add(-time.Minute), now.Add(-2*time.Minute)
+		}, policy.Allowed},
+		"a CURRENT that is another key holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Versions[1].KeyID = "key-z" }, policy.CurrentMoved},
+		"the key that is CURRENT is never the retiring one": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Versions[0].Labels, f.Versions[1].Labels = []providers.Label{providers.Current}, []providers.Label{providers.Pending}
+		}, policy.NotOurs},
+		"a key that is gone needs nothing more": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.Allowed},
+		"two approvals are not one":             {func(c *inventory.Credential, _ *policy.Facts) { c.Approvals.Revoke.Count = 2 }, policy.ApprovalsMissing},
+		"an approval that expired does not count": {func(c *inventory.Credential, f *policy.Facts) {
+			c.Approvals.Revoke.ApprovalExpires = inventory.Duration(30 * time.Minute)
+		}, policy.ApprovalsMissing},
+		"without a gate nobody is asked": {func(c *inventory.Credential, _ *policy.Facts) { c.Approvals.Revoke = nil }, policy.Allowed},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cred, f := credential(), promoted()
+			c.change(&cred, &f)
+			d := policy.MayDisable(cred, f, retiring, incoming, []policy.Verdict{approval("ann", now.Add(-time.Hour))})
+			assert.Equal(t, c.want, d.Reason, d.Message)
+			assert.Equal(t, c.want == policy.Allowed, d.OK)
+		})
+	}
+}
+
+func TestMayRevoke(t *testing.T) {
+	t.Parallel()
+	soaked := func() policy.Facts {
+		f := promoted()
+		f.Keys[0].State = key.Disabled
+		f.Metadata.Keys[0].DisabledAt = now.Add(-25 * time.Hour)
+		return f
+	}
+	cases := map[string]struct {
+		change func(*policy.Facts)
+		want   policy.Reason
+	}{
+		"a key that was disabled for the soak may be destroyed": {func(*policy.Facts) {}, policy.Allowed},
+		"a key that is active again may not":                    {func(f *policy.Facts) { f.Keys[0].State = key.Active }, policy.NotDisabled},
+		"a key that somebody else disabled may not":             {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = time.Time{} }, policy.NotDisabled},
+		"a soak that is not over holds it":                      {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = now.Add(-23 * time.Hour) }, policy.SoakNotOver},
+		"an instance that went back to it holds it":             {func(f *policy.Facts) { f.Instances[0].Statement.Keys = []string{"fp:old"} }, policy.InstanceNotConverged},
+		"a key that is not ours may not":                        {func(f *policy.Facts) { f.Versions = f.Versions[1:]; f.Metadata.Keys = f.Metadata.Keys[1:] }, policy.NotOurs},
+		"a key that is gone needs nothing more":                 {func(f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.Allowed},
+		"an issuer that cannot disable asks for all that disabling asks for": {func(f *policy.Facts) {
+			f.Capabilities.CanDisable, f.Keys[0].State = false, key.Active
+			f.Keys[0].LastUsedAt = now
+		}, policy.RetiringNotQuiet},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := soaked()
+			c.change(&f)
+			d := policy.MayRevoke(credential(), f, retiring, incoming, []policy.Verdict{approval("ann", now.Add(-time.Hour))})
+			assert.Equal(t, c.want, d.Reason, d.Message)
+		})
+	}
+}
+
+func TestMayDiscard(t *testing.T) {
+	t.Parallel()
+	// A rollback that brought everybody back to the retiring key.
+	back := func() policy.Facts {
+		f := staged()
+		f.Instances = fleet("fp:old")
+		f.Keys[1].LastUsedAt = now.Add(-7 * time.Hour)
+		return f
+	}
+	cases := map[string]struct {
+		change func(*policy.Facts)
+		want   policy.Reason
+	}{
+		"a key that everybody left and that is quiet may be destroyed": {func(*policy.Facts) {}, policy.Allowed},
+		"a key that an instance holds may not":                         {func(f *policy.Facts) { f.Instances[0].Statement.Keys = []string{"fp:old", "key-new"} }, policy.RetiringStillHeld},
+		"a key that was used of late may not":                          {func(f *policy.Facts) { f.Keys[1].LastUsedAt = now.Add(-5 * time.Hour) }, policy.RetiringNotQuiet},
+		"an instance that states nothing holds it":                     {func(f *policy.Facts) { f.Instances[0].Statement = nil }, policy.InstanceNotConverged},
+		"a retiring key that is disabled holds it":                     {func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, policy.RetiringKeyNotLive},
+		"a key that was never delivered may at once": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].DeliveredAt = time.Time{}
+			f.Keys[1].LastUsedAt, f.Instances[0].Statement = now, nil
+		}, policy.Allowed},
+		"the key in CURRENT may not": {func(f *policy.Facts) {
+			f.Versions[0].Labels, f.Versions[1].Labels = nil, []providers.Label{providers.Current}
+		}, policy.NotOurs},
+		"a promoted key of this rotation may, once the labels are back": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].PromotedAt = now.Add(-8 * time.Hour)
+			f.Versions[1].Labels = []providers.Label{providers.Previous}
+		}, policy.Allowed},
+		"a promoted key of another rotation may not": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].PromotedAt, f.Metadata.Keys[1].Rotation = now.Add(-8*time.Hour), "another"
+			f.Versions[1].Labels = []providers.Label{providers.Previous}
+		}, policy.NotOurs},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := back()
+			c.change(&f)
+			d := policy.MayDiscard(credential(), f, incoming, rotationID)
+			assert.Equal(t, c.want, d.Reason, d.Message)
+		})
+	}
+}
+
+func TestMayPromote(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		change func(*policy.Facts)
+		want   policy.Reason
+	}{
+		"when every instance attests the staged key it may": {func(*policy.Facts) {}, policy.Allowed},
+		"an instance on the retiring key holds it":          {func(f *policy.Facts) { f.Instances[2].Statement.Keys = []string{"fp:old"} }, policy.InstanceNotConverged},
+		"a consumer that reads CURRENT by itself does not":  {func(f *policy.Facts) { f.Instances[2].Statement.Keys = []string{"fp:old"}; f.Instances[2].Pulls = true }, policy.Allowed},
+		"a canary that reads PENDING does":                  {func(f *policy.Facts) { f.Instances[0].Statement.Keys = []string{"fp:old"}; f.Instances[0].Pulls = true }, policy.InstanceNotConverged},
+		"a CURRENT that somebody moved holds it":            {func(f *policy.Facts) { f.Versions[0].ID = "v7" }, policy.CurrentMoved},
+		"a CURRENT that somebody removed holds it":          {func(f *policy.Facts) { f.Versions = f.Versions[1:] }, policy.CurrentMoved},
+		"a PENDING that somebody moved holds it":            {func(f *policy.Facts) { f.Versions[1].ID = "v7" }, policy.PendingMoved},
+		"an incoming key that is gone holds it":             {func(f *policy.Facts) { f.Keys = f.Keys[:1] }, policy.IncomingNotLive},
+		"what is promoted already stays so": {func(f *policy.Facts) {
+			*f = promoted()
+			f.Instances = nil
+		}, policy.Allowed},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := staged()
+			c.change(&f)
+			d := policy.MayPromote(f, retiring, incoming)
+			assert.Equal(t, c.want, d.Reason, d.Message)
+		})
+	}
+}
+
+func TestMayDeliverNext(t *testing.T) {
+	t.Parallel()
+	wave := fleet("fp:new")
+	assert.True(t, policy.MayDeliverNext(wave, incoming).OK)
+	wave[1].Unhealthy = "HTTP 500"
+	assert.Equal(t, policy.CheckFailing, policy.MayDeliverNext(wave, incoming).Reason)
+	wave[2].Statement.Keys = []string{"fp:old"}
+	assert.Equal(t, policy.InstanceNotConverged, policy.MayDeliverNext(wave, incoming).Reason)
+}
+
+func TestEvidenceIsOneValue(t *testing.T) {
+	t.Parallel()
+	e := policy.Gather(credential(), promoted(), retiring, incoming)
+	assert.True(t, e.Complete)
+	assert.Len(t, e.Instances, 3)
+	assert.Equal(t, now.Add(-50*time.Hour), e.QuietSince, "the promotion is later than the last use")
+	assert.Len(t, e.Digest, 64)
+
+	f := promoted()
+	f.Keys[0].LastUsedAt = now.Add(-time.Hour)
+	waiting := policy.Gather(credential(), f, retiring, incoming)
+	assert.False(t, waiting.Complete)
+	assert.NotEqual(t, e.Digest, waiting.Digest)
+	f.At, f.Keys[0].LastUsedAt = now.Add(time.Minute), now
+	assert.Equal(t, waiting.Lacks(), policy.Gather(credential(), f, retiring, incoming).Lacks(), "a later last use lacks the same")
+	f.Instances[0].Statement = nil
+	assert.NotEqual(t, waiting.Lacks(), policy.Gather(credential(), f, retiring, incoming).Lacks())
+}

@@ -1,0 +1,177 @@
+package policy_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+)
+
+func TestPlanRefusals(t *testing.T) {
+	t.Parallel()
+	type given struct {
+		c inventory.Credential
+		f policy.Facts
+	}
+	cases := map[string]struct {
+		change func(*given)
+		want   []policy.Reason
+	}{
+		"a healthy credential may be rotated": {func(*given) {}, nil},
+		"a bound of the worker configuration refuses": {func(g *given) { g.f.Denied = []string{"principal is out of bounds"} },
+			[]policy.Reason{policy.SpecRefused}},
+		"all slots in use by own keys refuse": {func(g *given) {
+			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-older", State: key.Disabled})
+			g.f.Metadata.Keys = append(g.f.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-older"}, Rotation: "r", PromotedAt: now})
+		}, []policy.Reason{policy.SlotsFull}},
+		"an unknown active key refuses": {func(g *given) {
+			g.f.Capabilities.Slots = 0
+			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active})
+		}, []policy.Reason{policy.UnknownActiveKey}},
+		"an unknown disabled key is left alone": {func(g *given) {
+			g.f.Capabilities.Slots = 0
+			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Disabled})
+		}, nil},
+		"an unknown key that is adopted does not refuse": {func(g *given) {
+			g.f.Capabilities.Slots = 0
+			g.c.Adopt = []string{"key-x"}
+			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active})
+		}, nil},
+		"a leftover of an interrupted mint is cleared away and frees its slot": {func(g *given) {
+			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now})
+			g.f.Metadata.Intent = &providers.MintIntent{Rotation: "r", Ordinal: 1, At: now, Known: []string{"key-old"}}
+		}, nil},
+		"two candidates for one interrupted mint are ambiguous": {func(g *given) {
+			g.f.Capabilities.Slots = 0
+			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now}, key.Info{KeyID: "key-y", State: key.Active, CreatedAt: now})
+			g.f.Metadata.Intent = &providers.MintIntent{Rotation: "r", Ordinal: 1, At: now, Known: []string{"key-old"}}
+		}, []policy.Reason{policy.AmbiguousOrphan}},
+		"an instance on the key of an unfinished rotation refuses": {func(g *given) {
+			g.f = staged()
+			g.f.Instances = fleet("fp:old")
+			g.f.Instances[2].Statement.Keys = []string{"fp:old", "fp:new"}
+		}, []policy.Reason{policy.UnfinishedRotation}},
+		"a CURRENT that is no live key refuses": {func(g *given) { g.f.Versions[0].KeyID = ""; g.f.Keys = nil; g.f.Capabilities.Slots = 0 },
+			[]policy.Reason{policy.RetiringKeyNotLive}},
+		"a disabled current key refuses": {func(g *given) { g.f.Keys[0].State = key.Disabled }, []policy.Reason{policy.RetiringKeyDisabled}},
+		"two adopted keys and no CURRENT are ambiguous": {func(g *given) {
+			g.c.Adopt = []string{"key-old", "key-x"}
+			g.f.Capabilities.Slots = 3
+			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active})
+			g.f.Versions, g.f.Metadata, g.f.Instances = nil, providers.Metadata{}, nil
+		}, []policy.Reason{policy.AmbiguousRetiringKey}},
+		"an adopted key that the issuer does not have refuses": {func(g *given) {
+			g.c.Adopt = []string{"key-gone"}
+			g.f.Keys, g.f.Versions, g.f.Metadata, g.f.Instances = nil, nil, providers.Metadata{}, nil
+		}, []policy.Reason{policy.AdoptedKeyMissing}},
+		"an adopted key that was retired long ago does not refuse": {func(g *given) { g.c.Adopt = []string{"key-2024"} }, nil},
+		"a store that something else manages refuses":              {func(g *given) { g.f.StoreProblem = "native rotation is on" }, []policy.Reason{policy.StoreRefused}},
+		"a spec older than the last issue refuses":                 {func(g *given) { g.f.Metadata.Generation = 101 }, []policy.Reason{policy.StaleSpec}},
+		"every unreachable instance is named": {func(g *given) {
+			g.f.Instances[0].Unreachable, g.f.Instances[2].Unreachable = "no route", "no route"
+		}, []policy.Reason{policy.ConsumerUnreachable, policy.ConsumerUnreachable}},
+		"an instance that is not well before the rotation refuses": {func(g *given) { g.f.Instances[1].Unhealthy = "503" }, []policy.Reason{policy.ConsumerUnhealthy}},
+		"an instance without statement refuses": {func(g *given) {
+			g.f.Instances[1].Statement, g.f.Instances[1].NotAttesting = nil, "connection refused"
+		}, []policy.Reason{policy.ConsumerNotAttesting}},
+		"an instance on another key refuses":      {func(g *given) { g.f.Instances[1].Statement.Keys = []string{"fp:else"} }, []policy.Reason{policy.ConsumerOnOtherKey}},
+		"an instance may state the key by its ID": {func(g *given) { g.f.Instances[1].Statement.Keys = []string{"key-old"} }, nil},
+		"an adopted key in no store is stated by a fingerprint that nobody can match": {func(g *given) {
+			g.c.Adopt = []string{"key-old"}
+			g.f.Versions, g.f.Metadata = nil, providers.Metadata{}
+		}, nil},
+		"a quiet window below the account's lag refuses": {func(g *given) { g.f.Capabilities.UsageLag = 7 * time.Hour }, []policy.Reason{policy.QuietBelowLag}},
+		"keys that shall expire need an issuer that can": {func(g *given) { g.c.Expires = hours(1); g.f.Capabilities.CanExpire = false }, []policy.Reason{policy.CannotExpire}},
+		"signed approvals that nobody can verify refuse": {func(g *given) { g.c.Approvals.Revoke.Trust = inventory.TrustSigned }, []policy.Reason{policy.TrustNotVerifiable}},
+		"all reasons are given at once": {func(g *given) {
+			g.f.Denied = []string{"no"}
+			g.f.Instances[0].Unhealthy = "503"
+			g.f.Metadata.Generation = 101
+		}, []policy.Reason{policy.SpecRefused, policy.StaleSpec, policy.ConsumerUnhealthy}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := given{c: credential(), f: before()}
+			c.change(&g)
+			plan := policy.Make(spec(g.c), g.f, noPulls, "nobody can verify")
+			var got []policy.Reason
+			for _, d := range plan.Refusals {
+				assert.NotEmpty(t, d.Message)
+				assert.False(t, d.OK)
+				got = append(got, d.Reason)
+			}
+			assert.Equal(t, c.want, got)
+			assert.Equal(t, len(c.want) > 0, plan.Refused())
+		})
+	}
+}
+
+func TestPlanSaysWhatWillHappen(t *testing.T) {
+	t.Parallel()
+	plan := policy.Make(spec(credential()), before(), noPulls, "")
+	require.False(t, plan.Refused())
+	assert.Equal(t, &retiring, plan.Retiring)
+	assert.True(t, plan.CanRollBack)
+	assert.Equal(t, []policy.Wave{
+		{Name: "canary", Instances: []string{"checkout-canary"}, Soak: hours(1)},
+		{Name: "rest", Instances: []string{"checkout/a", "checkout/b"}, Soak: hours(1)},
+	}, plan.Waves)
+	var phases []string
+	for _, s := range plan.Steps {
+		phases = append(phases, s.Phase)
+	}
+	assert.Equal(t, []string{"issue", "verify", "deliver", "deliver", "promote", "overlap", "revoke-gate", "disable", "revoke", "record"}, phases)
+	assert.Equal(t, hours(1+1+48+24), plan.Takes)
+	assert.Contains(t, plan.Warnings[0], "whoever may write to the Temporal namespace can approve")
+
+	t.Run("the last steps have no way back", func(t *testing.T) {
+		t.Parallel()
+		for _, s := range plan.Steps {
+			assert.Equal(t, s.Phase == "revoke" || s.Phase == "record", s.Undo == "", s.Phase)
+		}
+	})
+	t.Run("an adopted key in no store cannot be rolled back to", func(t *testing.T) {
+		t.Parallel()
+		c, f := credential(), before()
+		c.Adopt, f.Versions, f.Metadata = []string{"key-old"}, nil, providers.Metadata{}
+		plan := policy.Make(spec(c), f, noPulls, "")
+		require.False(t, plan.Refused())
+		assert.False(t, plan.CanRollBack)
+		assert.Contains(t, plan.Warnings, "the value of the retiring key is in no store: after the first delivery a rollback is impossible")
+	})
+	t.Run("a first key has nothing to revoke", func(t *testing.T) {
+		t.Parallel()
+		f := policy.Facts{At: now, Capabilities: gatewayLike()}
+		plan := policy.Make(spec(credential()), f, noPulls, "")
+		require.False(t, plan.Refused())
+		assert.Nil(t, plan.Retiring)
+		assert.Equal(t, "record", plan.Steps[len(plan.Steps)-1].Phase)
+	})
+	t.Run("consumers that read the store follow the promotion, their canary goes before", func(t *testing.T) {
+		t.Parallel()
+		c := credential()
+		for i := range c.Consumers {
+			c.Consumers[i].Target.Type = "label"
+		}
+		plan := policy.Make(spec(c), before(), func(string) bool { return true }, "")
+		assert.False(t, plan.Waves[0].ByPromotion)
+		assert.True(t, plan.Waves[1].ByPromotion)
+	})
+	t.Run("an issuer that cannot disable leaves no way back, and the plan says so", func(t *testing.T) {
+		t.Parallel()
+		f := before()
+		f.Capabilities.CanDisable = false
+		plan := policy.Make(spec(credential()), f, noPulls, "")
+		assert.Contains(t, plan.Warnings, "the issuer cannot disable a key: revoking has no way back")
+		for _, s := range plan.Steps {
+			assert.NotEqual(t, "disable", s.Phase)
+		}
+	})
+}
