@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,6 +67,10 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 	if err := a.markDelivered(ctx, s, in.Key); err != nil {
 		return WaveResult{}, err
 	}
+	begun := a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.Wave+"/"+in.Key.KeyID, map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "instances": strings.Join(in.Instances, ", ")})
+	if err := a.Audit.Append(ctx, begun); err != nil {
+		return WaveResult{}, err
+	}
 	ctx, cancel := context.WithDeadline(ctx, time.Now().Add(in.Deadline.Sub(a.Now())))
 	defer cancel()
 	beat, stop := a.heartbeat(ctx)
@@ -93,7 +98,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 	if cause := context.Cause(beat); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 		return WaveResult{}, cause // cancelled, or the worker stops: another attempt will tell
 	}
-	return a.judgeWave(ctx, s, in, seen)
+	return a.judgeWave(context.WithoutCancel(ctx), s, in, seen)
 }
 
 func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen []policy.Instance) (WaveResult, error) {
@@ -107,7 +112,7 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 	if !result.Decision.OK {
 		outcome = audit.WaveFailed
 	}
-	return result, a.Audit.Append(context.WithoutCancel(ctx), a.event(ctx, in.Rotation, s, outcome, in.Wave+"/"+in.Key.KeyID,
+	return result, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, outcome, in.Wave+"/"+in.Key.KeyID,
 		map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "decision": result.Decision.Message}))
 }
 

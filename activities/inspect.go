@@ -10,9 +10,8 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
-// Accepted is a spec that this worker takes, and how it says so.
+// Accepted says that this worker takes a spec.
 type Accepted struct {
-	Spec inventory.SignedSpec `json:"spec"`
 	// Notice is what everybody who looks at the run should know: that its spec is unsigned.
 	Notice string `json:"notice,omitempty"`
 }
@@ -25,10 +24,7 @@ func (a *Activities) Accept(_ context.Context, signed inventory.SignedSpec) (Acc
 	if err != nil {
 		return Accepted{}, forTemporal(err)
 	}
-	return Accepted{
-		Spec:   signed,
-		Notice: fmt.Sprintf("The spec of %s is unsigned: the worker runs with --allow-unsigned.", s.spec.Credential.Name),
-	}, nil
+	return Accepted{Notice: fmt.Sprintf("The spec of %s is unsigned: the worker runs with --allow-unsigned.", s.spec.Credential.Name)}, nil
 }
 
 // Inspect gathers the facts and plans the rotation. It changes nothing, whatever it finds.

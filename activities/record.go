@@ -77,6 +77,12 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return Recorded{}, err
 	}
+	for _, d := range m.Debt {
+		found := a.event(ctx, in.Rotation, s, audit.DebtFound, d.Kind+"/"+d.About, map[string]string{"kind": d.Kind, "about": d.About})
+		if err := a.Audit.Append(ctx, found); err != nil {
+			return Recorded{}, err
+		}
+	}
 	end := a.event(ctx, in.Rotation, s, audit.RotationEnded, in.Outcome, map[string]string{"outcome": in.Outcome, "message": in.Message})
 	return Recorded{RotateBy: m.RotateBy, Debt: m.Debt}, a.Audit.Append(ctx, end)
 }
@@ -91,6 +97,10 @@ func (a *Activities) cleanUp(ctx context.Context, s *site, in RecordInput) error
 		for _, name := range c.InstanceNames() {
 			if err := purger.Purge(ctx, name, in.Retiring); err != nil {
 				return fmt.Errorf("purging copies at %s: %w", policy.InstanceName(c.Name, name), err)
+			}
+			purged := a.event(ctx, in.Rotation, s, audit.CopiesPurged, policy.InstanceName(c.Name, name), nil)
+			if err := a.Audit.Append(ctx, purged); err != nil {
+				return err
 			}
 		}
 	}

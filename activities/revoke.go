@@ -93,7 +93,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 			return d, fmt.Errorf("recording it: %w", err)
 		}
 	}
-	return d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDisabled, in.Retiring.KeyID, nil))
+	return d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDisabled, occasion(in.Retiring, mine.DisabledAt), nil))
 }
 
 // Enable takes Disable back, if it was done: the first step of a rollback. A key that was never
@@ -132,7 +132,12 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 			return fmt.Errorf("recording it: %w", err)
 		}
 	}
-	return a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyEnabled, r.Retiring.KeyID, nil))
+	return a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyEnabled, occasion(r.Retiring, mine.DisabledAt), nil))
+}
+
+// occasion tells one disabling of a key from a later one, in the IDs of their events.
+func occasion(ref key.Ref, disabledAt time.Time) string {
+	return ref.KeyID + "/" + disabledAt.UTC().Format(time.RFC3339Nano)
 }
 
 // Destroyed is the end of a key.

@@ -93,6 +93,7 @@ func (r *rotation) evidence() (policy.Evidence, error) {
 		for _, d := range e.Missing {
 			missing = append(missing, d.Message)
 		}
+		r.happened(audit.EvidenceMissing, map[string]string{"missing": strings.Join(missing, "; ")})
 		r.waitFor(strings.Join(missing, "; "), "whoever runs the consumers named; or: rollback")
 		if n >= evidenceChanges {
 			next := workflow.Now(r.ctx).Add(time.Hour)

@@ -3,6 +3,7 @@ package workflows
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -49,6 +50,9 @@ func (r *rotation) rotate() error {
 // inspect gathers the facts, and plans. Nothing has been changed when it refuses.
 func (r *rotation) inspect() error {
 	r.enter(PhaseInspect, "Looking at issuer, store and consumers; nothing is changed yet.")
+	if r.credential.Name == "" || r.status.Credential != r.credential.Name {
+		return refused(policy.SpecRefused, "the workflow ID must be %q, so that a credential has one rotation at a time", WorkflowID(r.credential.Name))
+	}
 	var accepted activities.Accepted
 	if err := r.run(accepting, act.Accept, r.in.Spec, &accepted); err != nil {
 		return refused(policy.SpecRefused, "the worker does not take the spec: %s", cause(err))
@@ -66,12 +70,14 @@ func (r *rotation) inspect() error {
 	if r.plan.Retiring != nil {
 		r.status.Retiring = *r.plan.Retiring
 	}
+	r.happened(audit.PlanMade, map[string]string{"retiring": r.status.Retiring.KeyID, "refusals": strconv.Itoa(len(r.plan.Refusals)), "takes": r.plan.Takes.String()})
 	if r.plan.Refused() {
 		first := r.plan.Refusals[0]
 		more := ""
 		if n := len(r.plan.Refusals) - 1; n > 0 {
 			more = fmt.Sprintf(" (and %d more reasons)", n)
 		}
+		r.happened(audit.PlanRefused, map[string]string{"reason": string(first.Reason), "message": first.Message})
 		return refused(first.Reason, "%s%s", first.Message, more)
 	}
 	return nil
@@ -200,6 +206,7 @@ func (r *rotation) overlap() error {
 		r.overlapEnds = last
 		r.note("the retiring key expires %s, before the overlap would end", last.UTC().Format(time.RFC3339))
 	}
+	r.happened(audit.OverlapBegun, map[string]string{"until": r.overlapEnds.UTC().Format(time.RFC3339)})
 	r.waitFor("the end of the overlap", "time; or: extend, rollback")
 	return r.wait("overlap", func() time.Time { return r.overlapEnds }, nil)
 }

@@ -110,6 +110,8 @@ func (h header) judge() (what, write string) {
 		return fmt.Sprintf("sets %s, which keyturn sets by itself", h.name), "another header"
 	case !sendable(h.text):
 		return "has a control character in it", "printable text"
+	case strings.Contains(h.text, instancePlaceholder):
+		return "has {instance}, which stands for the instance in the URL only", "the header without it"
 	case strings.ContainsAny(literal, "{}"):
 		return "has braces that name no field of a key", "{value}, or the name of another field"
 	case secretName.MatchString(h.name) && literal == h.text && h.text != "":
@@ -130,7 +132,9 @@ type check struct {
 	config CheckConfig
 }
 
-func openCheck(e providers.Environment, c CheckConfig) *check { return &check{client: e.HTTP, config: c} }
+func openCheck(e providers.Environment, c CheckConfig) *check {
+	return &check{client: e.HTTP, config: c}
+}
 
 // Check implements providers.Check. A 401 or 403 is a refused key only when a key was sent.
 func (c *check) Check(ctx context.Context, in providers.CheckInput) error {

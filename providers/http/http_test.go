@@ -1,0 +1,533 @@
+package http_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	stdhttp "net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+	keyturnhttp "github.com/keyturn/keyturn/providers/http"
+	"github.com/keyturn/keyturn/providers/providertest"
+)
+
+const apiKey = `ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt`
+
+func bundle() secret.Bundle { return secret.Single(secret.New([]byte(apiKey))) }
+
+// world is an environment whose only host is whatever a test starts.
+func world() providers.Environment {
+	return providers.Environment{HTTP: &stdhttp.Client{Transport: &stdhttp.Transport{}}, Now: time.Now}
+}
+
+// serve starts a server that ends with the test, also when a handler waits for its client.
+func serve(t interface{ Cleanup(func()) }, handler stdhttp.HandlerFunc) string {
+	server := httptest.NewServer(handler)
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	return server.URL
+}
+
+// behave answers as a peer that is not well does. It tells whether it did.
+func behave(peer providertest.Peer, w stdhttp.ResponseWriter, r *stdhttp.Request) bool {
+	switch peer {
+	case providertest.Ill:
+		w.WriteHeader(stdhttp.StatusInternalServerError)
+	case providertest.Telltale:
+		w.WriteHeader(stdhttp.StatusBadGateway)
+		for range 200 {
+			fmt.Fprintf(w, "\x1b[31mbad\r\n%s %s\n%q", r.Header.Get("Authorization"), r.URL, r.Header)
+		}
+	case providertest.Refusing:
+		w.WriteHeader(stdhttp.StatusUnauthorized)
+		fmt.Fprintf(w, "no such key: %s", r.Header.Get("Authorization"))
+	case providertest.Silent:
+		<-r.Context().Done()
+	default:
+		return false
+	}
+	return true
+}
+
+func openCheck(t require.TestingT, c keyturnhttp.CheckConfig) providers.Check {
+	require.Empty(t, c.Problems())
+	check, err := keyturnhttp.Descriptor().Check.Open(world(), nil, &c)
+	require.NoError(t, err)
+	return check
+}
+
+func TestSmokeTestConforms(t *testing.T) {
+	t.Parallel()
+	providertest.Check(t, providertest.CheckSetup{Open: func(t providertest.T, peer providertest.Peer) (providers.Check, providers.CheckInput) {
+		base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+			if !behave(peer, w, r) && r.Header.Get("Authorization") != "Bearer "+apiKey {
+				w.WriteHeader(stdhttp.StatusForbidden)
+			}
+		})
+		return openCheck(t, keyturnhttp.CheckConfig{URL: base + "/ping", Header: "Authorization: Bearer {value}"}), providers.CheckInput{Bundle: bundle()}
+	}})
+}
+
+func TestHealthCheckConforms(t *testing.T) {
+	t.Parallel()
+	providertest.Check(t, providertest.CheckSetup{Keyless: true, Open: func(t providertest.T, peer providertest.Peer) (providers.Check, providers.CheckInput) {
+		base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+			if !behave(peer, w, r) && r.URL.Path != "/a/healthz" {
+				w.WriteHeader(stdhttp.StatusNotFound)
+			}
+		})
+		return openCheck(t, keyturnhttp.CheckConfig{URL: base + "/{instance}/healthz"}), providers.CheckInput{Instance: "a"}
+	}})
+}
+
+func TestAttestationConforms(t *testing.T) {
+	t.Parallel()
+	providertest.Attestor(t, providertest.AttestorSetup{Open: func(t providertest.T, instances map[string]providertest.Instance) providers.Attestor {
+		base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+			instance, ok := instances[strings.TrimPrefix(r.URL.Path, "/")]
+			switch {
+			case !ok:
+				w.WriteHeader(stdhttp.StatusNotFound)
+			case behave(instance.Peer, w, r):
+			case len(instance.Keys) == 1:
+				_ = json.NewEncoder(w).Encode(map[string]any{"key": instance.Keys[0]})
+			default:
+				_ = json.NewEncoder(w).Encode(map[string]any{"key": instance.Keys})
+			}
+		})
+		return openAttestor(t, keyturnhttp.AttestationConfig{URL: base + "/{instance}"})
+	}})
+}
+
+func openAttestor(t require.TestingT, c keyturnhttp.AttestationConfig) providers.Attestor {
+	require.Empty(t, c.Problems())
+	a, err := keyturnhttp.Descriptor().Attestor.Open(world(), nil, &c)
+	require.NoError(t, err)
+	return a
+}
+
+func openHealth(t require.TestingT, c keyturnhttp.HealthConfig) providers.HealthSignal {
+	require.Empty(t, c.Problems())
+	h, err := keyturnhttp.Descriptor().Health.Open(world(), nil, &c)
+	require.NoError(t, err)
+	return h
+}
+
+func TestHealthSignalConforms(t *testing.T) {
+	t.Parallel()
+	for name, query := range map[string]string{"cumulative counters": "", "counters of a window": "?w={window}"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			providertest.HealthSignal(t, providertest.HealthSetup{Windowed: query != "", Open: func(t providertest.T, now func() providertest.Source) providers.HealthSignal {
+				base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+					source := now()
+					switch {
+					case behave(source.Peer, w, r):
+					case query != "" && r.URL.Query().Get("w") != "300":
+						w.WriteHeader(stdhttp.StatusBadRequest)
+					case source.NoData:
+						w.WriteHeader(stdhttp.StatusNoContent)
+					default:
+						_ = json.NewEncoder(w).Encode(map[string]any{"errors": source.Errors, "total": source.Total})
+					}
+				})
+				return openHealth(t, keyturnhttp.HealthConfig{URL: base + "/stats" + query})
+			}})
+		})
+	}
+}
+
+func TestCheckStatus(t *testing.T) {
+	t.Parallel()
+	const keyed = "Authorization: Bearer {value}"
+	for name, c := range map[string]struct {
+		header  string
+		want    []int
+		answers int
+		problem string
+		refused bool
+	}{
+		"200 is well":                                     {answers: 200},
+		"204 is well":                                     {answers: 204},
+		"404 is not":                                      {answers: 404, problem: "404 Not Found"},
+		"only what is listed is well":                     {want: []int{201}, answers: 200, problem: "200 OK"},
+		"a listed 404 is well":                            {want: []int{404}, answers: 404},
+		"401 refuses the key that was sent":               {header: keyed, answers: 401, problem: "401", refused: true},
+		"403 refuses the key that was sent":               {header: keyed, answers: 403, problem: "403", refused: true},
+		"401 without a key is a plain failure":            {answers: 401, problem: "401"},
+		"401 with another header is, too":                 {header: "Accept: text/plain", answers: 401, problem: "401"},
+		"400 with a key says nothing of the key":          {header: keyed, answers: 400, problem: "400"},
+		"a redirect is not followed, and the error says ": {header: keyed, answers: 302, problem: "redirects are never followed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			asked := 0
+			base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+				asked++
+				w.Header().Set("Location", "/elsewhere")
+				w.WriteHeader(c.answers)
+			})
+			check := openCheck(t, keyturnhttp.CheckConfig{URL: base, Header: c.header, Status: c.want})
+			err := check.Check(t.Context(), providers.CheckInput{Bundle: bundle()})
+			if c.problem == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, c.problem)
+			}
+			assert.Equal(t, c.refused, errors.Is(err, providers.ErrKeyRefused))
+			assert.Equal(t, 1, asked)
+		})
+	}
+}
+
+func TestCheckSendsWhatIsConfigured(t *testing.T) {
+	t.Parallel()
+	var got *stdhttp.Request
+	base := serve(t, func(_ stdhttp.ResponseWriter, r *stdhttp.Request) { got = r })
+	for _, method := range []string{"GET", "HEAD", "POST"} {
+		check := openCheck(t, keyturnhttp.CheckConfig{
+			URL: base + "/v1/{instance}/ping?x=1", Method: method, Header: "Authorization: Signed {id}:{secret}",
+			Headers: []string{"Accept:application/json", "X-Api-Key: {id}"},
+		})
+		two := secret.NewBundle(map[string]secret.Value{"id": secret.New([]byte("AKIA1")), "secret": secret.New([]byte("s3cr3t"))})
+		require.NoError(t, check.Check(t.Context(), providers.CheckInput{Instance: "a.b-1", Bundle: two}))
+		assert.Equal(t, method, got.Method)
+		assert.Equal(t, "/v1/a.b-1/ping?x=1", got.URL.String())
+		assert.Equal(t, "Signed AKIA1:s3cr3t", got.Header.Get("Authorization"))
+		assert.Equal(t, "application/json", got.Header.Get("Accept"))
+		assert.Equal(t, "AKIA1", got.Header.Get("X-Api-Key"))
+		assert.Equal(t, "keyturn", got.Header.Get("User-Agent"))
+	}
+}
+
+func TestCheckNeverAsksWithHalfAKey(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string]secret.Bundle{
+		"no key":                              {},
+		"a key without the field":             secret.NewBundle(map[string]secret.Value{"other": secret.New([]byte(apiKey))}),
+		"a key that would add another header": secret.Single(secret.New([]byte(apiKey + "\r\nX-Admin: yes"))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base := serve(t, func(stdhttp.ResponseWriter, *stdhttp.Request) { t.Error("the peer was asked") })
+			err := openCheck(t, keyturnhttp.CheckConfig{URL: base, Header: "X-Key: {value}"}).Check(t.Context(), providers.CheckInput{Bundle: b})
+			require.ErrorIs(t, err, providers.ErrInvalid)
+			assert.NotContains(t, err.Error(), apiKey)
+		})
+	}
+}
+
+func TestASlowReplyEndsWithItsTimeout(t *testing.T) {
+	t.Parallel()
+	base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+		w.WriteHeader(stdhttp.StatusInternalServerError)
+		for r.Context().Err() == nil { // a byte now and then keeps the connection busy for ever
+			_, _ = w.Write([]byte("."))
+			w.(stdhttp.Flusher).Flush()
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	begun := time.Now()
+	timeout := inventory.Duration(100 * time.Millisecond)
+	require.ErrorContains(t, openCheck(t, keyturnhttp.CheckConfig{URL: base, Timeout: timeout}).Check(t.Context(), providers.CheckInput{}), "500")
+	_, err := openAttestor(t, keyturnhttp.AttestationConfig{URL: base, Timeout: timeout}).Attest(t.Context(), []string{"a"})
+	require.ErrorContains(t, err, "500")
+	_, err = openHealth(t, keyturnhttp.HealthConfig{URL: base, Timeout: timeout}).Sample(t.Context(), time.Minute)
+	require.ErrorContains(t, err, "500")
+	assert.Less(t, time.Since(begun), 5*time.Second)
+}
+
+func TestAPeerThatSpeaksNoHTTPIsQuotedWithCare(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			buffer := make([]byte, 4096)
+			_, _ = conn.Read(buffer)
+			fmt.Fprintf(conn, "\x1b[31m%s\n\n", apiKey)
+			conn.Close()
+		}
+	}()
+	check := openCheck(t, keyturnhttp.CheckConfig{URL: "http://" + listener.Addr().String(), Header: "Authorization: Bearer {value}"})
+	err = check.Check(t.Context(), providers.CheckInput{Bundle: bundle()})
+	require.Error(t, err)
+	assert.NotContains(t, err.Error(), apiKey)
+	assert.NotContains(t, err.Error(), "\x1b")
+}
+
+func TestTheBoundsOfTheWorkerShowThrough(t *testing.T) {
+	t.Parallel()
+	e := world()
+	e.HTTP.Transport = denying{}
+	c := keyturnhttp.CheckConfig{URL: "https://elsewhere.example/?token=in-the-query"}
+	check, err := keyturnhttp.Descriptor().Check.Open(e, nil, &c)
+	require.NoError(t, err)
+	err = check.Check(t.Context(), providers.CheckInput{})
+	require.ErrorIs(t, err, providers.ErrDenied)
+	assert.NotContains(t, err.Error(), "in-the-query")
+}
+
+type denying struct{}
+
+func (denying) RoundTrip(*stdhttp.Request) (*stdhttp.Response, error) {
+	return nil, fmt.Errorf("host is not allowed: %w", providers.ErrDenied)
+}
+
+func TestAttestationReplies(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		pointer, reply string
+		status         int
+		want           []string
+		problem        string
+	}{
+		"a fingerprint":              {reply: `{"key":"fp:0011"}`, want: []string{"fp:0011"}},
+		"a list":                     {reply: `{"key":["fp:0011","k2"]}`, want: []string{"fp:0011", "k2"}},
+		"deep within":                {pointer: "/a/0/b~1c", reply: `{"a":[{"b/c":"k1"}]}`, want: []string{"k1"}},
+		"nothing there":              {reply: `{"other":"k1"}`, problem: "nothing at /key"},
+		"an empty list":              {reply: `{"key":[]}`, problem: "states 0 keys"},
+		"too long a list":            {reply: `{"key":["1","2","3","4","5","6","7","8","9"]}`, problem: "states 9 keys"},
+		"an empty string":            {reply: `{"key":""}`, problem: "neither a fingerprint nor a key ID"},
+		"a number":                   {reply: `{"key":7}`, problem: "neither a fingerprint nor a key ID"},
+		"null":                       {reply: `{"key":null}`, problem: "neither a fingerprint nor a key ID"},
+		"a string nothing is called": {reply: `{"key":"a\nb"}`, problem: "neither a fingerprint nor a key ID"},
+		"an endless string":          {reply: `{"key":"` + strings.Repeat("x", 300) + `"}`, problem: "neither a fingerprint nor a key ID"},
+		"no JSON":                    {reply: `<html>`, problem: "not JSON"},
+		"JSON and more":              {reply: `{"key":"k1"}{"key":"k2"}`, problem: "more than one JSON value"},
+		"an endless reply":           {reply: `{"key":"k1","x":"` + strings.Repeat("x", 64<<10) + `"}`, problem: "longer than 65536 bytes"},
+		"a redirect":                 {status: 302, problem: "redirects are never followed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+				if c.status != 0 {
+					w.Header().Set("Location", "/")
+					w.WriteHeader(c.status)
+				}
+				_, _ = w.Write([]byte(c.reply))
+			})
+			a := openAttestor(t, keyturnhttp.AttestationConfig{URL: base + "/k?q=1", Pointer: c.pointer})
+			got, err := a.Attest(t.Context(), []string{"a"})
+			if c.problem != "" {
+				require.ErrorContains(t, err, c.problem)
+				assert.Empty(t, got)
+				return
+			}
+			require.NoError(t, err)
+			require.Len(t, got, 1)
+			assert.Equal(t, c.want, got[0].Keys)
+			assert.Equal(t, base+"/k", got[0].Source)
+		})
+	}
+}
+
+func TestManyFailedAttestationsMakeABoundedError(t *testing.T) {
+	t.Parallel()
+	base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) { behave(providertest.Telltale, w, r) })
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprintf("i%d", i))
+	}
+	_, err := openAttestor(t, keyturnhttp.AttestationConfig{URL: base + "/{instance}"}).Attest(t.Context(), names)
+	require.ErrorContains(t, err, "attesting i0: ")
+	require.ErrorContains(t, err, "92 more instances gave no statement")
+	assert.Less(t, len(err.Error()), 4096)
+}
+
+func TestAnInstanceCannotChooseTheHost(t *testing.T) {
+	t.Parallel()
+	for _, instance := range []string{"", "a@evil.example", "a/b", "..", "a?b", "a#b", "a b", "a\n", "-a", "evil.example:80"} {
+		a := openAttestor(t, keyturnhttp.AttestationConfig{URL: "https://{instance}.internal/key"})
+		_, err := a.Attest(t.Context(), []string{instance})
+		require.ErrorIs(t, err, providers.ErrInvalid, instance)
+	}
+	a := openAttestor(t, keyturnhttp.AttestationConfig{URL: "http://127.0.0.{instance}/key"})
+	_, err := a.Attest(t.Context(), []string{"1.evil.example"})
+	require.ErrorIs(t, err, providers.ErrInvalid, "in the clear to another host")
+}
+
+func TestHealthReplies(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		config  keyturnhttp.HealthConfig
+		reply   string
+		status  int
+		errors  float64
+		total   float64
+		window  time.Duration
+		noData  bool
+		problem string
+	}{
+		"counters":                      {reply: `{"errors":3,"total":1e3}`, errors: 3, total: 1000},
+		"elsewhere in the reply":        {config: keyturnhttp.HealthConfig{Errors: "/s/0", Total: "/s/1"}, reply: `{"s":[1,2.5]}`, errors: 1, total: 2.5},
+		"the reply tells its window":    {reply: `{"errors":3,"total":9,"window":90}`, errors: 3, total: 9, window: 90 * time.Second},
+		"the asked window":              {config: keyturnhttp.HealthConfig{URL: "?s={window}"}, reply: `{"errors":3,"total":9}`, errors: 3, total: 9, window: 2 * time.Second},
+		"the reply knows better":        {config: keyturnhttp.HealthConfig{URL: "?s={window}"}, reply: `{"errors":3,"total":9,"window":60}`, errors: 3, total: 9, window: time.Minute},
+		"404 is no source":              {status: 404, noData: true, problem: "404 Not Found"},
+		"204 is no traffic":             {status: 204, noData: true, problem: "204 No Content"},
+		"no errors counted yet":         {reply: `{"total":9}`, noData: true, problem: "nothing at /errors"},
+		"no total":                      {reply: `{"errors":0}`, noData: true, problem: "nothing at /total"},
+		"null is nothing":               {reply: `{"errors":null,"total":1}`, noData: true, problem: "nothing at /errors"},
+		"a negative number":             {reply: `{"errors":0,"total":-1}`, problem: "not a count"},
+		"an infinite number":            {reply: `{"errors":0,"total":1e999}`, problem: "not a count"},
+		"a number in a string":          {reply: `{"errors":"NaN","total":1}`, problem: "no number at /errors"},
+		"a negative window":             {reply: `{"errors":0,"total":1,"window":-5}`, problem: "not a count"},
+		"a window of nothing":           {reply: `{"errors":0,"total":1,"window":0}`, problem: "no number of seconds"},
+		"a window longer than any time": {reply: `{"errors":0,"total":1,"window":1e300}`, problem: "no number of seconds"},
+		"no JSON":                       {reply: `errors 3`, problem: "not JSON"},
+		"an endless reply":              {reply: `{"errors":0,"total":1}` + strings.Repeat(" ", 64<<10), problem: "longer than 65536 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+				if r.URL.RawQuery != "" {
+					assert.Equal(t, "s=2", r.URL.RawQuery, "whole seconds, rounded up")
+				}
+				if c.status != 0 {
+					w.WriteHeader(c.status)
+				}
+				_, _ = w.Write([]byte(c.reply))
+			})
+			c.config.URL = base + c.config.URL
+			got, err := openHealth(t, c.config).Sample(t.Context(), 1500*time.Millisecond)
+			if c.problem != "" {
+				require.ErrorContains(t, err, c.problem)
+				assert.Equal(t, c.noData, errors.Is(err, providers.ErrNoData))
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, []float64{c.errors, c.total}, []float64{got.Errors, got.Total})
+			assert.Equal(t, c.window, got.Window)
+		})
+	}
+}
+
+type problematic interface{ Problems() []strictyaml.Problem }
+
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	check := func(change func(*keyturnhttp.CheckConfig)) *keyturnhttp.CheckConfig {
+		c := &keyturnhttp.CheckConfig{URL: "https://edge.internal/ping"}
+		change(c)
+		return c
+	}
+	at := func(u string) *keyturnhttp.CheckConfig {
+		return check(func(c *keyturnhttp.CheckConfig) { c.URL = u })
+	}
+	with := func(h string) *keyturnhttp.CheckConfig {
+		return check(func(c *keyturnhttp.CheckConfig) { c.Header = h })
+	}
+	for name, c := range map[string]struct {
+		config      any
+		field, what string
+	}{
+		"https":                              {at("https://edge.internal:8443/ping?x=1"), "", ""},
+		"plain http to loopback":             {at("http://127.0.0.1:8081/healthz"), "", ""},
+		"plain http to loopback by IPv6":     {at("http://[::1]:8081/healthz"), "", ""},
+		"plain http to localhost":            {at("http://localhost/{instance}"), "", ""},
+		"an instance as host":                {at("https://{instance}.internal/"), "", ""},
+		"an instance as port":                {at("http://127.0.0.1:{instance}/"), "", ""},
+		"no URL":                             {at(""), "url", "is missing"},
+		"a relative URL":                     {at("/healthz"), "url", "not an absolute"},
+		"another scheme":                     {at("ftp://edge.internal/"), "url", "not an absolute"},
+		"no host":                            {at("https:///x"), "url", "not an absolute"},
+		"no URL at all":                      {at("https://edge:port/"), "url", "not a URL"},
+		"plain http to another host":         {at("http://edge.internal/ping"), "url", "in the clear"},
+		"plain http to a lookalike":          {at("http://localhost.evil.example/"), "url", "in the clear"},
+		"plain http to an instance":          {at("http://{instance}/"), "url", "in the clear"},
+		"a password":                         {at("https://me:pw@edge.internal/"), "url", "user name or password"},
+		"a fragment":                         {at("https://edge.internal/#x"), "url", "fragment"},
+		"a key in the URL":                   {at("https://edge.internal/?key={value}"), "url", "placeholder"},
+		"a window in a check":                {at("https://edge.internal/{window}"), "url", "placeholder"},
+		"a stray brace":                      {at("https://edge.internal/{x"), "url", "not a URL"},
+		"another method":                     {check(func(c *keyturnhttp.CheckConfig) { c.Method = "DELETE" }), "method", "DELETE"},
+		"a long timeout":                     {check(func(c *keyturnhttp.CheckConfig) { c.Timeout = inventory.Duration(time.Hour) }), "timeout", "1h"},
+		"a key in a header":                  {with("Authorization: Bearer {value}"), "", ""},
+		"two fields":                         {with("Authorization: AWS4-HMAC-SHA256 {id}:{secret_key}"), "", ""},
+		"a harmless header":                  {with("Accept: application/vnd.example.very-long-media-type+json"), "", ""},
+		"an empty sensitive header":          {with("X-Api-Key:"), "", ""},
+		"no header":                          {with("Authorization"), "header", "not a header"},
+		"no header name":                     {with("a b: c"), "header", "not a header"},
+		"a line break in a header":           {with("X: a\r\nY: b"), "header", "control character"},
+		"a literal bearer token":             {with("Authorization: Bearer abc123"), "header", "looks like a secret"},
+		"a literal API key":                  {with("x-apikey: abc123"), "header", "looks like a secret"},
+		"a literal beside a key":             {with("Cookie: session=0123456789abcdef0123; k={value}"), "header", "beside the placeholder"},
+		"braces that name nothing":           {with("X-Key: {}"), "header", "braces"},
+		"an instance in a header":            {with("X-Instance: {instance}"), "header", "{instance}"},
+		"a header of the transport":          {with("Host: other"), "header", "by itself"},
+		"a bad header in the list":           {check(func(c *keyturnhttp.CheckConfig) { c.Headers = []string{"A: b", "c"} }), "headers[1]", "not a header"},
+		"a header twice":                     {check(func(c *keyturnhttp.CheckConfig) { c.Headers = []string{"A: b", "a: c"} }), "headers[1]", "second time"},
+		"a status that is none":              {check(func(c *keyturnhttp.CheckConfig) { c.Status = []int{200, 99} }), "status[1]", "99"},
+		"a redirect as status":               {check(func(c *keyturnhttp.CheckConfig) { c.Status = []int{302} }), "status[0]", "redirect"},
+		"401 is fine for a check":            {check(func(c *keyturnhttp.CheckConfig) { c.Status = []int{401} }), "", ""},
+		"a refused key as success":           {check(func(c *keyturnhttp.CheckConfig) { c.Status = []int{401}; c.Header = "K: {value}" }), "status[0]", "refused"},
+		"an attestation":                     {&keyturnhttp.AttestationConfig{URL: "https://a/{instance}", Pointer: "/a/b"}, "", ""},
+		"an attestation without URL":         {&keyturnhttp.AttestationConfig{}, "url", "is missing"},
+		"an attestation with a path":         {&keyturnhttp.AttestationConfig{URL: "https://a/", Pointer: "a.b"}, "pointer", "not a JSON pointer"},
+		"a health signal":                    {&keyturnhttp.HealthConfig{URL: "https://a/?w={window}", Errors: "/e", Total: "/t"}, "", ""},
+		"a health signal of an instance":     {&keyturnhttp.HealthConfig{URL: "https://{instance}/"}, "url", "placeholder"},
+		"a health signal with a bad pointer": {&keyturnhttp.HealthConfig{URL: "https://a/", Total: "t"}, "total", "not a JSON pointer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			problems := c.config.(problematic).Problems()
+			if c.what == "" {
+				require.Empty(t, problems)
+				return
+			}
+			require.Len(t, problems, 1)
+			assert.Equal(t, c.field, problems[0].Field)
+			assert.Contains(t, problems[0].What, c.what)
+			assert.NotEmpty(t, problems[0].Write)
+		})
+	}
+}
+
+func FuzzURL(f *testing.F) {
+	for _, seed := range []string{"https://a/{instance}", "http://127.0.0.1:{instance}", "http://[::1]/?a={instance}#b", "https://u:p@h"} {
+		f.Add(seed, "a")
+	}
+	f.Fuzz(func(t *testing.T, template, instance string) {
+		c := keyturnhttp.CheckConfig{URL: template}
+		if len(c.Problems()) > 0 {
+			return
+		}
+		e := world()
+		transport := new(recording)
+		e.HTTP.Transport = transport
+		check, err := keyturnhttp.Descriptor().Check.Open(e, nil, &c)
+		require.NoError(t, err)
+		if check.Check(t.Context(), providers.CheckInput{Instance: instance}) != nil {
+			return
+		}
+		u := transport.asked
+		ip := net.ParseIP(u.Hostname())
+		assert.True(t, u.Scheme == "https" || u.Hostname() == "localhost" || ip != nil && ip.IsLoopback(), "in the clear: %s", u)
+		assert.Nil(t, u.User)
+		assert.NotContains(t, u.String(), "{instance}")
+	})
+}
+
+type recording struct{ asked *url.URL }
+
+func (r *recording) RoundTrip(req *stdhttp.Request) (*stdhttp.Response, error) {
+	r.asked = req.URL
+	return &stdhttp.Response{StatusCode: 200, Body: stdhttp.NoBody, Request: req}, nil
+}
