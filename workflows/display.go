@@ -122,7 +122,7 @@ func (r *rotation) tell(severity, what, subject, body string) {
 	r.background.Add(1)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
 		defer r.background.Done()
-		if err := r.run(notifying, act.Notify, input, nil); err != nil {
+		if err := workflow.ExecuteActivity(notifying.context(ctx, r.credential), act.Notify, input).Get(ctx, nil); err != nil {
 			r.notice("people could not be told of %q: %s", what, cause(err))
 		}
 	})

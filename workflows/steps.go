@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"math"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -85,6 +86,8 @@ func (s step) context(ctx workflow.Context, c inventory.Credential) workflow.Con
 	if s.every > 0 {
 		retry = temporal.RetryPolicy{InitialInterval: s.every, BackoffCoefficient: 1, MaximumInterval: s.every}
 	}
+	// As good as unlimited. Zero would say that too, but Temporal's test environment takes it for ten.
+	retry.MaximumAttempts = math.MaxInt32
 	queue := AccountQueue(c.Issuer.Account)
 	if s.common {
 		queue = TaskQueue

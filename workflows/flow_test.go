@@ -1,0 +1,696 @@
+package workflows_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// These tests hold the orchestration alone: each activity answers what the case says, and what counts is
+// which activities follow. That the activities do what they say is tested with real providers.
+
+var (
+	retiring = key.Ref{Principal: "payments-api", KeyID: "key-old", StoreVersion: "v1", Fingerprint: "fp:old"}
+	incoming = key.Ref{Principal: "payments-api", KeyID: "key-new", StoreVersion: "v2", Fingerprint: "fp:new"}
+	yes      = policy.Decision{OK: true, Reason: policy.Allowed, Message: "yes"}
+)
+
+func no(r policy.Reason) policy.Decision {
+	return policy.Decision{Reason: r, Message: "because of " + string(r)}
+}
+
+func minutes(n int) inventory.Duration { return inventory.Duration(time.Duration(n) * time.Minute) }
+
+func aCredential() inventory.Credential {
+	return inventory.Credential{
+		Name: "payments-api", Owner: "payments@example.com", Purpose: "charges", Environment: "test",
+		Labels: map[string]string{"team": "payments"},
+		Terms: inventory.Terms{
+			RotateEvery: minutes(100000), Overlap: minutes(60), QuietWindow: minutes(30), WaveSoak: minutes(10),
+			WaveTimeout: minutes(5), DisableSoak: minutes(30),
+			Approvals: inventory.Approvals{Revoke: &inventory.Approval{Count: 1, Trust: inventory.TrustAny, RequestExpires: minutes(120)}},
+		},
+		Issuer: inventory.Provider{Type: "memory", Account: "edge"},
+		Consumers: []inventory.Consumer{
+			{Name: "canary", Wave: "canary", Check: &inventory.Provider{Type: "memory"}},
+			{Name: "checkout", Instances: []string{"a", "b"}},
+		},
+	}
+}
+
+func aPlan() policy.Plan {
+	return policy.Plan{
+		Credential: "payments-api", Retiring: &retiring, CanDisable: true, CanRollBack: true,
+		Waves: []policy.Wave{
+			{Name: "canary", Instances: []string{"canary"}, Soak: minutes(10)},
+			{Name: "rest", Instances: []string{"checkout/a", "checkout/b"}, Soak: minutes(10)},
+		},
+	}
+}
+
+// script is a rotation whose activities answer as told, in the order in which they were asked.
+type script struct {
+	t          *testing.T
+	env        *testsuite.TestWorkflowEnvironment
+	credential inventory.Credential
+	plan       policy.Plan
+	// asked are the activities that changed something, with what tells two of a kind apart.
+	asked []string
+	notes []activities.NotifyInput
+	// answers replace the answer of an activity: for its n-th call, from 1.
+	answers map[string]func(n int) (any, error)
+	calls   map[string]int
+	began   time.Time
+	// requests counts updates, for their IDs.
+	requests int
+}
+
+var act *activities.Activities
+
+func newScript(t *testing.T) *script {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	s := &script{
+		t: t, env: suite.NewTestWorkflowEnvironment(), credential: aCredential(), plan: aPlan(),
+		answers: map[string]func(int) (any, error){}, calls: map[string]int{},
+	}
+	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
+	s.env.SetTestTimeout(20 * time.Second)
+	s.env.SetWorkflowRunTimeout(10 * 365 * 24 * time.Hour) // the environment ends activities with the run
+	s.began = s.env.Now()
+	s.env.RegisterActivity(&activities.Activities{})
+	s.env.RegisterWorkflow(workflows.Rotation)
+	s.mocks()
+	return s
+}
+
+// answer is the n-th answer of an activity: the scripted one, or the usual one.
+func answer[T any](s *script, name string, usual T) (T, error) {
+	s.calls[name]++
+	if scripted, ok := s.answers[name]; ok {
+		value, err := scripted(s.calls[name])
+		if err != nil || value == nil {
+			return usual, err
+		}
+		return value.(T), nil
+	}
+	return usual, nil
+}
+
+func (s *script) did(format string, args ...any) {
+	s.asked = append(s.asked, fmt.Sprintf(format, args...))
+}
+
+func (s *script) mocks() {
+	anything := mock.Anything
+	s.env.OnActivity(act.Accept, anything, anything).Return(func(_ context.Context, _ inventory.SignedSpec) (activities.Accepted, error) {
+		return answer(s, "Accept", activities.Accepted{Notice: "The spec is unsigned."})
+	})
+	s.env.OnActivity(act.Inspect, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Plan, error) {
+		return answer(s, "Inspect", s.plan)
+	})
+	s.env.OnActivity(act.IssueAndStage, anything, anything).Return(func(_ context.Context, in activities.IssueInput) (key.Ref, error) {
+		s.did("issue %d", in.Ordinal)
+		return answer(s, "IssueAndStage", incoming)
+	})
+	s.env.OnActivity(act.Verify, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
+		s.did("verify")
+		_, err := answer(s, "Verify", true)
+		return err
+	})
+	s.env.OnActivity(act.DeliverWave, anything, anything).Return(func(_ context.Context, in activities.WaveInput) (activities.WaveResult, error) {
+		s.did("deliver %s to %v", in.Key.KeyID, in.Instances)
+		return answer(s, "DeliverWave", activities.WaveResult{Decision: yes})
+	})
+	s.env.OnActivity(act.Promote, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
+		s.did("promote")
+		return answer(s, "Promote", yes)
+	})
+	s.env.OnActivity(act.Watch, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
+		return answerOrWait(s, "Watch")
+	})
+	s.env.OnActivity(act.AwaitHealth, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
+		s.did("await health")
+		_, err := answer(s, "AwaitHealth", true)
+		return err
+	})
+	s.env.OnActivity(act.GatherEvidence, anything, anything).Return(func(_ context.Context, _ activities.EvidenceInput) (policy.Evidence, error) {
+		s.did("gather")
+		return answer(s, "GatherEvidence", policy.Evidence{Complete: true, Digest: "digest"})
+	})
+	s.env.OnActivity(act.Disable, anything, anything).Return(func(_ context.Context, in activities.RevokeInput) (policy.Decision, error) {
+		s.did("disable with %d approvals", len(in.Approvals))
+		return answer(s, "Disable", yes)
+	})
+	s.env.OnActivity(act.Destroy, anything, anything).Return(func(_ context.Context, in activities.RevokeInput) (activities.Destroyed, error) {
+		s.did("destroy with %d approvals", len(in.Approvals))
+		return answer(s, "Destroy", activities.Destroyed{Decision: yes, Probe: "refused"})
+	})
+	s.env.OnActivity(act.Enable, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
+		s.did("enable")
+		_, err := answer(s, "Enable", true)
+		return err
+	})
+	s.env.OnActivity(act.RestoreLabels, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
+		s.did("restore labels")
+		_, err := answer(s, "RestoreLabels", true)
+		return err
+	})
+	s.env.OnActivity(act.Discard, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
+		s.did("discard")
+		return answer(s, "Discard", yes)
+	})
+	s.env.OnActivity(act.Record, anything, anything).Return(func(_ context.Context, in activities.RecordInput) (activities.Recorded, error) {
+		s.did("record %s", in.Outcome)
+		return answer(s, "Record", activities.Recorded{})
+	})
+	s.env.OnActivity(act.Log, anything, anything).Return(nil)
+	s.env.OnActivity(act.Notify, anything, anything).Return(func(_ context.Context, in activities.NotifyInput) error {
+		s.notes = append(s.notes, in)
+		return nil
+	})
+}
+
+// answerOrWait is a watch: "not yet", but for what the case says.
+func answerOrWait(s *script, name string) (policy.Decision, error) {
+	none := policy.Decision{}
+	d, err := answer(s, name, none)
+	if err == nil && d == none {
+		return none, temporal.NewApplicationErrorWithOptions("still watching", activities.TypeNotYet,
+			temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+	}
+	return d, err
+}
+
+// at makes something happen at a time after the begin.
+func (s *script) at(after time.Duration, do func()) { s.env.RegisterDelayedCallback(do, after) }
+
+// ask sends a request as an update and hands over the verdict.
+func (s *script) ask(action policy.Action, req policy.Request, verdict func(policy.Verdict)) {
+	s.t.Helper()
+	s.requests++
+	id := fmt.Sprintf("%s-%d", action, s.requests)
+	s.env.UpdateWorkflow(string(action), id, &testsuite.TestUpdateCallback{
+		OnAccept: func() {},
+		OnReject: func(err error) { assert.NoError(s.t, err) },
+		OnComplete: func(result any, err error) {
+			assert.NoError(s.t, err)
+			if verdict != nil {
+				verdict(result.(policy.Verdict))
+			}
+		},
+	}, req)
+}
+
+// approveAt approves whatever gate waits then.
+func (s *script) approveAt(after time.Duration) {
+	s.at(after, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
+}
+
+func (s *script) run() workflows.Report {
+	s.t.Helper()
+	body, err := json.Marshal(inventory.Spec{Schema: inventory.SpecSchema, Inventory: "payments", Generation: 1, Credential: s.credential})
+	require.NoError(s.t, err)
+	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Body: body}, Reason: "test", RequestedBy: "ann"})
+	require.True(s.t, s.env.IsWorkflowCompleted())
+	var report workflows.Report
+	err = s.env.GetWorkflowError()
+	var ended *temporal.ApplicationError
+	if errors.As(err, &ended) && ended.Type() == workflows.FailedType {
+		require.NoError(s.t, ended.Details(&report))
+		return report
+	}
+	require.NoError(s.t, err)
+	require.NoError(s.t, s.env.GetWorkflowResult(&report))
+	return report
+}
+
+func (s *script) status() workflows.Status {
+	s.t.Helper()
+	value, err := s.env.QueryWorkflow(workflows.StatusName)
+	require.NoError(s.t, err)
+	var status workflows.Status
+	require.NoError(s.t, value.Get(&status))
+	return status
+}
+
+// The routine way, up to the wait that each name says.
+var routine = []string{
+	"issue 1", "verify", "deliver key-new to [canary]", "deliver key-new to [checkout/a checkout/b]", "promote",
+	"gather", "disable with 1 approvals", "destroy with 1 approvals", "record completed",
+}
+
+// When the waits of the routine way are: soaks of 10 min each, an overlap of 60, then the gate.
+const (
+	inFirstSoak   = 5 * time.Minute
+	inOverlap     = 40 * time.Minute
+	atGate        = 90 * time.Minute
+	inDisableSoak = 110 * time.Minute
+)
+
+func TestRoutineRotation(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.approveAt(atGate)
+	s.at(inOverlap, func() {
+		st := s.status()
+		assert.Equal(t, workflows.PhaseOverlap, st.Phase)
+		assert.Equal(t, "the end of the overlap", st.WaitsFor)
+		assert.Equal(t, "time; or: extend, rollback", st.UnblockedBy)
+		assert.Contains(t, st.Notices, "The spec is unsigned.")
+	})
+	s.at(atGate-time.Minute, func() {
+		st := s.status()
+		assert.Equal(t, workflows.PhaseRevokeGate, st.Phase)
+		require.NotNil(t, st.Gate)
+		assert.Equal(t, "digest", st.Gate.Evidence)
+		assert.Contains(t, st.UnblockedBy, "with approve")
+	})
+	report := s.run()
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, routine, s.asked)
+	assert.Equal(t, "refused", report.Probe)
+	assert.Equal(t, "digest", report.EvidenceDigest)
+	assert.Equal(t, workflows.PhaseEnded, s.status().Phase)
+	var told []string
+	for _, n := range s.notes {
+		told = append(told, n.What)
+	}
+	assert.Equal(t, []string{"gate-revoke", "ended"}, told)
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	cases := map[string]func(*script){
+		"a spec that the worker does not take": func(s *script) {
+			s.answers["Accept"] = func(int) (any, error) {
+				return nil, temporal.NewNonRetryableApplicationError("no", activities.TypeSpec, nil)
+			}
+		},
+		"facts that cannot be gathered": func(s *script) {
+			s.answers["Inspect"] = func(int) (any, error) {
+				return nil, temporal.NewNonRetryableApplicationError("no", activities.TypeDenied, nil)
+			}
+		},
+		"a plan with refusals": func(s *script) { s.plan.Refusals = []policy.Decision{no(policy.SlotsFull)} },
+		"a sign-off that is rejected": func(s *script) {
+			s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
+			s.at(time.Minute, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "not today"}, nil) })
+		},
+		"a rollback before anything was changed": func(s *script) {
+			s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
+			s.at(time.Minute, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "not today"}, nil) })
+		},
+		"a workflow ID of another credential": func(s *script) {
+			s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("other"), TaskQueue: workflows.TaskQueue})
+		},
+	}
+	for name, prepare := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			prepare(s)
+			report := s.run()
+			assert.Equal(t, workflows.Refused, report.Outcome, report.Message)
+			assert.NotEmpty(t, report.Message)
+			assert.Empty(t, s.asked, "nothing is changed")
+		})
+	}
+}
+
+func TestSignoffComesBeforeAnythingIsChanged(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.Approvals.Signoff = &inventory.Approval{Count: 2, Trust: inventory.TrustAny, RequestExpires: minutes(60)}
+	s.at(time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
+	s.at(2*time.Minute, func() {
+		s.ask(policy.Approve, policy.Request{By: "ann"}, func(v policy.Verdict) { assert.Equal(t, policy.AlreadyCounted, v.Reason) })
+		assert.Empty(t, s.asked)
+	})
+	s.at(3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
+	s.approveAt(atGate + 5*time.Minute)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Equal(t, routine, s.asked)
+}
+
+// A rollback from every phase undoes what was done up to there, and only that.
+func TestRollbackFromEveryPhase(t *testing.T) {
+	t.Parallel()
+	fails := func(name string, call int) func(*script) {
+		return func(s *script) {
+			s.answers[name] = func(n int) (any, error) {
+				if n == call {
+					return nil, temporal.NewNonRetryableApplicationError(name+" is denied", activities.TypeDenied, nil)
+				}
+				return nil, nil
+			}
+		}
+	}
+	asked := func(after time.Duration) func(*script) {
+		return func(s *script) {
+			s.approveAt(atGate)
+			s.at(after, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+		}
+	}
+	canaryBack := []string{"deliver key-old to [canary]", "restore labels", "discard", "record rolled-back"}
+	allBack := []string{"deliver key-old to [canary checkout/a checkout/b]", "restore labels", "discard", "record rolled-back"}
+	cases := map[string]struct {
+		prepare func(*script)
+		done    int // how much of the routine way
+		undone  []string
+	}{
+		"issuing fails":                  {fails("IssueAndStage", 1), 1, []string{"restore labels", "discard", "record rolled-back"}},
+		"the incoming key does not work": {fails("Verify", 1), 2, []string{"restore labels", "discard", "record rolled-back"}},
+		"the canary does not converge": {func(s *script) {
+			s.answers["DeliverWave"] = func(n int) (any, error) {
+				if n == 1 {
+					return activities.WaveResult{Decision: no(policy.InstanceNotConverged)}, nil
+				}
+				return nil, nil
+			}
+		}, 3, canaryBack},
+		"somebody asks in the canary's soak": {asked(inFirstSoak), 3, canaryBack},
+		"the watch breaches in the canary's soak": {func(s *script) {
+			s.answers["Watch"] = func(n int) (any, error) {
+				if n == 3 {
+					return no(policy.BudgetBreached), nil
+				}
+				return nil, nil
+			}
+		}, 3, canaryBack},
+		"delivering the rest fails": {fails("DeliverWave", 2), 4, allBack},
+		"promoting fails":           {fails("Promote", 1), 5, allBack},
+		"promoting is refused": {func(s *script) {
+			s.answers["Promote"] = func(int) (any, error) { return no(policy.CurrentMoved), nil }
+		}, 5, allBack},
+		"somebody asks in the overlap": {asked(inOverlap), 5, allBack},
+		"somebody cancels the run in the overlap": {func(s *script) {
+			s.at(inOverlap, s.env.CancelWorkflow)
+		}, 5, allBack},
+		"somebody rejects the revoke gate": {func(s *script) {
+			s.at(atGate, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "batch job tonight"}, nil) })
+		}, 6, allBack},
+		"disabling fails": {func(s *script) { s.approveAt(atGate); fails("Disable", 1)(s) }, 7,
+			append([]string{"enable"}, allBack...)},
+		"somebody asks in the disable soak": {asked(inDisableSoak), 7, append([]string{"enable"}, allBack...)},
+		"the watch breaches in the disable soak": {func(s *script) {
+			s.approveAt(atGate)
+			s.answers["Watch"] = func(int) (any, error) {
+				if s.env.Now().Sub(s.began) > inDisableSoak {
+					return no(policy.CheckFailing), nil
+				}
+				return nil, nil
+			}
+		}, 7, append([]string{"enable"}, allBack...)},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			c.prepare(s)
+			report := s.run()
+			assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+			assert.Equal(t, append(append([]string{}, routine[:c.done]...), c.undone...), s.asked)
+			assert.NotEmpty(t, report.Message)
+		})
+	}
+}
+
+func TestAfterTheKeyIsDestroyed(t *testing.T) {
+	t.Parallel()
+	t.Run("a rollback is not taken while it is being destroyed", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.approveAt(atGate)
+		asked := false
+		s.answers["Destroy"] = func(n int) (any, error) {
+			if n == 1 {
+				return nil, errors.New("the reply was lost")
+			}
+			return nil, nil
+		}
+		s.at(atGate+30*time.Minute+500*time.Millisecond, func() {
+			s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, func(v policy.Verdict) {
+				asked = true
+				assert.Equal(t, policy.NoWayBack, v.Reason)
+			})
+		})
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+		assert.True(t, asked)
+	})
+	t.Run("what Destroy does not manage is debt", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.approveAt(atGate)
+		s.answers["Destroy"] = func(int) (any, error) {
+			return nil, temporal.NewNonRetryableApplicationError("denied", activities.TypeDenied, nil)
+		}
+		s.answers["Record"] = func(int) (any, error) {
+			return activities.Recorded{Debt: []activities.Debt{{Kind: activities.DebtRetiredAlive, About: "key-old"}}}, nil
+		}
+		report := s.run()
+		assert.Equal(t, workflows.CompletedWithDebt, report.Outcome)
+		assert.Contains(t, report.Message, "key-old")
+		assert.Len(t, report.Debt, 1)
+	})
+}
+
+func TestEvidenceIsAwaited(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	lacking := policy.Evidence{Missing: []policy.Decision{{Reason: policy.InstanceNotConverged, Message: "checkout/b is not on key key-new"}}}
+	s.answers["GatherEvidence"] = func(n int) (any, error) {
+		switch {
+		case n == 1:
+			return lacking, nil
+		case n < 60:
+			return nil, temporal.NewApplicationErrorWithOptions("not yet", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+		}
+		return nil, nil
+	}
+	s.at(81*time.Minute, func() {
+		assert.Equal(t, workflows.PhaseEvidence, s.status().Phase)
+		assert.Contains(t, s.status().WaitsFor, "checkout/b")
+	})
+	s.approveAt(200 * time.Minute)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+}
+
+func TestRevokeIsJudgedAgain(t *testing.T) {
+	t.Parallel()
+	t.Run("when Disable refuses, the evidence is gathered and approved anew", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.answers["Disable"] = func(n int) (any, error) {
+			if n == 1 {
+				return no(policy.RetiringNotQuiet), nil
+			}
+			return nil, nil
+		}
+		s.approveAt(atGate)
+		s.approveAt(atGate + 10*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+		assert.Equal(t, []string{"gather", "disable with 1 approvals", "gather", "disable with 1 approvals", "destroy with 1 approvals"}, s.asked[5:10])
+	})
+	t.Run("when Destroy refuses, the key is enabled again first", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.answers["Destroy"] = func(n int) (any, error) {
+			if n == 1 {
+				return activities.Destroyed{Decision: no(policy.RetiringStillHeld)}, nil
+			}
+			return nil, nil
+		}
+		s.approveAt(atGate)
+		s.approveAt(atGate + 45*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+		assert.Equal(t, []string{"destroy with 1 approvals", "enable", "gather", "disable with 1 approvals", "destroy with 1 approvals"}, s.asked[7:12])
+	})
+	t.Run("a gate whose request expires asks again", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.approveAt(atGate + 150*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+		assert.Equal(t, []string{"gather", "gather", "disable with 1 approvals"}, s.asked[5:8])
+	})
+}
+
+func TestRequests(t *testing.T) {
+	t.Parallel()
+	t.Run("an approval before its gate is not taken, and is not kept for it", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.at(inOverlap, func() {
+			s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, func(v policy.Verdict) { assert.Equal(t, policy.NotOpen, v.Reason) })
+		})
+		s.at(atGate, func() { assert.Empty(t, s.status().Gate.Approvals) })
+		s.approveAt(atGate + time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("a signal approves as an update does", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.at(atGate, func() { s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: "ann"}) })
+		report := s.run()
+		assert.Equal(t, workflows.Completed, report.Outcome)
+		assert.Equal(t, routine, s.asked)
+		require.Len(t, report.Verdicts, 1)
+		assert.True(t, report.Verdicts[0].Accepted)
+	})
+	t.Run("a signal that cannot be read is reported, not lost", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.at(inOverlap, func() { s.env.SignalWorkflow(workflows.ApproveName, 42) })
+		s.at(atGate, func() {
+			assert.Contains(t, fmt.Sprint(s.status().Notices), `a signal "approve" could not be read`)
+		})
+		s.approveAt(atGate)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("a repeated decision gets its first verdict and counts once", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.credential.Approvals.Revoke.Count = 2
+		var first policy.Verdict
+		s.at(atGate, func() {
+			s.ask(policy.Approve, policy.Request{ID: "d1", By: "ann"}, func(v policy.Verdict) { first = v })
+		})
+		s.at(atGate+time.Minute, func() {
+			s.ask(policy.Approve, policy.Request{ID: "d1", By: "bob"}, func(v policy.Verdict) { assert.Equal(t, first, v) })
+		})
+		s.at(atGate+2*time.Minute, func() { assert.Len(t, s.status().Gate.Approvals, 1) })
+		s.at(atGate+3*time.Minute, func() { s.ask(policy.Approve, policy.Request{ID: "d2", By: "bob"}, nil) })
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("an extension lengthens the overlap", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.at(inOverlap, func() {
+			s.ask(policy.Extend, policy.Request{By: "ann", Extension: minutes(120)}, func(v policy.Verdict) { assert.True(t, v.Accepted, v.Message) })
+		})
+		s.at(190*time.Minute, func() { assert.Equal(t, workflows.PhaseOverlap, s.status().Phase) })
+		s.approveAt(210 * time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("an overlap never passes the retiring key's expiry", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.plan.RetiringExpires = s.env.Now().Add(30 * time.Minute)
+		s.at(inOverlap, func() { assert.Equal(t, workflows.PhaseRevokeGate, s.status().Phase) })
+		s.approveAt(inOverlap + time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("requests that arrive with the end are answered", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.approveAt(atGate)
+		answered := 0
+		s.answers["Record"] = func(int) (any, error) {
+			for i := range 5 {
+				s.ask(policy.Rollback, policy.Request{ID: fmt.Sprint(i), Reason: "late"}, func(v policy.Verdict) {
+					answered++
+					assert.Equal(t, policy.NoWayBack, v.Reason)
+				})
+				s.env.SignalWorkflow(workflows.RollbackName, policy.Request{ID: fmt.Sprint("s", i), Reason: "late"})
+			}
+			return nil, nil
+		}
+		report := s.run()
+		assert.Equal(t, workflows.Completed, report.Outcome)
+		assert.Equal(t, 5, answered)
+		assert.Len(t, report.Verdicts, 11, "one approval, five updates and five signals")
+	})
+}
+
+func TestPauseOnBreach(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachPause}
+	s.answers["Watch"] = func(n int) (any, error) {
+		if n == 2 {
+			return no(policy.BudgetBreached), nil
+		}
+		return nil, nil
+	}
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Contains(t, s.asked, "await health")
+}
+
+func TestCompromised(t *testing.T) {
+	t.Parallel()
+	signal := func(s *script) {
+		s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "key on a paste site"})
+	}
+	t.Run("it stops in the overlap, changes nothing more, and says what is left open", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.at(inOverlap, func() { signal(s) })
+		report := s.run()
+		assert.Equal(t, workflows.Superseded, report.Outcome)
+		assert.Equal(t, routine[:5], s.asked)
+		assert.Contains(t, report.Open, "incoming key key-new is issued, in store version v2")
+	})
+	t.Run("it stops a rollback before the exposed key is brought back", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.at(inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil); signal(s) })
+		report := s.run()
+		assert.Equal(t, workflows.Superseded, report.Outcome)
+		assert.NotContains(t, s.asked, "restore labels")
+	})
+}
+
+func TestRollbackThatFails(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.at(inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+	s.answers["DeliverWave"] = func(n int) (any, error) {
+		if n == 3 {
+			return activities.WaveResult{Decision: no(policy.InstanceNotConverged), Stragglers: []policy.Instance{{Consumer: "canary"}}}, nil
+		}
+		return nil, nil
+	}
+	report := s.run()
+	assert.Equal(t, workflows.Failed, report.Outcome)
+	assert.Contains(t, report.Message, "Nothing is destroyed")
+	assert.Contains(t, report.Message, "key-old")
+	assert.NotContains(t, s.asked, "discard")
+}
+
+func TestFirstKeyHasNothingToRevoke(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.Retiring = nil
+	report := s.run()
+	assert.Equal(t, workflows.Completed, report.Outcome)
+	assert.Equal(t, append(append([]string{}, routine[:5]...), "record completed"), s.asked)
+}
+
+func TestConsumersThatPullFollowThePromotion(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.Waves[1].ByPromotion = true
+	s.at(inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil) })
+	assert.Equal(t, workflows.RolledBack, s.run().Outcome)
+	assert.Equal(t, []string{
+		"issue 1", "verify", "deliver key-new to [canary]", "promote", "deliver key-new to [checkout/a checkout/b]",
+		"deliver key-old to [canary]", "restore labels", "deliver key-old to [checkout/a checkout/b]", "discard", "record rolled-back",
+	}, s.asked, "those who pull are back once the labels are")
+}
