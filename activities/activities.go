@@ -9,6 +9,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,15 @@ type Rotation struct {
 	Events []audit.Event `json:"events,omitempty"`
 }
 
+// told are the events that the workflow hands over, under the names that the activity knows to be right.
+func (r Rotation) told(credential string) []audit.Event {
+	events := slices.Clone(r.Events)
+	for i := range events {
+		events[i].Credential, events[i].Rotation = credential, r.ID
+	}
+	return events
+}
+
 // WorkflowID is the ID of a credential's rotation, and its mutex.
 func WorkflowID(credential string) string { return "rotation/" + credential }
 
@@ -91,10 +101,7 @@ func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, erro
 	if denied := s.denied(); len(denied) > 0 {
 		return nil, fmt.Errorf("acting on %q: %w: %s", s.spec.Credential.Name, providers.ErrDenied, strings.Join(denied, "; "))
 	}
-	for i := range r.Events {
-		r.Events[i].Credential, r.Events[i].Rotation = s.spec.Credential.Name, r.ID
-	}
-	return s, a.Audit.Append(ctx, r.Events...)
+	return s, a.Audit.Append(ctx, r.told(s.spec.Credential.Name)...)
 }
 
 // event makes an audit event of the activity. Its ID depends on what happened, not on the attempt, so

@@ -39,8 +39,8 @@ type WaveResult struct {
 	Stragglers []policy.Instance `json:"stragglers,omitempty"`
 }
 
-// DeliverWave brings the key to every instance of a wave at once, and waits until each attests it and
-// passes its check. One bad instance does not hide the others. Instances that pull are only waited for.
+// DeliverWave brings the key to every instance of a wave at once, and waits until each attests it
+// and, but in a rollback, passes its check. One bad instance does not hide the others. Instances that pull are only waited for.
 // Called again it redelivers, which disturbs nobody who has the key. Not to have converged by the
 // deadline is an answer, not an error.
 func (a *Activities) DeliverWave(ctx context.Context, in WaveInput) (WaveResult, error) {
@@ -61,8 +61,12 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 		return WaveResult{}, fmt.Errorf("reading version %s: %w", in.Key.StoreVersion, err)
 	}
 	defer bundle.Close()
-	if id, _, err := s.identify(ctx, bundle); err != nil || id != in.Key.KeyID {
-		return WaveResult{}, errors.Join(err, fmt.Errorf("%w: version %s does not hold live key %s", ErrSpec, in.Key.StoreVersion, in.Key.KeyID))
+	id, _, err := s.identify(ctx, bundle)
+	if err != nil {
+		return WaveResult{}, err
+	}
+	if id != in.Key.KeyID {
+		return WaveResult{}, fmt.Errorf("%w: version %s does not hold live key %s", ErrSpec, in.Key.StoreVersion, in.Key.KeyID)
 	}
 	if err := a.markDelivered(ctx, s, in.Key); err != nil {
 		return WaveResult{}, err
@@ -86,7 +90,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 				continue
 			}
 			g.Go(func() error {
-				last := a.converge(beat, s, c, name, in.Key, bundle)
+				last := a.converge(beat, s, c, name, in, bundle)
 				mu.Lock()
 				defer mu.Unlock()
 				seen = append(seen, last)
@@ -102,9 +106,9 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 }
 
 func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen []policy.Instance) (WaveResult, error) {
-	result := WaveResult{Decision: policy.MayDeliverNext(seen, in.Key)}
+	result := WaveResult{Decision: in.judge(seen)}
 	for _, i := range seen {
-		if d := policy.MayDeliverNext([]policy.Instance{i}, in.Key); !d.OK {
+		if d := in.judge([]policy.Instance{i}); !d.OK {
 			result.Stragglers = append(result.Stragglers, i)
 		}
 	}
@@ -116,16 +120,25 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 		map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "decision": result.Decision.Message}))
 }
 
+// judge tells whether instances are where they shall be: on the incoming key and well, or, in a rollback,
+// on the retiring key, well or not.
+func (in WaveInput) judge(instances []policy.Instance) policy.Decision {
+	if in.Key == in.Retiring {
+		return policy.IsBack(instances, in.Key)
+	}
+	return policy.MayDeliverNext(instances, in.Key)
+}
+
 // converge delivers to one instance and watches it until it attests the key alone and is well, or time
 // is over. It returns what was seen last.
-func (a *Activities) converge(ctx context.Context, s *site, c consumer, name string, ref key.Ref, bundle secret.Bundle) policy.Instance {
+func (a *Activities) converge(ctx context.Context, s *site, c consumer, name string, in WaveInput, bundle secret.Bundle) policy.Instance {
 	one := c
 	one.Instances = []string{name}
 	seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.wave, Pulls: c.pulls}
 	delivered := c.pulls
 	for {
 		if !delivered {
-			err := c.target.Deliver(ctx, providers.Delivery{Instance: name, Key: ref, Bundle: bundle})
+			err := c.target.Deliver(ctx, providers.Delivery{Instance: name, Key: in.Key, Bundle: bundle})
 			if err != nil && ctx.Err() == nil {
 				seen.NotAttesting = capText("delivering: " + err.Error())
 			}
@@ -139,7 +152,7 @@ func (a *Activities) converge(ctx context.Context, s *site, c consumer, name str
 			if now := s.instances(ctx, []consumer{one}, false)[0]; ctx.Err() == nil {
 				seen = now
 			}
-			if policy.MayDeliverNext([]policy.Instance{seen}, ref).OK {
+			if in.judge([]policy.Instance{seen}).OK {
 				return seen
 			}
 		}

@@ -33,15 +33,26 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 	if err != nil {
 		return policy.Plan{}, forTemporal(err)
 	}
-	facts, err := s.facts(ctx, true)
-	if errors.Is(err, providers.ErrDenied) {
-		facts.StoreProblem, err = capText(err.Error()), nil
+	for look := 1; ; look++ {
+		facts, err := s.facts(ctx, true)
+		if errors.Is(err, providers.ErrDenied) {
+			facts.StoreProblem, err = capText(err.Error()), nil
+		}
+		if err != nil {
+			return policy.Plan{}, forTemporal(fmt.Errorf("inspecting %q: %w", s.spec.Credential.Name, err))
+		}
+		plan := policy.Make(s.spec, facts, a.pulls, a.unverified())
+		if !policy.Blips(plan.Refusals) || look == looks {
+			return plan, nil
+		}
+		if err := wait(ctx, a.PollEvery); err != nil {
+			return policy.Plan{}, err
+		}
 	}
-	if err != nil {
-		return policy.Plan{}, forTemporal(fmt.Errorf("inspecting %q: %w", s.spec.Credential.Name, err))
-	}
-	return policy.Make(s.spec, facts, a.pulls, a.unverified()), nil
 }
+
+// looks is how often Inspect looks when all that it finds against a rotation may be a blip.
+const looks = 3
 
 // pulls tells whether consumers with this target type read the store by themselves.
 func (a *Activities) pulls(targetType string) bool {

@@ -31,13 +31,14 @@ func (a *Activities) GatherEvidence(ctx context.Context, in EvidenceInput) (poli
 		return policy.Evidence{}, forTemporal(fmt.Errorf("gathering evidence for %q: %w", s.spec.Credential.Name, err))
 	}
 	e := policy.Gather(s.spec.Credential, facts, in.Retiring, in.Incoming)
-	switch {
-	case e.Complete:
-		return e, forTemporal(a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.EvidenceComplete, e.Digest, map[string]string{"evidence": e.Describe()})))
-	case e.Lacks() != in.Shown:
-		return e, nil
+	if !e.Complete && e.Lacks() == in.Shown {
+		return policy.Evidence{}, notYet(e.Missing[0].Message, 0)
 	}
-	return policy.Evidence{}, notYet(e.Missing[0].Message, 0)
+	events := in.told(s.spec.Credential.Name)
+	if e.Complete {
+		events = append(events, a.event(ctx, in.Rotation, s, audit.EvidenceComplete, e.Digest, map[string]string{"evidence": e.Describe()}))
+	}
+	return e, forTemporal(a.Audit.Append(ctx, events...))
 }
 
 // RevokeInput carries the approvals that disabling and destroying need.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 
@@ -85,7 +87,7 @@ var act *activities.Activities
 
 func newScript(t *testing.T) *script {
 	t.Helper()
-	var suite testsuite.WorkflowTestSuite
+	suite := quiet()
 	s := &script{
 		t: t, env: suite.NewTestWorkflowEnvironment(), credential: aCredential(), plan: aPlan(),
 		answers: map[string]func(int) (any, error){}, calls: map[string]int{},
@@ -98,6 +100,13 @@ func newScript(t *testing.T) *script {
 	s.env.RegisterWorkflow(workflows.Rotation)
 	s.mocks()
 	return s
+}
+
+// quiet is a suite that logs nothing: what counts is in the results.
+func quiet() *testsuite.WorkflowTestSuite {
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	return &suite
 }
 
 // answer is the n-th answer of an activity: the scripted one, or the usual one.

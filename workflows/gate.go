@@ -78,7 +78,7 @@ func (r *rotation) evidence() (policy.Evidence, error) {
 	shown := ""
 	for n := 1; ; n++ {
 		var e policy.Evidence
-		input := activities.EvidenceInput{Rotation: r.subject(), Shown: shown}
+		input := activities.EvidenceInput{Rotation: r.acting(), Shown: shown}
 		if err := r.step(gathering(r.credential), act.GatherEvidence, input, &e); err != nil {
 			return e, err
 		}

@@ -99,14 +99,14 @@ func (r *rotation) issue() error {
 	r.changed = true
 	if len(r.plan.Discard) > 0 {
 		var d policy.Decision
-		if err := r.step(discarding(r.credential), act.Discard, r.subject(), &d); err != nil {
+		if err := r.step(discarding(r.credential), act.Discard, r.acting(), &d); err != nil {
 			return err
 		}
 		if !d.OK {
 			return turnedBack(d.Reason, "a key of an earlier rotation cannot be cleared away: %s", d.Message)
 		}
 	}
-	input := activities.IssueInput{Rotation: r.subject(), Ordinal: 1}
+	input := activities.IssueInput{Rotation: r.acting(), Ordinal: 1}
 	if err := r.step(issuing, act.IssueAndStage, input, &r.status.Incoming); err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (r *rotation) issue() error {
 // verify sees that the incoming key works before anybody depends on it.
 func (r *rotation) verify() error {
 	r.enter(PhaseVerify, "Trying the incoming key: issuer self-test and smoke tests.")
-	return r.step(verifying, act.Verify, r.subject(), nil)
+	return r.step(verifying, act.Verify, r.acting(), nil)
 }
 
 // deliver brings the incoming key to the consumers, wave by wave, the canary first.
@@ -137,7 +137,7 @@ func (r *rotation) deliver() error {
 func (r *rotation) promote() error {
 	r.enter(PhasePromote, "Moving CURRENT to the incoming key.")
 	var d policy.Decision
-	if err := r.step(promoting, act.Promote, r.subject(), &d); err != nil {
+	if err := r.step(promoting, act.Promote, r.acting(), &d); err != nil {
 		return err
 	}
 	if !d.OK {
@@ -171,7 +171,7 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 	r.status.Waves[i].State = waveDelivering
 	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances; or: rollback")
 	input := activities.WaveInput{
-		Rotation: r.subject(), Key: r.status.Incoming, Wave: w.Name, Instances: w.Instances,
+		Rotation: r.acting(), Key: r.status.Incoming, Wave: w.Name, Instances: w.Instances,
 		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
 	}
 	var result activities.WaveResult
@@ -229,7 +229,7 @@ func (r *rotation) revoke() error {
 		if err != nil {
 			return err
 		}
-		input := activities.RevokeInput{Rotation: r.subject(), Approvals: approvals}
+		input := activities.RevokeInput{Rotation: r.acting(), Approvals: approvals}
 		gone, err := r.disableAndDestroy(input)
 		if err != nil || gone {
 			return err
@@ -265,7 +265,7 @@ func (r *rotation) disableAndDestroy(input activities.RevokeInput) (gone bool, e
 	r.stopWatch()
 	r.status.NoWayBack = "the retiring key is being destroyed"
 	var destroyed activities.Destroyed
-	input.Rotation = r.subject()
+	input.Rotation = r.acting()
 	if err := r.run(destroying, act.Destroy, input, &destroyed); err != nil {
 		// Whether the key is dead is not known: Record looks, and what lives on is debt.
 		r.note("destroying key %s did not end well: %s", r.status.Retiring.KeyID, cause(err))
@@ -275,7 +275,7 @@ func (r *rotation) disableAndDestroy(input activities.RevokeInput) (gone bool, e
 		r.note("not destroyed: %s", destroyed.Decision.Message)
 		r.status.NoWayBack = ""
 		r.startWatch()
-		return false, r.step(enabling, act.Enable, r.subject(), nil)
+		return false, r.step(enabling, act.Enable, r.acting(), nil)
 	}
 	r.report.Probe = destroyed.Probe
 	r.note("destroyed key %s: %s", r.status.Retiring.KeyID, destroyed.Probe)
@@ -323,7 +323,7 @@ func (r *rotation) rollBack(t *turn) error {
 
 func (r *rotation) undo() error {
 	if r.disabled {
-		if err := r.step(enabling, act.Enable, r.subject(), nil); err != nil {
+		if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
 			return err
 		}
 		r.note("enabled key %s again", r.status.Retiring.KeyID)
@@ -333,7 +333,7 @@ func (r *rotation) undo() error {
 		return err
 	}
 	if r.plan.Retiring != nil {
-		if err := r.step(restoring, act.RestoreLabels, r.subject(), nil); err != nil {
+		if err := r.step(restoring, act.RestoreLabels, r.acting(), nil); err != nil {
 			return err
 		}
 	}
@@ -342,7 +342,7 @@ func (r *rotation) undo() error {
 	}
 	var d policy.Decision
 	r.waitFor("the incoming key to be quiet before it is destroyed", "time")
-	if err := r.step(discarding(r.credential), act.Discard, r.subject(), &d); err != nil {
+	if err := r.step(discarding(r.credential), act.Discard, r.acting(), &d); err != nil {
 		return err
 	}
 	if !d.OK {
@@ -359,7 +359,7 @@ func (r *rotation) redeliver(instances []string) error {
 	}
 	r.waitFor("every instance to attest the retiring key again", "whoever runs these instances")
 	input := activities.WaveInput{
-		Rotation: r.subject(), Key: r.status.Retiring, Wave: "rollback", Instances: instances,
+		Rotation: r.acting(), Key: r.status.Retiring, Wave: "rollback", Instances: instances,
 		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
 	}
 	var result activities.WaveResult
@@ -418,7 +418,7 @@ func (r *rotation) conclude(t *turn) {
 		return
 	}
 	r.enter(PhaseRecord, "Cleaning up and writing the record.")
-	input := activities.RecordInput{Rotation: r.subject(), Outcome: string(t.outcome), Message: t.message}
+	input := activities.RecordInput{Rotation: r.acting(), Outcome: string(t.outcome), Message: t.message}
 	var recorded activities.Recorded
 	if err := r.run(recording, act.Record, input, &recorded); err != nil {
 		r.note("the record is incomplete: %s", cause(err))

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -57,7 +58,8 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	info := workflow.GetInfo(ctx)
 	own, _ := workflow.NewDisconnectedContext(ctx)
 	r := &rotation{
-		ctx: own, in: in, id: info.FirstRunID,
+		ctx: own, in: in, id: cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID), // the test environment knows no first run
+
 		cancelWatch: func() {}, verdicts: map[string]policy.Verdict{}, background: workflow.NewWaitGroup(ctx),
 	}
 	// The worker reads the spec strictly, in an activity. Here it is only followed.
@@ -77,9 +79,17 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	return r, nil
 }
 
-// subject is what every activity is told; what has happened meanwhile goes along, once.
+// subject is what an activity is told that only looks.
 func (r *rotation) subject() activities.Rotation {
-	return activities.Rotation{Spec: r.in.Spec, ID: r.id, Retiring: r.status.Retiring, Incoming: r.status.Incoming, Events: r.takeEvents()}
+	return activities.Rotation{Spec: r.in.Spec, ID: r.id, Retiring: r.status.Retiring, Incoming: r.status.Incoming}
+}
+
+// acting is what an activity is told that changes or records something: what has happened meanwhile goes
+// along, once.
+func (r *rotation) acting() activities.Rotation {
+	subject := r.subject()
+	subject.Events = r.takeEvents()
+	return subject
 }
 
 func (r *rotation) takeEvents() []audit.Event {
@@ -234,7 +244,7 @@ func (r *rotation) startWatch() {
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	r.cancelWatch = cancel
-	subject := activities.Rotation{Spec: r.in.Spec, ID: r.id, Retiring: r.status.Retiring, Incoming: r.status.Incoming}
+	subject := r.subject()
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var d policy.Decision
 		err := workflow.ExecuteActivity(watching(r.credential).context(ctx, r.credential), act.Watch, subject).Get(ctx, &d)

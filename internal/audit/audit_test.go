@@ -5,10 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -211,8 +214,13 @@ func TestTextFromOutsideIsBoundedAndEscaped(t *testing.T) {
 
 func TestTheLargestEventCanBeReadBack(t *testing.T) {
 	t.Parallel()
+	for _, character := range []string{`"`, "<", "\x01", "\u2028"} { // each grows in its own way
+		roundTripLargest(t, strings.Repeat(character, 8192))
+	}
+}
+
+func roundTripLargest(t *testing.T, worst string) {
 	f, path := open(t)
-	worst := strings.Repeat(`"`, 8192)
 	e := event(strings.Repeat("\x01", 512))
 	e.Type, e.Credential, e.Rotation, e.Run, e.Actor = audit.Type(worst), worst, worst, worst, worst
 	e.Keys, e.Detail = map[string]key.Ref{}, map[string]string{}
@@ -278,6 +286,26 @@ func TestReadReportsDamageAndGoesOn(t *testing.T) {
 	}
 }
 
+func TestReadNeedsNoMemoryForALineThatIsNoEvent(t *testing.T) {
+	const length = 64 << 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	trail, err := audit.ReadFrom(io.LimitReader(endless{}, length))
+	runtime.ReadMemStats(&after)
+	require.NoError(t, err)
+	assert.Len(t, trail.Damaged, 1)
+	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(length/4))
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
+}
+
 func TestReadOfAMissingFileIsAnError(t *testing.T) {
 	t.Parallel()
 	_, err := audit.Read(filepath.Join(t.TempDir(), "none"))
@@ -299,6 +327,11 @@ func TestTypesAreDistinctAndKnown(t *testing.T) {
 		seen[typ] = true
 	}
 	assert.False(t, audit.Type("key.invented").Known())
+
+	source, err := os.ReadFile("event.go")
+	require.NoError(t, err)
+	declared := regexp.MustCompile(`(?m)^\t\w+ +Type = "`).FindAll(source, -1)
+	assert.Len(t, declared, len(seen), "every constant is in the list")
 }
 
 func FuzzReadFrom(f *testing.F) {

@@ -146,6 +146,15 @@ func MayDeliverNext(wave []Instance, to key.Ref) Decision {
 	return allow("all %d instances attest key %s and pass their checks", len(wave), to.KeyID)
 }
 
+// IsBack judges a rollback's delivery: every instance attests the retiring key again. One that is not
+// well does not hold it, since that may be why it turns back.
+func IsBack(wave []Instance, to key.Ref) Decision {
+	for _, d := range converged(wave, key.Ref{}, to) {
+		return d
+	}
+	return allow("all %d instances attest key %s again", len(wave), to.KeyID)
+}
+
 // MayPromote judges whether CURRENT may move to the incoming key: it is live and staged, the retiring
 // one still has CURRENT, and every instance that is delivered to attests the incoming key.
 func MayPromote(f Facts, retiring, incoming key.Ref) Decision {

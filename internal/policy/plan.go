@@ -57,6 +57,14 @@ type Step struct {
 // Refused tells whether the plan may not be carried out.
 func (p Plan) Refused() bool { return len(p.Refusals) > 0 }
 
+// Blips tells whether all refusals are of a kind that a second look may not find again: an instance that
+// was asked just when it could not answer.
+func Blips(refusals []Decision) bool {
+	return len(refusals) > 0 && !slices.ContainsFunc(refusals, func(d Decision) bool {
+		return !slices.Contains([]Reason{ConsumerUnreachable, ConsumerUnhealthy, ConsumerNotAttesting}, d.Reason)
+	})
+}
+
 // Make judges the facts and lays out the rotation. pulls tells whether a target type's consumers read
 // the store by themselves; unverified is why signatures cannot be verified, empty when they can.
 func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, unverified string) Plan {

@@ -11,6 +11,7 @@ import (
 	"github.com/go-openapi/jsonpointer"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
@@ -63,7 +64,7 @@ type attestor struct {
 
 func openAttestor(e providers.Environment, c AttestationConfig) (*attestor, error) {
 	pointer, err := pointerOf(c.Pointer, "/key")
-	return &attestor{client: e.HTTP, config: c, pointer: pointer, now: e.Now}, err
+	return &attestor{client: endpoint.Client(e.HTTP), config: c, pointer: pointer, now: e.Now}, err
 }
 
 func pointerOf(configured, otherwise string) (jsonpointer.Pointer, error) {

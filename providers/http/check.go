@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/secret"
@@ -133,7 +134,7 @@ type check struct {
 }
 
 func openCheck(e providers.Environment, c CheckConfig) *check {
-	return &check{client: e.HTTP, config: c}
+	return &check{client: endpoint.Client(e.HTTP), config: c}
 }
 
 // Check implements providers.Check. A 401 or 403 is a refused key only when a key was sent.

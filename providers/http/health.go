@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-openapi/jsonpointer"
 
+	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
@@ -51,7 +52,7 @@ type health struct {
 }
 
 func openHealth(e providers.Environment, c HealthConfig) (h *health, err error) {
-	h = &health{client: e.HTTP, config: c, now: e.Now}
+	h = &health{client: endpoint.Client(e.HTTP), config: c, now: e.Now}
 	for _, p := range []struct {
 		into                  *jsonpointer.Pointer
 		configured, otherwise string

@@ -7,13 +7,12 @@ package http
 
 import (
 	"fmt"
-	"net"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
@@ -74,36 +73,13 @@ func problemsOfURL(template string, placeholders ...string) []strictyaml.Problem
 	for _, p := range placeholders {
 		expanded = strings.ReplaceAll(expanded, p, "1") // valid in a host, a port and a path
 	}
-	if what, write := judgeURL(expanded); what != "" {
+	if what, write := endpoint.Judge(expanded); what != "" {
 		return problem(what, write)
 	}
-	return nil
-}
-
-// judgeURL says what is wrong with a complete URL, and what to write; nothing when it is fine.
-func judgeURL(raw string) (what, write string) {
-	const example = "an absolute URL, such as https://edge.internal/ping"
-	u, err := url.Parse(raw)
-	switch {
-	case raw == "":
-		return "is missing", example
-	case err != nil || strings.ContainsAny(raw, "{}"):
-		return "is not a URL", example
-	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return "is not an absolute http or https URL", example
-	case u.User != nil:
-		return "has a user name or password in it", "the URL without them; a key belongs into a header, as {value}"
-	case u.Fragment != "":
-		return "has a fragment, which is never sent", "the URL without what follows #"
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return "sends everything in the clear to another host", "https, or a loopback address"
+	if strings.ContainsAny(expanded, "{}") {
+		return problem("has a brace that belongs to no placeholder", "%7B or %7D where a brace is meant")
 	}
-	return "", ""
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return nil
 }
 
 // expandURL puts values into the placeholders of a URL that problemsOfURL found nothing wrong with. The
@@ -113,7 +89,7 @@ func expandURL(template, instance string, more ...string) (string, error) {
 		return "", fmt.Errorf("expanding %s: %w: %q cannot be a part of a URL", template, providers.ErrInvalid, instance)
 	}
 	expanded := strings.NewReplacer(append(more, instancePlaceholder, instance)...).Replace(template)
-	if what, _ := judgeURL(expanded); what != "" {
+	if what, _ := endpoint.Judge(expanded); what != "" {
 		return "", fmt.Errorf("expanding %s for instance %q: %w: the URL %s", template, instance, providers.ErrInvalid, what)
 	}
 	return expanded, nil

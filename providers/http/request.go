@@ -51,7 +51,7 @@ func (r request) ask(ctx context.Context, client *stdhttp.Client, keep func(stat
 		req.Header = stdhttp.Header{}
 	}
 	req.Header.Set("User-Agent", "keyturn")
-	resp, err := strict(client).Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return reply{}, r.failed(err)
 	}
@@ -65,15 +65,6 @@ func (r request) ask(ctx context.Context, client *stdhttp.Client, keep func(stat
 		return got, r.failed(err)
 	}
 	return got, nil // of a refusal, what was read is enough
-}
-
-// strict is the client with its transport, which knows the bounds, and nothing else: no redirect that
-// would carry a key on, no cookies.
-func strict(client *stdhttp.Client) *stdhttp.Client {
-	return &stdhttp.Client{
-		Transport:     client.Transport,
-		CheckRedirect: func(*stdhttp.Request, []*stdhttp.Request) error { return stdhttp.ErrUseLastResponse },
-	}
 }
 
 // name is how a peer is called in errors and statements: its URL without the query.

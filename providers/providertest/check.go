@@ -43,16 +43,16 @@ func CheckCases(s CheckSetup) []Case {
 		{"a peer that is ill fails, and not for its key", func(t T) {
 			err := call(t, t.Context(), Ill)
 			require.Error(t, err)
-			assert.NotErrorIs(t, err, providers.ErrKeyRefused)
+			require.NotErrorIs(t, err, providers.ErrKeyRefused)
 			assertFit(t, err)
 		}},
 		{"a refused key is told from other trouble", func(t T) {
 			err := call(t, t.Context(), Refusing)
 			require.Error(t, err)
 			if s.Keyless {
-				assert.NotErrorIs(t, err, providers.ErrKeyRefused, "no key was sent")
+				require.NotErrorIs(t, err, providers.ErrKeyRefused, "no key was sent")
 			} else {
-				assert.ErrorIs(t, err, providers.ErrKeyRefused)
+				require.ErrorIs(t, err, providers.ErrKeyRefused)
 			}
 			assertFit(t, err)
 		}},
@@ -70,7 +70,7 @@ func CheckCases(s CheckSetup) []Case {
 			err := check.Check(ctx, in)
 			returned()
 			require.Error(t, err)
-			assert.NotErrorIs(t, err, providers.ErrKeyRefused)
+			require.NotErrorIs(t, err, providers.ErrKeyRefused)
 		}},
 		{"a cancelled check ends", func(t T) {
 			check, in := s.Open(t, Silent)
@@ -78,7 +78,7 @@ func CheckCases(s CheckSetup) []Case {
 			err := check.Check(ctx, in)
 			returned()
 			require.Error(t, err)
-			assert.NotErrorIs(t, err, providers.ErrKeyRefused)
+			require.NotErrorIs(t, err, providers.ErrKeyRefused)
 		}},
 		{"a check leaves the key as it was", func(t T) {
 			check, in := s.Open(t, Well)

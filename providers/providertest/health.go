@@ -70,14 +70,14 @@ func HealthSignalCases(s HealthSetup) []Case {
 			for _, source := range []Source{{Peer: Well, Errors: -1, Total: 10}, {Peer: Well, Errors: 1, Total: -10}} {
 				_, err := open(t, source).Sample(t.Context(), window)
 				require.Error(t, err)
-				assert.NotErrorIs(t, err, providers.ErrNoData, "a broken source must not look like a quiet one")
+				require.NotErrorIs(t, err, providers.ErrNoData, "a broken source must not look like a quiet one")
 			}
 		}},
 		{"a source in trouble is an error, not silence", func(t T) {
 			for _, peer := range []Peer{Ill, Telltale} {
 				_, err := open(t, Source{Peer: peer}).Sample(t.Context(), window)
 				require.Error(t, err)
-				assert.NotErrorIs(t, err, providers.ErrNoData)
+				require.NotErrorIs(t, err, providers.ErrNoData)
 				assertFit(t, err)
 			}
 		}},
@@ -87,7 +87,7 @@ func HealthSignalCases(s HealthSetup) []Case {
 			_, err := h.Sample(ctx, window)
 			returned()
 			require.Error(t, err)
-			assert.NotErrorIs(t, err, providers.ErrNoData)
+			require.NotErrorIs(t, err, providers.ErrNoData)
 		}},
 		{"a cancelled sample ends", func(t T) {
 			h := open(t, Source{Peer: Silent})
@@ -95,7 +95,7 @@ func HealthSignalCases(s HealthSetup) []Case {
 			_, err := h.Sample(ctx, window)
 			returned()
 			require.Error(t, err)
-			assert.NotErrorIs(t, err, providers.ErrNoData)
+			require.NotErrorIs(t, err, providers.ErrNoData)
 		}},
 	}
 }

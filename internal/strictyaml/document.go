@@ -1,0 +1,386 @@
+// Package strictyaml reads YAML into Go structs, strictly: a field that nobody knows, a value of another
+// type, a repeated key are errors, and all errors of a file are found at once, each with its place, its
+// field, what is wrong and what to write.
+package strictyaml
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// Error is one error of a file.
+type Error struct {
+	File   string `json:"file"`
+	Line   int    `json:"line"`
+	Column int    `json:"column"`
+	// Field is the path from the root: credentials[0].issuer.type.
+	Field string `json:"field,omitempty"`
+	What  string `json:"what"`
+	Write string `json:"write,omitempty"`
+}
+
+func (e Error) String() string {
+	text := fmt.Sprintf("%s:%d:%d: ", e.File, e.Line, e.Column)
+	if e.Field != "" {
+		text += e.Field + " "
+	}
+	text += e.What
+	if e.Write != "" {
+		text += "; " + e.Write
+	}
+	return text
+}
+
+// Errors are all errors of a file, in its order.
+type Errors []Error
+
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, one := range e {
+		lines[i] = one.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Limits of a document. A file beyond them is no file that a person wrote.
+const (
+	MaxBytes = 1 << 20
+	maxDepth = 32
+	maxNodes = 200_000
+)
+
+// Document is one YAML document and what was found wrong with it so far.
+type Document struct {
+	file  string
+	nodes map[string]ast.Node
+	hooks map[reflect.Type]Hook
+	errs  Errors
+	count int
+}
+
+// Hook decodes the value at a path by itself.
+type Hook func(path string, into reflect.Value)
+
+// Parse reads a document and checks its form: UTF-8, one document, no repeated keys, no anchors, aliases,
+// tags or merge keys, no control characters. It returns a document even when that fails, for Err; only a
+// syntax error leaves nothing to decode.
+func Parse(file string, data []byte) *Document {
+	d := &Document{file: file, nodes: map[string]ast.Node{}, hooks: map[reflect.Type]Hook{}}
+	switch {
+	case len(data) > MaxBytes:
+		d.add(1, 1, Problem{What: fmt.Sprintf("has more than %d bytes", MaxBytes), Write: "split the file"})
+		return d
+	case !utf8.Valid(data):
+		line, column := invalidUTF8(data)
+		d.add(line, column, Problem{What: "is not UTF-8", Write: "save the file as UTF-8"})
+		return d
+	case bytes.HasPrefix(data, []byte("\uFEFF")):
+		data = data[len("\uFEFF"):]
+	}
+	if line, column, found := controlCharacter(data); found {
+		d.add(line, column, Problem{What: "has a control character", Write: "remove it"})
+		return d
+	}
+	if depth(data) > maxDepth {
+		d.add(1, 1, Problem{What: fmt.Sprintf("is nested deeper than %d levels", maxDepth), Write: "flatten it"})
+		return d
+	}
+	root := d.parse(data)
+	if root != nil {
+		d.walk("", root, 0)
+	}
+	return d
+}
+
+func (d *Document) parse(data []byte) (root ast.Node) {
+	defer func() {
+		// The parser is somebody else's, and the input is anybody's.
+		if r := recover(); r != nil {
+			d.add(1, 1, Problem{What: "cannot be parsed as YAML", Write: "check its syntax"})
+			root = nil
+		}
+	}()
+	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		d.addSyntax(err)
+		return nil
+	}
+	var bodies []ast.Node
+	for _, doc := range file.Docs {
+		if doc.Body != nil && doc.Body.Type() != ast.CommentType {
+			bodies = append(bodies, doc.Body)
+		}
+	}
+	switch len(bodies) {
+	case 0:
+		d.add(1, 1, Problem{What: "is empty", Write: "write a document"})
+		return nil
+	case 1:
+		return bodies[0]
+	}
+	at := bodies[1].GetToken().Position
+	d.add(at.Line, at.Column, Problem{What: "begins a second document", Write: "put it into a file of its own"})
+	return nil
+}
+
+func (d *Document) addSyntax(err error) {
+	var located interface{ GetToken() *token.Token }
+	line, column := 1, 1
+	if errors.As(err, &located) && located.GetToken() != nil {
+		line, column = located.GetToken().Position.Line, located.GetToken().Position.Column
+	}
+	what := "has a syntax error"
+	var detailed interface{ GetMessage() string }
+	if errors.As(err, &detailed) {
+		what = "has a syntax error: " + detailed.GetMessage()
+	}
+	d.add(line, column, Problem{What: what, Write: "mend the YAML there"})
+}
+
+// walk remembers where everything is, and refuses what a strict document does not have.
+func (d *Document) walk(path string, n ast.Node, level int) {
+	if d.count++; d.count > maxNodes || level > maxDepth {
+		if d.count == maxNodes+1 || level == maxDepth+1 {
+			d.addAt(n, path, Problem{What: "is too large or nested too deep", Write: "split the file"})
+		}
+		return
+	}
+	d.nodes[path] = n
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		d.walkMapping(path, n.Values, level)
+	case *ast.MappingValueNode:
+		d.walkMapping(path, []*ast.MappingValueNode{n}, level)
+	case *ast.SequenceNode:
+		for i, item := range n.Values {
+			d.walk(fmt.Sprintf("%s[%d]", path, i), item, level+1)
+		}
+	case *ast.AnchorNode, *ast.AliasNode:
+		d.addAt(n, path, Problem{What: "uses an anchor or alias", Write: "write the value out, or use a policy"})
+	case *ast.TagNode:
+		d.addAt(n, path, Problem{What: "uses a tag", Write: "write the plain value"})
+	case *ast.StringNode:
+		d.checkText(path, n, n.Value)
+	case *ast.LiteralNode:
+		d.checkText(path, n, n.Value.Value)
+	}
+}
+
+func (d *Document) walkMapping(path string, values []*ast.MappingValueNode, level int) {
+	seen := map[string]*token.Position{}
+	for _, v := range values {
+		name, ok := keyText(v.Key)
+		if !ok {
+			d.addAt(v.Key, path, Problem{What: "has a key that is no plain name", Write: "write a name"})
+			continue
+		}
+		at := v.Key.GetToken().Position
+		below := join(path, name)
+		if first, twice := seen[name]; twice {
+			d.add(at.Line, at.Column, Problem{Field: below, What: fmt.Sprintf("is given twice, first in line %d", first.Line), Write: "keep one of them"})
+			continue
+		}
+		seen[name] = at
+		d.checkText(below, v.Key, name)
+		d.walk(below, v.Value, level+1)
+		if _, null := v.Value.(*ast.NullNode); null {
+			d.nodes[below] = v // an empty value has no place of its own
+		}
+	}
+}
+
+func (d *Document) checkText(path string, n ast.Node, text string) {
+	for _, r := range text {
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError {
+			d.addAt(n, path, Problem{What: "has a control character", Write: "remove it"})
+			return
+		}
+	}
+}
+
+// keyText is a mapping's key as text; merge keys and complex keys are none.
+func keyText(n ast.Node) (string, bool) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.IntegerNode, *ast.BoolNode, *ast.FloatNode:
+		return n.GetToken().Value, true
+	}
+	return "", false
+}
+
+func join(path, field string) string {
+	switch {
+	case field == "":
+		return path
+	case path == "" || strings.HasPrefix(field, "["):
+		return path + field
+	}
+	return path + "." + field
+}
+
+// Report adds a problem; its Field is a path from the root. What has no place of its own is reported at
+// the nearest thing above that has one.
+func (d *Document) Report(p Problem) {
+	for at := p.Field; ; at = parent(at) {
+		if n, ok := d.nodes[at]; ok {
+			d.addAt(n, p.Field, p)
+			return
+		}
+		if at == "" {
+			d.add(1, 1, p)
+			return
+		}
+	}
+}
+
+func parent(path string) string {
+	return path[:max(0, strings.LastIndexAny(path, ".["))]
+}
+
+func (d *Document) addAt(n ast.Node, path string, p Problem) {
+	p.Field = path
+	line, column := 1, 1
+	if v, isPair := n.(*ast.MappingValueNode); isPair {
+		n = v.Key
+	}
+	if m, isMap := n.(*ast.MappingNode); isMap && len(m.Values) > 0 && !m.IsFlowStyle {
+		n = m.Values[0].Key
+	}
+	if t := n.GetToken(); t != nil && t.Position != nil {
+		line, column = t.Position.Line, t.Position.Column
+	}
+	d.add(line, column, p)
+}
+
+func (d *Document) add(line, column int, p Problem) {
+	e := Error{File: d.file, Line: line, Column: column, Field: p.Field, What: p.What, Write: p.Write}
+	if !slices.Contains(d.errs, e) {
+		d.errs = append(d.errs, e)
+	}
+}
+
+// Err returns all errors so far as Errors, nil when there are none.
+func (d *Document) Err() error {
+	if len(d.errs) == 0 {
+		return nil
+	}
+	sorted := slices.Clone(d.errs)
+	slices.SortStableFunc(sorted, func(a, b Error) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return sorted
+}
+
+// Text returns the string at a path.
+func (d *Document) Text(path string) (string, bool) {
+	switch n := d.nodes[path].(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.LiteralNode:
+		return n.Value.Value, true
+	}
+	return "", false
+}
+
+// Texts calls f with the path and value of every string, keys not included.
+func (d *Document) Texts(f func(path, text string)) {
+	for path := range d.nodes {
+		if text, ok := d.Text(path); ok {
+			f(path, text)
+		}
+	}
+}
+
+// JSON returns the value at a path as JSON with sorted keys.
+func (d *Document) JSON(path string) (json.RawMessage, error) {
+	return json.Marshal(plain(d.nodes[path]))
+}
+
+func plain(n ast.Node) any {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		m := map[string]any{}
+		for _, v := range n.Values {
+			if name, ok := keyText(v.Key); ok {
+				m[name] = plain(v.Value)
+			}
+		}
+		return m
+	case *ast.MappingValueNode:
+		return plain(&ast.MappingNode{BaseNode: n.BaseNode, Values: []*ast.MappingValueNode{n}})
+	case *ast.SequenceNode:
+		list := make([]any, len(n.Values))
+		for i, item := range n.Values {
+			list[i] = plain(item)
+		}
+		return list
+	case *ast.LiteralNode:
+		return n.Value.Value
+	case ast.ScalarNode:
+		return n.GetValue()
+	}
+	return nil
+}
+
+func invalidUTF8(data []byte) (line, column int) {
+	line, column = 1, 1
+	for len(data) > 0 {
+		r, size := utf8.DecodeRune(data)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			return line, column
+		case r == '\n':
+			line, column = line+1, 1
+		default:
+			column++
+		}
+		data = data[size:]
+	}
+	return line, column
+}
+
+func controlCharacter(data []byte) (line, column int, found bool) {
+	line, column = 1, 1
+	for _, r := range string(data) {
+		switch {
+		case r == '\n':
+			line, column = line+1, 1
+			continue
+		case r < ' ' && r != '\t' && r != '\r', r == 0x7f:
+			return line, column, true
+		}
+		column++
+	}
+	return 0, 0, false
+}
+
+// depth bounds the nesting before the parser, which recurses, sees it: by indentation and by brackets.
+func depth(data []byte) int {
+	brackets, deepest := 0, 0
+	for _, c := range data {
+		switch c {
+		case '[', '{':
+			brackets++
+			deepest = max(deepest, brackets)
+		case ']', '}':
+			brackets = max(0, brackets-1)
+		}
+	}
+	dashes := 0
+	for _, line := range bytes.Split(data, []byte("\n")) {
+		dashes = max(dashes, bytes.Count(line[:len(line)-len(bytes.TrimLeft(line, " -"))], []byte("- ")))
+	}
+	return max(deepest, dashes)
+}

@@ -1,0 +1,184 @@
+package workerconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// denied says which bound forbids what, and where it is set.
+func denied(environment, bound, what string) error {
+	return fmt.Errorf("%w: %s is outside of bounds.%s.%s of the worker configuration", providers.ErrDenied, what, environment, bound)
+}
+
+func (c *Config) bounds(environment string) (Bounds, error) {
+	b, ok := c.Bounds[environment]
+	if !ok {
+		return b, fmt.Errorf("%w: environment %q is not under bounds of the worker configuration", providers.ErrDenied, environment)
+	}
+	return b, nil
+}
+
+// AllowPrincipal returns providers.ErrDenied for an issuer principal that the environment may not rotate.
+func (c *Config) AllowPrincipal(environment, principal string) error {
+	b, err := c.bounds(environment)
+	if err != nil || matches(b.Principals, principal) {
+		return err
+	}
+	return denied(environment, "principals", fmt.Sprintf("principal %q", principal))
+}
+
+// AllowStorePath returns providers.ErrDenied for a secret path that the environment may not use.
+func (c *Config) AllowStorePath(environment, path string) error {
+	b, err := c.bounds(environment)
+	if err != nil || matches(b.StorePaths, path) {
+		return err
+	}
+	return denied(environment, "storePaths", fmt.Sprintf("secret path %q", path))
+}
+
+func matches(globs []string, s string) bool {
+	return slices.ContainsFunc(globs, func(g string) bool {
+		form, err := globForm(g)
+		return err == nil && form.MatchString(s)
+	})
+}
+
+// AllowFile returns providers.ErrDenied for a path that is not below one of the environment's folders,
+// after links were followed. Ask it right before writing.
+func (c *Config) AllowFile(environment, path string) error {
+	b, err := c.bounds(environment)
+	if err != nil {
+		return err
+	}
+	resolved, err := resolve(path)
+	if err != nil {
+		return fmt.Errorf("resolving %q: %w", path, err)
+	}
+	for _, root := range b.FileRoots {
+		real, err := resolve(root)
+		if err == nil && strings.HasPrefix(resolved, strings.TrimSuffix(real, "/")+"/") {
+			return nil
+		}
+	}
+	return denied(environment, "fileRoots", fmt.Sprintf("path %q", path))
+}
+
+// resolve follows the links of a path, of which the last parts may not exist yet.
+func resolve(path string) (string, error) {
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("%w: %q is not absolute", providers.ErrDenied, path)
+	}
+	path = filepath.Clean(path)
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) && path != "/" {
+		above, err := resolve(filepath.Dir(path))
+		return filepath.Join(above, filepath.Base(path)), err
+	}
+	return real, err
+}
+
+// AllowHost returns providers.ErrDenied for a host:port that the environment may not reach.
+func (c *Config) AllowHost(environment, hostport string) error {
+	b, err := c.bounds(environment)
+	if err != nil {
+		return err
+	}
+	hostport = strings.ToLower(hostport)
+	for _, allowed := range b.Hosts {
+		allowed = strings.ToLower(allowed)
+		if suffix, wild := strings.CutPrefix(allowed, "*"); hostport == allowed || wild && strings.HasSuffix(hostport, suffix) {
+			return nil
+		}
+	}
+	return denied(environment, "hosts", fmt.Sprintf("host %q", hostport))
+}
+
+// CheckSpec lists what a spec asks for less than the environment demands.
+func (c *Config) CheckSpec(spec inventory.Spec) []error {
+	cred := spec.Credential
+	b, err := c.bounds(cred.Environment)
+	if err != nil {
+		return []error{err}
+	}
+	var list []error
+	if b.MinRisk != "" && slices.Index(inventory.Risks, cred.Risk) < slices.Index(inventory.Risks, b.MinRisk) {
+		list = append(list, denied(cred.Environment, "minRisk", fmt.Sprintf("risk %s", cred.Risk)))
+	}
+	if b.MinOverlap > 0 && cred.Overlap < b.MinOverlap {
+		list = append(list, denied(cred.Environment, "minOverlap", fmt.Sprintf("overlap %s", cred.Overlap)))
+	}
+	approvals := 0
+	if cred.Approvals.Revoke != nil {
+		approvals = cred.Approvals.Revoke.Count
+	}
+	if approvals < b.MinApprovals {
+		list = append(list, denied(cred.Environment, "minApprovals", fmt.Sprintf("%d approvals of the revoke gate", approvals)))
+	}
+	return list
+}
+
+// Environment makes the doors through which providers reach the outside, for specs of an environment.
+func (c *Config) Environment(environment string) providers.Environment {
+	return providers.Environment{
+		HTTP: &http.Client{
+			Transport: &http.Transport{
+				DialContext:         c.dialer(environment),
+				TLSHandshakeTimeout: 10 * time.Second,
+				DisableKeepAlives:   true, // a client lives as long as one activity
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		AllowFile: func(path string) error { return c.AllowFile(environment, path) },
+		Program: func(name string) ([]string, error) {
+			command, ok := c.Programs[name]
+			if !ok {
+				return nil, fmt.Errorf("%w: program %q is not under programs of the worker configuration", providers.ErrDenied, name)
+			}
+			return slices.Clone(command), nil
+		},
+		Now: time.Now,
+	}
+}
+
+// dialer connects to allowed hosts only, by an address that it has looked at: a name that resolves to
+// a link-local address reaches nobody.
+func (c *Config) dialer(environment string) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if err := c.AllowHost(environment, address); err != nil {
+			return nil, err
+		}
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return nil, err
+		}
+		var failed error
+		for _, a := range found {
+			if forbiddenAddr(a) {
+				failed = errors.Join(failed, fmt.Errorf("%w: %s is a link-local, multicast or unspecified address", providers.ErrDenied, a))
+				continue
+			}
+			conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, net.JoinHostPort(netip.Addr.String(a), port))
+			if err == nil {
+				return conn, nil
+			}
+			failed = errors.Join(failed, err)
+		}
+		return nil, failed
+	}
+}

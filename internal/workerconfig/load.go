@@ -1,0 +1,217 @@
+package workerconfig
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Rate is a number of calls in a time: "50/s", "600/m". The zero Rate is no limit.
+type Rate struct {
+	PerSecond float64
+}
+
+var rateForm = regexp.MustCompile(`^([0-9]{1,9})/(s|m|h)$`)
+
+// UnmarshalText reads the form above.
+func (r *Rate) UnmarshalText(text []byte) error {
+	parts := rateForm.FindStringSubmatch(string(text))
+	if parts == nil {
+		return fmt.Errorf("no rate; write calls and a unit, such as 50/s or 600/m")
+	}
+	calls, err := strconv.Atoi(parts[1])
+	if err != nil || calls == 0 {
+		return fmt.Errorf("a rate of nothing; write at least 1/h, or leave it out for no limit")
+	}
+	unit := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}[parts[2]]
+	r.PerSecond = float64(calls) / unit.Seconds()
+	return nil
+}
+
+// LoadFile reads the configuration of a worker. A file that others may write is refused: who writes it
+// says what may happen.
+func LoadFile(path string, descriptors []providers.Descriptor) (*Config, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading worker configuration: %w", err)
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("reading worker configuration %s: its mode %04o lets others write it; run: chmod go-w %s", path, info.Mode().Perm(), path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading worker configuration: %w", err)
+	}
+	return Load(path, data, descriptors)
+}
+
+// Load reads a configuration strictly. The error is strictyaml.Errors: all that is wrong, each with file,
+// line, column and field.
+func Load(file string, data []byte, descriptors []providers.Descriptor) (*Config, error) {
+	doc := strictyaml.Parse(file, data)
+	find := func(path, role string, fits func(providers.Descriptor) bool) (providers.Descriptor, bool) {
+		var known []string
+		typ, _ := doc.Text(path + ".type")
+		for _, d := range descriptors {
+			if !fits(d) {
+				continue
+			}
+			if d.Type == typ {
+				return d, true
+			}
+			known = append(known, d.Type)
+		}
+		doc.Report(strictyaml.Problem{Field: path + ".type", What: fmt.Sprintf("is %q, which is no type of %s", typ, role), Write: "write " + strings.Join(known, " or ")})
+		return providers.Descriptor{}, false
+	}
+	doc.On(reflect.TypeFor[Account](), func(path string, into reflect.Value) {
+		d, ok := find(path, "account", func(d providers.Descriptor) bool { return d.Account != nil })
+		if !ok {
+			return
+		}
+		var quota struct {
+			Quota Rate `json:"quota"`
+		}
+		if doc.Has(path + ".quota") {
+			doc.Decode(path+".quota", &quota.Quota)
+		}
+		settings := d.Account()
+		doc.Decode(path, settings, "type", "quota")
+		problemsBelow(doc, path, settings)
+		into.Set(reflect.ValueOf(Account{Type: d.Type, Quota: quota.Quota, Settings: settings}))
+	})
+	doc.On(reflect.TypeFor[Notifier](), func(path string, into reflect.Value) {
+		d, ok := find(path, "notifier", func(d providers.Descriptor) bool { return d.Notifier != nil })
+		if !ok {
+			return
+		}
+		settings := d.Notifier.Config()
+		doc.Decode(path, settings, "type", "name")
+		problemsBelow(doc, path, settings)
+		name, _ := doc.Text(path + ".name")
+		into.Set(reflect.ValueOf(Notifier{Type: d.Type, Name: name, Settings: settings}))
+	})
+
+	c := &Config{}
+	doc.Decode("", c)
+	check(c, doc.Report)
+	if err := doc.Err(); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(data)
+	c.Digest = hex.EncodeToString(sum[:])
+	return c, nil
+}
+
+func problemsBelow(doc *strictyaml.Document, path string, settings any) {
+	strictyaml.Inspect(settings, func(p strictyaml.Problem) {
+		p.Field = strings.TrimSuffix(path+"."+p.Field, ".")
+		doc.Report(p)
+	})
+}
+
+func check(c *Config, report func(strictyaml.Problem)) {
+	wrong := func(field, what, write string) { report(strictyaml.Problem{Field: field, What: what, Write: write}) }
+	if c.APIVersion != APIVersion {
+		wrong("apiVersion", fmt.Sprintf("is %q", c.APIVersion), "write "+APIVersion)
+	}
+	if len(c.Accounts) == 0 {
+		wrong("accounts", "has no entry", "configure the issuers and stores that this worker may use")
+	}
+	if len(c.Bounds) == 0 {
+		wrong("bounds", "has no entry", "say what specs of each environment may ask for; one that is not listed may do nothing")
+	}
+	for name, b := range c.Bounds {
+		checkBounds("bounds."+name, b, wrong)
+	}
+	for name, command := range c.Programs {
+		if len(command) == 0 || !filepath.IsAbs(command[0]) {
+			wrong("programs."+name, "has no absolute path", "write [/absolute/path/of/program, arguments]")
+		}
+	}
+	for i, t := range c.Trust.Inventory {
+		field := fmt.Sprintf("trust.inventory[%d]", i)
+		if len(t.Environments) == 0 {
+			wrong(field+".environments", "is empty", "name the environments that these signers may sign for")
+		}
+		absolute(field+".allowedSigners", t.AllowedSigners, wrong)
+	}
+	for group, file := range c.Trust.Approvers {
+		absolute("trust.approvers."+group, file, wrong)
+	}
+	if c.Audit.File != "" {
+		absolute("audit.file", c.Audit.File, wrong)
+	}
+}
+
+func absolute(field, path string, wrong func(field, what, write string)) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		wrong(field, fmt.Sprintf("is %q", path), "write an absolute, clean path")
+	}
+}
+
+func checkBounds(field string, b Bounds, wrong func(field, what, write string)) {
+	for i, root := range b.FileRoots {
+		absolute(fmt.Sprintf("%s.fileRoots[%d]", field, i), root, wrong)
+		if root == "/" {
+			wrong(fmt.Sprintf("%s.fileRoots[%d]", field, i), "is the whole file system", "name the folders that keys may be written to")
+		}
+	}
+	for i, host := range b.Hosts {
+		name, port, err := net.SplitHostPort(host)
+		number, portErr := strconv.Atoi(port)
+		at := fmt.Sprintf("%s.hosts[%d]", field, i)
+		switch {
+		case err != nil || portErr != nil || number < 1 || number > 65535 || name == "" || strings.Contains(strings.TrimPrefix(name, "*."), "*"):
+			wrong(at, fmt.Sprintf("is %q", host), "write host:port or *.suffix:port")
+		case forbidden(name):
+			wrong(at, fmt.Sprintf("is %q, a link-local or unspecified address", host), "remove it: cloud metadata services live there")
+		}
+	}
+	for kind, globs := range map[string][]string{"principals": b.Principals, "storePaths": b.StorePaths} {
+		for i, g := range globs {
+			if _, err := globForm(g); err != nil || g == "" {
+				wrong(fmt.Sprintf("%s.%s[%d]", field, kind, i), fmt.Sprintf("is %q", g), "write a name, in which * stands for any part and ** crosses slashes")
+			}
+		}
+	}
+	if b.MinRisk != "" && !slices.Contains(inventory.Risks, b.MinRisk) {
+		wrong(field+".minRisk", fmt.Sprintf("is %q", b.MinRisk), "write low, standard, high or critical")
+	}
+	if b.MinApprovals < 0 {
+		wrong(field+".minApprovals", "is negative", "write zero or more")
+	}
+}
+
+func forbidden(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && forbiddenAddr(a)
+}
+
+// forbiddenAddr: nothing that a spec may name lives there, and cloud metadata services do.
+func forbiddenAddr(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast() || a.IsMulticast() || a.IsUnspecified()
+}
+
+// globForm compiles a glob: * is any part without a slash, ** any part.
+func globForm(glob string) (*regexp.Regexp, error) {
+	quoted := regexp.QuoteMeta(glob)
+	quoted = strings.ReplaceAll(quoted, `\*\*`, "\x00")
+	quoted = strings.ReplaceAll(quoted, `\*`, `[^/]*`)
+	return regexp.Compile("^" + strings.ReplaceAll(quoted, "\x00", `.*`) + "$")
+}

@@ -1,0 +1,115 @@
+// Package all lists the provider types. A new one is a package beside this one and a line here.
+package all
+
+import (
+	"slices"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/exec"
+	"github.com/keyturn/keyturn/providers/file"
+	"github.com/keyturn/keyturn/providers/gateway"
+	"github.com/keyturn/keyturn/providers/http"
+	"github.com/keyturn/keyturn/providers/log"
+	"github.com/keyturn/keyturn/providers/webhook"
+)
+
+// Descriptors lists the types in the order in which people meet them. Extra ones follow: tests add
+// memory, which means nothing outside its process.
+func Descriptors(extra ...providers.Descriptor) []providers.Descriptor {
+	return append([]providers.Descriptor{
+		gateway.Descriptor(),
+		file.Descriptor(),
+		http.Descriptor(),
+		exec.Descriptor(),
+		log.Descriptor(),
+		webhook.Descriptor(),
+	}, extra...)
+}
+
+// Find returns the descriptor of a type.
+func Find(descriptors []providers.Descriptor, name string) (providers.Descriptor, bool) {
+	i := slices.IndexFunc(descriptors, func(d providers.Descriptor) bool { return d.Type == name })
+	if i < 0 {
+		return providers.Descriptor{}, false
+	}
+	return descriptors[i], true
+}
+
+// Roles lists the roles of a credential that a type can play, in the order of an inventory. Being a
+// notifier is none of them: notifiers are named in the worker configuration.
+func Roles(d providers.Descriptor) []inventory.Role {
+	var roles []inventory.Role
+	for _, role := range []inventory.Role{
+		inventory.RoleIssuer, inventory.RoleStore, inventory.RoleTarget, inventory.RoleAttestation,
+		inventory.RoleCheck, inventory.RoleVerify, inventory.RoleHealth,
+	} {
+		if newConfig(d, role) != nil {
+			roles = append(roles, role)
+		}
+	}
+	return roles
+}
+
+// Catalog is what validation may know of the types.
+func Catalog(descriptors ...providers.Descriptor) inventory.Catalog { return catalog(descriptors) }
+
+type catalog []providers.Descriptor
+
+// Types implements inventory.Catalog.
+func (c catalog) Types(role inventory.Role) []string {
+	var names []string
+	for _, d := range c {
+		if newConfig(d, role) != nil {
+			names = append(names, d.Type)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Lookup implements inventory.Catalog.
+func (c catalog) Lookup(role inventory.Role, name string) (inventory.ProviderType, bool) {
+	d, _ := Find(c, name)
+	config := newConfig(d, role)
+	if config == nil {
+		return inventory.ProviderType{}, false
+	}
+	known := inventory.ProviderType{NewConfig: config, NeedsAccount: needsAccount(d, role)}
+	switch role {
+	case inventory.RoleIssuer:
+		can := d.Issuer.Capabilities
+		known.ReportsUsage, known.UsageLag, known.CanExpire = can.ReportsUsage, can.UsageLag, can.CanExpire
+	case inventory.RoleTarget:
+		known.Pulls = d.Target.Pulls
+	}
+	return known, true
+}
+
+// newConfig makes a type's fields in a role; nil when it does not play the role.
+func newConfig(d providers.Descriptor, role inventory.Role) func() any {
+	switch {
+	case role == inventory.RoleIssuer && d.Issuer != nil:
+		return func() any { return d.Issuer.Config() }
+	case role == inventory.RoleStore && d.Store != nil:
+		return func() any { return d.Store.Config() }
+	case role == inventory.RoleTarget && d.Target != nil:
+		return d.Target.Config
+	case role == inventory.RoleAttestation && d.Attestor != nil:
+		return d.Attestor.Config
+	case (role == inventory.RoleCheck || role == inventory.RoleVerify) && d.Check != nil:
+		return d.Check.Config
+	case role == inventory.RoleHealth && d.Health != nil:
+		return d.Health.Config
+	}
+	return nil
+}
+
+// needsAccount: issuers and stores always have an account, since quotas and bounds hang on it. Another
+// role has one when the account is for nothing else.
+func needsAccount(d providers.Descriptor, role inventory.Role) bool {
+	if role == inventory.RoleIssuer || role == inventory.RoleStore {
+		return true
+	}
+	return d.Account != nil && d.Issuer == nil && d.Store == nil
+}
