@@ -149,7 +149,7 @@ func (a *Activities) converge(ctx context.Context, s *site, c consumer, name str
 		}
 		if delivered {
 			// What was seen before the deadline stays: a look that the deadline cut short tells nothing.
-			if now := s.instances(ctx, []consumer{one}, false)[0]; ctx.Err() == nil {
+			if now := s.instances(ctx, []consumer{one}, []key.Info{{KeyID: in.Retiring.KeyID}, {KeyID: in.Incoming.KeyID}}, false)[0]; ctx.Err() == nil {
 				seen = now
 			}
 			if in.judge([]policy.Instance{seen}).OK {

@@ -95,7 +95,11 @@ func (a *Activities) cleanUp(ctx context.Context, s *site, in RecordInput) error
 			continue
 		}
 		for _, name := range c.InstanceNames() {
-			if err := purger.Purge(ctx, name, in.Retiring); err != nil {
+			err := purger.Purge(ctx, name, in.Retiring)
+			if errors.Is(err, providers.ErrUnsupported) {
+				continue // it keeps none that keyturn could reach
+			}
+			if err != nil {
 				return fmt.Errorf("purging copies at %s: %w", policy.InstanceName(c.Name, name), err)
 			}
 			purged := a.event(ctx, in.Rotation, s, audit.CopiesPurged, policy.InstanceName(c.Name, name), nil)
@@ -188,7 +192,7 @@ func (a *Activities) Notify(ctx context.Context, in NotifyInput) error {
 			failed = append(failed, fmt.Errorf("notifier type %q: %w", n.Type, providers.ErrUnsupported))
 			continue
 		}
-		notifier, err := a.Descriptors[i].Notifier.Open(s.config.Environment(s.spec.Credential.Environment), n.Settings)
+		notifier, err := a.Descriptors[i].Notifier.Open(s.config.NotifierEnvironment(), n.Settings)
 		if err == nil {
 			err = notifier.Notify(ctx, message)
 		}

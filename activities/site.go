@@ -112,7 +112,7 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 		return f, err
 	}
 	if instances {
-		f.Instances = s.instances(ctx, s.consumers, true)
+		f.Instances = s.instances(ctx, s.consumers, f.Keys, true)
 	}
 	f.At = s.now()
 	return f, nil
@@ -163,13 +163,13 @@ func (s *site) identify(ctx context.Context, b secret.Bundle) (keyID, fingerprin
 
 // instances looks at every instance of the consumers at once: which key it states, whether it is well,
 // and, when asked for, whether it can be delivered to.
-func (s *site) instances(ctx context.Context, consumers []consumer, reach bool) []policy.Instance {
+func (s *site) instances(ctx context.Context, consumers []consumer, keys []key.Info, reach bool) []policy.Instance {
 	var all []policy.Instance
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(instancesAtOnce)
 	for _, c := range consumers {
-		statements := c.attest(ctx)
+		statements := c.attest(ctx, keys)
 		for _, name := range c.InstanceNames() {
 			g.Go(func() error {
 				seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.wave, Pulls: c.pulls}
@@ -222,7 +222,9 @@ type statements struct {
 	problem string
 }
 
-func (c consumer) attest(ctx context.Context) statements {
+// attest asks the consumer's instances. What one states that is neither a fingerprint nor the ID of a key
+// of the principal is not repeated: a careless consumer may state the key itself.
+func (c consumer) attest(ctx context.Context, keys []key.Info) statements {
 	if c.attestor == nil {
 		return statements{problem: "it declares no attestation"}
 	}
@@ -230,6 +232,14 @@ func (c consumer) attest(ctx context.Context) statements {
 	problem := "no statement"
 	if err != nil {
 		problem = capText(err.Error())
+	}
+	for i := range list {
+		for j, stated := range list[i].Keys {
+			known := slices.ContainsFunc(keys, func(k key.Info) bool { return k.KeyID == stated })
+			if !known && !secret.IsFingerprint(stated) {
+				list[i].Keys[j] = "something that is no fingerprint and no known key ID"
+			}
+		}
 	}
 	return statements{list: list, problem: problem}
 }

@@ -73,7 +73,7 @@ func (s *site) failing(ctx context.Context, st *watchState) policy.Decision {
 	before := st.Failing
 	st.Failing = map[string]int{}
 	verdict := policy.Decision{OK: true, Reason: policy.Allowed}
-	for _, i := range s.instances(ctx, s.consumers, false) {
+	for _, i := range s.instances(ctx, s.consumers, nil, false) {
 		if i.Unhealthy == "" {
 			continue
 		}

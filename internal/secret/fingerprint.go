@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"math"
+	"regexp"
 	"strings"
 )
 
@@ -36,6 +37,11 @@ func (b Bundle) Fingerprint() string {
 	}
 	return "fp:" + hex.EncodeToString(h.Sum(nil)[:16])
 }
+
+var fingerprintForm = regexp.MustCompile(`^fp:[0-9a-f]{32}$`)
+
+// IsFingerprint tells whether a text has the form of a fingerprint.
+func IsFingerprint(s string) bool { return fingerprintForm.MatchString(s) }
 
 // strengthBound is an upper bound, in bits, of what the value could hold: its length times the
 // alphabet it draws from. A value of few distinct bytes is a pass phrase, not a key.

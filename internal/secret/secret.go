@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"unicode/utf8"
 )
 
 // Redacted is what every formatting of a secret shows.
@@ -126,12 +127,17 @@ func (b Bundle) Only(names ...string) Bundle {
 }
 
 // Encode writes the fields as a JSON object of strings. It is the one sanctioned way to serialise a
-// bundle, for stores, targets and the standard input of a program.
+// bundle, for stores, targets and the standard input of a program. A value that is not UTF-8 is an error,
+// since JSON would change it.
 func (b Bundle) Encode() ([]byte, error) {
 	plain := map[string]string{}
 	for _, name := range b.Names() {
 		v, _ := b.Field(name)
-		plain[name] = string(v.Reveal())
+		value := v.Reveal()
+		if !utf8.Valid(value) {
+			return nil, fmt.Errorf("encoding bundle: field %q is not UTF-8", name)
+		}
+		plain[name] = string(value)
 	}
 	return json.Marshal(plain)
 }

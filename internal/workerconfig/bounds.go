@@ -131,12 +131,23 @@ func (c *Config) CheckSpec(spec inventory.Spec) []error {
 
 // Environment makes the doors through which providers reach the outside, for specs of an environment.
 func (c *Config) Environment(environment string) providers.Environment {
+	return c.doors(environment, func(address string) error { return c.AllowHost(environment, address) })
+}
+
+// NotifierEnvironment is for notifiers: their hosts stand in this configuration itself, which is leave
+// enough.
+func (c *Config) NotifierEnvironment() providers.Environment {
+	return c.doors("", func(string) error { return nil })
+}
+
+func (c *Config) doors(environment string, allowHost func(address string) error) providers.Environment {
 	return providers.Environment{
 		HTTP: &http.Client{
 			Transport: &http.Transport{
-				DialContext:         c.dialer(environment),
-				TLSHandshakeTimeout: 10 * time.Second,
-				DisableKeepAlives:   true, // a client lives as long as one activity
+				DialContext:            dialer(allowHost),
+				TLSHandshakeTimeout:    10 * time.Second,
+				MaxResponseHeaderBytes: 64 << 10,
+				DisableKeepAlives:      true, // a client lives as long as one activity
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
@@ -154,9 +165,9 @@ func (c *Config) Environment(environment string) providers.Environment {
 
 // dialer connects to allowed hosts only, by an address that it has looked at: a name that resolves to
 // a link-local address reaches nobody.
-func (c *Config) dialer(environment string) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dialer(allow func(address string) error) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if err := c.AllowHost(environment, address); err != nil {
+		if err := allow(address); err != nil {
 			return nil, err
 		}
 		host, port, err := net.SplitHostPort(address)

@@ -1,0 +1,147 @@
+package memory
+
+import (
+	"strings"
+
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Descriptor describes the type memory, in every role, of this World.
+func (w *World) Descriptor() providers.Descriptor {
+	return providers.Descriptor{
+		Type:    "memory",
+		Summary: "a world in one process, for tests",
+		Account: func() any { return new(Account) },
+		Issuer: &providers.IssuerType{
+			Config:       func() providers.IssuerConfig { return new(IssuerConfig) },
+			Capabilities: Strict().IssuerCapabilities,
+			Open: func(_ providers.Environment, _ any, c providers.IssuerConfig) (providers.Issuer, error) {
+				return w.Issuer(c.(*IssuerConfig).Principal), nil
+			},
+		},
+		Store: &providers.StoreType{
+			Config: func() providers.StoreConfig { return new(StoreConfig) },
+			Open: func(_ providers.Environment, _ any, c providers.StoreConfig) (providers.Store, error) {
+				return w.Store(c.SecretPath()), nil
+			},
+		},
+		Target: w.target(false),
+		Attestor: &providers.AttestorType{
+			Config: func() any { return new(InstanceConfig) },
+			Open: func(_ providers.Environment, _, c any) (providers.Attestor, error) {
+				return attestor{w, c.(*InstanceConfig).name}, nil
+			},
+		},
+		Check: &providers.CheckType{
+			Config: func() any { return new(InstanceConfig) },
+			Open: func(_ providers.Environment, _, c any) (providers.Check, error) {
+				return check{w, c.(*InstanceConfig).name}, nil
+			},
+		},
+		Health: &providers.HealthType{
+			Config: func() any { return new(HealthConfig) },
+			Open: func(_ providers.Environment, _, c any) (providers.HealthSignal, error) {
+				return health{w, c.(*HealthConfig).Instances}, nil
+			},
+		},
+		Notifier: &providers.NotifierType{
+			Config: func() any { return new(NotifierConfig) },
+			Open:   func(providers.Environment, any) (providers.Notifier, error) { return notifier{w}, nil },
+		},
+	}
+}
+
+// PullDescriptor describes the type memory-pull: the target of consumers that read the store by
+// themselves. See InstanceSettings.Store.
+func (w *World) PullDescriptor() providers.Descriptor {
+	return providers.Descriptor{
+		Type:    "memory-pull",
+		Summary: "consumers of a world in one process that pull their key, for tests",
+		Target:  w.target(true),
+	}
+}
+
+func (w *World) target(pulls bool) *providers.TargetType {
+	return &providers.TargetType{
+		Config: func() any { return new(InstanceConfig) },
+		Pulls:  pulls,
+		Open: func(_ providers.Environment, _, c any) (providers.Target, error) {
+			return target{w, c.(*InstanceConfig).name}, nil
+		},
+	}
+}
+
+// Issuer opens the issuer of a principal. It is a providers.Disabler when the principal's settings say so
+// at that moment.
+func (w *World) Issuer(principal string) providers.Issuer {
+	i := issuer{w, principal}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.principals[principal]; p != nil && p.settings.CanDisable {
+		return disabling{i}
+	}
+	return i
+}
+
+// Store opens the store of a secret.
+func (w *World) Store(path string) providers.Store { return secretStore{w, path} }
+
+// Account has nothing to say: the World is the account.
+type Account struct{}
+
+// IssuerConfig is the issuer's part of a credential.
+type IssuerConfig struct {
+	// Principal is whose keys are meant; see World.SetPrincipal.
+	Principal string `json:"principal"`
+}
+
+// Principals implements providers.IssuerConfig.
+func (c *IssuerConfig) Principals() []string { return []string{c.Principal} }
+
+// Problems tells what is wrong with the configuration.
+func (c *IssuerConfig) Problems() []strictyaml.Problem {
+	if c.Principal != "" {
+		return nil
+	}
+	return []strictyaml.Problem{{Field: "principal", What: "is missing", Write: "whose key it is"}}
+}
+
+// StoreConfig is the store's part of a credential.
+type StoreConfig struct {
+	// Path names the secret.
+	Path string `json:"path"`
+}
+
+// SecretPath implements providers.StoreConfig.
+func (c *StoreConfig) SecretPath() string { return c.Path }
+
+// Problems tells what is wrong with the configuration.
+func (c *StoreConfig) Problems() []strictyaml.Problem {
+	if c.Path != "" {
+		return nil
+	}
+	return []strictyaml.Problem{{Field: "path", What: "is missing", Write: "the name of the secret"}}
+}
+
+// InstanceConfig names the instance of the World that a target, attestation or check is for.
+type InstanceConfig struct {
+	// Instance is its name; {instance} in it stands for the instance, and is all of it by default.
+	Instance string `json:"instance,omitempty"`
+}
+
+func (c *InstanceConfig) name(instance string) string {
+	if c.Instance == "" {
+		return instance
+	}
+	return strings.ReplaceAll(c.Instance, "{instance}", instance)
+}
+
+// HealthConfig says whose requests count.
+type HealthConfig struct {
+	// Instances are names of instances of the World; all when empty.
+	Instances []string `json:"instances,omitempty"`
+}
+
+// NotifierConfig has nothing to say.
+type NotifierConfig struct{}

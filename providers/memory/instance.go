@@ -1,0 +1,309 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// InstanceSettings say how one instance of a consumer behaves.
+type InstanceSettings struct {
+	// Store is the secret that it pulls its key from; empty when keys are delivered to it.
+	Store string
+	// Label is what it pulls; a default read when empty. A canary pulls PENDING, and the default while
+	// there is none.
+	Label providers.Label
+	// ReloadAfter is how long it goes on with the old key after it got a new one.
+	ReloadAfter time.Duration
+	// NeverReloads: it goes on with its first key.
+	NeverReloads bool
+	// KeepsCopies: a key that was replaced stays with it until it is purged.
+	KeepsCopies bool
+	// Unreachable fails deliveries, Unhealthy its check, Mute its attestation.
+	Unreachable, Unhealthy, Mute error
+}
+
+type instance struct {
+	settings InstanceSettings
+	held     secret.Bundle // what it got last
+	heldKey  key.Ref
+	heldAt   time.Time
+	using    secret.Bundle // what it uses
+	copies   []secret.Bundle
+	requests int
+	refused  int
+}
+
+// SetInstance makes an instance, or changes the settings of one. Its name is what the providers' field
+// instance says, {instance} expanded.
+func (w *World) SetInstance(name string, s InstanceSettings) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i := w.instances[name]; i != nil {
+		i.settings = s
+		return
+	}
+	w.instances[name] = &instance{settings: s}
+}
+
+// Give gives an instance a key that it had before keyturn.
+func (w *World) Give(name string, b secret.Bundle) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := w.instances[name]
+	i.held, i.using, i.heldAt = copied(b), copied(b), w.now().UTC()
+}
+
+// Held returns the key that an instance got last, and when.
+func (w *World) Held(name string) (secret.Bundle, time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := w.instances[name]
+	return copied(i.held), i.heldAt
+}
+
+// Request sends one request with the key that the instance uses now. nil: it was accepted;
+// providers.ErrKeyRefused: it was not, or there is no key.
+func (w *World) Request(name string) error {
+	return w.do(context.Background(), OpRequest, func(now time.Time) error {
+		i := w.instances[name]
+		i.refresh(w, now)
+		i.requests++
+		err := w.use(now, i.using, name)
+		if err != nil {
+			i.refused++
+			refused := Event{Op: OpRequest, Instance: name}
+			if p, k := w.keyOf(i.using); k != nil {
+				refused.Principal, refused.KeyID = p.name, k.info.KeyID
+			}
+			w.note(now, refused)
+		}
+		return err
+	})
+}
+
+// Requests returns how many requests an instance has sent, and how many of them were refused; of all
+// instances for an empty name.
+func (w *World) Requests(name string) (sent, refused int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for n, i := range w.instances {
+		if name == "" || name == n {
+			sent, refused = sent+i.requests, refused+i.refused
+		}
+	}
+	return sent, refused
+}
+
+// refresh pulls, and begins to use what is due.
+func (i *instance) refresh(w *World, now time.Time) {
+	if i.settings.Store != "" {
+		st := w.storeAt(i.settings.Store)
+		b, err := st.byLabel(i.settings.Label)
+		if err != nil {
+			b, err = st.byLabel("")
+		}
+		if err == nil && !b.Equal(i.held) {
+			i.take(b, key.Ref{}, now)
+		}
+	}
+	first := len(i.using.Names()) == 0
+	if first || !i.settings.NeverReloads && !now.Before(i.heldAt.Add(i.settings.ReloadAfter)) {
+		i.using = i.held
+	}
+}
+
+func (i *instance) take(b secret.Bundle, ref key.Ref, now time.Time) {
+	if i.settings.KeepsCopies && len(i.held.Names()) > 0 {
+		i.copies = append(i.copies, i.held)
+	}
+	i.held, i.heldKey, i.heldAt = b, ref, now
+}
+
+// statement is what the instance states: the fingerprint of the key that it uses.
+func (i *instance) statement(w *World, now time.Time) []string {
+	i.refresh(w, now)
+	if len(i.using.Names()) == 0 {
+		return nil
+	}
+	b := i.using.Only(secret.ValueField)
+	if _, k := w.keyOf(i.using); k != nil {
+		b = k.bundle
+	}
+	return []string{b.Fingerprint()}
+}
+
+// on runs an operation on an instance.
+func (w *World) on(ctx context.Context, op Op, name string, effect func(i *instance, now time.Time) error) error {
+	return w.do(ctx, op, func(now time.Time) error {
+		i := w.instances[name]
+		if i == nil {
+			return fmt.Errorf("%w: instance %q", providers.ErrNotFound, name)
+		}
+		return effect(i, now)
+	})
+}
+
+// target delivers to instances.
+type target struct {
+	w    *World
+	name func(instance string) string
+}
+
+var (
+	_ providers.Target = target{}
+	_ providers.Purger = target{}
+)
+
+// Deliver implements providers.Target.
+func (t target) Deliver(ctx context.Context, d providers.Delivery) error {
+	name := t.name(d.Instance)
+	return t.w.on(ctx, OpDeliver, name, func(i *instance, now time.Time) error {
+		switch {
+		case i.settings.Store != "":
+			return fmt.Errorf("%w: instance %q pulls its key", providers.ErrUnsupported, name)
+		case i.settings.Unreachable != nil:
+			return i.settings.Unreachable
+		case i.held.Equal(d.Bundle):
+			return nil
+		}
+		i.take(copied(d.Bundle), d.Key, now)
+		t.w.note(now, Event{Op: OpDeliver, Instance: name, Principal: d.Key.Principal, KeyID: d.Key.KeyID})
+		return nil
+	})
+}
+
+// Reach implements providers.Target.
+func (t target) Reach(ctx context.Context, name string) error {
+	return t.w.on(ctx, OpReach, t.name(name), func(i *instance, _ time.Time) error { return i.settings.Unreachable })
+}
+
+// Purge implements providers.Purger.
+func (t target) Purge(ctx context.Context, name string, ref key.Ref) error {
+	name = t.name(name)
+	return t.w.on(ctx, OpPurge, name, func(i *instance, now time.Time) error {
+		if i.settings.Store != "" {
+			return fmt.Errorf("%w: instance %q pulls its key", providers.ErrUnsupported, name)
+		}
+		if _, k := t.w.keyOf(i.held); k != nil && k.info.KeyID == ref.KeyID {
+			return fmt.Errorf("%w: key %s is the live copy of instance %q", providers.ErrDenied, ref.KeyID, name)
+		}
+		kept := slices.DeleteFunc(slices.Clone(i.copies), func(b secret.Bundle) bool {
+			_, k := t.w.keyOf(b)
+			return k == nil || k.info.KeyID == ref.KeyID
+		})
+		if len(kept) < len(i.copies) {
+			i.copies = kept
+			t.w.note(now, Event{Op: OpPurge, Instance: name, KeyID: ref.KeyID})
+		}
+		return nil
+	})
+}
+
+// Copies is how many replaced keys an instance still keeps.
+func (w *World) Copies(name string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.instances[name].copies)
+}
+
+// attestor states which key instances use.
+type attestor struct {
+	w    *World
+	name func(instance string) string
+}
+
+var _ providers.Attestor = attestor{}
+
+// Attest implements providers.Attestor.
+func (a attestor) Attest(ctx context.Context, names []string) ([]key.Statement, error) {
+	var list []key.Statement
+	var failed []error
+	for _, asked := range names {
+		name := a.name(asked)
+		err := a.w.on(ctx, OpAttest, name, func(i *instance, now time.Time) error {
+			if i.settings.Mute != nil {
+				return i.settings.Mute
+			}
+			list = append(list, key.Statement{Instance: asked, Keys: i.statement(a.w, now), ObservedAt: now, Source: "memory"})
+			return nil
+		})
+		if err != nil {
+			failed = append(failed, fmt.Errorf("instance %q: %w", name, err))
+		}
+	}
+	return list, errors.Join(failed...)
+}
+
+// check looks after instances, or tries a key.
+type check struct {
+	w    *World
+	name func(instance string) string
+}
+
+var _ providers.Check = check{}
+
+// Check implements providers.Check. A bundle is used as a smoke test does; an instance is well unless its
+// settings say otherwise.
+func (c check) Check(ctx context.Context, in providers.CheckInput) error {
+	return c.w.do(ctx, OpCheck, func(now time.Time) error {
+		if len(in.Bundle.Names()) > 0 {
+			return c.w.use(now, in.Bundle, "smoke test")
+		}
+		i := c.w.instances[c.name(in.Instance)]
+		if i == nil {
+			return fmt.Errorf("%w: instance %q", providers.ErrNotFound, in.Instance)
+		}
+		return i.settings.Unhealthy
+	})
+}
+
+// health counts the requests of instances, and those that were refused.
+type health struct {
+	w         *World
+	instances []string
+}
+
+var _ providers.HealthSignal = health{}
+
+// Sample implements providers.HealthSignal. It counts from the beginning of the World.
+func (h health) Sample(ctx context.Context, _ time.Duration) (s key.Sample, err error) {
+	err = h.w.do(ctx, OpSample, func(now time.Time) error {
+		s.At = now
+		for name, i := range h.w.instances {
+			if len(h.instances) == 0 || slices.Contains(h.instances, name) {
+				s.Errors += float64(i.refused)
+				s.Total += float64(i.requests)
+			}
+		}
+		return nil
+	})
+	return s, err
+}
+
+// notifier keeps what it is told.
+type notifier struct{ w *World }
+
+var _ providers.Notifier = notifier{}
+
+// Notify implements providers.Notifier.
+func (n notifier) Notify(ctx context.Context, m providers.Notification) error {
+	return n.w.do(ctx, OpNotify, func(now time.Time) error {
+		n.w.notifications = append(n.w.notifications, m)
+		n.w.note(now, Event{Op: OpNotify, Token: m.ID})
+		return nil
+	})
+}
+
+// Notifications returns what people were told.
+func (w *World) Notifications() []providers.Notification {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.notifications)
+}
