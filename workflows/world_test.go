@@ -129,9 +129,10 @@ func (s *stage) populate(settings memory.PrincipalSettings) {
 // fleet are the declared instances.
 var fleet = []string{"canary", "checkout-a", "checkout-b"}
 
-// traffic sends requests with whatever keys the instances use, each 20 seconds of skipped time.
+// traffic sends requests with whatever keys the instances use, 500 times until then. (The environment
+// holds a thousand callbacks before it begins.)
 func (s *stage) traffic(until time.Duration) {
-	for after := time.Duration(0); after < until; after += 20 * time.Second {
+	for after := time.Duration(0); after < until; after += until / 500 {
 		s.env.RegisterDelayedCallback(func() {
 			for _, name := range fleet {
 				_ = s.world.Request(name) // the World counts what is refused
