@@ -1,0 +1,82 @@
+// Package file keeps secrets in files: a store, for one host or a shared disk, and a target, for
+// consumers that read their key from a file.
+//
+// Both need a local file system: what they promise rests on rename, fsync and flock.
+package file
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Descriptor describes the type file: store and target.
+func Descriptor() providers.Descriptor {
+	return providers.Descriptor{
+		Type:    "file",
+		Summary: "keeps versions of secrets in a folder, and delivers keys to files",
+		Account: func() any { return new(Account) },
+		Store: &providers.StoreType{
+			Config: func() providers.StoreConfig { return new(StoreConfig) },
+			Open: func(e providers.Environment, account any, c providers.StoreConfig) (providers.Store, error) {
+				return openStore(e, *account.(*Account), *c.(*StoreConfig))
+			},
+		},
+		Target: &providers.TargetType{
+			Config: func() any { return new(TargetConfig) },
+			Open: func(e providers.Environment, _, c any) (providers.Target, error) {
+				return openTarget(e, *c.(*TargetConfig))
+			},
+		},
+	}
+}
+
+// Account is one folder of secrets.
+type Account struct {
+	// Root is the folder, which must exist.
+	Root string `json:"root"`
+}
+
+// Problems tells what is wrong with the account.
+func (a *Account) Problems() []strictyaml.Problem {
+	if cleanAbsolute(a.Root) && a.Root != "/" {
+		return nil
+	}
+	return []strictyaml.Problem{{Field: "root", What: "is not an absolute, clean path", Write: "a folder such as /var/lib/keyturn/store"}}
+}
+
+// StoreConfig is a file store's part of a credential.
+type StoreConfig struct {
+	// Path names the secret below the account's root; it may have slashes.
+	Path string `json:"path"`
+}
+
+// SecretPath implements providers.StoreConfig.
+func (c *StoreConfig) SecretPath() string { return c.Path }
+
+var (
+	segmentForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+	// ownNames are the names in a secret's folder; a secret below another one must not get them.
+	ownNames = map[string]bool{stateName: true, versionsName: true, currentName: true, lockName: true}
+)
+
+// Problems tells what is wrong with the configuration.
+func (c *StoreConfig) Problems() []strictyaml.Problem {
+	problem := func(what, write string) []strictyaml.Problem {
+		return []strictyaml.Problem{{Field: "path", What: what, Write: write}}
+	}
+	if len(c.Path) > 1024 {
+		return problem("is longer than 1024 bytes", "a shorter path")
+	}
+	for segment := range strings.SplitSeq(c.Path, "/") {
+		switch {
+		case !segmentForm.MatchString(segment):
+			return problem("is not made of names of letters, digits and . _ -, with slashes between", "a path such as team/payments-api")
+		case ownNames[segment]:
+			return problem("has the part "+segment+", which the store uses itself", "another name")
+		}
+	}
+	return nil
+}

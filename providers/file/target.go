@@ -1,0 +1,278 @@
+package file
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+)
+
+const (
+	instancePlaceholder = "{instance}"
+	defaultMode         = fs.FileMode(0o600)
+	// maxMode is all that others than the owner may be given: reading, by the group.
+	maxMode = fs.FileMode(0o640)
+)
+
+var instanceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// TargetConfig is a file that a consumer reads its key from.
+type TargetConfig struct {
+	// Path of the file; {instance} in it stands for the instance.
+	Path string `json:"path"`
+	// Mode of the file, in octal; "0600" by default, "0640" at most.
+	Mode string `json:"mode,omitempty"`
+	// Format is plain (default), json or env.
+	Format Format `json:"format,omitempty"`
+	// Field is the one that plain writes; "value" by default.
+	Field string `json:"field,omitempty"`
+	// Fields are those that json writes; all by default.
+	Fields []string `json:"fields,omitempty"`
+	// Variables name the variable that env writes for each field, such as {value: PAYMENTS_KEY}.
+	Variables map[string]string `json:"variables,omitempty"`
+}
+
+// Problems tells what is wrong with the configuration.
+func (c *TargetConfig) Problems() []strictyaml.Problem {
+	var list []strictyaml.Problem
+	add := func(field, what, write string) {
+		list = append(list, strictyaml.Problem{Field: field, What: what, Write: write})
+	}
+	expanded := strings.ReplaceAll(c.Path, instancePlaceholder, "i")
+	switch {
+	case !cleanAbsolute(expanded) || expanded == "/" || strings.ContainsAny(expanded, "{}"):
+		add("path", "is not an absolute, clean path", "a path such as /run/keys/{instance}/payments-api; {instance} is the one placeholder")
+	case strings.ContainsFunc(expanded, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		add("path", "has control characters", "a path without them")
+	}
+	if mode, err := c.mode(); err != nil || mode&^maxMode != 0 || mode&0o400 == 0 {
+		add("mode", "is not an octal mode that its owner can read, its group can read at most, and nobody else", `"0600", "0400" or "0640"`)
+	}
+	switch c.Format {
+	case "", Plain, JSON:
+	case Env:
+		if len(c.Variables) == 0 {
+			add("variables", "is missing, and env needs names", "such as {value: PAYMENTS_KEY}")
+		}
+	default:
+		add("format", fmt.Sprintf("is %q", c.Format), "plain, json or env")
+	}
+	for _, f := range []struct {
+		field   string
+		used    bool
+		formats []Format
+	}{
+		{"field", c.Field != "", []Format{"", Plain}},
+		{"fields", len(c.Fields) > 0, []Format{JSON}},
+		{"variables", len(c.Variables) > 0, []Format{Env}},
+	} {
+		if f.used && !slices.Contains(f.formats, c.Format) {
+			add(f.field, fmt.Sprintf("means nothing with the format %q", c.Format), "field for plain, fields for json, variables for env")
+		}
+	}
+	names := map[string]bool{}
+	for field, name := range c.Variables {
+		if !variableForm.MatchString(name) {
+			add("variables."+field, "is no name of a variable", "letters, digits and _, such as PAYMENTS_KEY")
+		} else if names[name] {
+			add("variables."+field, "is the variable of another field, too", "another name")
+		}
+		names[name] = true
+	}
+	return list
+}
+
+func (c *TargetConfig) mode() (fs.FileMode, error) {
+	if c.Mode == "" {
+		return defaultMode, nil
+	}
+	mode, err := strconv.ParseUint(c.Mode, 8, 12)
+	return fs.FileMode(mode), err
+}
+
+// target writes a consumer's key files.
+//
+// A file is replaced by a rename in its folder, so a consumer reads the old key or the new one, whole. It
+// keeps its owner and group; a new one gets, when keyturn runs as root, those of its folder. The folder
+// must exist: it is the consumer's, who decides about its rights.
+//
+// The target keeps no copy, and what a crash leaves half written, the next delivery removes.
+type target struct {
+	config TargetConfig
+	mode   fs.FileMode
+	allow  func(path string) error
+}
+
+func openTarget(e providers.Environment, c TargetConfig) (*target, error) {
+	for _, p := range c.Problems() {
+		return nil, fmt.Errorf("opening file target: %w: %s", providers.ErrInvalid, problemText(p))
+	}
+	if e.AllowFile == nil {
+		return nil, fmt.Errorf("opening file target: %w: nothing says where it may write", providers.ErrDenied)
+	}
+	mode, err := c.mode()
+	return &target{config: c, mode: mode, allow: e.AllowFile}, err
+}
+
+// Deliver implements providers.Target.
+func (t *target) Deliver(ctx context.Context, d providers.Delivery) error {
+	if err := t.deliver(ctx, d); err != nil {
+		return fmt.Errorf("delivering key %s to %q: %w", d.Key.KeyID, t.path(d.Instance), err)
+	}
+	return nil
+}
+
+func (t *target) deliver(ctx context.Context, d providers.Delivery) error {
+	content, err := t.config.render(d.Bundle)
+	defer clear(content)
+	if err != nil {
+		return err
+	}
+	dir, name, err := t.open(ctx, d.Instance)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	unlock, err := atomicfile.LockDir(ctx, dir.Name())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old, err := inspect(dir, name)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.Mode().Perm() == t.mode && holds(dir, name, content) {
+		return atomicfile.Discard(dir, name)
+	}
+	if err := t.allow(filepath.Join(dir.Name(), name)); err != nil {
+		return err
+	}
+	return atomicfile.Write(dir, name, content, t.mode, func(f *os.File) error { return own(f, old, dir) })
+}
+
+// Reach implements providers.Target.
+func (t *target) Reach(ctx context.Context, instance string) error {
+	if err := t.reach(ctx, instance); err != nil {
+		return fmt.Errorf("reaching %q: %w", t.path(instance), err)
+	}
+	return nil
+}
+
+func (t *target) reach(ctx context.Context, instance string) error {
+	dir, name, err := t.open(ctx, instance)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	if _, err := inspect(dir, name); err != nil {
+		return err
+	}
+	const writeAndSearch = 0o3
+	if err := syscall.Access(dir.Name(), writeAndSearch); err != nil {
+		return fmt.Errorf("%w: the worker may not write in the folder: %w", providers.ErrDenied, err)
+	}
+	return nil
+}
+
+func (t *target) path(instance string) string {
+	return strings.ReplaceAll(t.config.Path, instancePlaceholder, instance)
+}
+
+// open opens the folder of an instance's file, by its path without links, after it was allowed. It stays
+// the folder that was allowed, whatever its path leads to later.
+func (t *target) open(ctx context.Context, instance string) (dir *os.Root, name string, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, "", err
+	}
+	if !instanceForm.MatchString(instance) {
+		return nil, "", fmt.Errorf("%w: %q cannot be a part of a path", providers.ErrInvalid, instance)
+	}
+	folder, name := filepath.Split(t.path(instance))
+	real, err := filepath.EvalSymlinks(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("%w: the folder does not exist; the consumer's owner makes it, so that its rights are theirs", providers.ErrNotFound)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if err := errors.Join(t.allow(filepath.Join(real, name)), trustFolder(real)); err != nil {
+		return nil, "", err
+	}
+	if dir, err = os.OpenRoot(real); err != nil {
+		return nil, "", err
+	}
+	opened, err := dir.Stat(".")
+	if err == nil {
+		var named fs.FileInfo
+		if named, err = os.Lstat(real); err == nil && !os.SameFile(opened, named) {
+			err = fmt.Errorf("%w: somebody exchanged the folder just now", providers.ErrDenied)
+		}
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, dir.Close())
+	}
+	return dir, name, nil
+}
+
+// inspect returns what is at the final path; nil for nothing. A link or a folder there is refused: a
+// rename would take it away from under whoever made it.
+func inspect(dir *os.Root, name string) (fs.FileInfo, error) {
+	info, err := dir.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case info.Mode()&fs.ModeSymlink != 0:
+		return nil, fmt.Errorf("%w: it is a link, which is not followed; name the file that it leads to", providers.ErrDenied)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%w: it is no file", providers.ErrDenied)
+	}
+	return info, nil
+}
+
+func holds(dir *os.Root, name string, content []byte) bool {
+	have, err := readFile(dir, name)
+	defer clear(have)
+	return err == nil && bytes.Equal(have, content)
+}
+
+// own gives the new file the owner and group of the one that it replaces; else, for root, of its folder.
+func own(f *os.File, old fs.FileInfo, dir *os.Root) error {
+	like := old
+	if like == nil {
+		if os.Geteuid() != 0 {
+			return nil
+		}
+		var err error
+		if like, err = dir.Stat("."); err != nil {
+			return err
+		}
+	}
+	now, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	want, is := like.Sys().(*syscall.Stat_t), now.Sys().(*syscall.Stat_t)
+	if want.Uid == is.Uid && want.Gid == is.Gid {
+		return nil
+	}
+	if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
+		return fmt.Errorf("%w: the file belongs to user %d and group %d, which the worker may not give it; run the worker as that user, or as root: %w",
+			providers.ErrDenied, want.Uid, want.Gid, err)
+	}
+	return nil
+}

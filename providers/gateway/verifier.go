@@ -1,0 +1,248 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/outside"
+)
+
+const (
+	// flushEvery is how often uses are reported: well within leastUsageLag.
+	flushEvery = leastUsageLag / 4
+	// flushWithin bounds the wait for the lock of the usage file.
+	flushWithin = 5 * time.Second
+	// maxFrom bounds what is kept of who used a key.
+	maxFrom = 128
+)
+
+// Grant is what a key that is accepted may do.
+type Grant struct {
+	Principal string
+	KeyID     string
+	Scopes    []string
+}
+
+// Verifier checks the keys of requests against the key file. Any number of goroutines may use it, and any
+// number of gateways may share the two files.
+type Verifier struct {
+	keyFile, usageFile string
+	now                func() time.Time
+	stop, done         chan struct{}
+	once               sync.Once
+
+	keys   atomic.Pointer[snapshot]
+	reload sync.Mutex
+
+	mu       sync.Mutex // guards the following
+	uses     map[string]use
+	dirty    bool
+	reported os.FileInfo
+	lost     error
+}
+
+// snapshot is the key file as it was read. The file stays open, so that no later one can get its inode:
+// as long as the path leads to this inode, this is its content.
+type snapshot struct {
+	file *os.File
+	info os.FileInfo
+	keys index
+	err  error
+}
+
+// OpenVerifier reads the key file and begins to report uses in the usage file ("" for the usual place). It
+// fails for a missing or malformed key file; see Create. Close it to report the last uses.
+func OpenVerifier(keyFile, usageFile string) (*Verifier, error) {
+	if usageFile == "" {
+		usageFile = UsageFileOf(keyFile)
+	}
+	v := &Verifier{
+		keyFile: keyFile, usageFile: usageFile, now: time.Now,
+		uses: map[string]use{}, stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	if err := v.current().err; err != nil {
+		return nil, fmt.Errorf("opening verifier: %w", err)
+	}
+	if err := v.flush(); err != nil {
+		v.keys.Load().close()
+		return nil, fmt.Errorf("opening verifier: %w", err)
+	}
+	go v.report()
+	return v, nil
+}
+
+// Verify tells whether a key is accepted now, and what it may do. A key that was destroyed or disabled
+// before the call is refused, one that was issued before it accepted. While the key file cannot be read
+// or trusted, every key is refused: see Err.
+func (v *Verifier) Verify(value string) (Grant, bool) { return v.VerifyFrom(value, "") }
+
+// VerifyFrom is Verify for a request whose sender is known, by address or name. keyturn shows it to those
+// who ask who still uses a retiring key.
+func (v *Verifier) VerifyFrom(value, from string) (Grant, bool) {
+	s := v.current()
+	if s.err != nil {
+		return Grant{}, false
+	}
+	r := s.keys.find([]byte(value))
+	if r == nil {
+		return Grant{}, false
+	}
+	now := v.now()
+	v.used(r.ID, now, from)
+	if !r.accepted(now) {
+		return Grant{}, false
+	}
+	return Grant{Principal: r.Principal, KeyID: r.ID, Scopes: slices.Clone(r.Scopes)}, true
+}
+
+// Err tells what keeps the verifier from its work: a key file that cannot be trusted, or uses that cannot
+// be reported. nil while all is well. It belongs into the gateway's health check.
+func (v *Verifier) Err() error {
+	keys := v.current().err
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return errors.Join(keys, v.lost)
+}
+
+// Close reports the last uses and stops. Keys are verified after it, too, but no use is reported.
+func (v *Verifier) Close() error {
+	v.once.Do(func() { close(v.stop) })
+	<-v.done
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.lost
+}
+
+// current returns the key file's content as it is now.
+func (v *Verifier) current() *snapshot {
+	info, err := os.Stat(v.keyFile)
+	if s := v.keys.Load(); err == nil && s.is(info) {
+		return s
+	}
+	v.reload.Lock()
+	defer v.reload.Unlock()
+	before := v.keys.Load()
+	if info, err = os.Stat(v.keyFile); err == nil && before.is(info) {
+		return before // another request was faster
+	}
+	s := load(v.keyFile)
+	v.keys.Store(s)
+	before.close()
+	return s
+}
+
+// is tells whether s is of the file that info describes. A snapshot with an error is never taken again.
+func (s *snapshot) is(info os.FileInfo) bool {
+	return s != nil && s.err == nil && os.SameFile(s.info, info) && s.info.ModTime().Equal(info.ModTime()) && s.info.Size() == info.Size()
+}
+
+func (s *snapshot) close() {
+	if s != nil && s.file != nil {
+		_ = s.file.Close()
+	}
+}
+
+func load(path string) *snapshot {
+	file, err := openTrusted(path)
+	if err != nil {
+		return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
+	}
+	info, err := file.Stat()
+	if err == nil {
+		var f *keyFile
+		if f, err = decodeKeyFile(file); err == nil {
+			return &snapshot{file: file, info: info, keys: f.index()}
+		}
+	}
+	_ = file.Close()
+	return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
+}
+
+func (v *Verifier) used(keyID string, at time.Time, from string) {
+	from = outside.Text(from, maxFrom)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.uses[keyID] = use{At: at.UTC(), From: from}
+	v.dirty = true
+}
+
+// report reports uses until Close.
+func (v *Verifier) report() {
+	defer close(v.done)
+	ticks := time.NewTicker(flushEvery)
+	defer ticks.Stop()
+	for stopping := false; !stopping; {
+		select {
+		case <-v.stop:
+			stopping = true
+		case <-ticks.C:
+		}
+		err := v.flush()
+		v.mu.Lock()
+		v.lost = err
+		v.mu.Unlock()
+	}
+}
+
+// flush reports the uses, if there are any since the last time or if the file is not what it was then.
+func (v *Verifier) flush() error {
+	v.mu.Lock()
+	uses := make(map[string]use, len(v.uses))
+	for id, u := range v.uses {
+		uses[id] = u
+	}
+	dirty, reported := v.dirty, v.reported
+	v.dirty = false
+	v.mu.Unlock()
+
+	info, err := os.Stat(v.usageFile)
+	if !dirty && err == nil && reported != nil && os.SameFile(info, reported) && info.ModTime().Equal(reported.ModTime()) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushWithin)
+	defer cancel()
+	record, err := report(ctx, v.usageFile, uses, v.live(), v.now())
+	if err == nil {
+		info, err = os.Stat(v.usageFile)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil {
+		v.dirty = true // to be tried again
+		return err
+	}
+	v.reported = info
+	for id, u := range record {
+		if u.At.After(v.uses[id].At) {
+			v.uses[id] = u
+		}
+	}
+	for id := range v.uses {
+		if _, lives := record[id]; !lives && !v.dirty {
+			delete(v.uses, id)
+		}
+	}
+	return nil
+}
+
+// live tells which keys there are. While the key file cannot be read, none is forgotten.
+func (v *Verifier) live() func(keyID string) bool {
+	s := v.current()
+	if s.err != nil {
+		return func(string) bool { return true }
+	}
+	ids := map[string]bool{}
+	for id := range s.keys.minted {
+		ids[id] = true
+	}
+	for _, r := range s.keys.imported {
+		ids[r.ID] = true
+	}
+	return func(id string) bool { return ids[id] }
+}

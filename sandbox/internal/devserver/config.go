@@ -1,0 +1,105 @@
+package devserver
+
+import (
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"go.temporal.io/server/common/authorization"
+	"go.temporal.io/server/common/cluster"
+	"go.temporal.io/server/common/config"
+	"go.temporal.io/server/common/dynamicconfig"
+	"go.temporal.io/server/common/log"
+	"go.temporal.io/server/common/membership/static"
+	"go.temporal.io/server/common/metrics"
+	"go.temporal.io/server/common/persistence/sql/sqlplugin/sqlite"
+	"go.temporal.io/server/common/primitives"
+	"go.temporal.io/server/common/testing/freeport"
+	"go.temporal.io/server/temporal"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// clusterName is how Temporal calls a cluster that is alone.
+const clusterName = "active"
+
+// serverOptions are all four services of Temporal in one process, each alone of its kind.
+func serverOptions(sql *config.SQL, port int, o Options) []temporal.ServerOption {
+	ports := map[primitives.ServiceName]int{
+		primitives.FrontendService: port,
+		primitives.HistoryService:  freeport.MustGetFreePort(),
+		primitives.MatchingService: freeport.MustGetFreePort(),
+		primitives.WorkerService:   freeport.MustGetFreePort(),
+	}
+	services := map[string]config.Service{}
+	hosts := map[primitives.ServiceName]static.Hosts{}
+	for name, p := range ports {
+		services[string(name)] = config.Service{RPC: config.RPC{GRPCPort: p, BindOnIP: loopback}}
+		hosts[name] = static.SingleLocalHost(net.JoinHostPort(loopback, strconv.Itoa(p)))
+	}
+	frontend := net.JoinHostPort(loopback, strconv.Itoa(port))
+	c := &config.Config{
+		Global: config.Global{Metrics: &metrics.Config{}},
+		Persistence: config.Persistence{
+			DefaultStore: sqlite.PluginName, VisibilityStore: sqlite.PluginName, NumHistoryShards: 1,
+			DataStores: map[string]config.DataStore{sqlite.PluginName: {SQL: sql}},
+		},
+		ClusterMetadata: &cluster.Config{
+			FailoverVersionIncrement: 10, MasterClusterName: clusterName, CurrentClusterName: clusterName,
+			ClusterInformation: map[string]cluster.ClusterInformation{
+				clusterName: {Enabled: true, InitialFailoverVersion: 1, RPCAddress: frontend},
+			},
+		},
+		DCRedirectionPolicy: config.DCRedirectionPolicy{Policy: "noop"},
+		Services:            services,
+		PublicClient:        config.PublicClient{HostPort: frontend},
+		// The server refuses to start where archival is left unsaid.
+		Archival: config.Archival{
+			History:    config.HistoryArchival{State: config.ArchivalDisabled},
+			Visibility: config.VisibilityArchival{State: config.ArchivalDisabled},
+		},
+		NamespaceDefaults: config.NamespaceDefaults{Archival: config.ArchivalNamespaceDefaults{
+			History:    config.HistoryArchivalNamespaceDefaults{State: config.ArchivalDisabled},
+			Visibility: config.VisibilityArchivalNamespaceDefaults{State: config.ArchivalDisabled},
+		}},
+	}
+	return []temporal.ServerOption{
+		temporal.WithConfig(c),
+		temporal.ForServices(temporal.DefaultServices),
+		temporal.WithStaticHosts(hosts),
+		temporal.WithAuthorizer(authorization.NewNoopAuthorizer()),
+		temporal.WithDynamicConfigClient(dynamic(o)),
+		temporal.WithLogger(logger(o.Log)),
+	}
+}
+
+// dynamic is where a server for one machine differs from one for many.
+func dynamic(o Options) dynamicconfig.StaticClient {
+	d := dynamicconfig.StaticClient{
+		// Changes of search attributes and namespaces are seen at once.
+		dynamicconfig.ForceSearchAttributesCacheRefreshOnRead.Key(): true,
+		dynamicconfig.NamespaceCacheRefreshInterval.Key():           200 * time.Millisecond,
+		// Tests list workflows far more often than people.
+		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 1000,
+		// A process of a few hundred megabytes holds thousands of workflows, not all of them in memory.
+		dynamicconfig.HistoryCacheHostLevelMaxSize.Key(): 8192,
+		// The server asks nobody outside this machine whether there is a newer one.
+		dynamicconfig.EnableServerVersionCheck.Key():   false,
+		dynamicconfig.NamespaceMinRetentionLocal.Key(): time.Second,
+	}
+	if o.Retention > 0 {
+		d[dynamicconfig.RetentionTimerJitterDuration.Key()] = time.Second
+	}
+	return d
+}
+
+// logger keeps warnings and worse. What the server calls fatal it follows by ending the process: it
+// panics instead, so that the reason is seen also where the log is discarded.
+func logger(w io.Writer) log.Logger {
+	if w == nil {
+		w = io.Discard
+	}
+	core := zapcore.NewCore(zapcore.NewJSONEncoder(log.DefaultZapEncoderConfig), zapcore.Lock(zapcore.AddSync(w)), zap.WarnLevel)
+	return log.NewZapLogger(zap.New(core, zap.WithFatalHook(zapcore.WriteThenPanic)))
+}

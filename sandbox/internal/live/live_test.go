@@ -1,0 +1,262 @@
+package live
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/sandbox/internal/demo"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local)
+
+// overlap is a rotation in its overlap: the canary and a have the incoming key, b has yet to read it.
+func overlap() State {
+	return State{
+		At: noon,
+		Status: workflows.Status{
+			Credential: "payments-api", Phase: workflows.PhaseOverlap, Doing: "Both keys are accepted.",
+			WaitsFor: "the end of the overlap", UnblockedBy: "time; or: extend, rollback", Until: noon.Add(5 * time.Second),
+			Retiring: key.Ref{KeyID: "k1", Fingerprint: "fp:1"}, Incoming: key.Ref{KeyID: "k2", Fingerprint: "fp:2"},
+			Timeline: []workflows.Moment{
+				{At: noon, What: "one"}, {At: noon, What: "two"}, {At: noon, What: "three"}, {At: noon, What: "four"}, {At: noon, What: "five"}, {At: noon, What: "six"},
+			},
+		},
+		Traffic: demo.Snapshot{Sent: 1234, Consumers: []demo.Counts{
+			{Name: "checkout-canary", Key: "fp:2", KeyID: "k2", Sent: 400},
+			{Name: "checkout-a", Key: "fp:2", KeyID: "k1", Sent: 417},
+			{Name: "checkout-b", Key: "fp:1", KeyID: "k1", Sent: 417},
+		}},
+		RunURL: "http://127.0.0.1:8233/run", Approve: []string{"starter approve payments-api --gate revoke"}, Folder: "/tmp/sandbox",
+	}
+}
+
+// gate is the same at its revoke gate.
+func gate() State {
+	s := overlap()
+	s.Status.Phase, s.Status.Doing = workflows.PhaseRevokeGate, "Waiting for approval."
+	s.Status.WaitsFor, s.Status.UnblockedBy, s.Status.Until = "1 approvals of the revoke gate", "anybody; or reject", time.Time{}
+	s.Status.Gate = &policy.OpenGate{Gate: inventory.GateRevoke, Needs: inventory.Approval{Count: 1}}
+	return s
+}
+
+func ended(o workflows.Outcome) State {
+	s := overlap()
+	s.Status.Phase, s.Status.Doing = workflows.PhaseEnded, "It is over."
+	s.Status.WaitsFor, s.Status.UnblockedBy, s.Status.Until = "", "", time.Time{}
+	s.Status.Report = &workflows.Report{Outcome: o, Message: "It is over."}
+	return s
+}
+
+func TestViewInTheOverlap(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, strings.TrimPrefix(`
+payments-api: overlap (6 of 12)
+  Both keys are accepted.
+
+  waits for     the end of the overlap
+  unblocked by  time; or: extend, rollback
+  until         12:00:05 (5s left)
+  retiring key  k1
+  incoming key  k2
+
+requests sent 1234, refused 0, failed 0
+  checkout-canary  on incoming key k2                   sent 400, refused 0
+  checkout-a       on incoming key k2                   sent 417, refused 0
+  checkout-b       on retiring key k1                   sent 417, refused 0
+
+  12:00:00 two
+  12:00:00 three
+  12:00:00 four
+  12:00:00 five
+  12:00:00 six
+
+  Web UI        http://127.0.0.1:8233/run
+  state in      /tmp/sandbox`, "\n"), strings.Join(View(overlap(), 100, false), "\n"))
+}
+
+func TestViewShows(t *testing.T) {
+	t.Parallel()
+	lost := overlap()
+	lost.Traffic.Refused, lost.Traffic.Consumers[2].Refused = 3, 3
+	before := State{At: noon, Traffic: demo.Snapshot{Consumers: []demo.Counts{{Name: "checkout-a", Key: "fp:1"}}}}
+	turning := overlap()
+	turning.Status.Phase = workflows.PhaseRollback
+	hostile := overlap()
+	hostile.Status.WaitsFor = "x\x1b[2J\r\ny"
+	const red, bold = "\x1b[1;31m", "\x1b[1m"
+	for name, c := range map[string]struct {
+		state State
+		has   []string
+		lacks []string
+	}{
+		"how to approve at the gate":           {gate(), []string{"revoke gate is open: it has 0 of 1 approvals", "starter approve payments-api --gate revoke"}, nil},
+		"nothing of approving before the gate": {overlap(), nil, []string{"starter approve"}},
+		"lost requests in red":                 {lost, []string{red + "requests sent 1234, refused 3", red + "  checkout-b"}, []string{red + "  checkout-a"}},
+		"a good end":                           {ended(workflows.Completed), []string{bold + "payments-api: completed", "It is over."}, []string{red}},
+		"a bad end in red":                     {ended(workflows.Failed), []string{red + "payments-api: failed"}, nil},
+		"a rollback in red, and in no order":   {turning, []string{red + "payments-api: rollback\x1b"}, nil},
+		"what it is before the rotation":       {before, []string{"payments-api: about to begin", "on key fp:1"}, []string{"waits for"}},
+		"text from outside written out":        {hostile, []string{`x\x1b[2J\r\ny`}, []string{"\x1b[2J"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := strings.Join(View(c.state, 120, true), "\n")
+			for _, has := range c.has {
+				assert.Contains(t, text, has)
+			}
+			for _, lacks := range c.lacks {
+				assert.NotContains(t, text, lacks)
+			}
+		})
+	}
+}
+
+func TestViewFitsTheTerminal(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		s := gate()
+		s.Status.Doing = rapid.String().Draw(t, "doing")
+		s.Status.Notices = []string{rapid.String().Draw(t, "notice")}
+		width := rapid.IntRange(1, 200).Draw(t, "width")
+		for _, l := range View(s, width, false) {
+			assert.LessOrEqual(t, utf8.RuneCountInString(l), width)
+			assert.NotContains(t, l, "\n")
+			assert.NotContains(t, l, "\x1b")
+		}
+	})
+}
+
+func TestChanges(t *testing.T) {
+	t.Parallel()
+	with := func(change func(*State)) State { s := overlap(); change(&s); return s }
+	for name, c := range map[string]struct {
+		before, now State
+		want        []string
+	}{
+		"nothing when nothing happened": {overlap(), overlap(), nil},
+		"nothing when only counts grew": {overlap(), with(func(s *State) {
+			s.Traffic.Sent, s.Traffic.Consumers[0].Sent = 9999, 9999
+		}), nil},
+		"nothing when a wait counts down": {
+			with(func(s *State) { s.Status.WaitsFor = "quiet for 3s more" }), with(func(s *State) { s.Status.WaitsFor = "quiet for 2s more" }), nil,
+		},
+		"everything at the beginning": {State{}, overlap(), []string{
+			"12:00:00 overlap: Both keys are accepted.",
+			"12:00:00 see it in the Web UI: http://127.0.0.1:8233/run",
+			"12:00:00 overlap: waits for the end of the overlap; unblocked by time; or: extend, rollback",
+			"12:00:00 checkout-canary is on incoming key k2",
+			"12:00:00 checkout-a is on incoming key k2",
+			"12:00:00 checkout-b is on retiring key k1",
+		}},
+		"a gate that opens": {overlap(), gate(), []string{
+			"12:00:00 revoke-gate: Waiting for approval.",
+			"12:00:00 revoke-gate: waits for 1 approvals of the revoke gate; unblocked by anybody; or reject",
+			"12:00:00 revoke-gate: approve with starter approve payments-api --gate revoke",
+		}},
+		"a consumer that changes its key": {overlap(), with(func(s *State) { s.Traffic.Consumers[2].Key = "fp:2" }), []string{
+			"12:00:00 checkout-b is on incoming key k2",
+		}},
+		"requests that were lost": {overlap(), with(func(s *State) { s.Traffic.Refused, s.Traffic.Failed = 2, 1 }), []string{
+			"12:00:00 REQUESTS WERE LOST: 2 refused, 1 failed, of 1234",
+		}},
+		"a notice": {overlap(), with(func(s *State) { s.Status.Notices = []string{"a\nb"} }), []string{`12:00:00 note: a\nb`}},
+		"the end": {overlap(), ended(workflows.Completed), []string{
+			"12:00:00 completed: It is over.", "12:00:00 requests sent 1234, refused 0, failed 0",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, c.want, Changes(c.before, c.now))
+		})
+	}
+}
+
+func TestScreenWithoutTerminalPrintsChanges(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	s := NewScreen(&out)
+	s.Draw(overlap())
+	s.Draw(overlap())
+	first := out.Len()
+	s.Draw(gate())
+	assert.Equal(t, 6, strings.Count(out.String()[:first], "\n"))
+	assert.Equal(t, 3, strings.Count(out.String()[first:], "\n"))
+	assert.NotContains(t, out.String(), "\x1b")
+
+	file, err := os.Create(t.TempDir() + "/out")
+	require.NoError(t, err)
+	defer file.Close()
+	assert.Nil(t, NewScreen(file).size, "a file is no terminal")
+}
+
+func TestScreenDrawsInPlace(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	height := 60
+	s := &Screen{out: &out, size: func() (int, int) { return 80, height }}
+	term := &terminal{}
+	show := func(state State) []string {
+		out.Reset()
+		s.Draw(state)
+		term.obey(t, out.String())
+		return term.rows
+	}
+	assert.Equal(t, View(gate(), 80, false), show(gate()))
+	assert.Equal(t, View(overlap(), 80, false), show(overlap()), "nothing of the longer view is left")
+	assert.Equal(t, View(gate(), 80, false), show(gate()))
+
+	out.Reset()
+	s.Print("this stays")
+	term.obey(t, out.String())
+	rows := show(overlap())
+	n := len(View(gate(), 80, false))
+	assert.Equal(t, "this stays", rows[n])
+	assert.Equal(t, View(overlap(), 80, false), rows[n+1:])
+
+	height = 10
+	s.Draw(overlap())
+	assert.Equal(t, 9, s.drawn, "a low terminal shows the beginning, and does not scroll")
+}
+
+// terminal obeys what a screen writes.
+type terminal struct {
+	rows []string
+	at   int
+}
+
+func (x *terminal) obey(t *testing.T, text string) {
+	t.Helper()
+	if up, rest, ok := strings.Cut(strings.TrimPrefix(text, "\x1b["), "A"); ok && strings.HasPrefix(text, "\x1b[") {
+		n := 0
+		for _, digit := range up {
+			require.True(t, '0' <= digit && digit <= '9', "moves up by %q", up)
+			n = n*10 + int(digit-'0')
+		}
+		x.at -= n
+		require.GreaterOrEqual(t, x.at, 0)
+		text = rest
+	}
+	rest, clears := strings.CutSuffix(text, "\x1b[J")
+	for l := range strings.Lines(rest) {
+		if x.at == len(x.rows) {
+			x.rows = append(x.rows, "")
+		}
+		x.rows[x.at] = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSuffix(l, "\n"), "\r"), "\x1b[K")
+		x.at++
+	}
+	if clears {
+		x.rows = x.rows[:x.at]
+	}
+}

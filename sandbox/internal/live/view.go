@@ -1,0 +1,153 @@
+// Package live shows a rotation of the sandbox while it runs: on a terminal as one view that changes in
+// place, elsewhere as a line for each thing that happens.
+package live
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/sandbox/internal/demo"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// State is all that is shown, at one moment.
+type State struct {
+	// At is when the state was taken.
+	At time.Time
+	// Status is what the rotation says of itself; zero before it has begun.
+	Status workflows.Status
+	// Traffic is what the consumers and the gateway counted.
+	Traffic demo.Snapshot
+	// RunURL is the run in the Web UI.
+	RunURL string
+	// Approve are the ways to approve, one a line, shown while a gate is open.
+	Approve []string
+	// Folder has the sandbox's state.
+	Folder string
+}
+
+// phases are those of a rotation that goes well.
+var phases = []workflows.Phase{
+	workflows.PhaseInspect, workflows.PhaseIssue, workflows.PhaseVerify, workflows.PhaseDeliver, workflows.PhasePromote,
+	workflows.PhaseOverlap, workflows.PhaseEvidence, workflows.PhaseRevokeGate, workflows.PhaseDisable, workflows.PhaseDisableSoak,
+	workflows.PhaseRevoke, workflows.PhaseRecord,
+}
+
+// moments is how much of the timeline is shown.
+const moments = 5
+
+// line is one line of the view. Strong ones matter most, bad ones should not be.
+type line struct {
+	text        string
+	strong, bad bool
+}
+
+// View is the state as lines, none of them longer than width characters. Nothing in them but colours, if
+// these are wanted, is obeyed by a terminal.
+func View(s State, width int, colors bool) []string {
+	var shown []string
+	for _, l := range lines(s) {
+		text := fit(l.text, width)
+		switch {
+		case colors && l.bad:
+			text = "\x1b[1;31m" + text + "\x1b[0m"
+		case colors && l.strong:
+			text = "\x1b[1m" + text + "\x1b[0m"
+		}
+		shown = append(shown, text)
+	}
+	return shown
+}
+
+func lines(s State) []line {
+	var list []line
+	add := func(format string, args ...any) { list = append(list, line{text: fmt.Sprintf(format, args...)}) }
+	field := func(name, value string) {
+		if value != "" {
+			add("  %-13s %s", name, value)
+		}
+	}
+	st := s.Status
+	list = append(list, headline(st))
+	switch {
+	case st.Report != nil:
+		add("  %s", st.Report.Message)
+	case st.Phase != "":
+		add("  %s", st.Doing)
+	}
+	add("")
+	field("waits for", st.WaitsFor)
+	field("unblocked by", st.UnblockedBy)
+	if left := st.Until.Sub(s.At).Round(time.Second); !st.Until.IsZero() && left > 0 {
+		field("until", fmt.Sprintf("%s (%s left)", st.Until.Local().Format(time.TimeOnly), left))
+	}
+	field("retiring key", st.Retiring.KeyID)
+	field("incoming key", st.Incoming.KeyID)
+	field("no way back", st.NoWayBack)
+	for _, n := range st.Notices {
+		field("note", n)
+	}
+	if st.Gate != nil {
+		add("")
+		list = append(list, line{text: fmt.Sprintf("The %s gate is open: it has %d of %d approvals. Approve with", st.Gate.Gate, len(st.Gate.Approvals), st.Gate.Needs.Count), strong: true})
+		for _, way := range s.Approve {
+			add("  %s", way)
+		}
+	}
+	add("")
+	list = append(list, line{
+		text:   fmt.Sprintf("requests sent %d, refused %d, failed %d", s.Traffic.Sent, s.Traffic.Refused, s.Traffic.Failed),
+		strong: true, bad: s.Traffic.Refused+s.Traffic.Failed > 0,
+	})
+	for _, c := range s.Traffic.Consumers {
+		list = append(list, line{text: fmt.Sprintf("  %-16s on %-33s sent %d, refused %d", c.Name, keyOf(st, c), c.Sent, c.Refused+c.Failed), bad: c.Refused+c.Failed > 0})
+	}
+	add("")
+	for _, m := range st.Timeline[max(0, len(st.Timeline)-moments):] {
+		add("  %s %s", m.At.Local().Format(time.TimeOnly), m.What)
+	}
+	add("")
+	field("Web UI", s.RunURL)
+	field("state in", s.Folder)
+	return list
+}
+
+// headline says where the rotation is.
+func headline(st workflows.Status) line {
+	if st.Report != nil {
+		return line{text: st.Credential + ": " + string(st.Report.Outcome), strong: true, bad: st.Report.Outcome != workflows.Completed}
+	}
+	if st.Phase == "" {
+		return line{text: demo.Credential + ": about to begin", strong: true}
+	}
+	text := st.Credential + ": " + string(st.Phase)
+	if i := slices.Index(phases, st.Phase); i >= 0 {
+		text += fmt.Sprintf(" (%d of %d)", i+1, len(phases))
+	}
+	return line{text: text, strong: true, bad: st.Phase == workflows.PhaseRollback}
+}
+
+// keyOf says which key a consumer uses, and which of the two that is.
+func keyOf(st workflows.Status, c demo.Counts) string {
+	switch {
+	case st.Incoming.Is(c.Key):
+		return "incoming key " + st.Incoming.KeyID
+	case st.Retiring.Is(c.Key):
+		return "retiring key " + st.Retiring.KeyID
+	}
+	return "key " + cmp.Or(c.KeyID, c.Key)
+}
+
+// fit makes a text safe to show, and no wider than a terminal.
+func fit(text string, width int) string {
+	const longest = 4096
+	text = outside.Text(text, longest)
+	runes := []rune(text)
+	if width > 0 && len(runes) > width {
+		return string(runes[:width-1]) + "…"
+	}
+	return text
+}
