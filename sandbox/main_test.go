@@ -93,7 +93,7 @@ func TestServerServesUntilItIsTold(t *testing.T) {
 	p.ends(t)
 	p.waits(t)
 	_, err = net.Dial("tcp", s.Address)
-	assert.Error(t, err)
+	require.Error(t, err)
 	assert.FileExists(t, file+".log")
 }
 

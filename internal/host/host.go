@@ -79,6 +79,9 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	h.workers = append(h.workers, common)
 	for _, name := range slices.Sorted(maps.Keys(o.Config.Accounts)) {
 		account := o.Config.Accounts[name]
+		if d, ok := all.Find(o.Descriptors, account.Type); !ok || d.Issuer == nil {
+			continue // only the calls to issuers have a queue
+		}
 		perAccount := options
 		perAccount.DisableWorkflowWorker = true
 		perAccount.TaskQueueActivitiesPerSecond = account.Quota.PerSecond // 0: no limit

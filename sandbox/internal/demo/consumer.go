@@ -79,16 +79,15 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 	}, nil
 }
 
-// Run sends requests until Close, from another goroutine. Call it once.
-func (c *Consumer) Run() {
-	ctx, stop := context.WithCancel(context.Background())
-	c.stop = stop
+// Run sends requests until ctx ends or Close, from another goroutine. Call it once.
+func (c *Consumer) Run(ctx context.Context) {
+	ctx, c.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(c.done)
 		ticker := time.NewTicker(c.every)
 		defer ticker.Stop()
 		for {
-			c.send()
+			c.send(ctx)
 			select {
 			case <-ctx.Done():
 				return
@@ -109,11 +108,11 @@ func (c *Consumer) Close() {
 }
 
 // send makes one request with the key in use now.
-func (c *Consumer) send() {
+func (c *Consumer) send(ctx context.Context) {
 	c.mu.Lock()
 	c.counts.Sent++
 	c.mu.Unlock()
-	status, keyID := c.ask(c.keys.Key())
+	status, keyID := c.ask(ctx, c.keys.Key())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch status {
@@ -130,9 +129,9 @@ func (c *Consumer) send() {
 }
 
 // ask returns the status of the answer, 0 for none.
-func (c *Consumer) ask(key string) (status int, keyID string) {
+func (c *Consumer) ask(ctx context.Context, key string) (status int, keyID string) {
 	// A request that was sent is waited for, also when the consumer is to end.
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, c.gateway, nil)
+	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, c.gateway, nil)
 	if err != nil {
 		return 0, ""
 	}

@@ -37,7 +37,7 @@ func consume(t *testing.T, status func(key string) int, change func(*ConsumerOpt
 	}
 	c, err := NewConsumer(o)
 	require.NoError(t, err)
-	c.Run()
+	c.Run(t.Context())
 	t.Cleanup(c.Close)
 	return c, keyFile
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -114,7 +113,7 @@ func (s *Services) start(ctx context.Context, o Options) error {
 	}
 	s.place = setting.place()
 
-	if s.verifier, err = gateway.OpenVerifier(o.Folder.GatewayKeys(), ""); err != nil {
+	if s.verifier, err = gateway.OpenVerifier(o.Folder.GatewayKeys(), ""); err != nil { //nolint:contextcheck // it reports for longer than the start
 		return err
 	}
 	s.gateway = NewGateway(func(value, caller string) (string, bool) {
@@ -139,7 +138,7 @@ func (s *Services) start(ctx context.Context, o Options) error {
 	mux.HandleFunc("GET /snapshot", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Snapshot()) })
 	s.serve(services, mux)
 	for _, c := range s.consumers {
-		c.Run()
+		c.Run(context.WithoutCancel(ctx)) // ctx is that of the start
 	}
 	return nil
 }
@@ -156,8 +155,8 @@ func (s *Services) Snapshot() Snapshot {
 	return newSnapshot(time.Now(), counts, s.gateway.Ledger())
 }
 
-// Stop ends the traffic first: each request that was sent is answered. Then it ends the servers, and the
-// gateway reports the last uses. It may be called twice.
+// Stop ends the traffic first: each request that was sent is answered. Then it ends the servers, where
+// nobody is left but probes, and the gateway reports the last uses. It may be called twice.
 func (s *Services) Stop() {
 	s.stop.Do(func() {
 		var traffic sync.WaitGroup
@@ -165,12 +164,8 @@ func (s *Services) Stop() {
 			traffic.Go(c.Close)
 		}
 		traffic.Wait()
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
 		for _, server := range s.servers {
-			if server.Shutdown(ctx) != nil {
-				_ = server.Close()
-			}
+			_ = server.Close()
 		}
 		if s.verifier != nil {
 			_ = s.verifier.Close()
@@ -193,7 +188,7 @@ type listener struct {
 }
 
 func listen(port int) (*listener, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 	if err != nil {
 		return nil, err
 	}

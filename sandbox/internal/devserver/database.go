@@ -99,7 +99,7 @@ func makeFile(path string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	draft := filepath.Join(folder, "database")
 	if err := os.WriteFile(draft, nil, 0o600); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 
 	"go.temporal.io/server/common/testing/freeport"
 )
@@ -40,7 +39,7 @@ func claim(port int) (int, error) {
 
 // probe listens for a moment.
 func probe(port int) error {
-	l, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port)))
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.ParseIP(loopback), Port: port})
 	if err != nil {
 		return err
 	}

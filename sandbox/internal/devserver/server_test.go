@@ -112,7 +112,7 @@ func TestServerCanBeUsedAtOnce(t *testing.T) {
 		"what the run is of": "/api/v1/namespaces/default/workflows/payments-api",
 	}
 	for what, path := range asked {
-		assert.NoError(t, answers(t.Context(), s.UIURL()+path), what)
+		require.NoError(t, answers(t.Context(), s.UIURL()+path), what)
 	}
 	resp, err := http.Get(s.UIURL() + "/api/v1/namespaces/default/workflows")
 	require.NoError(t, err)

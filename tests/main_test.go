@@ -1,0 +1,39 @@
+// Package tests runs keyturn as people do: real processes of worker, starter, Temporal server and demo
+// services, which are killed and asked from outside.
+package tests
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// programs is where the built programs are.
+var programs string
+
+func TestMain(m *testing.M) {
+	code, err := withPrograms(m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func withPrograms(run func() int) (int, error) {
+	var err error
+	if programs, err = os.MkdirTemp("", "keyturn-programs-"); err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(programs)
+	for name, folder := range map[string]string{"worker": "../worker", "starter": "../starter", "sandbox": "../sandbox"} {
+		build := exec.Command("go", "build", "-o", filepath.Join(programs, name), ".")
+		build.Dir = folder // the sandbox is a module of its own
+		if out, err := build.CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("building %s: %w\n%s", name, err, out)
+		}
+	}
+	return run(), nil
+}

@@ -1,0 +1,93 @@
+package tests
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// A gateway key is rotated while three instances use it 20 times a second each: no request is refused.
+func TestGatewayRotation(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+
+	out, code := s.starter("plan", credential, "-f", s.place.Inventory)
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "ALLOWED")
+	assert.Contains(t, out, "made-by-hand-in-2024")
+
+	out, code = s.starter("rotate", credential, "-f", s.place.Inventory, "--reason", "quarterly", "--as", "ann")
+	require.Zero(t, code, out)
+	out, code = s.starter("rotate", credential, "-f", s.place.Inventory)
+	assert.Equal(t, 3, code, "one at a time: %s", out)
+	out, code = s.starter("approve", credential, "--gate", "revoke")
+	assert.Equal(t, 3, code, "an approval before its gate: %s", out)
+
+	status := s.await(workflows.PhaseRevokeGate)
+	assert.Contains(t, status.UnblockedBy, "approve")
+	for _, c := range s.now().Consumers {
+		assert.True(t, status.Incoming.Is(c.Key), "%s is on the incoming key", c.Name)
+	}
+	out, code = s.starter("status")
+	assert.Zero(t, code)
+	assert.Contains(t, out, credential)
+	out, code = s.starter("approve", credential, "--gate", "revoke", "--as", "ann")
+	require.Zero(t, code, out)
+
+	report := s.report()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Contains(t, report.Probe, "refused")
+	s.nobodyRefused()
+	s.replays()
+	assert.Equal(t, "rotation.ended", s.trail()[len(s.trail())-1])
+}
+
+// A rollback in the overlap brings everybody back to the retiring key, and destroys the incoming one.
+func TestRollbackInTheOverlap(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "--overlap", "1m")
+	out, code := s.starter("rotate", credential, "-f", s.place.Inventory)
+	require.Zero(t, code, out)
+	status := s.await(workflows.PhaseOverlap)
+	out, code = s.starter("extend", credential, "--by", "30s")
+	require.Zero(t, code, out)
+	assert.True(t, s.status().Until.After(status.Until), "the overlap was extended")
+
+	out, code = s.starter("rollback", credential, "--reason", "errors at checkout", "--as", "ann")
+	require.Zero(t, code, out)
+	report := s.report()
+	require.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	for _, c := range s.now().Consumers {
+		assert.True(t, report.Retiring.Is(c.Key), "%s is back on the retiring key", c.Name)
+	}
+	s.nobodyRefused()
+	s.replays()
+	assert.NotContains(t, s.trail(), "key.destroyed")
+}
+
+// The worker is killed in the overlap. Another one goes on where it stood.
+func TestKilledWorkerInTheOverlap(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "--overlap", "30s")
+	out, code := s.starter("rotate", credential, "-f", s.place.Inventory)
+	require.Zero(t, code, out)
+	before := s.await(workflows.PhaseOverlap)
+	s.worker.end(syscall.SIGKILL)
+	sent := s.now().Sent
+	require.Eventually(t, func() bool { return s.now().Sent > sent+100 }, 30*time.Second, 100*time.Millisecond, "traffic flows without a worker")
+	s.startWorker()
+
+	after := s.await(workflows.PhaseRevokeGate)
+	assert.Equal(t, before.Incoming, after.Incoming, "no second key was minted")
+	out, code = s.starter("approve", credential, "--gate", "revoke")
+	require.Zero(t, code, out)
+	report := s.report()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	s.nobodyRefused()
+	s.replays()
+}
