@@ -27,7 +27,7 @@ func withPrograms(run func() int) (int, error) {
 	if programs, err = os.MkdirTemp("", "keyturn-programs-"); err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(programs)
+	defer func() { _ = os.RemoveAll(programs) }()
 	for name, folder := range map[string]string{"worker": "../worker", "starter": "../starter", "sandbox": "../sandbox"} {
 		build := exec.Command("go", "build", "-o", filepath.Join(programs, name), ".")
 		build.Dir = folder // the sandbox is a module of its own

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -193,7 +194,8 @@ func (s *stage) starter(args ...string) (string, int) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
-	if _, exited := err.(*exec.ExitError); err != nil && !exited {
+	var exited *exec.ExitError
+	if !errors.As(err, &exited) {
 		require.NoError(s.t, err)
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
@@ -254,13 +256,12 @@ func (s *stage) now() traffic {
 }
 
 // nobodyRefused sees that traffic flowed and that none of it was refused.
-func (s *stage) nobodyRefused() traffic {
+func (s *stage) nobodyRefused() {
 	s.t.Helper()
 	counted := s.traffic()
 	assert.Greater(s.t, counted.Sent, 100, "traffic flowed")
 	assert.Zero(s.t, counted.Refused, "requests refused")
 	assert.Zero(s.t, counted.Failed, "requests without answer")
-	return counted
 }
 
 // replays runs the rotation's history through this build's workflow code.

@@ -91,7 +91,7 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	connection.Logger = log.NewStructuredLogger(logger)
 
 	var ready atomic.Bool
-	stopHealth, err := serveHealth(o.health, &ready, logger)
+	stopHealth, err := serveHealth(ctx, o.health, &ready, logger)
 	if err != nil {
 		return err
 	}
@@ -135,11 +135,11 @@ func newLogger(o options, out io.Writer) (*slog.Logger, error) {
 }
 
 // serveHealth answers /healthz while the process lives, /readyz while it polls.
-func serveHealth(address string, ready *atomic.Bool, logger *slog.Logger) (stop func(), err error) {
+func serveHealth(ctx context.Context, address string, ready *atomic.Bool, logger *slog.Logger) (stop func(), err error) {
 	if address == "" {
 		return func() {}, nil
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for health checks: %w; choose another --health-address", err)
 	}

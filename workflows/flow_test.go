@@ -219,7 +219,7 @@ func (s *script) ask(action policy.Action, req policy.Request, verdict func(poli
 		OnAccept: func() {},
 		OnReject: func(err error) { assert.NoError(s.t, err) },
 		OnComplete: func(result any, err error) {
-			assert.NoError(s.t, err)
+			require.NoError(s.t, err)
 			if verdict != nil {
 				verdict(result.(policy.Verdict))
 			}

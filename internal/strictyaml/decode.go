@@ -204,7 +204,7 @@ func integer(n ast.Node) (int64, bool) {
 	case int64:
 		return value, true
 	case uint64:
-		return int64(value), value <= math.MaxInt64
+		return int64(value), value <= math.MaxInt64 //nolint:gosec // judged in the same line
 	}
 	return 0, false
 }

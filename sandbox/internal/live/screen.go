@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -18,7 +19,7 @@ type Screen struct {
 	// size of the terminal; nil when the output is none.
 	size   func() (width, height int)
 	colors bool
-	// drawn is how many lines the last view had.
+	// drawn is how many rows the last view took.
 	drawn int
 	last  State
 }
@@ -52,19 +53,27 @@ func (s *Screen) Draw(now State) {
 		return
 	}
 	width, height := s.size()
-	view := View(now, width, s.colors)
-	// A view that scrolled could not be drawn over.
-	view = view[:min(len(view), height-1)]
 	var b strings.Builder
 	if s.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", s.drawn)
+		fmt.Fprintf(&b, "\x1b[%dA\r\x1b[J", s.drawn) // nothing of the last view stays
 	}
-	for _, text := range view {
-		b.WriteString("\r" + text + "\x1b[K\n") // to the end of the line nothing of the last view stays
+	s.drawn = 0
+	for _, text := range View(now, width, s.colors) {
+		if s.drawn+rows(text, width) >= height {
+			break // a view that scrolled could not be drawn over
+		}
+		s.drawn += rows(text, width)
+		b.WriteString(text + "\n")
 	}
-	b.WriteString("\x1b[J")
-	s.drawn = len(view)
-	fmt.Fprint(s.out, b.String())
+	fmt.Fprint(s.out, b.String()) // at once, so that nothing flickers
+}
+
+// rows is how many a line takes that the terminal wraps. Lines with colours never are.
+func rows(text string, width int) int {
+	if strings.HasPrefix(text, "\x1b") {
+		return 1
+	}
+	return max(1, (utf8.RuneCountInString(text)+width-1)/width)
 }
 
 // Print writes lines that stay; the next view is drawn below them.

@@ -39,18 +39,22 @@ var phases = []workflows.Phase{
 // moments is how much of the timeline is shown.
 const moments = 5
 
-// line is one line of the view. Strong ones matter most, bad ones should not be.
+// line is one line of the view. Strong ones matter most, bad ones should not be. What people copy is whole,
+// whatever its length.
 type line struct {
-	text        string
-	strong, bad bool
+	text               string
+	strong, bad, whole bool
 }
 
-// View is the state as lines, none of them longer than width characters. Nothing in them but colours, if
-// these are wanted, is obeyed by a terminal.
+// View is the state as lines. Those that say what to copy are whole, all others no longer than width
+// characters. Nothing in them but colours, if these are wanted, is obeyed by a terminal.
 func View(s State, width int, colors bool) []string {
 	var shown []string
 	for _, l := range lines(s) {
-		text := fit(l.text, width)
+		text := outside.Text(l.text, longest)
+		if !l.whole {
+			text = cut(text, width)
+		}
 		switch {
 		case colors && l.bad:
 			text = "\x1b[1;31m" + text + "\x1b[0m"
@@ -82,7 +86,11 @@ func lines(s State) []line {
 	field("waits for", st.WaitsFor)
 	field("unblocked by", st.UnblockedBy)
 	if left := st.Until.Sub(s.At).Round(time.Second); !st.Until.IsZero() && left > 0 {
-		field("until", fmt.Sprintf("%s (%s left)", st.Until.Local().Format(time.TimeOnly), left))
+		format := time.TimeOnly
+		if left > 12*time.Hour {
+			format = time.DateTime
+		}
+		field("until", fmt.Sprintf("%s (%s left)", st.Until.Local().Format(format), left))
 	}
 	field("retiring key", st.Retiring.KeyID)
 	field("incoming key", st.Incoming.KeyID)
@@ -94,7 +102,7 @@ func lines(s State) []line {
 		add("")
 		list = append(list, line{text: fmt.Sprintf("The %s gate is open: it has %d of %d approvals. Approve with", st.Gate.Gate, len(st.Gate.Approvals), st.Gate.Needs.Count), strong: true})
 		for _, way := range s.Approve {
-			add("  %s", way)
+			list = append(list, line{text: "  " + way, whole: true})
 		}
 	}
 	add("")
@@ -110,8 +118,9 @@ func lines(s State) []line {
 		add("  %s %s", m.At.Local().Format(time.TimeOnly), m.What)
 	}
 	add("")
-	field("Web UI", s.RunURL)
-	field("state in", s.Folder)
+	for _, place := range [][2]string{{"Web UI", s.RunURL}, {"state in", s.Folder}} {
+		list = append(list, line{text: fmt.Sprintf("  %-13s %s", place[0], place[1]), whole: true})
+	}
 	return list
 }
 
@@ -141,12 +150,11 @@ func keyOf(st workflows.Status, c demo.Counts) string {
 	return "key " + cmp.Or(c.KeyID, c.Key)
 }
 
-// fit makes a text safe to show, and no wider than a terminal.
-func fit(text string, width int) string {
-	const longest = 4096
-	text = outside.Text(text, longest)
-	runes := []rune(text)
-	if width > 0 && len(runes) > width {
+// longest bounds, in bytes, what is shown of a text.
+const longest = 4096
+
+func cut(text string, width int) string {
+	if runes := []rune(text); len(runes) > width {
 		return string(runes[:width-1]) + "…"
 	}
 	return text
