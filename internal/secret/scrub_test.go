@@ -64,7 +64,8 @@ func TestScrubLeavesNoRunOfTheSecret(t *testing.T) {
 		key := rapid.StringMatching(`[a-z0-9]{8,40}`).Draw(t, "key")
 		from := rapid.IntRange(0, len(key)-8).Draw(t, "from")
 		to := rapid.IntRange(from+8, len(key)).Draw(t, "to")
-		around := rapid.SampledFrom([]string{"", " ", `"`, "ktg_"}).Draw(t, "around")
+		// None of these can be taken for more of the key.
+		around := rapid.SampledFrom([]string{"", " ", `"`, "_KTG_"}).Draw(t, "around")
 
 		got := secret.Single(secret.New([]byte(key))).Scrub(around + key[from:to] + around)
 

@@ -1,15 +1,12 @@
 package strictyaml
 
 import (
-	"bytes"
 	"encoding"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -50,7 +47,10 @@ func (d *Document) decode(path string, n ast.Node, v reflect.Value, ignore []str
 			return
 		}
 		if err := text.UnmarshalText([]byte(s)); err != nil {
-			what, write, _ := strings.Cut(err.Error(), "; ")
+			what, write := err.Error(), ""
+			if i := strings.LastIndex(what, "; write "); i >= 0 { // the last: what is quoted before may have one, too
+				what, write = what[:i], what[i+len("; "):]
+			}
 			d.addAt(n, path, Problem{What: "is " + what, Write: write})
 		}
 		return
@@ -179,14 +179,14 @@ func (d *Document) decodeScalar(path string, n ast.Node, v reflect.Value) {
 	case reflect.Int, reflect.Int64:
 		i, ok := integer(n)
 		if !ok || v.OverflowInt(i) {
-			d.wrong(path, n, "a whole number")
+			d.wrong(path, n, "a whole number in decimal")
 			return
 		}
 		v.SetInt(i)
 	case reflect.Float64:
 		f, ok := float(n)
 		if !ok {
-			d.wrong(path, n, "a number")
+			d.wrong(path, n, "a decimal number")
 			return
 		}
 		v.SetFloat(f)
@@ -195,9 +195,13 @@ func (d *Document) decodeScalar(path string, n ast.Node, v reflect.Value) {
 	}
 }
 
+// decimal is how JSON writes numbers. YAML knows more ways, which people read differently than programs:
+// 010, 0x10, 1_000, .5.
+var decimal = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
+
 func integer(n ast.Node) (int64, bool) {
 	i, ok := n.(*ast.IntegerNode)
-	if !ok {
+	if !ok || !decimal.MatchString(i.Token.Value) {
 		return 0, false
 	}
 	switch value := i.Value.(type) {
@@ -211,7 +215,7 @@ func integer(n ast.Node) (int64, bool) {
 
 func float(n ast.Node) (float64, bool) {
 	if f, ok := n.(*ast.FloatNode); ok {
-		return f.Value, !math.IsNaN(f.Value) && !math.IsInf(f.Value, 0)
+		return f.Value, decimal.MatchString(f.Token.Value) && !math.IsNaN(f.Value) && !math.IsInf(f.Value, 0)
 	}
 	i, ok := integer(n)
 	return float64(i), ok
@@ -298,6 +302,9 @@ func inspect(path string, v reflect.Value, report func(Problem)) {
 		}
 		return
 	case reflect.Slice:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return // raw bytes, such as json.RawMessage
+		}
 		for i := range v.Len() {
 			inspect(fmt.Sprintf("%s[%d]", path, i), v.Index(i), report)
 		}
@@ -332,19 +339,4 @@ func inspect(path string, v reflect.Value, report func(Problem)) {
 			report(p)
 		}
 	}
-}
-
-// DecodeJSON reads one JSON value strictly: an unknown field, trailing data or a problem is an error.
-func DecodeJSON(raw []byte, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		return fmt.Errorf("decoding JSON: %w", err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("decoding JSON: there is more than one value")
-	}
-	var problems []error
-	Inspect(into, func(p Problem) { problems = append(problems, fmt.Errorf("%s %s; %s", p.Field, p.What, p.Write)) })
-	return errors.Join(problems...)
 }

@@ -45,6 +45,9 @@ type version struct {
 // errUnchanged ends a change that finds all as it should be.
 var errUnchanged = errors.New("unchanged")
 
+// maxVersion leaves room to count on within versionForm.
+const maxVersion = 1e15
+
 var versionForm = regexp.MustCompile(`^v[1-9][0-9]{0,17}$`)
 
 func newState() *state {
@@ -159,6 +162,9 @@ func parseState(data []byte) (*state, error) {
 func (s *state) wrong() string {
 	if s.Schema != stateSchema {
 		return fmt.Sprintf("its schema is not %q", stateSchema)
+	}
+	if s.Last < 0 || s.Last > maxVersion {
+		return "its last number cannot be"
 	}
 	seen, last := map[string]bool{}, int64(0)
 	for _, v := range s.Versions {

@@ -200,3 +200,23 @@ func TestStartRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestSeedGoesOnWhereItWasKilled(t *testing.T) {
+	t.Parallel()
+	f := folder(t)
+	s := run(t, Options{Folder: f})
+	first := s.Snapshot().Consumers[0].Key
+	s.Stop()
+	// Killed after the store had the key, and before anybody else did.
+	require.NoError(t, os.Remove(f.GatewayKeys()))
+	for _, name := range Instances {
+		require.NoError(t, os.Remove(f.KeysOf(name)))
+	}
+
+	s = run(t, Options{Folder: f})
+	eventually(t, func() bool { return s.Snapshot().Sent > 3 })
+	s.Stop()
+	got := s.Snapshot()
+	assert.Equal(t, first, got.Consumers[0].Key)
+	assert.Zero(t, got.Refused+got.Failed)
+}

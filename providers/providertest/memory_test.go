@@ -1,0 +1,117 @@
+package providertest_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/memory"
+	"github.com/keyturn/keyturn/providers/providertest"
+)
+
+// Package memory passes each suite here, and is then the ground on which bugs are planted.
+
+var errNoRoute = errors.New("no route to host")
+
+func faults(w *memory.World) providertest.Faults {
+	return providertest.Faults{
+		LoseReply: func(op providertest.Op) { w.LoseReply(memory.Op(op), 1) },
+		Throttle:  func(op providertest.Op) { w.Throttle(memory.Op(op), 1) },
+		Hang:      func(op providertest.Op) func() { return w.Hang(memory.Op(op)) },
+	}
+}
+
+// issuerIn makes a World with two principals; wrap may plant a bug.
+func issuerIn(settings memory.PrincipalSettings, wrap func(*memory.World, providers.Issuer) providers.Issuer) providertest.IssuerSetup {
+	return providertest.IssuerSetup{
+		KnowsTokens: settings.KnowsTokens,
+		Open: func(providertest.T) providertest.IssuerWorld {
+			w := memory.NewWorld(nil)
+			w.SetPrincipal("p", settings)
+			w.SetPrincipal("q", settings)
+			return providertest.IssuerWorld{
+				Issuer: wrap(w, w.Issuer("p")), Other: w.Issuer("q"), Principal: "p",
+				Use: func(b secret.Bundle) error { return w.Use(b, "test") }, Faults: faults(w),
+			}
+		},
+	}
+}
+
+func asItIs(_ *memory.World, i providers.Issuer) providers.Issuer { return i }
+
+func storeIn(wrap func(*memory.World, providers.Store) providers.Store) providertest.StoreSetup {
+	return providertest.StoreSetup{Open: func(providertest.T) providertest.StoreWorld {
+		w := memory.NewWorld(nil)
+		open := func(path string) providers.Store { return wrap(w, w.Store(path)) }
+		return providertest.StoreWorld{
+			Store: open("a"), Other: open("b"), Reopen: func() providers.Store { return open("a") }, Faults: faults(w),
+		}
+	}}
+}
+
+func targetIn(wrap func(*memory.World, providers.Target) providers.Target) providertest.TargetSetup {
+	return providertest.TargetSetup{Open: func(t providertest.T) providertest.TargetWorld {
+		w := memory.NewWorld(nil)
+		w.SetPrincipal("p", memory.Strict())
+		for _, name := range []string{"a", "b"} {
+			w.SetInstance(name, memory.InstanceSettings{KeepsCopies: true})
+		}
+		opened, err := w.Descriptor().Target.Open(providers.Environment{}, nil, new(memory.InstanceConfig))
+		require.NoError(t, err)
+		return providertest.TargetWorld{
+			Target: wrap(w, opened),
+			Read: func(instance string) (string, error) {
+				b, _ := w.Held(instance)
+				v, _ := b.Field(secret.ValueField)
+				return string(v.Reveal()), nil
+			},
+			// A second delivery in the same moment is another event of the ledger, too.
+			Mark: func(instance string) any {
+				_, at := w.Held(instance)
+				return [2]any{at, len(w.Happened(memory.OpDeliver))}
+			},
+			Break: func(instance string) {
+				w.SetInstance(instance, memory.InstanceSettings{Unreachable: errNoRoute})
+			},
+			Copies: w.Copies,
+			Mint:   func(keyID string) secret.Bundle { return w.AddKey("p", keyID, time.Now()) },
+			Faults: faults(w),
+		}
+	}}
+}
+
+func TestMemoryIssuer(t *testing.T) {
+	t.Parallel()
+	likeAWS := memory.PrincipalSettings{IssuerCapabilities: providers.IssuerCapabilities{
+		Slots: 2, CanDisable: true, ReportsUsage: true, UsageLag: 50 * time.Millisecond,
+		ConsistentWithin: 40 * time.Millisecond, Fields: []string{"accessKeyID", "secretAccessKey"},
+	}}
+	bare := memory.PrincipalSettings{IssuerCapabilities: providers.IssuerCapabilities{Slots: 3}}
+	endless := memory.Strict()
+	endless.Slots = 0
+	for name, settings := range map[string]memory.PrincipalSettings{
+		"one that can do everything":                   memory.Strict(),
+		"one like AWS IAM, late and without tokens":    likeAWS,
+		"one that can neither disable, end nor report": bare,
+		"one without slots":                            endless,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			providertest.Issuer(t, issuerIn(settings, asItIs))
+		})
+	}
+}
+
+func TestMemoryStore(t *testing.T) {
+	t.Parallel()
+	providertest.Store(t, storeIn(func(_ *memory.World, s providers.Store) providers.Store { return s }))
+}
+
+func TestMemoryTarget(t *testing.T) {
+	t.Parallel()
+	providertest.Target(t, targetIn(func(_ *memory.World, target providers.Target) providers.Target { return target }))
+}
