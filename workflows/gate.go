@@ -32,7 +32,7 @@ func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict,
 	r.status.Gate = open
 	defer func() { r.status.Gate = nil }()
 	r.enter(phase, doing)
-	r.waitFor(fmt.Sprintf("%d approvals of the %s gate", needs.Count, g), approvers(*needs)+"; or reject")
+	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
 	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
 	r.tell(notifyAction, "gate-"+string(g), fmt.Sprintf("Approval needed: %s gate", g),
 		fmt.Sprintf("%s Approve with: starter approve %s --gate %s", doing, r.status.Credential, g))

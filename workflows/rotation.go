@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -191,7 +192,7 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 		return err
 	}
 	r.status.Waves[i].State = wavePassed
-	r.note("wave %s passed: %d instances on key %s", w.Name, len(w.Instances), r.status.Incoming.KeyID)
+	r.note("wave %s passed: %s on key %s", w.Name, strings.Join(w.Instances, ", "), r.status.Incoming.KeyID)
 	return nil
 }
 

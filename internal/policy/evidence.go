@@ -143,7 +143,7 @@ func MayDeliverNext(wave []Instance, to key.Ref) Decision {
 			return refuse(CheckFailing, "%s fails its check: %s", i.Name(), i.Unhealthy)
 		}
 	}
-	return allow("all %d instances attest key %s and pass their checks", len(wave), to.KeyID)
+	return allow("%s on key %s, and well", count(len(wave), "instance"), to.KeyID)
 }
 
 // IsBack judges a rollback's delivery: every instance attests the retiring key again. One that is not
@@ -152,7 +152,7 @@ func IsBack(wave []Instance, to key.Ref) Decision {
 	for _, d := range converged(wave, key.Ref{}, to) {
 		return d
 	}
-	return allow("all %d instances attest key %s again", len(wave), to.KeyID)
+	return allow("%s on key %s again", count(len(wave), "instance"), to.KeyID)
 }
 
 // MayPromote judges whether CURRENT may move to the incoming key: it is live and staged, the retiring
@@ -275,6 +275,6 @@ func (e Evidence) Describe() string {
 	if !e.Complete {
 		return fmt.Sprintf("incomplete: %s", e.Missing[0].Message)
 	}
-	return fmt.Sprintf("%d instances attest the incoming key, none the retiring one; the retiring key is quiet since %s",
-		len(e.Instances), e.QuietSince.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s on the incoming key, none on the retiring one, which is quiet since %s",
+		count(len(e.Instances), "instance"), e.QuietSince.UTC().Format(time.RFC3339))
 }

@@ -69,3 +69,11 @@ func allow(format string, args ...any) Decision {
 func refuse(reason Reason, format string, args ...any) Decision {
 	return Decision{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
+
+// count says how many there are of something: "1 approval", "2 approvals".
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

@@ -23,7 +23,7 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 		add("issue", "", "destroy key %s, which was minted for an earlier rotation and never used", k.KeyID)
 	}
 	add("issue", destroyIncoming, "mint a key for %s and store it as PENDING", strings.Join(principals(f, plan), ", "))
-	add("verify", destroyIncoming, "try the incoming key: issuer self-test where there is one, %d smoke tests", len(c.Verify))
+	add("verify", destroyIncoming, "try the incoming key: issuer self-test where there is one, %s", count(len(c.Verify), "smoke test"))
 	promoted := false
 	promote := func() {
 		add("promote", "move the labels back", "move CURRENT to the incoming key; PREVIOUS keeps the retiring one")
@@ -77,11 +77,7 @@ func approvers(a inventory.Approval) string {
 	if len(a.From) > 0 {
 		who = strings.Join(a.From, " or ")
 	}
-	people := "1 approval"
-	if a.Count != 1 {
-		people = fmt.Sprintf("%d approvals", a.Count)
-	}
-	return people + " from " + who
+	return count(a.Count, "approval") + " from " + who
 }
 
 func principals(f Facts, plan Plan) []string {
