@@ -88,7 +88,13 @@ func newPlan(t *terminal) *cobra.Command {
 			if err := run.Get(ctx, &plan); err != nil {
 				return noAnswer(ctx, "inspecting "+args[0], err)
 			}
-			if err := t.show(plan, func(w io.Writer) { t.printPlan(w, plan) }); err != nil {
+			running := isRunning(ctx, c, args[0])
+			if err := t.show(plan, func(w io.Writer) {
+				t.printPlan(w, plan)
+				if running {
+					fmt.Fprintf(w, "\nnote: a rotation of %s is running; this is what another one would find now. See it with: starter status %s\n", args[0], args[0])
+				}
+			}); err != nil {
 				return err
 			}
 			if plan.Refused() {
@@ -100,6 +106,12 @@ func newPlan(t *terminal) *cobra.Command {
 	cmd.Flags().StringVarP(&file, "file", "f", "", "the inventory that has the credential")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait for a worker's answer")
 	return cmd
+}
+
+// isRunning tells whether a rotation of the credential runs now; not being able to tell counts as no.
+func isRunning(ctx context.Context, c client.Client, credential string) bool {
+	described, err := c.DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
+	return err == nil && described.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
 }
 
 // noAnswer explains a wait that ended with the context.

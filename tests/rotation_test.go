@@ -25,6 +25,8 @@ func TestGatewayRotation(t *testing.T) {
 	require.Zero(t, code, out)
 	out, code = s.starter("rotate", credential, "-f", s.place.Inventory)
 	assert.Equal(t, 3, code, "one at a time: %s", out)
+	out, code = s.starter("rotate", "nobody", "-f", s.place.Inventory)
+	assert.Equal(t, 4, code, out)
 	out, code = s.starter("approve", credential, "--gate", "revoke")
 	assert.Equal(t, 3, code, "an approval before its gate: %s", out)
 
@@ -62,6 +64,8 @@ func TestRollbackInTheOverlap(t *testing.T) {
 	require.Zero(t, code, out)
 	report := s.report()
 	require.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	out, code = s.starter("status", credential, "--watch")
+	assert.Equal(t, 6, code, "rolled back: %s", out)
 	for _, c := range s.now().Consumers {
 		assert.True(t, report.Retiring.Is(c.Key), "%s is back on the retiring key", c.Name)
 	}

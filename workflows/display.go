@@ -148,10 +148,12 @@ func (r *rotation) close(t *turn) {
 	r.note("%s: %s", t.outcome, t.message)
 	r.report.EndedAt, r.report.Timeline = workflow.Now(r.ctx), r.status.Timeline
 	r.status.Report = &r.report
-	_ = workflow.UpsertTypedSearchAttributes(r.ctx, AttributeOutcome.ValueSet(string(t.outcome)))
+	ended := []temporal.SearchAttributeUpdate{AttributePhase.ValueSet(string(PhaseEnded)), AttributeOutcome.ValueSet(string(t.outcome))}
 	if !r.report.RotateBy.IsZero() {
-		_ = workflow.UpsertTypedSearchAttributes(r.ctx, AttributeRotateBy.ValueSet(r.report.RotateBy))
+		ended = append(ended, AttributeRotateBy.ValueSet(r.report.RotateBy))
 	}
+	_ = workflow.UpsertTypedSearchAttributes(r.ctx, ended...)
+	r.status.Phase = PhaseEnded
 	r.enter(PhaseEnded, t.message)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ type buggyIssuer struct {
 	providers.Issuer
 	w    *memory.World
 	bugs issuerBugs
-	n    int
+	n    atomic.Int32
 }
 
 func (i *buggyIssuer) ctx(ctx context.Context) context.Context {
@@ -54,8 +55,8 @@ func (i *buggyIssuer) refine(err error, b secret.Bundle) error {
 
 func (i *buggyIssuer) Issue(ctx context.Context, r providers.IssueRequest) (providers.Issued, error) {
 	if i.bugs.tokenForgotten {
-		i.n++
-		r.Token = fmt.Sprintf("%s/%d", r.Token, i.n)
+		n := i.n.Add(1)
+		r.Token = fmt.Sprintf("%s/%d", r.Token, n)
 	}
 	if i.bugs.anyPrincipal {
 		r.Principal = ""
@@ -226,7 +227,7 @@ type buggyStore struct {
 	providers.Store
 	w    *memory.World
 	bugs storeBugs
-	n    int
+	n    atomic.Int32
 }
 
 func (s *buggyStore) Stage(ctx context.Context, token string, b secret.Bundle) (string, error) {
@@ -234,8 +235,8 @@ func (s *buggyStore) Stage(ctx context.Context, token string, b secret.Bundle) (
 		ctx = context.WithoutCancel(ctx)
 	}
 	if s.bugs.stageForgetsToken {
-		s.n++
-		token = fmt.Sprintf("%s/%d", token, s.n)
+		n := s.n.Add(1)
+		token = fmt.Sprintf("%s/%d", token, n)
 	}
 	before := s.current(ctx)
 	id, err := s.Store.Stage(ctx, token, b)
@@ -379,13 +380,13 @@ type buggyTarget struct {
 	providers.Target
 	w    *memory.World
 	bugs targetBugs
-	n    int
+	n    atomic.Int32
 }
 
 func (b *buggyTarget) Deliver(ctx context.Context, d providers.Delivery) error {
-	b.n++
+	n := b.n.Add(1)
 	switch {
-	case b.bugs.nothing, b.bugs.onlyFirst && b.n > 1:
+	case b.bugs.nothing, b.bugs.onlyFirst && n > 1:
 		return nil
 	case b.bugs.closesKey:
 		defer d.Bundle.Close()
