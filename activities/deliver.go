@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/activity"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
@@ -82,23 +81,21 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 
 	var mu sync.Mutex
 	var seen []policy.Instance
-	var g errgroup.Group
-	g.SetLimit(instancesAtOnce)
+	var deliveries fanOut
 	for _, c := range s.consumers {
 		for _, name := range c.InstanceNames() {
 			if len(in.Instances) > 0 && !slices.Contains(in.Instances, policy.InstanceName(c.Name, name)) {
 				continue
 			}
-			g.Go(func() error {
+			deliveries.do(func() {
 				last := a.converge(beat, s, c, name, in, bundle)
 				mu.Lock()
 				defer mu.Unlock()
 				seen = append(seen, last)
-				return nil
 			})
 		}
 	}
-	_ = g.Wait() // no function of it returns an error
+	deliveries.wait()
 	if cause := context.Cause(beat); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 		return WaveResult{}, cause // cancelled, or the worker stops: another attempt will tell
 	}

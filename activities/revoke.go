@@ -127,13 +127,18 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 	if err := disabler.Enable(ctx, r.Retiring); err != nil {
 		return err
 	}
+	// The event comes before the mark is cleared: it is named by the mark, and a repetition without mark
+	// would not know that anything happened.
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyEnabled, occasion(r.Retiring, mine.DisabledAt), nil)); err != nil {
+		return err
+	}
 	if recorded && !mine.DisabledAt.IsZero() {
 		owned(&m, r.Retiring).DisabledAt = time.Time{}
 		if err := s.store.PutMetadata(ctx, m); err != nil {
 			return fmt.Errorf("recording it: %w", err)
 		}
 	}
-	return a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyEnabled, occasion(r.Retiring, mine.DisabledAt), nil))
+	return nil
 }
 
 // occasion tells one disabling of a key from a later one, in the IDs of their events.

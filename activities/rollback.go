@@ -30,11 +30,9 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 	if err != nil {
 		return err
 	}
-	moved := slices.ContainsFunc(versions, func(v providers.Version) bool {
-		return v.ID == r.Incoming.StoreVersion && v.Has(providers.Current)
-	})
-	if !moved {
-		return nil
+	incoming := slices.IndexFunc(versions, func(v providers.Version) bool { return v.ID == r.Incoming.StoreVersion })
+	if incoming < 0 || !versions[incoming].Has(providers.Current) && !versions[incoming].Has(providers.Previous) {
+		return nil // it was never promoted
 	}
 	if r.Retiring.StoreVersion == "" {
 		return fmt.Errorf("%w: the value of the retiring key is in no store", providers.ErrInvalid)
@@ -124,6 +122,9 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, ref ke
 			return fmt.Errorf("pruning version %s: %w", ref.StoreVersion, err)
 		}
 	}
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDiscarded, ref.KeyID, map[string]string{"key": ref.KeyID})); err != nil {
+		return err
+	}
 	m, err := s.store.Metadata(ctx)
 	if err != nil {
 		return fmt.Errorf("reading metadata of the store: %w", err)
@@ -132,7 +133,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, ref ke
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return fmt.Errorf("recording it: %w", err)
 	}
-	return a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDiscarded, ref.KeyID, map[string]string{"key": ref.KeyID}))
+	return nil
 }
 
 // clearPending removes a PENDING version that holds no live key, and the mint intent: after a discard

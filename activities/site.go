@@ -166,12 +166,11 @@ func (s *site) identify(ctx context.Context, b secret.Bundle) (keyID, fingerprin
 func (s *site) instances(ctx context.Context, consumers []consumer, keys []key.Info, reach bool) []policy.Instance {
 	var all []policy.Instance
 	var mu sync.Mutex
-	var g errgroup.Group
-	g.SetLimit(instancesAtOnce)
+	var looks fanOut
 	for _, c := range consumers {
 		statements := c.attest(ctx, keys)
 		for _, name := range c.InstanceNames() {
-			g.Go(func() error {
+			looks.do(func() {
 				seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.wave, Pulls: c.pulls}
 				if found := slices.IndexFunc(statements.list, func(st key.Statement) bool { return st.Instance == name }); found >= 0 {
 					seen.Statement = &statements.list[found]
@@ -191,17 +190,47 @@ func (s *site) instances(ctx context.Context, consumers []consumer, keys []key.I
 				mu.Lock()
 				defer mu.Unlock()
 				all = append(all, seen)
-				return nil
 			})
 		}
 	}
-	_ = g.Wait() // no function of it returns an error
+	looks.wait()
 	slices.SortFunc(all, func(a, b policy.Instance) int { return s.order(a) - s.order(b) })
 	return all
 }
 
 // instancesAtOnce bounds the fan-out to instances.
 const instancesAtOnce = 16
+
+// fanOut does things at once, a bounded number of them. A panic in one of them reaches the caller of
+// wait, and so Temporal, instead of ending the worker.
+type fanOut struct {
+	running  errgroup.Group
+	limit    sync.Once
+	mu       sync.Mutex
+	panicked any
+}
+
+func (f *fanOut) do(thing func()) {
+	f.limit.Do(func() { f.running.SetLimit(instancesAtOnce) })
+	f.running.Go(func() error {
+		defer func() {
+			if p := recover(); p != nil {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.panicked = p
+			}
+		}()
+		thing()
+		return nil
+	})
+}
+
+func (f *fanOut) wait() {
+	_ = f.running.Wait() // no function of it returns an error
+	if f.panicked != nil {
+		panic(f.panicked)
+	}
+}
 
 // order is an instance's place in the spec.
 func (s *site) order(i policy.Instance) int {

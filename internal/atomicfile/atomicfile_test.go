@@ -143,7 +143,7 @@ func TestLocksExcludeAndEndWithTheirContext(t *testing.T) {
 					unlock, err := lock(t.Context(), path)
 					if assert.NoError(t, err) {
 						assert.Equal(t, int32(1), inside.Add(1), "one at a time")
-						time.Sleep(time.Millisecond)
+						<-time.After(time.Millisecond) // so that a second one would be seen inside
 						inside.Add(-1)
 						turns.Add(1)
 						unlock()

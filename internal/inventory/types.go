@@ -26,6 +26,7 @@ var Risks = []Risk{RiskLow, RiskStandard, RiskHigh, RiskCritical}
 
 // Inventory is one file, read and resolved: each credential already carries its policy's terms.
 type Inventory struct {
+	// APIVersion is keyturn/v1.
 	APIVersion string `json:"apiVersion"`
 	// Name is the inventory's name. Two inventories never touch each other's credentials.
 	Name string `json:"inventory"`
@@ -40,17 +41,24 @@ type Inventory struct {
 // Defaults are a credential's fields, said once for the whole file. A policy overrides them, a
 // credential overrides both.
 type Defaults struct {
-	Owner       string            `json:"owner,omitempty"`
-	Environment string            `json:"environment,omitempty"`
-	Policy      string            `json:"policy,omitempty"`
-	Labels      map[string]string `json:"labels,omitempty"`
-	Notify      []string          `json:"notify,omitempty"`
-	Schedule    Schedule          `json:"schedule,omitzero"`
+	// Owner is whom to ask and to tell: an address, or the name of a team.
+	Owner string `json:"owner,omitempty"`
+	// Environment names the bounds of the worker configuration that apply.
+	Environment string `json:"environment,omitempty"`
+	// Policy is the one of credentials that name neither a policy nor a risk.
+	Policy string `json:"policy,omitempty"`
+	// Labels are added to each credential's own.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Notify names notifiers of the worker configuration; all of them when empty.
+	Notify []string `json:"notify,omitempty"`
+	// Schedule says when routine rotations may begin.
+	Schedule Schedule `json:"schedule,omitzero"`
 	Terms
 }
 
 // Policy is a named set of terms, and the risk it is made for.
 type Policy struct {
+	// Risk of the credentials that take this policy without naming it.
 	Risk Risk `json:"risk,omitempty"`
 	Terms
 }
@@ -88,11 +96,11 @@ const (
 // ErrorBudget is judged over the health signals of a credential, all of them added up.
 type ErrorBudget struct {
 	// Ratio of errors to total above which the budget is breached, 0 to 1.
-	Ratio float64 `json:"ratio"`
+	Ratio float64 `json:"ratio" jsonschema:"minimum=0,maximum=1"`
 	// Window over which the ratio is taken.
 	Window Duration `json:"window"`
 	// MinTotal is the least traffic in the window for which a ratio means anything.
-	MinTotal int `json:"minTotal"`
+	MinTotal int `json:"minTotal" jsonschema:"minimum=0"`
 	// OnBreach is rollback (default) or pause.
 	OnBreach OnBreach `json:"onBreach"`
 }
@@ -108,8 +116,10 @@ const (
 
 // Approvals are the requirements of the gates; a gate without one does not wait.
 type Approvals struct {
+	// Signoff is asked for before a key is issued.
 	Signoff *Approval `json:"signoff,omitempty"`
-	Revoke  *Approval `json:"revoke,omitempty"`
+	// Revoke is asked for before the retiring key is disabled.
+	Revoke *Approval `json:"revoke,omitempty"`
 }
 
 // For returns the requirement of a gate, nil for none.
@@ -137,7 +147,7 @@ type Approval struct {
 	// From names approver groups of the worker configuration.
 	From []string `json:"from,omitempty"`
 	// Count is how many different people must approve.
-	Count int `json:"count"`
+	Count int `json:"count" jsonschema:"minimum=0,maximum=20"`
 	// Trust is signed (default) or any.
 	Trust Trust `json:"trust"`
 	// RequestExpires is how long a gate waits before its evidence is gathered anew.
@@ -168,27 +178,38 @@ const (
 
 // Credential is one entry, and with its terms resolved, what a rotation handles.
 type Credential struct {
-	Name        string            `json:"name"`
-	Owner       string            `json:"owner"`
-	Purpose     string            `json:"purpose"`
-	Environment string            `json:"environment"`
-	Risk        Risk              `json:"risk,omitempty"`
-	Labels      map[string]string `json:"labels,omitempty"`
+	// Name is unique among all inventories of a Temporal namespace.
+	Name string `json:"name"`
+	// Owner is whom to ask and to tell: an address, or the name of a team.
+	Owner string `json:"owner"`
+	// Purpose says what the key is for.
+	Purpose string `json:"purpose"`
+	// Environment names the bounds of the worker configuration that apply.
+	Environment string `json:"environment"`
+	// Risk is how much a leaked key could do.
+	Risk Risk `json:"risk,omitempty"`
+	// Labels are for finding credentials.
+	Labels map[string]string `json:"labels,omitempty"`
 	// Scopes are what the key may do: given to an issuer that can narrow, checked at one that cannot.
 	Scopes []string `json:"scopes,omitempty"`
 	// Expires is the life of each issued key, for issuers whose keys can expire.
 	Expires Duration `json:"expires,omitzero"`
-	Policy  string   `json:"policy,omitempty"`
+	// Policy names the terms; those made for the risk when empty.
+	Policy string `json:"policy,omitempty"`
 	Terms
+	// Schedule says when routine rotations may begin.
 	Schedule Schedule `json:"schedule,omitzero"`
-	Issuer   Provider `json:"issuer"`
-	Store    Provider `json:"store"`
+	// Issuer mints and revokes the keys.
+	Issuer Provider `json:"issuer"`
+	// Store keeps the versions of the secret.
+	Store Provider `json:"store"`
 	// Adopt names keys at the issuer that existed before keyturn and are ours to retire.
 	Adopt []string `json:"adopt,omitempty"`
 	// Verify are smoke tests of the incoming key, run before it is delivered.
 	Verify []Provider `json:"verify,omitempty"`
 	// Health are the signals that the error budget is judged by.
-	Health    []Provider `json:"health,omitempty"`
+	Health []Provider `json:"health,omitempty"`
+	// Consumers are all who use the key.
 	Consumers []Consumer `json:"consumers,omitempty"`
 	// NoConsumers says that the missing of consumers is meant.
 	NoConsumers bool `json:"noConsumers,omitempty"`
@@ -204,14 +225,17 @@ const CanaryWave = "canary"
 
 // Consumer is something that uses the key.
 type Consumer struct {
+	// Name is unique within the credential.
 	Name string `json:"name"`
 	// Instances are the processes, hosts or replicas; one, named like the consumer, when empty.
 	Instances []string `json:"instances,omitempty"`
 	// Wave is canary, or a name: waves follow each other in the order of the file. Consumers without
 	// one form the last wave.
-	Wave    string   `json:"wave,omitempty"`
-	Surface Surface  `json:"surface,omitempty"`
-	Target  Provider `json:"target"`
+	Wave string `json:"wave,omitempty"`
+	// Surface is where the consumer runs; server when empty, and nothing else can keep a secret.
+	Surface Surface `json:"surface,omitempty"`
+	// Target is how the key is delivered.
+	Target Provider `json:"target"`
 	// Check tells whether an instance is healthy.
 	Check *Provider `json:"check,omitempty"`
 	// Attestation tells which key an instance uses.

@@ -54,12 +54,8 @@ func newState() *state {
 	return &state{Schema: stateSchema, Versions: []version{}, Labels: map[providers.Label]string{}}
 }
 
-func (s *state) find(id string) (version, bool) {
-	i := slices.IndexFunc(s.Versions, func(v version) bool { return v.ID == id })
-	if i < 0 {
-		return version{}, false
-	}
-	return s.Versions[i], true
+func (s *state) has(id string) bool {
+	return slices.ContainsFunc(s.Versions, func(v version) bool { return v.ID == id })
 }
 
 func (s *state) byToken(token string) (version, bool) {
@@ -102,7 +98,7 @@ func (s *state) add(token string, fields []string, now time.Time) version {
 
 // promote moves CURRENT by compare-and-swap.
 func (s *state) promote(from, to string, now time.Time) error {
-	if _, ok := s.find(to); !ok {
+	if !s.has(to) {
 		return fmt.Errorf("%w: version %q", providers.ErrNotFound, to)
 	}
 	switch current := s.Labels[providers.Current]; current {
@@ -126,7 +122,7 @@ func (s *state) promote(from, to string, now time.Time) error {
 
 // prune forgets a version and its labels.
 func (s *state) prune(id string) error {
-	if _, ok := s.find(id); !ok {
+	if !s.has(id) {
 		return errUnchanged
 	}
 	if s.Labels[providers.Current] == id {
@@ -183,7 +179,7 @@ func (s *state) wrong() string {
 		last, seen[v.Token] = n, true
 	}
 	for l, id := range s.Labels {
-		if _, ok := s.find(id); !ok {
+		if !s.has(id) {
 			return "a label is on no version"
 		}
 		if l != providers.Current && l != providers.Pending && l != providers.Previous {

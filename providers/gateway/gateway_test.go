@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -219,7 +218,7 @@ func TestAKeyFileThatCannotBeTrusted(t *testing.T) {
 			require.ErrorIs(t, err, gateway.ErrMalformed)
 			_, err = i.Identify(t.Context(), secret.Single(secret.New([]byte(value))))
 			require.ErrorIs(t, err, gateway.ErrMalformed)
-			assert.NotErrorIs(t, err, providers.ErrNotFound, "nobody knows whether it is a key")
+			require.NotErrorIs(t, err, providers.ErrNotFound, "nobody knows whether it is a key")
 			after, err := os.ReadFile(e.keyFile)
 			require.NoError(t, err)
 			assert.Equal(t, content, string(after), "nothing is overwritten")
@@ -242,7 +241,7 @@ func TestAKeyFileThatOthersMayWriteIsNotTrusted(t *testing.T) {
 		_, ok := e.verifier.Verify(value)
 		assert.False(t, ok)
 		_, err := e.issuer(t, "p").List(t.Context())
-		assert.ErrorIs(t, err, providers.ErrDenied)
+		require.ErrorIs(t, err, providers.ErrDenied)
 	}
 	require.NoError(t, os.Chmod(e.keyFile, 0o600))
 	_, ok := e.verifier.Verify(value)
@@ -257,7 +256,7 @@ func TestAMissingKeyFileIsNoEmptyGateway(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	_, err = i.Identify(t.Context(), secret.Single(secret.New([]byte("x"))))
 	require.ErrorIs(t, err, os.ErrNotExist)
-	assert.NotErrorIs(t, err, providers.ErrNotFound, "a missing file says nothing about keys")
+	require.NotErrorIs(t, err, providers.ErrNotFound, "a missing file says nothing about keys")
 	_, err = gateway.OpenVerifier(e.keyFile, "")
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.NoFileExists(t, e.keyFile)
@@ -424,7 +423,7 @@ func TestProblems(t *testing.T) {
 func TestOpenRefusesWhatValidationWould(t *testing.T) {
 	t.Parallel()
 	_, err := gateway.Descriptor().Issuer.Open(providers.Environment{}, &gateway.Account{}, &gateway.Config{Principal: "p"})
-	assert.ErrorIs(t, err, providers.ErrInvalid)
+	require.ErrorIs(t, err, providers.ErrInvalid)
 }
 
 // An interrupted write leaves the old keys, and the next one goes on.
@@ -440,5 +439,5 @@ func TestWhatACrashLeft(t *testing.T) {
 	_, ok = e.verifier.Verify(other)
 	assert.True(t, ok)
 	_, err := os.Stat(half)
-	assert.True(t, errors.Is(err, os.ErrNotExist))
+	assert.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -1,7 +1,6 @@
 package providertest
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -94,7 +93,7 @@ type issuerWorld struct {
 }
 
 // tokens of the suite.
-const firstToken, secondToken = "6ba7b810-9dad-51d1-80b4-00c04fd430c8", "6ba7b811-9dad-51d1-80b4-00c04fd430c8"
+const firstToken, secondToken = "6ba7b810-9dad-51d1-80b4-00c04fd430c8", "6ba7b811-9dad-51d1-80b4-00c04fd430c8" //nolint:gosec // they open nothing
 
 func (w issuerWorld) list(t T) []key.Info {
 	t.Helper()
@@ -149,7 +148,7 @@ func (w issuerWorld) disabler(t T) providers.Disabler {
 	}
 	if ok {
 		ref, _ := w.issue(t, firstToken)
-		assert.ErrorIs(t, d.Disable(t.Context(), ref), providers.ErrUnsupported)
+		require.ErrorIs(t, d.Disable(t.Context(), ref), providers.ErrUnsupported)
 	}
 	return nil
 }
@@ -193,7 +192,7 @@ func issuedWorks(t T, w issuerWorld) {
 	}
 	assert.ElementsMatch(t, fields, b.Names())
 	w.works(t, b)
-	assert.ErrorIs(t, w.Use(bundleOf(t, secret.ValueField, "no-key-of-this-issuer-at-all")), providers.ErrKeyRefused)
+	require.ErrorIs(t, w.Use(bundleOf(t, secret.ValueField, "no-key-of-this-issuer-at-all")), providers.ErrKeyRefused)
 }
 
 func oldestFirst(t T, w issuerWorld) {
@@ -201,7 +200,7 @@ func oldestFirst(t T, w issuerWorld) {
 	for i := range max(min(w.can.Slots, 3), 2) {
 		ref, _ := w.issue(t, fmt.Sprintf("%s-%d", firstToken, i))
 		want = append(want, ref.KeyID)
-		time.Sleep(2 * time.Millisecond) // so that they differ in age
+		pause(2 * time.Millisecond) // so that they differ in age
 	}
 	var got []string
 	for _, k := range w.list(t) {
@@ -243,7 +242,7 @@ func anotherPrincipal(t T, w issuerWorld) {
 func oneTokenOneKey(t T, w issuerWorld) {
 	ref, b := w.issue(t, firstToken)
 	again, err := w.Issuer.Issue(t.Context(), providers.IssueRequest{Token: firstToken})
-	defer again.Bundle.Close()
+	t.Cleanup(again.Bundle.Close)
 	want := 1
 	switch {
 	case !w.knowsTokens:
@@ -337,7 +336,7 @@ func slotsHoldUnderLoad(t T, w issuerWorld) {
 			minted++
 			continue
 		}
-		assert.ErrorIs(t, err, providers.ErrSlotsFull)
+		require.ErrorIs(t, err, providers.ErrSlotsFull)
 	}
 	assert.Equal(t, w.can.Slots, minted)
 	w.await(t, "as many keys as slots", func(list []key.Info) bool { return len(list) == w.can.Slots })
@@ -356,280 +355,4 @@ func tokenHoldsUnderLoad(t T, w issuerWorld) {
 		assert.True(t, err == nil || is(err, providers.ErrTokenUsed), "%v", err)
 	}
 	w.await(t, "one key is listed", func(list []key.Info) bool { return len(list) == 1 })
-}
-
-func destroyTwice(t T, w issuerWorld) {
-	ref, b := w.issue(t, firstToken)
-	stays, other := w.issue(t, secondToken)
-	w.works(t, b)
-	for range 2 {
-		require.NoError(t, w.Issuer.Destroy(t.Context(), ref))
-		w.refused(t, b)
-		w.await(t, "it is not listed", func(list []key.Info) bool { return len(list) == 1 && list[0].KeyID == stays.KeyID })
-	}
-	w.works(t, other)
-}
-
-func destroyUnknown(t T, w issuerWorld) {
-	stays, _ := w.issue(t, firstToken)
-	require.NoError(t, w.Issuer.Destroy(t.Context(), key.Ref{Principal: w.Principal, KeyID: "NEVER-WAS"}))
-	_, ok := w.listed(t, stays.KeyID)
-	assert.True(t, ok)
-}
-
-func othersKeys(t T, w issuerWorld) {
-	other := issuerWorld{IssuerWorld: w.IssuerWorld, can: w.can, knowsTokens: w.knowsTokens}
-	other.Issuer = w.Other
-	ref, b := other.issue(t, firstToken)
-	w.works(t, b)
-	assert.Empty(t, w.list(t), "it is not listed here")
-	_, err := w.Issuer.Identify(t.Context(), b)
-	require.ErrorIs(t, err, providers.ErrNotFound)
-	_ = w.Issuer.Destroy(t.Context(), ref) // an error or not: it has no effect
-	if d := w.disabler(t); d != nil {
-		assert.Error(t, d.Disable(t.Context(), ref))
-	}
-	time.Sleep(w.can.ConsistentWithin)
-	assert.NoError(t, w.Use(b))
-	info, ok := other.listed(t, ref.KeyID)
-	require.True(t, ok)
-	assert.Equal(t, key.Active, info.State)
-}
-
-func disableAndEnable(t T, w issuerWorld) {
-	d := w.disabler(t)
-	if d == nil {
-		return
-	}
-	ref, b := w.issue(t, firstToken)
-	_, other := w.issue(t, secondToken)
-	state := func(want key.State) {
-		t.Helper()
-		w.await(t, "the state is listed", func([]key.Info) bool { info, ok := w.listed(t, ref.KeyID); return ok && info.State == want })
-	}
-	for range 2 { // there and back, twice
-		for range 2 {
-			require.NoError(t, d.Disable(t.Context(), ref))
-			w.refused(t, b)
-			state(key.Disabled)
-		}
-		w.works(t, other)
-		for range 2 {
-			require.NoError(t, d.Enable(t.Context(), ref))
-			w.works(t, b)
-			state(key.Active)
-		}
-	}
-}
-
-func disableDestroyed(t T, w issuerWorld) {
-	d := w.disabler(t)
-	if d == nil {
-		return
-	}
-	ref, b := w.issue(t, firstToken)
-	require.NoError(t, w.Issuer.Destroy(t.Context(), ref))
-	w.refused(t, b)
-	require.ErrorIs(t, d.Disable(t.Context(), ref), providers.ErrNotFound)
-	require.ErrorIs(t, d.Enable(t.Context(), ref), providers.ErrNotFound)
-	w.refused(t, b)
-}
-
-func changeReplyLost(t T, w issuerWorld) {
-	ref, b := w.issue(t, firstToken)
-	if d := w.disabler(t); d != nil {
-		w.loseReply(t, OpDisable, func() error { return d.Disable(t.Context(), ref) })
-		w.refused(t, b)
-		require.NoError(t, d.Disable(t.Context(), ref))
-		w.loseReply(t, OpEnable, func() error { return d.Enable(t.Context(), ref) })
-		w.works(t, b)
-		require.NoError(t, d.Enable(t.Context(), ref))
-	}
-	w.loseReply(t, OpDestroy, func() error { return w.Issuer.Destroy(t.Context(), ref) })
-	w.refused(t, b)
-	require.NoError(t, w.Issuer.Destroy(t.Context(), ref))
-	w.await(t, "nothing is left", func(list []key.Info) bool { return len(list) == 0 })
-}
-
-func selfTest(t T, w issuerWorld) {
-	tester, ok := w.Issuer.(providers.SelfTester)
-	if !ok {
-		skip(t, "the issuer has no self-test")
-		return
-	}
-	ref, b := w.issue(t, firstToken)
-	whole := copyOf(t, b)
-	says := func(refused bool, when string) {
-		t.Helper()
-		eventually(t, w.can.ConsistentWithin, when, func() bool {
-			err := tester.SelfTest(t.Context(), b)
-			return refused && is(err, providers.ErrKeyRefused) || !refused && err == nil
-		})
-	}
-	says(false, "a live key works")
-	if d := w.disabler(t); d != nil {
-		require.NoError(t, d.Disable(t.Context(), ref))
-		says(true, "a disabled key is refused")
-		require.NoError(t, d.Enable(t.Context(), ref))
-		says(false, "an enabled key works")
-	}
-	require.NoError(t, w.Issuer.Destroy(t.Context(), ref))
-	says(true, "a destroyed key is refused")
-	assert.ErrorIs(t, tester.SelfTest(t.Context(), bundleOf(t, secret.ValueField, "no-key-of-this-issuer-at-all")), providers.ErrKeyRefused)
-	assert.True(t, whole.Equal(b), "the caller closes the bundle, nobody else")
-}
-
-func identify(t T, w issuerWorld) {
-	first, b := w.issue(t, firstToken)
-	second, c := w.issue(t, secondToken)
-	named := func(b secret.Bundle, want string) {
-		t.Helper()
-		got, err := w.Issuer.Identify(t.Context(), b)
-		require.NoError(t, err)
-		assert.Equal(t, want, got)
-	}
-	foreign := bundleOf(t, "endpoint", "https://example.com")
-	named(b, first.KeyID)
-	named(c, second.KeyID)
-	named(foreign.With(b), first.KeyID) // foreign fields do not matter
-	if w.can.ReportsUsage {
-		info, _ := w.listed(t, first.KeyID)
-		assert.Zero(t, info.LastUsedAt, "to be identified is no use")
-	}
-	if d := w.disabler(t); d != nil {
-		require.NoError(t, d.Disable(t.Context(), first))
-		named(b, first.KeyID) // a disabled key lives
-	}
-	require.NoError(t, w.Issuer.Destroy(t.Context(), first))
-	eventually(t, w.can.ConsistentWithin, "a destroyed key is no key", func() bool {
-		_, err := w.Issuer.Identify(t.Context(), b)
-		return is(err, providers.ErrNotFound)
-	})
-	named(c, second.KeyID)
-	for _, none := range []secret.Bundle{{}, foreign, bundleOf(t, secret.ValueField, "no-key-of-this-issuer-at-all")} {
-		_, err := w.Issuer.Identify(t.Context(), none)
-		require.ErrorIs(t, err, providers.ErrNotFound)
-	}
-}
-
-func lastUsed(t T, w issuerWorld) {
-	ref, b := w.issue(t, firstToken)
-	unused, _ := w.issue(t, secondToken)
-	if w.can.UsageLag > longestLag {
-		skip(t, "usage is reported too late to wait for")
-		return
-	}
-	w.works(t, b)
-	used := time.Now()
-	require.NoError(t, w.Use(b))
-	if w.can.ReportsUsage {
-		eventually(t, w.can.UsageLag+w.can.ConsistentWithin, "the use is reported", func() bool {
-			info, _ := w.listed(t, ref.KeyID)
-			return !info.LastUsedAt.Before(used.Add(-time.Second))
-		})
-	} else {
-		info, _ := w.listed(t, ref.KeyID)
-		assert.Zero(t, info.LastUsedAt, "an issuer that does not report usage tells none")
-	}
-	info, _ := w.listed(t, ref.KeyID)
-	assert.False(t, info.LastUsedAt.After(time.Now().Add(time.Second)), "not in the future")
-	info, _ = w.listed(t, unused.KeyID)
-	assert.Zero(t, info.LastUsedAt, "a key that was never used")
-}
-
-// calls are those of every operation with one key.
-func (w issuerWorld) calls(t T, ref key.Ref, b secret.Bundle) map[Op]func(ctx context.Context) error {
-	calls := map[Op]func(ctx context.Context) error{
-		OpList: func(ctx context.Context) error { _, err := w.Issuer.List(ctx); return err },
-		OpIssue: func(ctx context.Context) error {
-			issued, err := w.Issuer.Issue(ctx, providers.IssueRequest{Token: secondToken})
-			issued.Bundle.Close()
-			return err
-		},
-		OpIdentify: func(ctx context.Context) error { _, err := w.Issuer.Identify(ctx, b); return err },
-		OpDestroy:  func(ctx context.Context) error { return w.Issuer.Destroy(ctx, ref) },
-	}
-	if d := w.disabler(t); d != nil {
-		calls[OpDisable] = func(ctx context.Context) error { return d.Disable(ctx, ref) }
-	}
-	if s, ok := w.Issuer.(providers.SelfTester); ok {
-		calls[OpSelfTest] = func(ctx context.Context) error { return s.SelfTest(ctx, b) }
-	}
-	return calls
-}
-
-// unchanged asserts that the one key is still there and works.
-func (w issuerWorld) unchanged(t T, ref key.Ref, b secret.Bundle) {
-	t.Helper()
-	time.Sleep(w.can.ConsistentWithin)
-	list := w.list(t)
-	require.Len(t, list, 1)
-	assert.Equal(t, ref.KeyID, list[0].KeyID)
-	assert.Equal(t, key.Active, list[0].State)
-	assert.NoError(t, w.Use(b))
-}
-
-// passes asserts that each call succeeds now, the one that ends the key last.
-func passes(t T, calls map[Op]func(ctx context.Context) error) {
-	t.Helper()
-	for _, op := range []Op{OpList, OpIdentify, OpSelfTest, OpIssue, OpDisable, OpDestroy} {
-		if call := calls[op]; call != nil {
-			assert.NoError(t, call(t.Context()), "%s", op)
-		}
-	}
-}
-
-func issuerThrottled(t T, w issuerWorld) {
-	ref, b := w.issue(t, firstToken)
-	w.works(t, b)
-	calls := w.calls(t, ref, b)
-	for op, call := range calls {
-		w.throttled(t, op, func() error { return call(t.Context()) }, values(b)...)
-	}
-	w.unchanged(t, ref, b)
-	passes(t, calls)
-}
-
-func issuerExpired(t T, w issuerWorld) {
-	ref, b := w.issue(t, firstToken)
-	w.works(t, b)
-	for op, call := range w.calls(t, ref, b) {
-		assert.ErrorIs(t, call(expired(t)), context.Canceled, "%s", op)
-	}
-	w.unchanged(t, ref, b)
-}
-
-func issuerInterrupted(t T, w issuerWorld) {
-	ref, b := w.issue(t, firstToken)
-	w.works(t, b)
-	calls := w.calls(t, ref, b)
-	for _, op := range []Op{OpIssue, OpDisable, OpDestroy} {
-		if calls[op] != nil {
-			w.interrupted(t, op, calls[op])
-		}
-	}
-	w.unchanged(t, ref, b)
-	passes(t, calls)
-}
-
-func issuerErrors(t T, w issuerWorld) {
-	ref, b := w.issue(t, firstToken)
-	secrets := values(b)
-	require.NoError(t, w.Issuer.Destroy(t.Context(), ref))
-	eventually(t, w.can.ConsistentWithin, "the key is gone", func() bool {
-		_, err := w.Issuer.Identify(t.Context(), b)
-		return err != nil
-	})
-	_, err := w.Issuer.Identify(t.Context(), b)
-	assertFit(t, err, secrets...)
-	if s, ok := w.Issuer.(providers.SelfTester); ok {
-		err := s.SelfTest(t.Context(), b)
-		require.Error(t, err)
-		assertFit(t, err, secrets...)
-	}
-	for op, call := range w.calls(t, ref, b) {
-		err := call(expired(t))
-		require.Error(t, err, "%s", op)
-		assertFit(t, err, secrets...)
-	}
 }

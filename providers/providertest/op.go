@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/secret"
@@ -91,7 +90,7 @@ func (f Faults) interrupted(t T, op Op, call func(ctx context.Context) error) {
 	case err := <-done:
 		returned()
 		require.Error(t, err, "%s", op)
-		assert.ErrorIs(t, err, context.Canceled, "%s", op)
+		require.ErrorIs(t, err, context.Canceled, "%s", op)
 	case <-time.After(tooLate):
 		release()
 		<-done
@@ -123,12 +122,19 @@ const (
 // eventually awaits a condition that the system promises to hold within some time.
 func eventually(t T, within time.Duration, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within + grace); !holds(); time.Sleep(max(within/20, 5*time.Millisecond)) {
+	for end := time.Now().Add(within + grace); !holds(); pause(max(within/20, 5*time.Millisecond)) {
 		if time.Now().After(end) {
 			require.Fail(t, what, "not within %s", within)
 		}
 	}
 }
+
+// pause lets time pass where time itself is what counts: so that ages differ, or to see that nothing
+// happens any more.
+func pause(d time.Duration) { <-time.After(d) }
+
+// same compares secrets, which an assertion that prints both sides must not see.
+func same(a, b string) bool { return a == b }
 
 // bundleOf makes a bundle of names and values, which the test closes at its end.
 func bundleOf(t T, pairs ...string) secret.Bundle {

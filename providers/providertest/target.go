@@ -90,7 +90,7 @@ func (w TargetWorld) has(t T, instance, want string) {
 	t.Helper()
 	got, err := w.Read(instance)
 	require.NoError(t, err)
-	assert.True(t, want == got, "instance %s does not have the key that it should", instance)
+	assert.True(t, same(want, got), "instance %s does not have the key that it should", instance)
 }
 
 func deliver(t T, w TargetWorld) {
@@ -135,7 +135,8 @@ func deliverAtomically(t T, w TargetWorld) {
 	reader.Go(func() {
 		for {
 			got, err := w.Read("a")
-			if !assert.NoError(t, err, "at every moment there is a key") || !assert.True(t, got == keys[0] || got == keys[1], "a mix") {
+			if !assert.NoError(t, err, "at every moment there is a key") || //nolint:testifylint // no FailNow outside of the test's goroutine
+				!assert.True(t, got == keys[0] || got == keys[1], "a mix") {
 				return
 			}
 			select {
@@ -146,7 +147,7 @@ func deliverAtomically(t T, w TargetWorld) {
 		}
 	})
 	for i := range 40 {
-		assert.NoError(t, w.Target.Deliver(t.Context(), delivery(t, "a", "k", keys[(i+1)%2])))
+		require.NoError(t, w.Target.Deliver(t.Context(), delivery(t, "a", "k", keys[(i+1)%2])))
 	}
 	close(stop)
 	reader.Wait()
@@ -221,8 +222,8 @@ func deliverThrottled(t T, w TargetWorld) {
 
 func deliverExpired(t T, w TargetWorld) {
 	w.give(t, "a", "k1", firstValue)
-	assert.ErrorIs(t, w.Target.Deliver(expired(t), delivery(t, "a", "k2", secondValue)), context.Canceled)
-	assert.ErrorIs(t, w.Target.Reach(expired(t), "a"), context.Canceled)
+	require.ErrorIs(t, w.Target.Deliver(expired(t), delivery(t, "a", "k2", secondValue)), context.Canceled)
+	require.ErrorIs(t, w.Target.Reach(expired(t), "a"), context.Canceled)
 	w.has(t, "a", firstValue)
 }
 
@@ -253,7 +254,7 @@ func purge(t T, w TargetWorld) {
 	require.NoError(t, w.Target.Deliver(t.Context(), first))
 	require.NoError(t, w.Target.Deliver(t.Context(), second))
 	require.Equal(t, 1, w.Copies("a"))
-	assert.Error(t, p.Purge(t.Context(), "a", second.Key), "the live key")
+	require.Error(t, p.Purge(t.Context(), "a", second.Key), "the live key")
 	holdsSecond()
 	for range 2 {
 		require.NoError(t, p.Purge(t.Context(), "a", first.Key))

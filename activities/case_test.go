@@ -1,0 +1,257 @@
+package activities_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/all"
+	"github.com/keyturn/keyturn/providers/memory"
+)
+
+const caseInventory = `
+apiVersion: keyturn/v1
+inventory: payments
+credentials:
+  - name: payments-api
+    owner: payments@example.com
+    purpose: charges
+    environment: test
+    overlap: 1h
+    quietWindow: 30m
+    waveTimeout: 5s
+    disableSoak: 30m
+    approvals: {revoke: {count: 1, trust: any}}
+    issuer: {type: memory, account: edge, principal: payments-api}
+    store: {type: memory, account: vault, path: payments-api}
+    verify: [{type: memory}]
+    consumers:
+      - {name: canary, wave: canary, target: {type: memory}, check: {type: memory}, attestation: {type: memory}}
+      - name: checkout
+        instances: [a, b]
+        target: {type: memory, instance: "checkout-{instance}"}
+        check: {type: memory, instance: "checkout-{instance}"}
+        attestation: {type: memory, instance: "checkout-{instance}"}
+`
+
+const caseConfig = `
+apiVersion: keyturn/worker/v1
+accounts: {edge: {type: memory}, vault: {type: memory}}
+bounds: {test: {principals: ["payments-*"], storePaths: ["payments-*"]}}
+notify: [{type: memory}]
+`
+
+var fleet = []string{"canary", "checkout-a", "checkout-b"}
+
+// crashCase is a World with one credential, and its activities, run one by one as Temporal would.
+type crashCase struct {
+	t         *testing.T
+	world     *memory.World
+	clock     atomic.Int64
+	do        *activities.Activities
+	spec      inventory.SignedSpec
+	auditFile string
+	retiring  key.Ref
+	incoming  key.Ref
+	died      atomic.Bool
+	mostKeys  int
+}
+
+func (c *crashCase) now() time.Time { return time.Unix(0, c.clock.Load()).UTC() }
+
+func (c *crashCase) wait(d time.Duration) { c.clock.Add(int64(d)) }
+
+func newCase(t *testing.T) *crashCase {
+	t.Helper()
+	c := &crashCase{t: t, auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
+	c.clock.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano())
+	c.world = memory.NewWorld(c.now)
+	descriptors := []providers.Descriptor{c.world.Descriptor()}
+	catalog := all.Catalog(descriptors...)
+	inv, err := inventory.Load("inventory.yaml", []byte(caseInventory), catalog)
+	require.NoError(t, err)
+	c.spec, err = inventory.NewSpec(inv.Name, 100, inv.Credentials[0])
+	require.NoError(t, err)
+	config, err := workerconfig.Load("keyturn-worker.yaml", []byte(caseConfig), descriptors)
+	require.NoError(t, err)
+	sink, err := audit.OpenFile(c.auditFile)
+	require.NoError(t, err)
+	c.do = &activities.Activities{
+		Config: func() *workerconfig.Config { return config }, Descriptors: descriptors, Catalog: catalog, Audit: sink,
+		AllowUnsigned: true, Now: c.now, PollEvery: 2 * time.Millisecond,
+	}
+
+	// The issuer knows no tokens, as AWS IAM does not: each call mints a key.
+	settings := memory.Strict()
+	settings.KnowsTokens, settings.UsageLag = false, time.Minute
+	c.world.SetPrincipal("payments-api", settings)
+	bundle := c.world.AddKey("payments-api", "key-old", c.now().Add(-time.Hour))
+	c.retiring = key.Ref{Principal: "payments-api", KeyID: "key-old", StoreVersion: c.world.AddVersion("payments-api", bundle), Fingerprint: bundle.Fingerprint()}
+	for _, name := range fleet {
+		c.world.SetInstance(name, memory.InstanceSettings{})
+		c.world.Give(name, bundle)
+	}
+	return c
+}
+
+func (c *crashCase) subject() activities.Rotation {
+	return activities.Rotation{Spec: c.spec, ID: "first-run", Retiring: c.retiring, Incoming: c.incoming}
+}
+
+// run runs one activity of the rotation, as the workflow would at that point.
+func (c *crashCase) run(step string) {
+	c.t.Helper()
+	approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
+	revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}
+	wave := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(5 * time.Second)}
+	var d policy.Decision
+	var destroyed activities.Destroyed
+	var delivered activities.WaveResult
+	switch step {
+	case "Accept":
+		c.execute(step, c.spec, nil)
+	case "Inspect", "Verify", "Enable", "RestoreLabels", "AwaitHealth":
+		c.execute(step, c.subject(), nil)
+	case "Watch":
+		c.use()
+		c.executeToNotYet(step, c.subject())
+	case "IssueAndStage":
+		c.execute(step, activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, &c.incoming)
+	case "DeliverWave":
+		c.execute(step, wave, &delivered)
+		require.True(c.t, delivered.Decision.OK, delivered.Decision.Message)
+	case "DeliverBack":
+		wave.Key = c.retiring
+		c.execute("DeliverWave", wave, &delivered)
+		require.True(c.t, delivered.Decision.OK, delivered.Decision.Message)
+	case "Promote":
+		c.execute(step, c.subject(), &d)
+		require.True(c.t, d.OK, d.Message)
+	case "GatherEvidence":
+		c.passOverlap()
+		var e policy.Evidence
+		c.execute(step, activities.EvidenceInput{Rotation: c.subject()}, &e)
+		require.True(c.t, e.Complete, "%v", e.Missing)
+	case "Notify":
+		c.execute(step, activities.NotifyInput{Rotation: c.subject(), What: "gate", Severity: "action", At: c.now()}, nil)
+	case "Log":
+		c.execute(step, []audit.Event{{ID: "e1", Type: audit.GateOpened, Time: c.now()}}, nil)
+	case "Disable":
+		c.passOverlap()
+		revoke.Approvals[0].At = c.now()
+		c.execute(step, revoke, &d)
+		require.True(c.t, d.OK, d.Message)
+	case "Destroy":
+		c.wait(31 * time.Minute)
+		c.execute(step, revoke, &destroyed)
+		require.True(c.t, destroyed.Decision.OK, destroyed.Decision.Message)
+	case "Discard":
+		c.wait(31 * time.Minute)
+		c.execute(step, c.subject(), &d)
+		require.True(c.t, d.OK, d.Message)
+	case "Record":
+		c.execute(step, activities.RecordInput{Rotation: c.subject(), Outcome: "completed"}, nil)
+	case "RecordBack":
+		c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "rolled-back"}, nil)
+	default:
+		require.Fail(c.t, "no such step", step)
+	}
+}
+
+// use lets every instance use the key that it holds.
+func (c *crashCase) use() {
+	for _, name := range fleet {
+		require.NoError(c.t, c.world.Request(name), "no request is refused")
+	}
+	c.mostKeys = max(c.mostKeys, len(c.keys()))
+}
+
+// passOverlap lets the keys be used, and the overlap and the quiet window pass.
+func (c *crashCase) passOverlap() {
+	c.use()
+	c.wait(2 * time.Hour)
+}
+
+// execute runs an activity in the credential's rotation. An attempt that dies is followed by another.
+func (c *crashCase) execute(name string, input, output any) {
+	c.t.Helper()
+	require.NoError(c.t, c.attempt(name, input, output, 5), name)
+	c.mostKeys = max(c.mostKeys, len(c.keys()))
+}
+
+// executeToNotYet runs an activity whose good answer is that it goes on.
+func (c *crashCase) executeToNotYet(name string, input any) {
+	c.t.Helper()
+	err := c.attempt(name, input, nil, 3)
+	var notYet *temporal.ApplicationError
+	require.ErrorAs(c.t, err, &notYet)
+	require.Equal(c.t, activities.TypeNotYet, notYet.Type(), "%v", err)
+}
+
+func (c *crashCase) attempt(name string, input, output any, attempts int32) error {
+	c.t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	env := suite.NewTestWorkflowEnvironment()
+	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: activities.WorkflowID("payments-api")})
+	env.RegisterActivity(c.do)
+	env.ExecuteWorkflow(func(ctx workflow.Context) (any, error) {
+		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+			StartToCloseTimeout: time.Minute, HeartbeatTimeout: 30 * time.Second,
+			RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: attempts},
+		})
+		var result any
+		err := workflow.ExecuteActivity(ctx, name, input).Get(ctx, &result)
+		return result, err
+	})
+	if err := env.GetWorkflowError(); err != nil {
+		return err
+	}
+	if output == nil {
+		return nil
+	}
+	return env.GetWorkflowResult(output)
+}
+
+func (c *crashCase) keys() []string {
+	list, err := c.world.Issuer("payments-api").List(context.Background())
+	require.NoError(c.t, err)
+	var ids []string
+	for _, k := range list {
+		ids = append(ids, k.KeyID+" "+string(k.State))
+	}
+	return ids
+}
+
+func (c *crashCase) versions() map[string][]providers.Label {
+	list, err := c.world.Store("payments-api").Versions(context.Background())
+	require.NoError(c.t, err)
+	labels := map[string][]providers.Label{}
+	for _, v := range list {
+		labels[v.ID] = v.Labels
+	}
+	return labels
+}
+
+func (c *crashCase) metadata() providers.Metadata {
+	m, err := c.world.Store("payments-api").Metadata(context.Background())
+	require.NoError(c.t, err)
+	return m
+}

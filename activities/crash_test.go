@@ -1,0 +1,228 @@
+package activities_test
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/memory"
+)
+
+// death is a moment at which the process dies, and what is true then.
+type death struct {
+	op memory.Op
+	// call of op within the activity, from 1.
+	call  int
+	phase memory.Phase
+	// then says what is true at that moment, and what the repeated activity does.
+	then string
+}
+
+// looks are the deaths of an activity that changes nothing.
+func looks(op memory.Op) []death {
+	return []death{
+		{op, 1, memory.Before, "nothing was changed; the repeated activity looks again"},
+		{op, 1, memory.After, "nothing was changed; the repeated activity looks again"},
+	}
+}
+
+// deaths is the promise of every activity: what happens when the process dies before, during and after
+// it. The test enacts each line, and then the rest of the rotation, or of the rollback. Dying before an
+// activity began leaves it to be scheduled; dying after its last effect is the last line of each.
+var deaths = map[string][]death{
+	"Accept":         nil, // it asks nobody and changes nothing: it is simply run again
+	"Inspect":        looks(memory.OpList),
+	"Verify":         looks(memory.OpSelfTest),
+	"Watch":          looks(memory.OpCheck),
+	"AwaitHealth":    looks(memory.OpCheck),
+	"GatherEvidence": looks(memory.OpAttest),
+	"Notify": {
+		{memory.OpNotify, 1, memory.Before, "nobody was told; the repeated activity tells them"},
+		{memory.OpNotify, 1, memory.After, "people were told; the repeated activity tells them again, with the same ID"},
+	},
+	"Log": nil, // it only appends to the audit record, whose events are recognised by their IDs
+	"IssueAndStage": {
+		{memory.OpPutMetadata, 1, memory.Before, "nothing was minted; the repeated activity begins anew"},
+		{memory.OpPutMetadata, 1, memory.After, "the intent is written and nothing minted; the repeated activity finds no orphan and mints"},
+		{memory.OpIssue, 1, memory.Before, "the intent is written and nothing minted; the repeated activity finds no orphan and mints"},
+		{memory.OpIssue, 1, memory.After, "a key was minted and its secret is lost; the intent proves it ours, the repeated activity destroys it and mints another"},
+		{memory.OpStage, 1, memory.Before, "a key was minted and its secret is lost; the intent proves it ours, the repeated activity destroys it and mints another"},
+		{memory.OpStage, 1, memory.After, "the key is staged under the mint's token; the repeated activity finds it there and records it"},
+		{memory.OpPutMetadata, 2, memory.Before, "the key is staged under the mint's token; the repeated activity finds it there and records it"},
+		{memory.OpPutMetadata, 2, memory.After, "the key is staged and recorded; the repeated activity returns it"},
+	},
+	"DeliverWave": {
+		{memory.OpPutMetadata, 1, memory.Before, "nobody has the key; the repeated activity delivers"},
+		{memory.OpPutMetadata, 1, memory.After, "the key is marked as delivered, and nobody has it; the repeated activity delivers"},
+		{memory.OpDeliver, 2, memory.Before, "some instances have the key; the repeated activity delivers to all, which disturbs nobody who has it"},
+		{memory.OpDeliver, 3, memory.After, "all instances have the key; the repeated activity sees that they attest it"},
+	},
+	"Promote": {
+		{memory.OpPromote, 1, memory.Before, "CURRENT is the retiring key; the repeated activity moves it"},
+		{memory.OpPromote, 1, memory.After, "CURRENT is the incoming key, which the metadata does not say; the repeated activity finds it moved and writes that"},
+		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds it so"},
+	},
+	"Disable": {
+		{memory.OpDisable, 1, memory.Before, "the key is active; the repeated activity judges anew and disables it"},
+		{memory.OpDisable, 1, memory.After, "the key is disabled, and since when is not written; the repeated activity writes its own time, so that the soak gets longer, not shorter"},
+		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds it so and keeps the time"},
+	},
+	"Enable": {
+		{memory.OpEnable, 1, memory.Before, "the key is disabled; the repeated activity enables it"},
+		{memory.OpEnable, 1, memory.After, "the key is active and still marked as disabled; the repeated activity clears the mark"},
+		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds it so"},
+	},
+	"Destroy": {
+		{memory.OpDestroy, 1, memory.Before, "the key is disabled; the repeated activity judges anew and destroys it"},
+		{memory.OpDestroy, 1, memory.After, "the key is gone and was not probed; the repeated activity finds it gone and probes it with the stored value"},
+		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds the key gone and probes again"},
+	},
+	"RestoreLabels": {
+		{memory.OpPromote, 1, memory.Before, "CURRENT is the incoming key; the repeated activity moves it back"},
+		{memory.OpPromote, 1, memory.After, "CURRENT is the retiring key; the repeated activity finds it so"},
+	},
+	"Discard": {
+		{memory.OpDestroy, 1, memory.Before, "the incoming key is alive; the repeated activity judges anew and destroys it"},
+		{memory.OpDestroy, 1, memory.After, "the key is gone, its version and record are not; the repeated activity finds the record and removes both"},
+		{memory.OpPrune, 1, memory.After, "key and version are gone, the record is not; the repeated activity removes it"},
+		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds nothing to discard"},
+	},
+	"Record": {
+		{memory.OpPrune, 1, memory.Before, "the retired version is still stored; the repeated activity prunes it"},
+		{memory.OpPrune, 1, memory.After, "the version is gone; the repeated activity finds it so and writes the record"},
+		{memory.OpPutMetadata, 1, memory.After, "the record is written; the repeated activity writes the same again"},
+	},
+}
+
+func TestEveryActivityHasItsDeaths(t *testing.T) {
+	t.Parallel()
+	typ := reflect.TypeFor[*activities.Activities]()
+	for i := range typ.NumMethod() {
+		assert.Contains(t, deaths, typ.Method(i).Name, "add the activity to the table")
+	}
+	assert.Len(t, deaths, typ.NumMethod(), "an activity of the table is gone")
+}
+
+// forward is the order of a rotation, back that of a rollback after its disabling.
+var (
+	forward = []string{
+		"Accept", "Inspect", "IssueAndStage", "Verify", "DeliverWave", "Watch", "Promote", "AwaitHealth", "GatherEvidence", "Notify", "Log",
+		"Disable", "Destroy", "Record",
+	}
+	back = []string{"IssueAndStage", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
+)
+
+func TestDeaths(t *testing.T) {
+	t.Parallel()
+	for name, list := range deaths {
+		order, other := forward, false
+		if name == "Enable" || name == "RestoreLabels" || name == "Discard" {
+			order, other = back, true
+		}
+		if len(list) == 0 {
+			list = []death{{}}
+		}
+		for _, d := range list {
+			t.Run(fmt.Sprintf("%s dies %s call %d of %s: %s", name, d.phase, d.call, d.op, d.then), func(t *testing.T) {
+				t.Parallel()
+				c := newCase(t)
+				for _, step := range order {
+					if step == name {
+						c.dies(d)
+					}
+					c.run(step)
+					if step == name {
+						c.run(step) // and once more: an activity whose reply is lost is run again
+					}
+				}
+				if other {
+					c.isBack()
+				} else {
+					c.isRotated()
+				}
+				assert.LessOrEqual(t, c.mostKeys, 2, "never more keys than slots")
+			})
+		}
+	}
+}
+
+// dies makes the next activity's process die once at the moment.
+func (c *crashCase) dies(d death) {
+	if d.op == "" {
+		c.died.Store(true)
+		return
+	}
+	var calls atomic.Int32
+	c.died.Store(false)
+	c.world.On(d.op, func(p memory.Phase) {
+		if c.died.Load() || p != d.phase {
+			return
+		}
+		if int(calls.Add(1)) == d.call {
+			c.died.Store(true)
+			panic("the process dies")
+		}
+	})
+}
+
+func (c *crashCase) isRotated() {
+	t := c.t
+	assert.True(t, c.died.Load(), "the process died at the moment that the line names")
+	assert.Equal(t, []string{c.incoming.KeyID + " active"}, c.keys())
+	assert.Equal(t, map[string][]providers.Label{c.incoming.StoreVersion: {providers.Current}}, c.versions())
+	m := c.metadata()
+	assert.Nil(t, m.Intent)
+	assert.Empty(t, m.Debt)
+	require.Len(t, m.Keys, 1)
+	assert.Equal(t, c.incoming.KeyID, m.Keys[0].KeyID)
+	c.everybodyHolds(c.incoming)
+	minted, destroyed := c.world.Happened(memory.OpIssue), c.world.Happened(memory.OpDestroy)
+	assert.Len(t, destroyed, len(minted)-1, "every key but the new one is dead, the one from before included")
+	c.auditHas(audit.KeyIssued, audit.KeyPromoted, audit.KeyDisabled, audit.KeyDestroyed, audit.ProbeRefused, audit.RotationEnded)
+}
+
+func (c *crashCase) isBack() {
+	t := c.t
+	assert.True(t, c.died.Load(), "the process died at the moment that the line names")
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+	assert.Equal(t, map[string][]providers.Label{c.retiring.StoreVersion: {providers.Current}}, c.versions())
+	m := c.metadata()
+	assert.Nil(t, m.Intent)
+	assert.Empty(t, m.Debt)
+	for _, k := range m.Keys {
+		assert.Equal(t, "key-old", k.KeyID)
+		assert.True(t, k.DisabledAt.IsZero())
+	}
+	c.everybodyHolds(c.retiring)
+	c.auditHas(audit.KeyEnabled, audit.LabelsRestored, audit.KeyDiscarded, audit.RotationEnded)
+}
+
+func (c *crashCase) everybodyHolds(k key.Ref) {
+	for _, name := range fleet {
+		held, _ := c.world.Held(name)
+		id, err := c.world.Issuer("payments-api").Identify(context.Background(), held)
+		require.NoError(c.t, err)
+		assert.Equal(c.t, k.KeyID, id, name)
+	}
+}
+
+func (c *crashCase) auditHas(types ...audit.Type) {
+	trail, err := audit.Read(c.auditFile)
+	require.NoError(c.t, err)
+	seen := map[audit.Type]int{}
+	for _, e := range trail.Events {
+		seen[e.Type]++
+	}
+	for _, want := range types {
+		assert.Equal(c.t, 1, seen[want], "%s is in the record once", want)
+	}
+}

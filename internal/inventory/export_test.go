@@ -1,0 +1,7 @@
+package inventory
+
+// For the test that writes the schema.
+var (
+	SchemaWith = schemaWith
+	CommentKey = commentKey
+)

@@ -1,0 +1,269 @@
+package providertest
+
+import (
+	"context"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+)
+
+func promoteMoves(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	w.holds(t, map[string][]providers.Label{first: {providers.Current}})
+	second := w.stage(t, secondToken, secondValue)
+	require.NoError(t, w.Store.Promote(t.Context(), first, second))
+	w.holds(t, map[string][]providers.Label{first: {providers.Previous}, second: {providers.Current}})
+	w.reads(t, "", secondValue)
+	w.reads(t, providers.Previous, firstValue)
+	w.reads(t, providers.Pending, "")
+}
+
+func promoteAgain(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	require.NoError(t, w.Store.Promote(t.Context(), "", first), "from nothing")
+	second := w.stage(t, secondToken, secondValue)
+	for range 3 {
+		require.NoError(t, w.Store.Promote(t.Context(), first, second))
+		w.holds(t, map[string][]providers.Label{first: {providers.Previous}, second: {providers.Current}})
+	}
+}
+
+func promoteConflict(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	second := w.stage(t, secondToken, secondValue)
+	third := w.stage(t, secondToken+"-3", thirdValue)
+	want := w.labels(t)
+	require.ErrorIs(t, w.Store.Promote(t.Context(), second, third), providers.ErrConflict, "CURRENT is on a third version")
+	require.ErrorIs(t, w.Store.Promote(t.Context(), "", third), providers.ErrConflict, "there is a CURRENT")
+	require.ErrorIs(t, w.Store.Promote(t.Context(), first, "v999"), providers.ErrNotFound)
+	w.holds(t, want)
+	w.reads(t, "", firstValue)
+}
+
+func promoteBack(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	second := w.stage(t, secondToken, secondValue)
+	for range 2 {
+		require.NoError(t, w.Store.Promote(t.Context(), first, second))
+		require.NoError(t, w.Store.Promote(t.Context(), second, first))
+		w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Previous}})
+		w.reads(t, "", firstValue)
+	}
+}
+
+func promoteAtOnce(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	ids, errs := make([]string, 6), make([]error, 6)
+	for i := range ids {
+		ids[i] = w.stage(t, secondToken+"-"+string(rune('a'+i)), secondValue+string(rune('a'+i)))
+	}
+	atOnce(len(ids), func(i int) { errs[i] = w.Store.Promote(t.Context(), first, ids[i]) })
+	winner := ""
+	for i, err := range errs {
+		if err == nil {
+			assert.Empty(t, winner, "two win")
+			winner = ids[i]
+			continue
+		}
+		require.ErrorIs(t, err, providers.ErrConflict)
+	}
+	got := w.labels(t)
+	assert.Contains(t, got[winner], providers.Current)
+	assert.Equal(t, []providers.Label{providers.Previous}, got[first])
+}
+
+func prune(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	second := w.stage(t, secondToken, secondValue)
+	require.NoError(t, w.Store.Promote(t.Context(), first, second))
+	third := w.stage(t, secondToken+"-3", thirdValue)
+	require.ErrorIs(t, w.Store.Prune(t.Context(), second), providers.ErrDenied)
+	w.reads(t, "", secondValue)
+	for range 2 {
+		require.NoError(t, w.Store.Prune(t.Context(), first), "PREVIOUS")
+		require.NoError(t, w.Store.Prune(t.Context(), third), "PENDING")
+	}
+	w.holds(t, map[string][]providers.Label{second: {providers.Current}})
+	for _, gone := range []string{first, third} {
+		_, err := w.Store.Read(t.Context(), gone)
+		require.ErrorIs(t, err, providers.ErrNotFound)
+		require.ErrorIs(t, w.Store.Promote(t.Context(), second, gone), providers.ErrNotFound)
+	}
+	w.reads(t, providers.Previous, "")
+	w.reads(t, providers.Pending, "")
+}
+
+func idsAreNew(t T, w StoreWorld) {
+	first := w.stage(t, firstToken, firstValue)
+	require.NoError(t, w.Store.Prune(t.Context(), first))
+	second := w.stage(t, secondToken, secondValue)
+	assert.NotEqual(t, first, second, "what named one value must never name another")
+}
+
+// record is a Metadata with something everywhere.
+func record() providers.Metadata {
+	at := time.Date(2026, 3, 1, 12, 30, 0, 123456789, time.UTC)
+	return providers.Metadata{
+		Generation: 1760000000123,
+		Intent:     &providers.MintIntent{Rotation: "r-1", Ordinal: 2, At: at, Known: []string{"k1", "k2"}},
+		Keys: []providers.OwnedKey{{
+			Ref:      key.Ref{Principal: "p", KeyID: "k1", StoreVersion: "v1", Fingerprint: "fp:0011"},
+			IssuedAt: at, Rotation: "r-1", DeliveredAt: at.Add(1), PromotedAt: at.Add(2), DisabledAt: at.Add(3),
+		}},
+		LastRotation: &providers.LastRotation{ID: "r-0", Outcome: "completed", At: at},
+		RotateBy:     at.Add(90 * 24 * time.Hour),
+		Debt:         []providers.Debt{{Kind: "retired-key-alive", About: "k0 \"<&>\" é", Since: at}},
+	}
+}
+
+func metadata(t T, w StoreWorld) {
+	want := record()
+	kept := func(want providers.Metadata) {
+		t.Helper()
+		got, err := w.Store.Metadata(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
+	require.NoError(t, w.Store.PutMetadata(t.Context(), want))
+	w.holds(t, nil)
+	kept(record())
+	want.Keys[0].KeyID, want.Intent.Known[0] = "changed by the caller", "too"
+	kept(record())
+	first := w.current(t, firstValue)
+	second := w.stage(t, secondToken, secondValue)
+	require.NoError(t, w.Store.Promote(t.Context(), first, second))
+	require.NoError(t, w.Store.Prune(t.Context(), first))
+	kept(record())
+	less := providers.Metadata{Generation: 7}
+	for range 2 {
+		require.NoError(t, w.Store.PutMetadata(t.Context(), less))
+		kept(less) // replaced, not merged
+	}
+	w.reads(t, "", secondValue)
+}
+
+func otherSecret(t T, w StoreWorld) {
+	w.current(t, firstValue)
+	require.NoError(t, w.Store.PutMetadata(t.Context(), record()))
+	other := StoreWorld{Store: w.Other}
+	emptySecret(t, other)
+	id := other.current(t, secondValue)
+	other.holds(t, map[string][]providers.Label{id: {providers.Current}})
+	other.reads(t, "", secondValue)
+	w.reads(t, "", firstValue)
+}
+
+func reopened(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	second := w.stage(t, secondToken, secondValue)
+	require.NoError(t, w.Store.PutMetadata(t.Context(), record()))
+	again := StoreWorld{Store: w.Reopen()}
+	again.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+	again.reads(t, "", firstValue)
+	m, err := again.Store.Metadata(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, record(), m)
+	require.NoError(t, again.Store.Promote(t.Context(), first, second))
+	w.reads(t, "", secondValue)
+}
+
+func storeReplyLost(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	w.loseReply(t, OpStage, func() error {
+		_, err := w.Store.Stage(t.Context(), secondToken, bundleOf(t, secret.ValueField, secondValue))
+		return err
+	})
+	second := w.stage(t, secondToken, secondValue)
+	w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+	promote := func() error { return w.Store.Promote(t.Context(), first, second) }
+	w.loseReply(t, OpPromote, promote)
+	w.reads(t, "", secondValue)
+	require.NoError(t, promote())
+	put := func() error { return w.Store.PutMetadata(t.Context(), record()) }
+	w.loseReply(t, OpPutMetadata, put)
+	require.NoError(t, put())
+	drop := func() error { return w.Store.Prune(t.Context(), first) }
+	w.loseReply(t, OpPrune, drop)
+	require.NoError(t, drop())
+	w.holds(t, map[string][]providers.Label{second: {providers.Current}})
+}
+
+// calls are those of every operation, on a secret with a CURRENT and a PENDING version.
+func (w StoreWorld) calls(t T, first, second string) map[Op]func(ctx context.Context) error {
+	third := bundleOf(t, secret.ValueField, thirdValue)
+	return map[Op]func(ctx context.Context) error{
+		OpVersions:    func(ctx context.Context) error { _, err := w.Store.Versions(ctx); return err },
+		OpRead:        func(ctx context.Context) error { _, err := w.Store.Read(ctx, first); return err },
+		OpReadLabel:   func(ctx context.Context) error { _, err := w.Store.ReadLabel(ctx, ""); return err },
+		OpStage:       func(ctx context.Context) error { _, err := w.Store.Stage(ctx, secondToken+"-3", third); return err },
+		OpPromote:     func(ctx context.Context) error { return w.Store.Promote(ctx, first, second) },
+		OpPrune:       func(ctx context.Context) error { return w.Store.Prune(ctx, second) },
+		OpMetadata:    func(ctx context.Context) error { _, err := w.Store.Metadata(ctx); return err },
+		OpPutMetadata: func(ctx context.Context) error { return w.Store.PutMetadata(ctx, record()) },
+	}
+}
+
+// withTwo makes a secret with a CURRENT and a PENDING version, and a check that it is still so.
+func (w StoreWorld) withTwo(t T) (calls map[Op]func(ctx context.Context) error, unchanged func()) {
+	t.Helper()
+	first := w.current(t, firstValue)
+	second := w.stage(t, secondToken, secondValue)
+	return w.calls(t, first, second), func() {
+		t.Helper()
+		w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+		w.reads(t, "", firstValue)
+		m, err := w.Store.Metadata(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, providers.Metadata{}, m)
+	}
+}
+
+func storeThrottled(t T, w StoreWorld) {
+	calls, unchanged := w.withTwo(t)
+	for op, call := range calls {
+		w.throttled(t, op, func() error { return call(t.Context()) }, []byte(firstValue), []byte(secondValue), []byte(thirdValue))
+	}
+	unchanged()
+	require.NoError(t, calls[OpPromote](t.Context()))
+	w.reads(t, "", secondValue)
+}
+
+func storeExpired(t T, w StoreWorld) {
+	calls, unchanged := w.withTwo(t)
+	for op, call := range calls {
+		require.ErrorIs(t, call(expired(t)), context.Canceled, "%s", op)
+	}
+	unchanged()
+}
+
+func storeInterrupted(t T, w StoreWorld) {
+	calls, unchanged := w.withTwo(t)
+	for _, op := range []Op{OpStage, OpPromote, OpPrune, OpPutMetadata} {
+		w.interrupted(t, op, calls[op])
+	}
+	unchanged()
+	require.NoError(t, calls[OpPromote](t.Context()))
+	w.reads(t, "", secondValue)
+}
+
+func storeErrors(t T, w StoreWorld) {
+	first := w.current(t, firstValue)
+	second := w.stage(t, secondToken, secondValue)
+	_, conflict := w.Store.Stage(t.Context(), secondToken, bundleOf(t, secret.ValueField, thirdValue))
+	_, missing := w.Store.Read(t.Context(), "v999")
+	errs := []error{
+		conflict, missing, w.Store.Promote(t.Context(), "v999", second), w.Store.Promote(t.Context(), first, "v999"), w.Store.Prune(t.Context(), first),
+	}
+	for _, call := range w.calls(t, first, second) {
+		errs = append(errs, call(expired(t)))
+	}
+	for _, err := range errs {
+		require.Error(t, err)
+		assertFit(t, err, []byte(firstValue), []byte(secondValue), []byte(thirdValue))
+	}
+}
