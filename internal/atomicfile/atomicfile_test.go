@@ -65,7 +65,7 @@ func TestAReaderSeesTheOldOrTheNewContent(t *testing.T) {
 			default:
 			}
 			got, err := os.ReadFile(filepath.Join(path, "f"))
-			if !assert.NoError(t, err) || !assert.True(t, string(got) == contents[0] || string(got) == contents[1], "a mix") {
+			if !assert.NoError(t, err) || !assert.True(t, string(got) == contents[0] || string(got) == contents[1], "a mix") { //nolint:testifylint // no FailNow outside of the test goroutine
 				return
 			}
 		}

@@ -323,7 +323,7 @@ func (s *buggyStore) Prune(ctx context.Context, id string) error {
 
 func (s *buggyStore) PutMetadata(ctx context.Context, m providers.Metadata) error {
 	list, _ := s.Store.Versions(ctx)
-	before, _ := s.Store.Metadata(ctx)
+	before, _ := s.Metadata(ctx)
 	switch {
 	case s.bugs.metadataNeedsVersion && len(list) == 0:
 		return providers.ErrNotFound
