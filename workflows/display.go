@@ -36,10 +36,9 @@ const (
 // attributes would end the workflow, so they are cut; validation refuses them long before.
 func (r *rotation) index() {
 	var labels []string
-	for k, v := range r.credential.Labels {
-		labels = append(labels, k+"="+v)
+	for _, k := range workflow.DeterministicKeys(r.credential.Labels) {
+		labels = append(labels, k+"="+r.credential.Labels[k])
 	}
-	slices.Sort(labels)
 	total := 0
 	for i, l := range labels {
 		if total += len(l) + 8; total > 2000 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,6 +73,7 @@ type script struct {
 	env        *testsuite.TestWorkflowEnvironment
 	credential inventory.Credential
 	plan       policy.Plan
+	mu         sync.Mutex // guards what activities, which run at once, change
 	// asked are the activities that changed something, with what tells two of a kind apart.
 	asked []string
 	notes []activities.NotifyInput
@@ -111,9 +113,12 @@ func quiet() *testsuite.WorkflowTestSuite {
 
 // answer is the n-th answer of an activity: the scripted one, or the usual one.
 func answer[T any](s *script, name string, usual T) (T, error) {
+	s.mu.Lock()
 	s.calls[name]++
+	call := s.calls[name]
+	s.mu.Unlock()
 	if scripted, ok := s.answers[name]; ok {
-		value, err := scripted(s.calls[name])
+		value, err := scripted(call)
 		if err != nil || value == nil {
 			return usual, err
 		}
@@ -191,6 +196,8 @@ func (s *script) mocks() {
 	})
 	s.env.OnActivity(act.Log, anything, anything).Return(nil)
 	s.env.OnActivity(act.Notify, anything, anything).Return(func(_ context.Context, in activities.NotifyInput) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.notes = append(s.notes, in)
 		return nil
 	})
