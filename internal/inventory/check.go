@@ -18,6 +18,8 @@ const (
 	maxKeyword    = 255
 	maxLabelBytes = 2000
 	maxText       = 1000
+	// maxTerm bounds every duration, so that sums of them and of the present time do not overflow.
+	maxTerm = 3650 * Duration(day)
 )
 
 var (
@@ -62,7 +64,7 @@ func check(inv *Inventory, catalog Catalog, r report) {
 			root.wrong("policies", fmt.Sprintf("has a policy %q, which is no name", clip(name)), nameRule)
 		}
 		if risk := inv.Policies[name].Risk; risk != "" {
-			checkRisk(at{report: r, path: "policies." + name}, risk)
+			checkRisk(at{report: r, path: strictyaml.Entry("policies", name)}, risk)
 		}
 	}
 	for i, c := range inv.Credentials {
@@ -91,8 +93,13 @@ func checkCredential(a at, c Credential, catalog Catalog) {
 			a.wrong(field, "is missing", "write it, or give it under defaults")
 		case len(text) > maxKeyword:
 			a.wrong(field, fmt.Sprintf("is longer than %d bytes", maxKeyword), "shorten it")
+		case field == "environment" && !isName(text):
+			a.wrong(field, "is no name", nameRule)
+		case strings.ContainsAny(text, "\n\t"):
+			a.wrong(field, "has more than one line or a tab", "write one line")
 		}
 	}
+	checkNames(a, "notify", c.Notify)
 	if strings.Contains(c.Owner, "@") {
 		if _, err := mail.ParseAddress(c.Owner); err != nil {
 			a.wrong("owner", "is no mail address", "write an address, or the name of a team")
@@ -108,6 +115,14 @@ func checkCredential(a at, c Credential, catalog Catalog) {
 	checkSchedule(a, c.Schedule)
 	checkProviders(a, c, catalog)
 	checkConsumers(a, c, catalog)
+}
+
+func checkNames(a at, field string, names []string) {
+	for i, name := range names {
+		if !isName(name) || slices.Contains(names[:i], name) {
+			a.wrong(fmt.Sprintf("%s[%d]", field, i), "is no name or there twice", nameRule)
+		}
+	}
 }
 
 func checkLabels(a at, labels map[string]string) {
@@ -157,6 +172,9 @@ func checkTerms(a at, c Credential, catalog Catalog) {
 	} {
 		if d.value < 0 {
 			a.wrong(d.field, "is negative", "write a duration of zero or more")
+		}
+		if d.value > maxTerm {
+			a.wrong(d.field, fmt.Sprintf("is %s, longer than %s", d.value, maxTerm), "write a shorter duration")
 		}
 	}
 	if c.RotateEvery <= 0 {
@@ -221,6 +239,7 @@ func checkApproval(a at, approval Approval) {
 	if approval.Trust == TrustSigned && approval.Count > 0 && len(approval.From) == 0 {
 		a.wrong("from", "is missing, and signed approvals come from groups", "name groups of the worker configuration")
 	}
+	checkNames(a, "from", approval.From)
 	for _, d := range []struct {
 		field string
 		value Duration
@@ -254,6 +273,10 @@ func checkProviders(a at, c Credential, catalog Catalog) {
 		case !ok:
 		case known.NeedsAccount && p.Account == "":
 			a.wrong(field+".account", "is missing", "name an account of the worker configuration")
+		case known.NeedsAccount && !isName(p.Account):
+			a.wrong(field+".account", "is no name", nameRule)
+		case !known.NeedsAccount && p.Account != "":
+			a.wrong(field+".account", fmt.Sprintf("is given, and type %s has no account", p.Type), "remove it")
 		}
 	})
 }
@@ -382,10 +405,12 @@ func checkDependencies(inv *Inventory, r report) {
 			}
 		}
 	}
-	done := map[string]bool{}
-	var visit func(name string, path []string)
-	visit = func(name string, path []string) {
-		if k := slices.Index(path, name); k >= 0 {
+	done, onPath := map[string]bool{}, map[string]bool{}
+	var path []string
+	var visit func(name string)
+	visit = func(name string) {
+		if onPath[name] {
+			k := slices.Index(path, name)
 			if cycle := append(slices.Clone(path[k:]), name); len(cycle) > 2 { // itself is reported already
 				r(strictyaml.Problem{Field: fmt.Sprintf("credentials[%d].dependsOn", index[name]), What: "is a cycle: " + strings.Join(cycle, " -> "), Write: "break it"})
 			}
@@ -395,12 +420,14 @@ func checkDependencies(inv *Inventory, r report) {
 		if !ok || done[name] {
 			return
 		}
+		path, onPath[name] = append(path, name), true
 		for _, next := range inv.Credentials[i].DependsOn {
-			visit(next, append(slices.Clone(path), name))
+			visit(next)
 		}
+		path, onPath[name] = path[:len(path)-1], false
 		done[name] = true
 	}
 	for _, c := range inv.Credentials {
-		visit(c.Name, nil)
+		visit(c.Name)
 	}
 }

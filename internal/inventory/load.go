@@ -37,7 +37,7 @@ func ptr[T any](v T) *T { return &v }
 // Load reads an inventory strictly and resolves each credential's terms. The error is strictyaml.Errors:
 // all that is wrong, each with file, line, column and field. It changes nothing and calls nobody.
 func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
-	doc := strictyaml.Parse(file, data)
+	doc := strictyaml.Parse(file, data, plaintextSecret)
 	known := providerHook(doc, catalog)
 	doc.On(reflect.TypeFor[Provider](), known)
 	doc.On(reflect.TypeFor[Approval](), approvalHook(doc))
@@ -45,14 +45,9 @@ func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
 
 	inv := &Inventory{}
 	doc.Decode("", inv)
-	resolve(doc, inv)
+	resolve(doc, inv, catalog)
 	strictyaml.Inspect(inv, doc.Report)
 	check(inv, catalog, doc.Report)
-	doc.Texts(func(path, text string) {
-		if p, found := plaintextSecret(path, text); found {
-			doc.Report(p)
-		}
-	})
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
@@ -74,8 +69,11 @@ func providerHook(doc *strictyaml.Document, catalog Catalog) strictyaml.Hook {
 				Write: "write " + strings.Join(catalog.Types(role), " or ")})
 			return
 		}
-		config := found.NewConfig()
-		doc.Decode(path, config, "type", "account")
+		config, ours := found.NewConfig(), []string{"type"}
+		if found.NeedsAccount {
+			ours = append(ours, "account")
+		}
+		doc.Decode(path, config, ours...)
 		strictyaml.Inspect(config, func(p strictyaml.Problem) {
 			p.Field = below(path, p.Field)
 			doc.Report(p)
@@ -116,7 +114,7 @@ func budgetHook(doc *strictyaml.Document) strictyaml.Hook {
 }
 
 func below(path, field string) string {
-	if field == "" || strings.HasPrefix(field, "[") {
+	if field == "" || path == "" || strings.HasPrefix(field, "[") {
 		return path + field
 	}
 	return path + "." + field
@@ -131,17 +129,20 @@ func roleOf(path string) Role {
 
 // resolve lays each credential over its policy, that over the defaults of the file, and those over
 // DefaultTerms: the same parts of the document are read again, each over the last.
-func resolve(doc *strictyaml.Document, inv *Inventory) {
+func resolve(doc *strictyaml.Document, inv *Inventory, catalog Catalog) {
 	for i := range inv.Credentials {
 		c := &inv.Credentials[i]
 		path := fmt.Sprintf("credentials[%d]", i)
 		name, policy := choosePolicy(doc, inv, *c, path)
 
 		d := Defaults{Terms: DefaultTerms(firstRisk(c.Risk, policy.Risk))}
+		if issuer, ok := catalog.Lookup(RoleIssuer, c.Issuer.Type); ok && issuer.ReportsUsage {
+			d.QuietWindow = max(d.QuietWindow, Duration(issuer.UsageLag))
+		}
 		doc.Decode("defaults", &d)
 		p := Policy{Terms: d.Terms}
 		if name != "" {
-			doc.Decode("policies."+name, &p)
+			doc.Decode(strictyaml.Entry("policies", name), &p)
 		}
 		resolved := Credential{
 			Owner: d.Owner, Environment: d.Environment, Labels: d.Labels, Notify: d.Notify, Schedule: d.Schedule, Terms: p.Terms,
@@ -222,6 +223,9 @@ func ParseSpec(signed SignedSpec, catalog Catalog) (Spec, error) {
 		}
 	})
 	check(alone, catalog, report)
+	if _, found := plaintextSecret("", string(signed.Body)); found {
+		report(strictyaml.Problem{What: "has something that looks like a secret in plain text", Write: "remove it from the inventory, and treat it as exposed"})
+	}
 	if len(errs) > 0 {
 		return Spec{}, errs
 	}

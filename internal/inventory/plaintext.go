@@ -26,13 +26,16 @@ var secretForms = regexp.MustCompile(strings.Join([]string{
 // secretFields are names of fields whose value is a secret, unless it is a placeholder.
 var (
 	secretFields = regexp.MustCompile(`(?i)(^|[._-])(password|passwd|secret|token|api[_-]?key|private[_-]?key|credentials?)$`)
-	bearer       = regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=_.~-]{8,}`)
+	bearer       = regexp.MustCompile(`(?i)authorization\s*:\s*\S+\s+[A-Za-z0-9+/=_.~-]{8,}`)
 )
+
+// placeholder is what stands for a key where one is needed.
+var placeholder = regexp.MustCompile(`\{[A-Za-z][A-Za-z0-9_.-]*\}`)
 
 // plaintextSecret tells whether a text holds a secret. The problem never repeats it.
 func plaintextSecret(path, text string) (strictyaml.Problem, bool) {
 	name := path[strings.LastIndexAny(path, ".]")+1:]
 	isSecret := secretForms.MatchString(text) || bearer.MatchString(text) ||
-		secretFields.MatchString(name) && text != "" && !strings.Contains(text, "{")
+		secretFields.MatchString(name) && text != "" && !placeholder.MatchString(text)
 	return strictyaml.Problem{Field: path, What: "looks like a secret in plain text", Write: "remove it and treat it as exposed; secrets stand only in issuer, store and consumer"}, isSecret
 }

@@ -101,10 +101,10 @@ func (d *Document) decodeStruct(path string, n ast.Node, v reflect.Value, ignore
 		done[name] = true
 		field, ok := fields[name]
 		if !ok {
-			d.addAt(pair.Key, join(path, name), Problem{What: "is not a known field", Write: suggest(name, known)})
+			d.addAt(pair.Key, Entry(path, name), Problem{What: "is not a known field", Write: suggest(name, known)})
 			continue
 		}
-		d.decode(join(path, name), pair.Value, field, nil)
+		d.decode(Entry(path, name), pair.Value, field, nil)
 	}
 }
 
@@ -141,7 +141,7 @@ func (d *Document) decodeMap(path string, n ast.Node, v reflect.Value) {
 			continue
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.decode(join(path, name), pair.Value, item, nil)
+		d.decode(Entry(path, name), pair.Value, item, nil)
 		m.SetMapIndex(reflect.ValueOf(name).Convert(v.Type().Key()), item)
 	}
 	v.Set(m)
@@ -311,7 +311,7 @@ func inspect(path string, v reflect.Value, report func(Problem)) {
 	case reflect.Map:
 		for _, k := range v.MapKeys() {
 			if k.Kind() == reflect.String {
-				inspect(join(path, k.String()), v.MapIndex(k), report)
+				inspect(Entry(path, k.String()), v.MapIndex(k), report)
 			}
 		}
 	case reflect.Struct:

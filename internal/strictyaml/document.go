@@ -10,11 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -67,7 +70,17 @@ type Document struct {
 	hooks map[reflect.Type]Hook
 	errs  Errors
 	count int
+	// forbid are the judges of all texts.
+	forbid []Forbid
 }
+
+// Forbid judges a text of a document, with the path of its field: a value, the name of a field (with the
+// path of its mapping), or a comment (without path). What it forbids is reported with the problem that it
+// returns, and repeated in no error.
+type Forbid func(path, text string) (Problem, bool)
+
+// forbiddenText stands where a forbidden text stood.
+const forbiddenText = "REDACTED"
 
 // Hook decodes the value at a path by itself.
 type Hook func(path string, into reflect.Value)
@@ -75,8 +88,8 @@ type Hook func(path string, into reflect.Value)
 // Parse reads a document and checks its form: UTF-8, one document, no repeated keys, no anchors, aliases,
 // tags or merge keys, no control characters. It returns a document even when that fails, for Err; only a
 // syntax error leaves nothing to decode.
-func Parse(file string, data []byte) *Document {
-	d := &Document{file: file, nodes: map[string]ast.Node{}, hooks: map[reflect.Type]Hook{}}
+func Parse(file string, data []byte, forbid ...Forbid) *Document {
+	d := &Document{file: file, nodes: map[string]ast.Node{}, hooks: map[reflect.Type]Hook{}, forbid: forbid}
 	switch {
 	case len(data) > MaxBytes:
 		d.add(1, 1, Problem{What: fmt.Sprintf("has more than %d bytes", MaxBytes), Write: "split the file"})
@@ -90,10 +103,6 @@ func Parse(file string, data []byte) *Document {
 	}
 	if line, column, found := controlCharacter(data); found {
 		d.add(line, column, Problem{What: "has a control character", Write: "remove it"})
-		return d
-	}
-	if depth(data) > maxDepth {
-		d.add(1, 1, Problem{What: fmt.Sprintf("is nested deeper than %d levels", maxDepth), Write: "flatten it"})
 		return d
 	}
 	root := d.parse(data)
@@ -111,7 +120,19 @@ func (d *Document) parse(data []byte) (root ast.Node) {
 			root = nil
 		}
 	}()
-	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(data))
+	if t := tooDeep(tokens); t != nil {
+		d.add(t.Position.Line, t.Position.Column, Problem{What: fmt.Sprintf("is nested deeper than %d levels", maxDepth), Write: "flatten it"})
+		return nil
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	for _, t := range tokens {
+		if err != nil || t.Type == token.CommentType { // nothing else looks at these
+			if p, found := d.forbidden("", t.Value); found {
+				d.add(t.Position.Line, t.Position.Column, p)
+			}
+		}
+	}
 	if err != nil {
 		d.addSyntax(err)
 		return nil
@@ -171,9 +192,9 @@ func (d *Document) walk(path string, n ast.Node, level int) {
 	case *ast.TagNode:
 		d.addAt(n, path, Problem{What: "uses a tag", Write: "write the plain value"})
 	case *ast.StringNode:
-		d.checkText(path, n, n.Value)
+		n.Value = d.checkText(path, n, n.Value)
 	case *ast.LiteralNode:
-		d.checkText(path, n, n.Value.Value)
+		n.Value.Value = d.checkText(path, n, n.Value.Value)
 	}
 }
 
@@ -186,13 +207,23 @@ func (d *Document) walkMapping(path string, values []*ast.MappingValueNode, leve
 			continue
 		}
 		at := v.Key.GetToken().Position
-		below := join(path, name)
+		if p, found := d.forbidden(path, name); found {
+			p.Field = path
+			d.add(at.Line, at.Column, p)
+			if key, isText := v.Key.(*ast.StringNode); isText {
+				key.Value = forbiddenText
+			}
+			continue
+		}
+		below := Entry(path, name)
 		if first, twice := seen[name]; twice {
 			d.add(at.Line, at.Column, Problem{Field: below, What: fmt.Sprintf("is given twice, first in line %d", first.Line), Write: "keep one of them"})
 			continue
 		}
 		seen[name] = at
-		d.checkText(below, v.Key, name)
+		if !printable(name) {
+			d.addAt(v.Key, below, Problem{What: "has a control character", Write: "remove it"})
+		}
 		d.walk(below, v.Value, level+1)
 		if _, null := v.Value.(*ast.NullNode); null {
 			d.nodes[below] = v // an empty value has no place of its own
@@ -200,13 +231,32 @@ func (d *Document) walkMapping(path string, values []*ast.MappingValueNode, leve
 	}
 }
 
-func (d *Document) checkText(path string, n ast.Node, text string) {
-	for _, r := range text {
-		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError {
-			d.addAt(n, path, Problem{What: "has a control character", Write: "remove it"})
-			return
+// checkText judges a text, and returns what may be known of it.
+func (d *Document) checkText(path string, n ast.Node, text string) string {
+	if p, found := d.forbidden(path, text); found {
+		d.addAt(n, path, p)
+		return forbiddenText
+	}
+	if !printable(text) {
+		d.addAt(n, path, Problem{What: "has a control character", Write: "remove it"})
+	}
+	return text
+}
+
+func (d *Document) forbidden(path, text string) (Problem, bool) {
+	for _, judge := range d.forbid {
+		if p, found := judge(path, text); found {
+			return p, true
 		}
 	}
+	return Problem{}, false
+}
+
+// printable tells whether a text is free of control characters.
+func printable(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool {
+		return r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError
+	}) < 0
 }
 
 // keyText is a mapping's key as text; merge keys and complex keys are none.
@@ -218,6 +268,18 @@ func keyText(n ast.Node) (string, bool) {
 		return n.GetToken().Value, true
 	}
 	return "", false
+}
+
+// plainName is a name that stands in a path without quotes.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// Entry is the path of an entry of a map or mapping. A name with other characters than letters, digits, _
+// and - is quoted, so that no two paths look the same: labels["a.b"].
+func Entry(path, name string) string {
+	if plainName.MatchString(name) {
+		return join(path, name)
+	}
+	return path + "[" + strconv.Quote(name) + "]"
 }
 
 func join(path, field string) string {
@@ -294,15 +356,6 @@ func (d *Document) Text(path string) (string, bool) {
 	return "", false
 }
 
-// Texts calls f with the path and value of every string, keys not included.
-func (d *Document) Texts(f func(path, text string)) {
-	for path := range d.nodes {
-		if text, ok := d.Text(path); ok {
-			f(path, text)
-		}
-	}
-}
-
 // JSON returns the value at a path as JSON with sorted keys.
 func (d *Document) JSON(path string) (json.RawMessage, error) {
 	return json.Marshal(plain(d.nodes[path]))
@@ -366,21 +419,25 @@ func controlCharacter(data []byte) (line, column int, found bool) {
 	return 0, 0, false
 }
 
-// depth bounds the nesting before the parser, which recurses, sees it: by indentation and by brackets.
-func depth(data []byte) int {
-	brackets, deepest := 0, 0
-	for _, c := range data {
-		switch c {
-		case '[', '{':
+// tooDeep finds the token at which the nesting is too deep for a parser that recurses. Nesting by
+// indentation is left to walk: each level of it costs as many bytes as there are levels above it.
+func tooDeep(tokens token.Tokens) *token.Token {
+	brackets, inLine, line := 0, 0, 0
+	for _, t := range tokens {
+		if t.Position.Line != line {
+			line, inLine = t.Position.Line, 0
+		}
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
 			brackets++
-			deepest = max(deepest, brackets)
-		case ']', '}':
+		case token.SequenceEndType, token.MappingEndType:
 			brackets = max(0, brackets-1)
+		case token.SequenceEntryType, token.MappingKeyType, token.AnchorType, token.TagType:
+			inLine++
+		}
+		if brackets > maxDepth || inLine > maxDepth && brackets == 0 {
+			return t
 		}
 	}
-	dashes := 0
-	for _, line := range bytes.Split(data, []byte("\n")) {
-		dashes = max(dashes, bytes.Count(line[:len(line)-len(bytes.TrimLeft(line, " -"))], []byte("- ")))
-	}
-	return max(deepest, dashes)
+	return nil
 }

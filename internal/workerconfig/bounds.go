@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,9 +81,14 @@ func resolve(path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("%w: %q is not absolute", providers.ErrDenied, path)
 	}
-	path = filepath.Clean(path)
+	if path != filepath.Clean(path) {
+		return "", fmt.Errorf("%w: %q is not clean", providers.ErrDenied, path)
+	}
 	real, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) && path != "/" {
+		if _, err := os.Lstat(path); err == nil {
+			return "", fmt.Errorf("%w: %q is a link to what does not exist, and would be written to there", providers.ErrDenied, path)
+		}
 		above, err := resolve(filepath.Dir(path))
 		return filepath.Join(above, filepath.Base(path)), err
 	}
@@ -178,7 +184,10 @@ func dialer(allow func(address string) error) func(ctx context.Context, network,
 		if err != nil {
 			return nil, err
 		}
-		var failed error
+		failed := fmt.Errorf("%s has no address", host)
+		if len(found) > 0 {
+			failed = nil
+		}
 		for _, a := range found {
 			if forbiddenAddr(a) {
 				failed = errors.Join(failed, fmt.Errorf("%w: %s is a link-local, multicast or unspecified address", providers.ErrDenied, a))

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -45,14 +46,19 @@ func (r *Rate) UnmarshalText(text []byte) error {
 // LoadFile reads the configuration of a worker. A file that others may write is refused: who writes it
 // says what may happen.
 func LoadFile(path string, descriptors []providers.Descriptor) (*Config, error) {
-	info, err := os.Stat(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading worker configuration: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat() // of the file that is read, whatever takes its name meanwhile
 	if err != nil {
 		return nil, fmt.Errorf("reading worker configuration: %w", err)
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("reading worker configuration %s: its mode %04o lets others write it; run: chmod go-w %s", path, info.Mode().Perm(), path)
 	}
-	data, err := os.ReadFile(path)
+	data, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading worker configuration: %w", err)
 	}
@@ -136,11 +142,11 @@ func check(c *Config, report func(strictyaml.Problem)) {
 		wrong("bounds", "has no entry", "say what specs of each environment may ask for; one that is not listed may do nothing")
 	}
 	for name, b := range c.Bounds {
-		checkBounds("bounds."+name, b, wrong)
+		checkBounds(strictyaml.Entry("bounds", name), b, wrong)
 	}
 	for name, command := range c.Programs {
 		if len(command) == 0 || !filepath.IsAbs(command[0]) {
-			wrong("programs."+name, "has no absolute path", "write [/absolute/path/of/program, arguments]")
+			wrong(strictyaml.Entry("programs", name), "has no absolute path", "write [/absolute/path/of/program, arguments]")
 		}
 	}
 	for i, t := range c.Trust.Inventory {
@@ -151,7 +157,7 @@ func check(c *Config, report func(strictyaml.Problem)) {
 		absolute(field+".allowedSigners", t.AllowedSigners, wrong)
 	}
 	for group, file := range c.Trust.Approvers {
-		absolute("trust.approvers."+group, file, wrong)
+		absolute(strictyaml.Entry("trust.approvers", group), file, wrong)
 	}
 	if c.Audit.File != "" {
 		absolute("audit.file", c.Audit.File, wrong)
@@ -176,7 +182,8 @@ func checkBounds(field string, b Bounds, wrong func(field, what, write string)) 
 		number, portErr := strconv.Atoi(port)
 		at := fmt.Sprintf("%s.hosts[%d]", field, i)
 		switch {
-		case err != nil || portErr != nil || number < 1 || number > 65535 || name == "" || strings.Contains(strings.TrimPrefix(name, "*."), "*"):
+		case err != nil || portErr != nil || number < 1 || number > 65535 || name == "" || strings.Contains(strings.TrimPrefix(name, "*."), "*"),
+			strings.HasPrefix(name, "*.") && numericEnd.MatchString(name):
 			wrong(at, fmt.Sprintf("is %q", host), "write host:port or *.suffix:port")
 		case forbidden(name):
 			wrong(at, fmt.Sprintf("is %q, a link-local or unspecified address", host), "remove it: cloud metadata services live there")
@@ -205,8 +212,20 @@ func forbidden(host string) bool {
 // forbiddenAddr: nothing that a spec may name lives there, and cloud metadata services do.
 func forbiddenAddr(a netip.Addr) bool {
 	a = a.Unmap()
-	return a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast() || a.IsMulticast() || a.IsUnspecified()
+	if nat64.Contains(a) { // an address of IPv4 in the last four bytes
+		bytes := a.As16()
+		a = netip.AddrFrom4([4]byte(bytes[12:]))
+	}
+	return slices.Contains(metadataAddrs, a) || a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast() || a.IsMulticast() || a.IsUnspecified()
 }
+
+var (
+	nat64 = netip.MustParsePrefix("64:ff9b::/96")
+	// metadataAddrs are metadata services of clouds that have no link-local address.
+	metadataAddrs = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("fd20:ce::254"), netip.MustParseAddr("100.100.100.200")}
+	// numericEnd is the end of an address of IPv4, which no domain has.
+	numericEnd = regexp.MustCompile(`(^|\.)[0-9]*$`)
+)
 
 // globForm compiles a glob: * is any part without a slash, ** any part.
 func globForm(glob string) (*regexp.Regexp, error) {
