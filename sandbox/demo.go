@@ -103,6 +103,10 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) error {
 		},
 	}
 	report, err := d.watch(ctx)
+	if ctx.Err() != nil && !o.once {
+		screen.Print("", "Ended before the rotation did. Its state is in "+string(folder))
+		return nil
+	}
 	if err != nil {
 		return err
 	}
