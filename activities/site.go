@@ -97,7 +97,10 @@ func (s *site) denied() []string {
 // facts gathers all that policy judges by. Instances are asked only when wanted. What an instance does
 // not answer is a fact too, not an error.
 func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) {
-	f := policy.Facts{Denied: s.denied()}
+	f := policy.Facts{Denied: s.denied(), At: s.now()}
+	if len(f.Denied) > 0 {
+		return f, nil
+	}
 	var err error
 	if f.Capabilities, err = s.issuer.Capabilities(ctx); err != nil {
 		return f, fmt.Errorf("asking the issuer what it can do: %w", err)

@@ -97,6 +97,9 @@ func (t *terminal) printPlan(w io.Writer, p policy.Plan) {
 	} else {
 		fmt.Fprintf(w, "%s  A rotation of %s may begin; nothing was changed by looking.\n\n", t.bold("ALLOWED"), p.Credential)
 	}
+	if len(p.Steps) == 0 {
+		return // it was refused before anything was looked at
+	}
 	retiring := "none: this would be the first key"
 	if p.Retiring != nil {
 		retiring = keyName(*p.Retiring)

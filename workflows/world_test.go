@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,6 +81,8 @@ type stage struct {
 	catalog    inventory.Catalog
 	auditFile  string
 	began      time.Time
+	looking    sync.Mutex // guards looked
+	looked     []memory.Op
 	first      string // the store's version of the key that existed before
 }
 
@@ -112,6 +115,13 @@ func newStage(t *testing.T) *stage {
 	settings := memory.Strict()
 	settings.UsageLag = time.Minute
 	s.populate(settings)
+	for _, op := range []memory.Op{memory.OpList, memory.OpCapabilities, memory.OpVersions, memory.OpRead, memory.OpMetadata, memory.OpAttest, memory.OpCheck, memory.OpReach} {
+		s.world.On(op, func(memory.Phase) {
+			s.looking.Lock()
+			defer s.looking.Unlock()
+			s.looked = append(s.looked, op)
+		})
+	}
 	return s
 }
 
@@ -431,8 +441,18 @@ func TestRefusalsInAWorld(t *testing.T) {
 			assert.Equal(t, c.want, report.Reason, report.Message)
 			assert.Empty(t, s.happened(memory.OpIssue, memory.OpStage, memory.OpDeliver, memory.OpPromote, memory.OpDisable, memory.OpDestroy, memory.OpPrune, memory.OpPutMetadata), "nothing was changed")
 			assert.Contains(t, s.trail(), audit.RotationEnded, "a refusal leaves a trace")
+			if c.want == policy.SpecRefused {
+				assert.Empty(t, s.asked(), "what is out of bounds is not even looked at")
+			}
 		})
 	}
+}
+
+// asked counts what was asked of issuer, store and consumers.
+func (s *stage) asked() []memory.Op {
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	return s.looked
 }
 
 func TestAdoption(t *testing.T) {

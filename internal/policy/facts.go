@@ -19,7 +19,8 @@ type Facts struct {
 	Metadata providers.Metadata
 	// Instances of all consumers, in the order of the spec.
 	Instances []Instance
-	// Denied are the bounds of the worker configuration that the spec breaks.
+	// Denied are the bounds of the worker configuration that the spec breaks. With any, nothing else was
+	// gathered: what is out of bounds is not even looked at.
 	Denied []string
 	// StoreProblem is why the store cannot be used; empty when it can.
 	StoreProblem string

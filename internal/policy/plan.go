@@ -75,6 +75,10 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, unve
 		CanRollBack: true,
 		Waves:       waves(c, pulls),
 	}
+	if len(f.Denied) > 0 {
+		// Nothing was looked at, and nothing is told of what may be there.
+		return Plan{Credential: c.Name, MadeAt: f.At, Refusals: append(outOfBounds(f.Denied), untrusted(c, unverified)...)}
+	}
 	standings := f.Standings(c.Adopt)
 	for _, k := range f.Keys {
 		ref := f.Ref(k)
@@ -122,14 +126,7 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 	var no []Decision
 	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
 
-	for _, d := range f.Denied {
-		add(SpecRefused, "%s", d)
-	}
-	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
-		if a := c.Approvals.For(gate); a != nil && a.Count > 0 && a.Trust != inventory.TrustAny && unverified != "" {
-			add(TrustNotVerifiable, "the %s gate asks for approvals with trust %q, and %s", gate, a.Trust, unverified)
-		}
-	}
+	no = append(no, untrusted(c, unverified)...)
 	if f.StoreProblem != "" {
 		add(StoreRefused, "the store cannot be used: %s", f.StoreProblem)
 		return no
@@ -153,6 +150,26 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 			if i.Unreachable != "" {
 				add(ConsumerUnreachable, "%s cannot be delivered to: %s", i.Name(), i.Unreachable)
 			}
+		}
+	}
+	return no
+}
+
+// outOfBounds refuses for each bound that is broken, once.
+func outOfBounds(denied []string) []Decision {
+	var no []Decision
+	for _, d := range slices.Compact(slices.Sorted(slices.Values(denied))) {
+		no = append(no, refuse(SpecRefused, "%s", d))
+	}
+	return no
+}
+
+// untrusted refuses gates that ask for signatures which nobody can verify.
+func untrusted(c inventory.Credential, unverified string) []Decision {
+	var no []Decision
+	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
+		if a := c.Approvals.For(gate); a != nil && a.Count > 0 && a.Trust != inventory.TrustAny && unverified != "" {
+			no = append(no, refuse(TrustNotVerifiable, "the %s gate asks for approvals with trust %q, and %s", gate, a.Trust, unverified))
 		}
 	}
 	return no

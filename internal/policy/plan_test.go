@@ -90,10 +90,13 @@ func TestPlanRefusals(t *testing.T) {
 		"keys that shall expire need an issuer that can": {func(g *given) { g.c.Expires = hours(1); g.f.Capabilities.CanExpire = false }, []policy.Reason{policy.CannotExpire}},
 		"signed approvals that nobody can verify refuse": {func(g *given) { g.c.Approvals.Revoke.Trust = inventory.TrustSigned }, []policy.Reason{policy.TrustNotVerifiable}},
 		"all reasons are given at once": {func(g *given) {
-			g.f.Denied = []string{"no"}
 			g.f.Instances[0].Unhealthy = "503"
 			g.f.Metadata.Generation = 101
-		}, []policy.Reason{policy.SpecRefused, policy.StaleSpec, policy.ConsumerUnhealthy}},
+		}, []policy.Reason{policy.StaleSpec, policy.ConsumerUnhealthy}},
+		"out of bounds, nothing is told of what is there, and a bound is named once": {func(g *given) {
+			g.f.Denied = []string{"no", "no"}
+			g.f.Instances[0].Unhealthy = "503"
+		}, []policy.Reason{policy.SpecRefused}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
