@@ -251,13 +251,13 @@ func TestASlowReplyEndsWithItsTimeout(t *testing.T) {
 		}
 	})
 	begun := time.Now()
-	timeout := inventory.Duration(100 * time.Millisecond)
+	timeout := inventory.Duration(time.Second) // long enough for the headers, on a busy machine too
 	require.ErrorContains(t, openCheck(t, keyturnhttp.CheckConfig{URL: base, Timeout: timeout}).Check(t.Context(), providers.CheckInput{}), "500")
 	_, err := openAttestor(t, keyturnhttp.AttestationConfig{URL: base, Timeout: timeout}).Attest(t.Context(), []string{"a"})
 	require.ErrorContains(t, err, "500")
 	_, err = openHealth(t, keyturnhttp.HealthConfig{URL: base, Timeout: timeout}).Sample(t.Context(), time.Minute)
 	require.ErrorContains(t, err, "500")
-	assert.Less(t, time.Since(begun), 5*time.Second)
+	assert.Less(t, time.Since(begun), 30*time.Second)
 }
 
 func TestAReplyWithoutEndIsNotReadToItsEnd(t *testing.T) {
