@@ -206,7 +206,7 @@ sleep 0.1; echo $$ >> `+pids+`; wait`)
 	begun := time.Now()
 	err := open(t, time.Second, "/bin/sh", path).Check(t.Context(), input())
 	require.ErrorContains(t, err, "it was killed")
-	assert.Less(t, time.Since(begun), 5*time.Second)
+	assert.Less(t, time.Since(begun), time.Minute) // the programs sleep for five
 	text, err := os.ReadFile(pids)
 	require.NoError(t, err)
 	started := strings.Fields(string(text))
