@@ -115,13 +115,6 @@ func newStage(t *testing.T) *stage {
 	settings := memory.Strict()
 	settings.UsageLag = time.Minute
 	s.populate(settings)
-	for _, op := range []memory.Op{memory.OpList, memory.OpCapabilities, memory.OpVersions, memory.OpRead, memory.OpMetadata, memory.OpAttest, memory.OpCheck, memory.OpReach} {
-		s.world.On(op, func(memory.Phase) {
-			s.looking.Lock()
-			defer s.looking.Unlock()
-			s.looked = append(s.looked, op)
-		})
-	}
 	return s
 }
 
@@ -435,6 +428,7 @@ func TestRefusalsInAWorld(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t)
+			s.listen()
 			c.prepare(s)
 			report := s.run()
 			assert.Equal(t, workflows.Refused, report.Outcome)
@@ -448,7 +442,18 @@ func TestRefusalsInAWorld(t *testing.T) {
 	}
 }
 
-// asked counts what was asked of issuer, store and consumers.
+// listen notes whatever is asked of issuer, store and consumers from now on.
+func (s *stage) listen() {
+	for _, op := range []memory.Op{memory.OpList, memory.OpCapabilities, memory.OpVersions, memory.OpRead, memory.OpMetadata, memory.OpAttest, memory.OpCheck, memory.OpReach} {
+		s.world.On(op, func(memory.Phase) {
+			s.looking.Lock()
+			defer s.looking.Unlock()
+			s.looked = append(s.looked, op)
+		})
+	}
+}
+
+// asked is what was asked of issuer, store and consumers.
 func (s *stage) asked() []memory.Op {
 	s.looking.Lock()
 	defer s.looking.Unlock()
