@@ -2,9 +2,10 @@
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
+COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments sandbox
 
 build:
 	go build ./... ./sandbox/...
@@ -21,6 +22,7 @@ lint:
 	go vet ./... ./sandbox/...
 	GOFLAGS= go run $(GOLANGCI_LINT) run ./...
 	cd sandbox && GOFLAGS= go run $(GOLANGCI_LINT) run --config ../.golangci.yml ./...
+	GOFLAGS= go run $(COMPOSE) docker-compose.yml > /dev/null
 	GOFLAGS= go run $(WORKFLOWCHECK) -config .workflowcheck.yaml ./workflows/...
 
 # Needs the vulnerability database of vuln.go.dev.
@@ -31,11 +33,41 @@ vuln:
 # Each fuzz target for a while: make fuzz FUZZTIME=5m
 FUZZTIME ?= 20s
 fuzz:
-	@for package in $$(go list ./...); do \
+	@for package in $$(go list ./... ./sandbox/...); do \
 	  for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
 	    echo "$$package $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 	  done; \
 	done
+
+# Measures, and writes docs/benchmarks.md.
+bench:
+	go test ./tests -run '^$$' -bench . -benchtime 1x -timeout 60m -page "$(CURDIR)/docs/benchmarks.md"
+
+# Keeps the histories of a release, which later ones must be able to go on with: make histories RELEASE=v1.2.0
+# These are the tests that keep some: of every workflow, and of every way that a rotation may go.
+KEEPERS := ^(TestLives.*|TestAScheduleRotatesAKeyWhenItIsDue|TestSweep)$$
+histories:
+	@test -n "$(RELEASE)" || { echo "say which: make histories RELEASE=v1.2.0"; exit 1; }
+	go test ./tests -run '$(KEEPERS)' -count 1 -timeout 30m -capture "$(CURDIR)/workflows/testdata/histories/$(RELEASE)"
+	go test ./workflows -run '^TestEachReleaseHasHistoriesOfEveryWorkflow$$' -count 1
+
+# Rotations in a world of faults: make simulate SEEDS=20000, or one again with all that happened: make simulate SEED=1234
+SEEDS ?= 2000
+simulate:
+	go test -timeout 0 ./tests/simulation -run '^TestSimulation$$' $(if $(SEED),-v -seed $(SEED),-seeds $(SEEDS))
+
+# Real rotations that are struck at each change of the world: worker, Temporal and connections die. All of it takes one to
+# two hours of the whole machine; CHAOS=ci is what CI plays, CHAOS_SEED chooses its sample, and ROW plays rows whose name matches.
+CHAOS ?= all
+CHAOS_SEED ?= 1
+ROW ?= .
+PARALLEL ?= 40
+chaos:
+	go test ./tests -run '^TestChaos$$/$(ROW)' -chaos $(CHAOS) -chaos-seed $(CHAOS_SEED) -parallel $(PARALLEL) -count 1 -timeout 0 -v
+
+# The moments at which they are struck, held against what happens; UPDATE=1 writes the lists anew.
+moments:
+	go test ./tests -run '^TestMoments$$' -chaos all $(if $(UPDATE),-update-moments) -parallel 6 -count 1 -timeout 20m
 
 sandbox:
 	go run ./sandbox

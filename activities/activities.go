@@ -8,9 +8,9 @@ package activities
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -18,6 +18,7 @@ import (
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -32,12 +33,59 @@ type Activities struct {
 	Catalog inventory.Catalog
 	// Audit keeps the events beside Temporal's history.
 	Audit audit.Sink
-	// AllowUnsigned: specs and approvals are accepted without signature.
+	// Applied are the credentials that are applied, and Runs the runs of their rotations; both nil in a process
+	// that is not connected.
+	Applied Applied
+	Runs    Runs
+	// Swept returns the report of the last sweep that ended, and whether there is one; nil where nobody sweeps.
+	Swept func(ctx context.Context) (policy.SweepReport, bool, error)
+	// Worker is the identity of this worker, Build that of its code.
+	Worker, Build string
+	// Namespace is the Temporal namespace that the worker serves: signatures are bound to it.
+	Namespace string
+	// AllowUnsigned: unsigned specs are accepted for environments for which nobody is trusted to sign.
 	AllowUnsigned bool
 	// Now is the clock.
 	Now func() time.Time
+	// Index is Temporal's index of the credentials; without one, nothing is found by name.
+	Index Index
 	// PollEvery is how long an activity waits before it asks an instance or an issuer again.
 	PollEvery time.Duration
+
+	mutexes mutexes
+	slots   slots
+}
+
+// Index is what activities know of Temporal itself: the credentials' Schedules, and what runs.
+type Index interface {
+	// Spec is the one that a credential's Schedule has, signed or not; ErrLeft, and ErrSpec when it has none.
+	Spec(ctx context.Context, credential string) (inventory.SignedSpec, error)
+	// Observe gives the Schedule of a credential a copy of what is true of it. One without a Schedule has none.
+	Observe(ctx context.Context, inventory, credential string, state inventory.State) error
+	// Running tells whether a rotation or an emergency of a credential runs.
+	Running(ctx context.Context, credential string) (bool, error)
+	// Schedule is what a credential's Schedule in an inventory says now, not a moment ago. ErrLeft.
+	Schedule(ctx context.Context, inventory, credential string) (Scheduled, error)
+	// TakenSlots lists the slots of routine rotations that are taken; some may be so since a moment ago only.
+	TakenSlots(ctx context.Context) ([]int, error)
+	// Waiting lists the routine rotations that wait for a slot; some may not any more, since a moment ago.
+	Waiting(ctx context.Context) ([]policy.Waiter, error)
+}
+
+// mutexes let one activity at a time of this process act on a secret. Temporal sees to that for the steps of
+// one rotation; an attempt that outlives its time-out, or a workflow that means harm, does not ask Temporal.
+type mutexes struct{ held sync.Map }
+
+// lock waits for its turn, or for the end of the context.
+func (m *mutexes) lock(ctx context.Context, name string) (unlock func(), err error) {
+	made, _ := m.held.LoadOrStore(name, make(chan struct{}, 1))
+	turn := made.(chan struct{})
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // Rotation is what every activity gets: which rotation it acts for, and on which keys.
@@ -52,11 +100,24 @@ type Rotation struct {
 	Events []audit.Event `json:"events,omitempty"`
 }
 
-// told are the events that the workflow hands over, under the names that the activity knows to be right.
-func (r Rotation) told(credential string) []audit.Event {
-	events := slices.Clone(r.Events)
+// Resign gives the rotation another signature of its spec.
+func (r *Rotation) Resign(s inventory.SignedSpec) { r.Spec = s }
+
+// TakeEvents returns the events, which then go along no more.
+func (r *Rotation) TakeEvents() []audit.Event {
+	events := r.Events
+	r.Events = nil
+	return events
+}
+
+// told are events that a workflow hands over, as the record keeps them: what a history says is never taken
+// for what a worker saw, so that they have an actor and IDs of their own.
+func told(ctx context.Context, events []audit.Event, credential string) []audit.Event {
+	events = slices.Clone(events)
 	for i := range events {
-		events[i].Credential, events[i].Rotation = credential, r.ID
+		events[i].ID = "told/" + events[i].ID
+		events[i].Actor, events[i].Credential = "workflow", credential
+		events[i].Run = activity.GetInfo(ctx).WorkflowExecution.RunID
 	}
 	return events
 }
@@ -66,43 +127,6 @@ func WorkflowID(credential string) string { return "rotation/" + credential }
 
 // Credential is the name in a rotation's workflow ID.
 func Credential(workflowID string) (string, bool) { return strings.CutPrefix(workflowID, "rotation/") }
-
-// spec reads the spec strictly. A signed one is refused until signatures can be verified: an unverified
-// signature must not look like a verified one.
-func (a *Activities) spec(signed inventory.SignedSpec) (inventory.Spec, error) {
-	if signed.Signature != "" {
-		return inventory.Spec{}, fmt.Errorf("reading spec: %w: it is signed, and this worker cannot verify signatures", ErrSpec)
-	}
-	if !a.AllowUnsigned {
-		return inventory.Spec{}, fmt.Errorf("reading spec: %w: it is unsigned, and the worker runs without --allow-unsigned", ErrSpec)
-	}
-	spec, err := inventory.ParseSpec(signed, a.Catalog)
-	if err != nil {
-		return inventory.Spec{}, fmt.Errorf("reading spec: %w: %w", ErrSpec, err)
-	}
-	return spec, nil
-}
-
-// unverified says why signatures cannot be verified; empty when they can.
-func (a *Activities) unverified() string {
-	return "this worker cannot verify signatures: say trust: any, or wait for a version that can"
-}
-
-// openForEffect opens the credential for an activity that changes something. Such an activity must run
-// in the credential's own rotation, whose workflow ID is the mutex, and within the configured bounds.
-func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, error) {
-	s, err := a.open(r)
-	if err != nil {
-		return nil, err
-	}
-	if id := activity.GetInfo(ctx).WorkflowExecution.ID; id != WorkflowID(s.spec.Credential.Name) {
-		return nil, fmt.Errorf("acting on %q: %w: workflow %q is not its rotation", s.spec.Credential.Name, ErrSpec, id)
-	}
-	if denied := s.denied(); len(denied) > 0 {
-		return nil, fmt.Errorf("acting on %q: %w: %s", s.spec.Credential.Name, providers.ErrDenied, strings.Join(denied, "; "))
-	}
-	return s, a.Audit.Append(ctx, r.told(s.spec.Credential.Name)...)
-}
 
 // event makes an audit event of the activity. Its ID depends on what happened, not on the attempt, so
 // that a repetition is recognised.
@@ -122,17 +146,5 @@ func (a *Activities) event(ctx context.Context, r Rotation, s *site, t audit.Typ
 		ID: id, Time: a.Now().UTC(), Type: t, Credential: s.spec.Credential.Name,
 		Rotation: r.ID, Run: activity.GetInfo(ctx).WorkflowExecution.RunID,
 		Actor: "worker", Keys: keys, Detail: detail,
-	}
-}
-
-// wait sleeps for d or until the context ends.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
 	}
 }

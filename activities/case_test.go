@@ -2,6 +2,7 @@ package activities_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync/atomic"
@@ -9,10 +10,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
@@ -20,6 +24,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -66,12 +71,14 @@ type crashCase struct {
 	world     *memory.World
 	clock     atomic.Int64
 	do        *activities.Activities
+	index     *index
 	spec      inventory.SignedSpec
 	auditFile string
 	retiring  key.Ref
 	incoming  key.Ref
 	died      atomic.Bool
 	mostKeys  int
+	heartbeat func(converter.EncodedValues) // hears what each heartbeat keeps; nobody when nil
 }
 
 func (c *crashCase) now() time.Time { return time.Unix(0, c.clock.Load()).UTC() }
@@ -80,14 +87,23 @@ func (c *crashCase) wait(d time.Duration) { c.clock.Add(int64(d)) }
 
 func newCase(t *testing.T) *crashCase {
 	t.Helper()
+	return newCaseOf(t, caseInventory, fleet, nil)
+}
+
+// newCaseOf makes a case of another inventory with these instances; bend changes what keyturn reaches the World through.
+func newCaseOf(t *testing.T, text string, names []string, bend func(*providers.Descriptor)) *crashCase {
+	t.Helper()
 	c := &crashCase{t: t, auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
 	c.clock.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano())
 	c.world = memory.NewWorld(c.now)
 	descriptors := []providers.Descriptor{c.world.Descriptor()}
+	if bend != nil {
+		bend(&descriptors[0])
+	}
 	catalog := all.Catalog(descriptors...)
-	inv, err := inventory.Load("inventory.yaml", []byte(caseInventory), catalog)
+	inv, err := inventory.Load("inventory.yaml", []byte(text), catalog)
 	require.NoError(t, err)
-	c.spec, err = inventory.NewSpec(inv.Name, 100, inv.Credentials[0])
+	c.spec, err = inventory.NewSpec(inventory.Spec{Inventory: inv.Name, Generation: 100, Credential: inv.Credentials[0]})
 	require.NoError(t, err)
 	config, err := workerconfig.Load("keyturn-worker.yaml", []byte(caseConfig), descriptors)
 	require.NoError(t, err)
@@ -97,6 +113,10 @@ func newCase(t *testing.T) *crashCase {
 		Config: func() *workerconfig.Config { return config }, Descriptors: descriptors, Catalog: catalog, Audit: sink,
 		AllowUnsigned: true, Now: c.now, PollEvery: 2 * time.Millisecond,
 	}
+	c.index = &index{specs: map[string]inventory.SignedSpec{"payments-api": c.spec}, states: map[string]inventory.State{}}
+	c.do.Index = c.index
+
+	c.do.Applied = c
 
 	// The issuer knows no tokens, as AWS IAM does not: each call mints a key.
 	settings := memory.Strict()
@@ -104,7 +124,7 @@ func newCase(t *testing.T) *crashCase {
 	c.world.SetPrincipal("payments-api", settings)
 	bundle := c.world.AddKey("payments-api", "key-old", c.now().Add(-time.Hour))
 	c.retiring = key.Ref{Principal: "payments-api", KeyID: "key-old", StoreVersion: c.world.AddVersion("payments-api", bundle), Fingerprint: bundle.Fingerprint()}
-	for _, name := range fleet {
+	for _, name := range names {
 		c.world.SetInstance(name, memory.InstanceSettings{})
 		c.world.Give(name, bundle)
 	}
@@ -124,16 +144,25 @@ func (c *crashCase) run(step string) {
 	var d policy.Decision
 	var destroyed activities.Destroyed
 	var delivered activities.WaveResult
+	var issued activities.Issued
 	switch step {
-	case "Accept":
+	case "Accept", "Recognise", "AwaitTrust", "Compare":
 		c.execute(step, c.spec, nil)
-	case "Inspect", "Verify", "Enable", "RestoreLabels", "AwaitHealth":
+	case "Resolve":
+		c.execute(step, "payments-api", nil)
+	case "AwaitSlot":
+		c.execute(step, activities.SlotInput{Spec: c.spec}, nil)
+	case "LookWhetherDue", "LookUp", "Inspect", "Enable", "RestoreLabels", "AwaitHealth":
 		c.execute(step, c.subject(), nil)
 	case "Watch":
 		c.use()
 		c.executeToNotYet(step, c.subject())
-	case "IssueAndStage":
-		c.execute(step, activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, &c.incoming)
+	case "AwaitMissed":
+		c.executeToNotYet(step, c.subject())
+	case "Issue":
+		c.executeOverLag(step, activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, &issued)
+		require.True(c.t, issued.Decision.OK, issued.Decision.Message)
+		c.incoming = issued.Key
 	case "DeliverWave":
 		c.execute(step, wave, &delivered)
 		require.True(c.t, delivered.Decision.OK, delivered.Decision.Message)
@@ -151,6 +180,22 @@ func (c *crashCase) run(step string) {
 		require.True(c.t, e.Complete, "%v", e.Missing)
 	case "Notify":
 		c.execute(step, activities.NotifyInput{Rotation: c.subject(), What: "gate", Severity: "action", At: c.now()}, nil)
+	case "Prove":
+		c.execute(step, activities.ProveInput{Spec: c.spec, Decisions: []signed.Envelope{{}}}, nil)
+	case "Accounts", "LatestSweep", "SweepAstray", "SweepSigners", "Diagnose":
+		c.execute(step, nil, nil)
+	case "ListApplied":
+		c.execute(step, activities.ListAppliedInput{Limit: 10}, nil)
+	case "ScanAccount":
+		c.execute(step, activities.ScanAccountInput{Account: "edge"}, nil)
+	case "Survey":
+		c.execute(step, activities.SurveyInput{Named: []activities.Named{c.named()}}, nil)
+	case "Sweep":
+		c.execute(step, activities.SweepInput{Entries: []activities.Entry{{Named: c.named()}}}, nil)
+	case "InspectDebt":
+		c.execute(step, c.subject(), nil)
+	case "Announce":
+		c.execute(step, activities.AnnounceInput{Sweep: "run", At: c.now(), Findings: []policy.Finding{{Kind: policy.FoundOverdue}}, New: 1}, nil)
 	case "Log":
 		c.execute(step, []audit.Event{{ID: "e1", Type: audit.GateOpened, Time: c.now()}}, nil)
 	case "Disable":
@@ -183,8 +228,9 @@ func (c *crashCase) use() {
 	c.mostKeys = max(c.mostKeys, len(c.keys()))
 }
 
-// passOverlap lets the keys be used, and the overlap and the quiet window pass.
+// passOverlap lets the keys be used, well after keyturn tried them, and the overlap and the quiet window pass.
 func (c *crashCase) passOverlap() {
+	c.wait(2 * time.Minute)
 	c.use()
 	c.wait(2 * time.Hour)
 }
@@ -193,6 +239,20 @@ func (c *crashCase) passOverlap() {
 func (c *crashCase) execute(name string, input, output any) {
 	c.t.Helper()
 	require.NoError(c.t, c.attempt(name, input, output, 5), name)
+	c.mostKeys = max(c.mostKeys, len(c.keys()))
+}
+
+// executeOverLag is execute for an activity that may wait until the issuer has told of uses.
+func (c *crashCase) executeOverLag(name string, input, output any) {
+	c.t.Helper()
+	err := c.attempt(name, input, output, 5)
+	var notYet *temporal.ApplicationError
+	if errors.As(err, &notYet) && notYet.Type() == activities.TypeNotYet {
+		c.wait(2 * time.Minute)
+		c.execute(name, input, output)
+		return
+	}
+	require.NoError(c.t, err, name)
 	c.mostKeys = max(c.mostKeys, len(c.keys()))
 }
 
@@ -212,13 +272,22 @@ func (c *crashCase) attempt(name string, input, output any, attempts int32) erro
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: activities.WorkflowID("payments-api")})
 	env.RegisterActivity(c.do)
+	env.SetTestTimeout(time.Minute)
+	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute}) // a slow machine is none
+	if c.heartbeat != nil {
+		env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) { c.heartbeat(details) })
+	}
 	env.ExecuteWorkflow(func(ctx workflow.Context) (any, error) {
 		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 			StartToCloseTimeout: time.Minute, HeartbeatTimeout: 30 * time.Second,
 			RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: attempts},
 		})
 		var result any
-		err := workflow.ExecuteActivity(ctx, name, input).Get(ctx, &result)
+		var args []any
+		if input != nil {
+			args = []any{input}
+		}
+		err := workflow.ExecuteActivity(ctx, name, args...).Get(ctx, &result)
 		return result, err
 	})
 	if err := env.GetWorkflowError(); err != nil {
@@ -254,4 +323,18 @@ func (c *crashCase) metadata() providers.Metadata {
 	m, err := c.world.Store("payments-api").Metadata(context.Background())
 	require.NoError(c.t, err)
 	return m
+}
+
+func (c *crashCase) named() activities.Named {
+	return activities.Named{Inventory: "payments", Credential: "payments-api"}
+}
+
+// Entries implements activities.Applied.
+func (c *crashCase) Entries(context.Context) ([]activities.Entry, error) {
+	return []activities.Entry{{Named: c.named(), Account: "edge", Principals: []string{"payments-api"}}}, nil
+}
+
+// SpecIn implements activities.Applied.
+func (c *crashCase) SpecIn(context.Context, activities.Named) (inventory.SignedSpec, error) {
+	return c.spec, nil
 }

@@ -39,18 +39,41 @@ func looks(op memory.Op) []death {
 // it. The test enacts each line, and then the rest of the rotation, or of the rollback. Dying before an
 // activity began leaves it to be scheduled; dying after its last effect is the last line of each.
 var deaths = map[string][]death{
-	"Accept":         nil, // it asks nobody and changes nothing: it is simply run again
+	"Resolve":        nil,
+	"AwaitSlot":      nil,
+	"Compare":        nil,
+	"LookWhetherDue": looks(memory.OpList),
+	"LookUp":         looks(memory.OpList),
+	"Accounts":       nil,
+	"ListApplied":    nil,
+	"LatestSweep":    nil,
+	"SweepAstray":    nil,
+	"SweepSigners":   nil,
+	"ScanAccount":    looks(memory.OpPrincipals),
+	"Survey":         looks(memory.OpMetadata),
+	"Sweep":          looks(memory.OpAttest),
+	"Diagnose":       looks(memory.OpProbe),
+	"InspectDebt":    looks(memory.OpList),
+	"Announce": {
+		{memory.OpNotify, 1, memory.Before, "nobody was told; the repeated activity tells them"},
+		{memory.OpNotify, 1, memory.After, "people were told; the repeated activity tells them again, with the same ID"},
+	},
+	"Accept":         nil, // these ask nobody and change nothing: they are simply run again
+	"Recognise":      nil,
+	"Prove":          nil,
+	"AwaitTrust":     nil,
 	"Inspect":        looks(memory.OpList),
-	"Verify":         looks(memory.OpSelfTest),
 	"Watch":          looks(memory.OpCheck),
 	"AwaitHealth":    looks(memory.OpCheck),
+	"AwaitMissed":    looks(memory.OpList),
 	"GatherEvidence": looks(memory.OpAttest),
 	"Notify": {
 		{memory.OpNotify, 1, memory.Before, "nobody was told; the repeated activity tells them"},
 		{memory.OpNotify, 1, memory.After, "people were told; the repeated activity tells them again, with the same ID"},
 	},
 	"Log": nil, // it only appends to the audit record, whose events are recognised by their IDs
-	"IssueAndStage": {
+	"Issue": {
+		{memory.OpMetadata, 1, memory.Before, "nothing was done, and nobody holds the secret; the repeated activity begins anew"},
 		{memory.OpPutMetadata, 1, memory.Before, "nothing was minted; the repeated activity begins anew"},
 		{memory.OpPutMetadata, 1, memory.After, "the intent is written and nothing minted; the repeated activity finds no orphan and mints"},
 		{memory.OpIssue, 1, memory.Before, "the intent is written and nothing minted; the repeated activity finds no orphan and mints"},
@@ -58,7 +81,10 @@ var deaths = map[string][]death{
 		{memory.OpStage, 1, memory.Before, "a key was minted and its secret is lost; the intent proves it ours, the repeated activity destroys it and mints another"},
 		{memory.OpStage, 1, memory.After, "the key is staged under the mint's token; the repeated activity finds it there and records it"},
 		{memory.OpPutMetadata, 2, memory.Before, "the key is staged under the mint's token; the repeated activity finds it there and records it"},
-		{memory.OpPutMetadata, 2, memory.After, "the key is staged and recorded; the repeated activity returns it"},
+		{memory.OpPutMetadata, 2, memory.After, "the key is staged and recorded; the repeated activity tries it"},
+		{memory.OpSelfTest, 2, memory.After, "the key was tried; the repeated activity tries it again"},
+		{memory.OpPutMetadata, 3, memory.Before, "the key works, which is not written, so that nobody gets it; the repeated activity tries it again"},
+		{memory.OpPutMetadata, 3, memory.After, "the key works, and that is written; the repeated activity does not try it again"},
 	},
 	"DeliverWave": {
 		{memory.OpPutMetadata, 1, memory.Before, "nobody has the key; the repeated activity delivers"},
@@ -67,14 +93,18 @@ var deaths = map[string][]death{
 		{memory.OpDeliver, 3, memory.After, "all instances have the key; the repeated activity sees that they attest it"},
 	},
 	"Promote": {
+		{memory.OpPutMetadata, 1, memory.Before, "nothing was changed; the repeated activity judges anew and moves CURRENT"},
+		{memory.OpPutMetadata, 1, memory.After, "that the retiring key was CURRENT is written, and it still is; the repeated activity moves it"},
 		{memory.OpPromote, 1, memory.Before, "CURRENT is the retiring key; the repeated activity moves it"},
-		{memory.OpPromote, 1, memory.After, "CURRENT is the incoming key, which the metadata does not say; the repeated activity finds it moved and writes that"},
-		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds it so"},
+		{memory.OpPromote, 1, memory.After, "CURRENT is the incoming key, and since when is not written; the repeated activity writes its own time, so that the overlap gets longer, not shorter"},
+		{memory.OpPutMetadata, 2, memory.After, "all is done; the repeated activity finds it so"},
 	},
 	"Disable": {
-		{memory.OpDisable, 1, memory.Before, "the key is active; the repeated activity judges anew and disables it"},
+		{memory.OpPutMetadata, 1, memory.Before, "nothing was changed; the repeated activity judges anew and disables the key"},
+		{memory.OpPutMetadata, 1, memory.After, "that it begins is written, the key is active; the repeated activity judges anew and disables it"},
+		{memory.OpDisable, 1, memory.Before, "that it begins is written, the key is active; the repeated activity judges anew and disables it"},
 		{memory.OpDisable, 1, memory.After, "the key is disabled, and since when is not written; the repeated activity writes its own time, so that the soak gets longer, not shorter"},
-		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds it so and keeps the time"},
+		{memory.OpPutMetadata, 2, memory.After, "all is done; the repeated activity finds it so and keeps the time"},
 	},
 	"Enable": {
 		{memory.OpEnable, 1, memory.Before, "the key is disabled; the repeated activity enables it"},
@@ -84,19 +114,22 @@ var deaths = map[string][]death{
 	"Destroy": {
 		{memory.OpDestroy, 1, memory.Before, "the key is disabled; the repeated activity judges anew and destroys it"},
 		{memory.OpDestroy, 1, memory.After, "the key is gone and was not probed; the repeated activity finds it gone and probes it with the stored value"},
-		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds the key gone and probes again"},
+		{memory.OpSelfTest, 1, memory.Before, "the key is gone and was not probed; the repeated activity finds the key gone, by the record of it, and probes it"},
 	},
 	"RestoreLabels": {
 		{memory.OpPromote, 1, memory.Before, "CURRENT is the incoming key; the repeated activity moves it back"},
-		{memory.OpPromote, 1, memory.After, "CURRENT is the retiring key; the repeated activity finds it so"},
+		{memory.OpPromote, 1, memory.After, "CURRENT is the retiring key, which the metadata does not say; the repeated activity finds it moved and writes that"},
+		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds it so"},
 	},
 	"Discard": {
 		{memory.OpDestroy, 1, memory.Before, "the incoming key is alive; the repeated activity judges anew and destroys it"},
 		{memory.OpDestroy, 1, memory.After, "the key is gone, its version and record are not; the repeated activity finds the record and removes both"},
 		{memory.OpPrune, 1, memory.After, "key and version are gone, the record is not; the repeated activity removes it"},
+		{memory.OpPurge, 2, memory.Before, "key and version are gone, copies at some instances are not; the repeated activity purges all of them"},
 		{memory.OpPutMetadata, 1, memory.After, "all is done; the repeated activity finds nothing to discard"},
 	},
 	"Record": {
+		{memory.OpPurge, 2, memory.Before, "copies at some instances are gone; the repeated activity purges all of them"},
 		{memory.OpPrune, 1, memory.Before, "the retired version is still stored; the repeated activity prunes it"},
 		{memory.OpPrune, 1, memory.After, "the version is gone; the repeated activity finds it so and writes the record"},
 		{memory.OpPutMetadata, 1, memory.After, "the record is written; the repeated activity writes the same again"},
@@ -115,10 +148,11 @@ func TestEveryActivityHasItsDeaths(t *testing.T) {
 // forward is the order of a rotation, back that of a rollback after its disabling.
 var (
 	forward = []string{
-		"Accept", "Inspect", "IssueAndStage", "Verify", "DeliverWave", "Watch", "Promote", "AwaitHealth", "GatherEvidence", "Notify", "Log",
-		"Disable", "Destroy", "Record",
+		"Accounts", "ListApplied", "LatestSweep", "SweepAstray", "SweepSigners", "ScanAccount", "Survey", "Sweep", "Diagnose", "InspectDebt", "Announce",
+		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "Promote", "AwaitHealth", "GatherEvidence", "Notify", "Log",
+		"Prove", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
-	back = []string{"IssueAndStage", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
+	back = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
 )
 
 func TestDeaths(t *testing.T) {

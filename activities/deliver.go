@@ -1,18 +1,16 @@
 package activities
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"go.temporal.io/sdk/activity"
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
@@ -27,26 +25,32 @@ type WaveInput struct {
 	Wave string `json:"wave"`
 	// Instances are "consumer" or "consumer/instance"; all of the credential when empty.
 	Instances []string `json:"instances,omitempty"`
-	// Deadline is when instances that have not converged are given up.
+	// Deadline is when instances that have not converged are given up: not later than the spec's waveTimeout from
+	// when the activity begins.
 	Deadline time.Time `json:"deadline"`
 }
 
 // WaveResult is how far a wave came.
 type WaveResult struct {
 	Decision policy.Decision `json:"decision"`
-	// Stragglers are the instances that did not converge.
+	// Stragglers are instances that did not converge, maxStragglers at most; More is how many there are besides.
 	Stragglers []policy.Instance `json:"stragglers,omitempty"`
+	More       int               `json:"more,omitempty"`
 }
 
-// DeliverWave brings the key to every instance of a wave at once, and waits until each attests it
-// and, but in a rollback, passes its check. One bad instance does not hide the others. Instances that pull are only waited for.
-// Called again it redelivers, which disturbs nobody who has the key. Not to have converged by the
-// deadline is an answer, not an error.
+// maxStragglers bounds what a result tells of instances: a fleet that is down must fit into a history.
+const maxStragglers = 25
+
+// DeliverWave brings the key to the instances of a wave, a bounded number of them at once, has each forget what it
+// cached, and waits until each attests the key and, but in a rollback, passes its check. One bad instance does not
+// hide the others. Instances that pull are only waited for. An attempt that follows another one delivers to those alone
+// that had not converged, and looks at all. Not to have converged by the deadline is an answer, not an error.
 func (a *Activities) DeliverWave(ctx context.Context, in WaveInput) (WaveResult, error) {
 	s, err := a.openForEffect(ctx, in.Rotation)
 	if err != nil {
 		return WaveResult{}, forTemporal(err)
 	}
+	defer s.release()
 	result, err := a.deliverWave(ctx, s, in)
 	if err != nil {
 		return WaveResult{}, forTemporal(fmt.Errorf("delivering key %s of %q to wave %s: %w", in.Key.KeyID, s.spec.Credential.Name, in.Wave, err))
@@ -55,59 +59,94 @@ func (a *Activities) DeliverWave(ctx context.Context, in WaveInput) (WaveResult,
 }
 
 func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (WaveResult, error) {
+	facts, err := s.facts(ctx, false)
+	if err != nil {
+		return WaveResult{}, err
+	}
+	in.Key, in.Retiring, in.Incoming = facts.Named(in.Key), facts.Named(in.Retiring), facts.Named(in.Incoming)
+	if d := policy.MayDeliver(s.spec.Credential, facts, in.Key); !d.OK {
+		refusing(ctx, d)
+		return WaveResult{}, fmt.Errorf("%w: %s", ErrSpec, d.Message)
+	}
 	bundle, err := s.store.Read(ctx, in.Key.StoreVersion)
 	if err != nil {
 		return WaveResult{}, fmt.Errorf("reading version %s: %w", in.Key.StoreVersion, err)
 	}
 	defer bundle.Close()
-	id, _, err := s.identify(ctx, bundle)
-	if err != nil {
-		return WaveResult{}, err
-	}
-	if id != in.Key.KeyID {
-		return WaveResult{}, fmt.Errorf("%w: version %s does not hold live key %s", ErrSpec, in.Key.StoreVersion, in.Key.KeyID)
-	}
-	if err := a.markDelivered(ctx, s, in.Key); err != nil {
+	if facts.Metadata, err = a.markDelivered(ctx, s, in.Key); err != nil {
 		return WaveResult{}, err
 	}
 	begun := a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.Wave+"/"+in.Key.KeyID, map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "instances": strings.Join(in.Instances, ", ")})
 	if err := a.Audit.Append(ctx, begun); err != nil {
 		return WaveResult{}, err
 	}
-	ctx, cancel := context.WithDeadline(ctx, time.Now().Add(in.Deadline.Sub(a.Now())))
-	defer cancel()
-	beat, stop := a.heartbeat(ctx)
-	defer stop()
-
-	var mu sync.Mutex
-	var seen []policy.Instance
-	var deliveries fanOut
-	for _, c := range s.consumers {
-		for _, name := range c.InstanceNames() {
-			if len(in.Instances) > 0 && !slices.Contains(in.Instances, policy.InstanceName(c.Name, name)) {
-				continue
-			}
-			deliveries.do(func() {
-				last := a.converge(beat, s, c, name, in, bundle)
-				mu.Lock()
-				defer mu.Unlock()
-				seen = append(seen, last)
-			})
+	if current, _ := facts.Version(providers.Current); current.ID == in.Key.StoreVersion {
+		if _, err := a.withdrawPending(ctx, s, in.Rotation, facts); err != nil {
+			return WaveResult{}, err
 		}
 	}
-	deliveries.wait()
-	if cause := context.Cause(beat); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
-		return WaveResult{}, cause // cancelled, or the worker stops: another attempt will tell
+	if latest := a.Now().Add(s.spec.Credential.WaveTimeout.Std()); in.Deadline.After(latest) {
+		in.Deadline = latest
 	}
-	return a.judgeWave(context.WithoutCancel(ctx), s, in, seen)
+	seen, err := a.convergeAll(ctx, s, facts, in, bundle, left(ctx))
+	if err != nil {
+		return WaveResult{}, err
+	}
+	if d, err := a.takenBack(ctx, s, in); err != nil || !d.OK {
+		return stragglers(d, seen), err
+	}
+	return a.judgeWave(ctx, s, in, seen)
+}
+
+// takenBack sees that the delivered key still works at the issuer: another worker may have destroyed it at the same
+// moment, as one that nobody had. Then the instances get the key in CURRENT again, and the answer is no.
+func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (policy.Decision, error) {
+	if err := s.within(); err != nil {
+		return policy.Decision{}, err
+	}
+	facts, err := s.facts(ctx, false)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	if k, _ := facts.Live(in.Key.KeyID); k.State != key.Active && facts.Capabilities.ConsistentWithin > 0 {
+		if err := patience.Pause(ctx, facts.Capabilities.ConsistentWithin); err != nil {
+			return policy.Decision{}, err
+		}
+		if facts, err = s.facts(ctx, false); err != nil {
+			return policy.Decision{}, err
+		}
+	}
+	d := policy.StillWorks(facts, in.Key)
+	if d.OK {
+		return d, nil
+	}
+	refusing(ctx, d)
+	current, _ := facts.Version(providers.Current)
+	k, live := facts.Live(current.KeyID)
+	if !live || !policy.MayDeliver(s.spec.Credential, facts, facts.Ref(k)).OK {
+		return d, nil
+	}
+	back := in
+	back.Key, back.Retiring, back.Deadline = facts.Ref(k), facts.Ref(k), a.Now().Add(s.spec.Credential.WaveTimeout.Std())
+	bundle, err := s.store.Read(ctx, current.ID)
+	if err != nil {
+		return d, fmt.Errorf("reading version %s: %w", current.ID, err)
+	}
+	defer bundle.Close()
+	if facts.Metadata, err = a.markDelivered(ctx, s, back.Key); err != nil {
+		return d, err
+	}
+	if _, err := a.convergeAll(ctx, s, facts, back, bundle, cursor{}); err != nil {
+		return d, err
+	}
+	return d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.Wave+"/"+back.Key.KeyID,
+		map[string]string{"wave": in.Wave, "key": back.Key.KeyID, "decision": d.Message, "instances": strings.Join(in.Instances, ", ")}))
 }
 
 func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen []policy.Instance) (WaveResult, error) {
-	result := WaveResult{Decision: in.judge(seen)}
-	for _, i := range seen {
-		if d := in.judge([]policy.Instance{i}); !d.OK {
-			result.Stragglers = append(result.Stragglers, i)
-		}
+	result := stragglers(in.judge(seen), slices.DeleteFunc(slices.Clone(seen), in.converged))
+	if n := len(result.Stragglers) + result.More - 1; n > 0 && !result.Decision.OK {
+		result.Decision.Message = fmt.Sprintf("%s (and %d more of %d instances)", result.Decision.Message, n, len(seen))
 	}
 	outcome := audit.WavePassed
 	if !result.Decision.OK {
@@ -117,79 +156,37 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 		map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "decision": result.Decision.Message}))
 }
 
+// stragglers is the result of a wave with these instances, cut to what a history takes.
+func stragglers(d policy.Decision, all []policy.Instance) WaveResult {
+	kept := all[:min(len(all), maxStragglers)]
+	return WaveResult{Decision: d, Stragglers: kept, More: len(all) - len(kept)}
+}
+
+// converged tells whether an instance is where it shall be.
+func (in WaveInput) converged(i policy.Instance) bool { return in.judge([]policy.Instance{i}).OK }
+
 // judge tells whether instances are where they shall be: on the incoming key and well, or, in a rollback,
 // on the retiring key, well or not.
 func (in WaveInput) judge(instances []policy.Instance) policy.Decision {
-	if in.Key == in.Retiring {
+	if in.Key.KeyID == in.Retiring.KeyID {
 		return policy.IsBack(instances, in.Key)
 	}
 	return policy.MayDeliverNext(instances, in.Key)
 }
 
-// converge delivers to one instance and watches it until it attests the key alone and is well, or time
-// is over. It returns what was seen last.
-func (a *Activities) converge(ctx context.Context, s *site, c consumer, name string, in WaveInput, bundle secret.Bundle) policy.Instance {
-	one := c
-	one.Instances = []string{name}
-	seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.wave, Pulls: c.pulls}
-	delivered := c.pulls
-	for {
-		if !delivered {
-			err := c.target.Deliver(ctx, providers.Delivery{Instance: name, Key: in.Key, Bundle: bundle})
-			if err != nil && ctx.Err() == nil {
-				seen.NotAttesting = capText("delivering: " + err.Error())
-			}
-			if final(err) {
-				return seen
-			}
-			delivered = err == nil
-		}
-		if delivered {
-			// What was seen before the deadline stays: a look that the deadline cut short tells nothing.
-			if now := s.instances(ctx, []consumer{one}, []key.Info{{KeyID: in.Retiring.KeyID}, {KeyID: in.Incoming.KeyID}}, false)[0]; ctx.Err() == nil {
-				seen = now
-			}
-			if in.judge([]policy.Instance{seen}).OK {
-				return seen
-			}
-		}
-		if wait(ctx, a.PollEvery) != nil {
-			return seen
-		}
-	}
-}
-
 // markDelivered notes in the metadata that a key is about to reach consumers: from then on it is
-// destroyed only after it was quiet.
-func (a *Activities) markDelivered(ctx context.Context, s *site, ref key.Ref) error {
+// destroyed only after it was quiet. Each delivery counts anew.
+func (a *Activities) markDelivered(ctx context.Context, s *site, ref key.Ref) (providers.Metadata, error) {
 	m, err := s.store.Metadata(ctx)
 	if err != nil {
-		return fmt.Errorf("reading metadata of the store: %w", err)
+		return m, fmt.Errorf("reading metadata of the store: %w", err)
 	}
 	mine := owned(&m, ref)
-	if !mine.DeliveredAt.IsZero() {
-		return nil
-	}
 	mine.DeliveredAt = a.Now().UTC()
 	if err := s.store.PutMetadata(ctx, m); err != nil {
-		return fmt.Errorf("recording the delivery of key %s: %w", ref.KeyID, err)
+		return m, fmt.Errorf("recording the delivery of key %s: %w", ref.KeyID, err)
 	}
-	return nil
-}
-
-// heartbeatEvery is well below the heartbeat time-out of the long activities.
-const heartbeatEvery = 5 * time.Second
-
-// heartbeat keeps a long activity alive, and ends the returned context when it is cancelled.
-func (a *Activities) heartbeat(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	activity.RecordHeartbeat(ctx)
-	go func() {
-		for wait(ctx, heartbeatEvery) == nil {
-			activity.RecordHeartbeat(ctx)
-		}
-	}()
-	return ctx, cancel
+	return m, nil
 }
 
 // Promote moves CURRENT to the incoming key by compare-and-swap, once every instance that is delivered
@@ -199,6 +196,7 @@ func (a *Activities) Promote(ctx context.Context, r Rotation) (policy.Decision, 
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
+	defer s.release()
 	d, err := a.promote(ctx, s, r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(fmt.Errorf("promoting key %s of %q: %w", r.Incoming.KeyID, s.spec.Credential.Name, err))
@@ -211,27 +209,94 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 	if err != nil {
 		return policy.Decision{}, err
 	}
+	r.Retiring, r.Incoming = facts.Named(r.Retiring), facts.Named(r.Incoming)
 	d := policy.MayPromote(facts, r.Retiring, r.Incoming)
 	if !d.OK {
+		refusing(ctx, d)
 		return d, nil
+	}
+	if changed, err := s.membersChanged(ctx, r.Retiring.StoreVersion, r.Incoming.StoreVersion); err != nil {
+		return d, err
+	} else if changed && r.Retiring.StoreVersion != r.Incoming.StoreVersion {
+		d = policy.Decision{Reason: policy.CurrentMoved, Message: "other members of the secret were changed since the incoming key was staged, and promoting would lose that: rotate again"}
+		refusing(ctx, d)
+		return d, nil
+	}
+	m := facts.Metadata
+	if current, _ := facts.Version(providers.Current); current.ID != r.Incoming.StoreVersion {
+		if err := a.promotionBegins(ctx, s, facts, &m, r); err != nil {
+			return d, err
+		}
 	}
 	if err := s.store.Promote(ctx, r.Retiring.StoreVersion, r.Incoming.StoreVersion); err != nil {
 		return d, err
 	}
-	m := facts.Metadata
-	mine := owned(&m, r.Incoming)
-	if mine.PromotedAt.IsZero() {
+	if mine := owned(&m, r.Incoming); mine.PromotedAt.IsZero() {
 		mine.PromotedAt = a.Now().UTC()
-	}
-	if !r.Retiring.IsZero() {
-		// An adopted key becomes ours on record; and that the retiring one was CURRENT is certain now, even
-		// if the process that promoted it died before it could write so.
-		if before := owned(&m, r.Retiring); before.PromotedAt.IsZero() {
-			before.PromotedAt = a.Now().UTC()
-		}
 	}
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return d, fmt.Errorf("recording the promotion: %w", err)
 	}
 	return d, a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyPromoted, r.Incoming.KeyID, nil))
+}
+
+// promotionBegins writes, before CURRENT moves, what must be true afterwards whenever the process dies: that the
+// retiring key was CURRENT, so that it is never taken for one that nobody kept (an adopted one becomes ours on record
+// thereby); and that since when the incoming one is CURRENT is not known, so that the overlap can only seem longer.
+func (a *Activities) promotionBegins(ctx context.Context, s *site, facts policy.Facts, m *providers.Metadata, r Rotation) error {
+	mine := owned(m, r.Incoming)
+	mine.PromotedAt = time.Time{}
+	if s.pulls() { // promoting delivers to them
+		mine.DeliveredAt = a.Now().UTC()
+	}
+	if facts.Standings(s.spec.Credential.Adopt)[r.Retiring.KeyID] == policy.StandingCurrent {
+		if before := owned(m, r.Retiring); before.PromotedAt.IsZero() {
+			before.PromotedAt = cmp.Or(before.DeliveredAt, before.IssuedAt, a.Now().UTC()) // since when is not known any more
+		}
+	}
+	if err := s.store.PutMetadata(ctx, *m); err != nil {
+		return fmt.Errorf("recording that the promotion begins: %w", err)
+	}
+	return nil
+}
+
+// membersChanged tells whether CURRENT has other foreign fields than the staged version was made with. Once
+// CURRENT is the staged version itself, nothing is left to compare.
+func (s *site) membersChanged(ctx context.Context, current, staged string) (bool, error) {
+	if current == "" || current == staged {
+		return false, nil
+	}
+	versions, err := s.store.Versions(ctx)
+	if err != nil {
+		return false, fmt.Errorf("listing versions of the store: %w", err)
+	}
+	at := slices.IndexFunc(versions, func(v providers.Version) bool { return v.ID == current })
+	if at < 0 || !versions[at].Has(providers.Current) {
+		return false, nil
+	}
+	before, err := s.foreign(ctx, current)
+	if err != nil {
+		return false, err
+	}
+	defer before.Close()
+	after, err := s.foreign(ctx, staged)
+	if err != nil {
+		return false, err
+	}
+	defer after.Close()
+	return !before.Equal(after), nil
+}
+
+// foreign is what a version has besides the key.
+func (s *site) foreign(ctx context.Context, version string) (secret.Bundle, error) {
+	whole, err := s.store.Read(ctx, version)
+	if err != nil {
+		return secret.Bundle{}, fmt.Errorf("reading version %s: %w", version, err)
+	}
+	own, err := s.ownFields(ctx)
+	if err != nil {
+		return secret.Bundle{}, err
+	}
+	names := slices.DeleteFunc(whole.Names(), func(name string) bool { return slices.Contains(own, name) })
+	return whole.Only(names...), nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -14,10 +15,12 @@ import (
 var (
 	// ErrSpec: the spec is not one that this worker accepts.
 	ErrSpec = errors.New("spec refused")
+	// ErrUntrusted: the spec is signed by somebody who is not trusted, or not any more. Trust can come back.
+	ErrUntrusted = errors.New("spec not trusted")
+	// ErrLeft: no Schedule has the credential, so that it is in no inventory any more, or never was.
+	ErrLeft = errors.New("it left the inventory")
 	// ErrAmbiguous: facts admit two readings, and guessing could destroy a key that is in use.
 	ErrAmbiguous = errors.New("ambiguous")
-	// ErrKeyNotWorking: the incoming key was refused for longer than the issuer needs to settle.
-	ErrKeyNotWorking = errors.New("the incoming key does not work")
 	// ErrStagedKeyDead: the version that this mint staged holds no live key.
 	ErrStagedKeyDead = errors.New("the staged key is not live")
 )
@@ -25,6 +28,7 @@ var (
 // The types of Temporal application errors, stable for those who read histories.
 const (
 	TypeSpec        = "SpecRefused"
+	TypeUntrusted   = "SpecNotTrusted"
 	TypeDenied      = "Denied"
 	TypeInvalid     = "Invalid"
 	TypeNotFound    = "NotFound"
@@ -33,8 +37,8 @@ const (
 	TypeAmbiguous   = "Ambiguous"
 	TypeUnsupported = "Unsupported"
 	TypeKeyRefused  = "KeyRefused"
-	TypeNotWorking  = "KeyNotWorking"
 	TypeStagedDead  = "StagedKeyDead"
+	TypeLeft        = "LeftTheInventory"
 	TypeThrottled   = "Throttled"
 	TypePending     = "Pending"
 	TypeNotYet      = "NotYet"
@@ -48,9 +52,10 @@ var kinds = []struct {
 	name     string
 	final    bool
 }{
+	{ErrUntrusted, TypeUntrusted, true}, // the workflow waits until the spec is trusted again
 	{ErrSpec, TypeSpec, true},
+	{ErrLeft, TypeLeft, true},
 	{ErrAmbiguous, TypeAmbiguous, true},
-	{ErrKeyNotWorking, TypeNotWorking, true},
 	{ErrStagedKeyDead, TypeStagedDead, true},
 	{providers.ErrThrottled, TypeThrottled, false},
 	{providers.ErrPending, TypePending, false},
@@ -79,8 +84,12 @@ func final(err error) bool {
 func forTemporal(err error) error {
 	var already *temporal.ApplicationError
 	switch {
-	case err == nil, errors.As(err, &already), errors.Is(err, context.Canceled):
-		return err
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return context.Canceled // whatever a peer said before it was cut short
+	case errors.As(err, &already):
+		return already // wrapped, Temporal would not see its category and its delay
 	}
 	for _, k := range kinds {
 		if errors.Is(err, k.sentinel) {
@@ -101,9 +110,11 @@ func notYet(message string, d time.Duration) error {
 // maxErrorText bounds what an error adds to the history.
 const maxErrorText = 2048
 
-func capText(s string) string {
-	if len(s) > maxErrorText {
-		return s[:maxErrorText] + "…"
-	}
-	return s
-}
+// capText is text for the history, parts of which may come from issuers, stores and consumers.
+func capText(s string) string { return outside.Lines(s, maxErrorText) }
+
+// maxInstanceText bounds what is kept of one instance's trouble: there may be thousands of them.
+const maxInstanceText = 512
+
+// trouble is an error as one instance's part of the facts.
+func trouble(err error) string { return outside.Lines(err.Error(), maxInstanceText) }

@@ -5,26 +5,58 @@ import (
 	"errors"
 	"fmt"
 
+	"go.temporal.io/sdk/activity"
+
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
 )
 
 // Accepted says that this worker takes a spec.
 type Accepted struct {
+	// Signer is who signed the spec; empty for an unsigned one.
+	Signer string `json:"signer,omitempty"`
 	// Notice is what everybody who looks at the run should know: that its spec is unsigned.
 	Notice string `json:"notice,omitempty"`
+	// Quota: calls to the issuer account are bounded, and go to the account's own queue.
+	Quota bool `json:"quota,omitempty"`
 }
 
-// Accept reads the spec strictly and checks that the worker configuration has what it names. It runs on
-// the common queue, so that a spec whose account no worker has is refused instead of waiting for ever
-// on a queue that nobody polls. It changes nothing.
-func (a *Activities) Accept(_ context.Context, signed inventory.SignedSpec) (Accepted, error) {
+// Accept reads the spec strictly and checks that the worker configuration has what it names, so that a spec
+// whose account no worker has is refused instead of waiting for ever on a queue that nobody polls. It changes
+// nothing.
+func (a *Activities) Accept(ctx context.Context, signed inventory.SignedSpec) (Accepted, error) {
 	s, err := a.open(Rotation{Spec: signed})
+	if err == nil {
+		err = a.current(s.spec)
+	}
 	if err != nil {
+		// It runs as a local activity, of whose errors the SDK logs nothing; who runs the worker must see attempts.
+		activity.GetLogger(ctx).Warn("spec not accepted", "reason", err.Error())
 		return Accepted{}, forTemporal(err)
 	}
-	return Accepted{Notice: fmt.Sprintf("The spec of %s is unsigned: the worker runs with --allow-unsigned.", s.spec.Credential.Name)}, nil
+	return s.accepted(), nil
+}
+
+// Recognise tells who signed the spec of a rotation that runs already: until when one may begin by it does
+// not matter any more. It changes nothing.
+func (a *Activities) Recognise(ctx context.Context, signed inventory.SignedSpec) (Accepted, error) {
+	s, err := a.open(Rotation{Spec: signed})
+	if err != nil {
+		activity.GetLogger(ctx).Warn("spec not accepted", "reason", err.Error())
+		return Accepted{}, forTemporal(err)
+	}
+	return s.accepted(), nil
+}
+
+func (s *site) accepted() Accepted {
+	c := s.spec.Credential
+	accepted := Accepted{Signer: s.signer, Quota: s.config().Accounts[c.Issuer.Account].Quota.PerSecond > 0}
+	if s.signer == "" {
+		accepted.Notice = fmt.Sprintf("The spec of %s is unsigned: the worker runs with --allow-unsigned.", c.Name)
+	}
+	return accepted
 }
 
 // Inspect gathers the facts and plans the rotation. It changes nothing, whatever it finds.
@@ -35,17 +67,23 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 	}
 	for look := 1; ; look++ {
 		facts, err := s.facts(ctx, true)
+		if err == nil && len(facts.Denied) == 0 {
+			facts.RightsObjections, err = s.rightsObjections(ctx)
+		}
 		if errors.Is(err, providers.ErrDenied) {
 			facts.StoreProblem, err = capText(err.Error()), nil
 		}
 		if err != nil {
 			return policy.Plan{}, forTemporal(fmt.Errorf("inspecting %q: %w", s.spec.Credential.Name, err))
 		}
-		plan := policy.Make(s.spec, facts, a.pulls, a.unverified())
+		plan := policy.Make(s.spec, facts, a.pulls, s.config().CannotApprove)
 		if !policy.Blips(plan.Refusals) || look == looks {
+			for _, d := range plan.Refusals {
+				refusing(ctx, d)
+			}
 			return plan, nil
 		}
-		if err := wait(ctx, a.PollEvery); err != nil {
+		if err := patience.Pause(ctx, a.PollEvery); err != nil {
 			return policy.Plan{}, err
 		}
 	}

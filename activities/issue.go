@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
@@ -19,42 +22,61 @@ type IssueInput struct {
 	Rotation
 	// Ordinal counts the mints of the rotation, from 1.
 	Ordinal int `json:"ordinal"`
+	// Approvals are those of the sign-off gate.
+	Approvals []policy.Verdict `json:"approvals,omitempty"`
 }
 
-// IssueAndStage mints a key and stores it as PENDING before anything else; a default read of the store
-// still yields CURRENT. Only the key's Ref returns.
+// Issued is the key of one mint, and whether it works.
+type Issued struct {
+	Key key.Ref `json:"key"`
+	// Decision is OK when the key works everywhere, else KeyNotWorking.
+	Decision policy.Decision `json:"decision"`
+}
+
+// Issue mints a key, stores it as PENDING before anything else, and then sees that it works; a default read of
+// the store still yields CURRENT. Only the key's Ref returns.
 //
 // Called again for the same mint it returns the key that was staged. A key that was minted and not
 // staged is lost, since an issuer tells a secret once: the mint intent, written before the mint, proves
-// it to be ours, it is destroyed, and another is minted. Two such keys, or one that another could have
-// made, end the mint with ErrAmbiguous.
-func (a *Activities) IssueAndStage(ctx context.Context, in IssueInput) (key.Ref, error) {
+// it to be ours, it is destroyed, and another is minted. Where the issuer tells late of uses that takes as
+// long: until then it is disabled, and the answer a benign error that the server retries. Two such keys, or one
+// that somebody uses, end the mint with ErrAmbiguous.
+func (a *Activities) Issue(ctx context.Context, in IssueInput) (Issued, error) {
 	s, err := a.openForEffect(ctx, in.Rotation)
 	if err != nil {
-		return key.Ref{}, forTemporal(err)
+		return Issued{}, forTemporal(err)
 	}
+	defer s.release()
 	ref, err := a.issueAndStage(ctx, s, in)
 	if err != nil {
-		return key.Ref{}, forTemporal(fmt.Errorf("issuing key for %q: %w", s.spec.Credential.Name, err))
+		return Issued{}, forTemporal(fmt.Errorf("issuing key for %q: %w", s.spec.Credential.Name, err))
 	}
-	return ref, nil
+	in.Incoming = ref
+	d, err := a.verify(ctx, s, in.Rotation)
+	if err != nil {
+		return Issued{}, forTemporal(fmt.Errorf("verifying key %s of %q: %w", ref.KeyID, s.spec.Credential.Name, err))
+	}
+	return Issued{Key: ref, Decision: d}, nil
 }
 
 func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) (key.Ref, error) {
-	c := s.spec.Credential
-	token := policy.Token(in.ID, in.Ordinal)
-	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
+	if err := a.current(s.spec); err != nil {
 		return key.Ref{}, err
 	}
+	c := s.spec.Credential
+	token := policy.Token(in.ID, in.Ordinal)
 	facts, err := s.facts(ctx, false)
 	if err != nil {
 		return key.Ref{}, err
 	}
-	if facts.Metadata.Generation > s.spec.Generation {
-		return key.Ref{}, fmt.Errorf("%w: the spec is of generation %d, a key was already issued with %d", ErrSpec, s.spec.Generation, facts.Metadata.Generation)
-	}
 	if staged := slices.IndexFunc(facts.Versions, func(v policy.StoredKey) bool { return v.Token == token }); staged >= 0 {
 		return a.finishStaging(ctx, s, in, facts, facts.Versions[staged])
+	}
+	if err := a.signedOff(ctx, s, in, facts); err != nil {
+		return key.Ref{}, err
+	}
+	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
+		return key.Ref{}, err
 	}
 	if facts, err = a.destroyOrphan(ctx, s, in, facts); err != nil {
 		return key.Ref{}, err
@@ -63,23 +85,44 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		return key.Ref{}, fmt.Errorf("%w: %d of %d", providers.ErrSlotsFull, len(facts.Keys), slots)
 	}
 
+	principal := in.Retiring.Principal
+	if principal != "" && !slices.Contains(s.principals, principal) {
+		return key.Ref{}, fmt.Errorf("%w: %q is not its principal", ErrSpec, principal)
+	}
+	objections, err := s.rightsObjections(ctx)
+	if err != nil {
+		return key.Ref{}, err
+	}
+	if len(objections) > 0 {
+		return key.Ref{}, fmt.Errorf("%w: %s", providers.ErrDenied, strings.Join(objections, "; "))
+	}
+
+	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.MintIntended, token, nil)); err != nil {
+		return key.Ref{}, err
+	}
+	// Between the intent and the call there is nothing: what is made in that time may be taken for ours.
 	intent := &providers.MintIntent{Rotation: in.ID, Ordinal: in.Ordinal, At: a.Now().UTC()}
 	for _, k := range facts.Keys {
 		intent.Known = append(intent.Known, k.KeyID)
 	}
+	before := facts.Metadata
 	facts.Metadata.Intent = intent
+	facts.Metadata.Inventory, facts.Metadata.Environment = s.spec.Inventory, c.Environment
 	if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
 		return key.Ref{}, fmt.Errorf("writing mint intent: %w", err)
 	}
-	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.MintIntended, token, nil)); err != nil {
-		return key.Ref{}, err
-	}
-
-	request := providers.IssueRequest{Token: token, Principal: in.Retiring.Principal, Scopes: c.Scopes}
+	request := providers.IssueRequest{Token: token, Principal: principal, Scopes: c.Scopes}
 	if c.Expires > 0 {
 		request.ExpiresAt = a.Now().Add(c.Expires.Std()).UTC()
 	}
-	issued, err := s.issuer.Issue(ctx, request)
+	bounded, done := context.WithTimeout(ctx, policy.MintWithin-a.Now().Sub(intent.At))
+	issued, err := s.issuer.Issue(bounded, request)
+	done()
+	if mintedNothing(err) {
+		// An intent that is left would claim a key that somebody makes later.
+		before.Intent = nil
+		err = errors.Join(err, s.store.PutMetadata(ctx, before))
+	}
 	if err != nil {
 		return key.Ref{}, err
 	}
@@ -92,6 +135,32 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		Principal: issued.Key.Principal, KeyID: issued.Key.KeyID,
 		StoreVersion: version, Fingerprint: issued.Bundle.Fingerprint(),
 	})
+}
+
+// signedOff refuses a mint that nobody approved, where the sign-off gate asks for it: what a workflow waited for
+// is only what a history says. What is approved is to replace the key that is current by the facts.
+func (a *Activities) signedOff(ctx context.Context, s *site, in IssueInput, facts policy.Facts) error {
+	c := s.spec.Credential
+	gate := in.Rotation
+	gate.Retiring, gate.Incoming = key.Ref{}, key.Ref{}
+	for keyID, standing := range facts.Standings(c.Adopt) {
+		if standing == policy.StandingCurrent {
+			gate.Retiring = key.Ref{KeyID: keyID}
+		}
+	}
+	approvals, left := a.approvals(ctx, s, inventory.GateSignoff, gate, in.Approvals)
+	d := policy.MayMint(c, facts, approvals)
+	if d.OK {
+		return nil
+	}
+	refusing(ctx, d, left...)
+	return fmt.Errorf("%w: %s", providers.ErrDenied, d.Message)
+}
+
+// mintedNothing tells whether an error of Issue proves that no key was made.
+func mintedNothing(err error) bool {
+	return slices.ContainsFunc([]error{providers.ErrSlotsFull, providers.ErrDenied, providers.ErrInvalid, providers.ErrUnsupported},
+		func(proof error) bool { return errors.Is(err, proof) })
 }
 
 // finishStaging ends a mint whose key was staged by an attempt that died before it could say so.
@@ -113,6 +182,7 @@ func (a *Activities) record(ctx context.Context, s *site, in IssueInput, m provi
 	}
 	mine.Ref, mine.Rotation = ref, in.ID
 	m.Intent, m.Generation = nil, s.spec.Generation
+	m.Inventory, m.Environment = s.spec.Inventory, s.spec.Credential.Environment
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return key.Ref{}, fmt.Errorf("recording key %s: %w", ref.KeyID, err)
 	}
@@ -123,12 +193,15 @@ func (a *Activities) record(ctx context.Context, s *site, in IssueInput, m provi
 // destroyOrphan destroys the key of an interrupted mint. Where an intent is there and no key yet, the
 // issuer may be slow to list it: it is asked once more after the time that it needs to settle.
 func (a *Activities) destroyOrphan(ctx context.Context, s *site, in IssueInput, facts policy.Facts) (policy.Facts, error) {
+	if at := slices.IndexFunc(facts.Metadata.Keys, policy.Lost); at >= 0 {
+		return a.destroyLost(ctx, s, in, facts, facts.Metadata.Keys[at].Ref)
+	}
 	if facts.Metadata.Intent == nil {
 		return facts, nil
 	}
 	orphans := policy.Orphans(facts.Metadata, facts.Keys, facts.Versions)
 	if settle := facts.Capabilities.ConsistentWithin; len(orphans) == 0 && settle > 0 {
-		if err := wait(ctx, settle); err != nil {
+		if err := patience.Pause(ctx, settle); err != nil {
 			return facts, err
 		}
 		again, err := s.facts(ctx, false)
@@ -145,14 +218,107 @@ func (a *Activities) destroyOrphan(ctx context.Context, s *site, in IssueInput, 
 		return facts, fmt.Errorf("%w: keys %v all may come from one interrupted mint; destroy at the issuer those that are not in use", ErrAmbiguous, orphans)
 	}
 	orphan, _ := facts.Live(orphans[0])
-	if err := s.issuer.Destroy(ctx, facts.Ref(orphan)); err != nil {
-		return facts, fmt.Errorf("destroying orphan %s: %w", orphan.KeyID, err)
-	}
-	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.OrphanDestroyed, orphan.KeyID, nil)); err != nil {
+	return a.destroyLost(ctx, s, in, facts, facts.Ref(orphan))
+}
+
+// destroyLost destroys a lost key that the metadata names: whenever the process dies, that says what is left to do
+// and to record.
+func (a *Activities) destroyLost(ctx context.Context, s *site, in IssueInput, facts policy.Facts, ref key.Ref) (policy.Facts, error) {
+	facts, err := a.setAside(ctx, s, in.Rotation, facts, ref)
+	if err != nil {
 		return facts, err
 	}
-	facts.Keys = slices.DeleteFunc(facts.Keys, func(k key.Info) bool { return k.KeyID == orphan.KeyID })
+	if err := s.destroy(ctx, facts, ref); err != nil {
+		return facts, fmt.Errorf("destroying orphan %s: %w", ref.KeyID, err)
+	}
+	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.OrphanDestroyed, ref.KeyID, nil)); err != nil {
+		return facts, err
+	}
+	disown(&facts.Metadata, ref.KeyID)
+	facts.Keys = slices.DeleteFunc(facts.Keys, func(k key.Info) bool { return k.KeyID == ref.KeyID })
+	if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
+		return facts, fmt.Errorf("recording it: %w", err)
+	}
 	return facts, nil
+}
+
+// setAside claims the key of an interrupted mint, and returns without an error once it may be destroyed. Where the issuer
+// tells late of uses, it is disabled first, and that is not yet. One that turns out to be in use is given back.
+func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref) (policy.Facts, error) {
+	mint := r.ID
+	if facts.Metadata.Intent != nil {
+		mint = facts.Metadata.Intent.Rotation
+	}
+	d := policy.MayDestroyOrphan(facts, ref)
+	if d.Reason == policy.OrphanInUse {
+		refusing(ctx, d)
+		if err := a.giveBack(ctx, s, r, facts, ref); err != nil {
+			return facts, fmt.Errorf("giving key %s back: %w", ref.KeyID, err)
+		}
+		return facts, fmt.Errorf("%w: %s", ErrAmbiguous, d.Message)
+	}
+	if err := s.own(ctx, &facts.Metadata, ref, mint); err != nil || d.OK {
+		return facts, err
+	}
+	mine := owned(&facts.Metadata, ref)
+	disabler, can := s.issuer.(providers.Disabler)
+	if k, _ := facts.Live(ref.KeyID); can && (k.State != key.Disabled || mine.DisabledAt.IsZero()) {
+		mine.DisablingAt, mine.DisabledAt = a.Now().UTC(), time.Time{}
+		if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
+			return facts, fmt.Errorf("recording that key %s is disabled: %w", ref.KeyID, err)
+		}
+		if err := disabler.Disable(ctx, ref); err != nil {
+			return facts, fmt.Errorf("disabling orphan %s: %w", ref.KeyID, err)
+		}
+		if err := a.awaitState(ctx, s, ref, key.Disabled, facts.Capabilities.ConsistentWithin); err != nil {
+			return facts, err
+		}
+		event := a.event(ctx, r, s, audit.OrphanDisabled, ref.KeyID, map[string]string{"key": ref.KeyID, "why": d.Message})
+		if err := a.Audit.Append(ctx, event); err != nil {
+			return facts, err
+		}
+		mine.DisabledAt = a.Now().UTC()
+		if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
+			return facts, fmt.Errorf("recording since when key %s is disabled: %w", ref.KeyID, err)
+		}
+	}
+	left := mine.DisabledAt.Add(facts.Capabilities.UsageLag).Sub(a.Now())
+	if !can || left > soon {
+		return facts, notYet(d.Message, 0)
+	}
+	if err := patience.Pause(ctx, left); err != nil {
+		return facts, err
+	}
+	again, err := s.facts(ctx, false)
+	if err != nil {
+		return facts, err
+	}
+	again.Instances = facts.Instances
+	if d := policy.MayDestroyOrphan(again, ref); !d.OK {
+		return again, notYet(d.Message, 0) // the next attempt gives back what is in use
+	}
+	return again, nil
+}
+
+// soon is how long an activity waits by itself for something that comes.
+const soon = 5 * time.Second
+
+// giveBack ends the claim to a key that proved to be somebody else's.
+func (a *Activities) giveBack(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref) error {
+	mine, claimed := facts.Metadata.Key(ref.KeyID)
+	if !claimed {
+		return nil
+	}
+	if disabler, can := s.issuer.(providers.Disabler); can && !mine.DisablingAt.IsZero() {
+		if err := disabler.Enable(ctx, ref); err != nil {
+			return err
+		}
+	}
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.OrphanReleased, ref.KeyID, map[string]string{"key": ref.KeyID})); err != nil {
+		return err
+	}
+	disown(&facts.Metadata, ref.KeyID)
+	return s.store.PutMetadata(ctx, facts.Metadata)
 }
 
 // verifyRow is how many tries in a row must succeed: issuers are eventually consistent.
@@ -161,31 +327,44 @@ const verifyRow = 3
 // settleMargin is how much longer than the issuer says a new key may be refused.
 const settleMargin = 20
 
-// Verify tries the staged key as a consumer would: the issuer's self-test and the smoke tests, several
-// times in a row. It changes nothing but the key's last use. ErrKeyNotWorking when the key is still
-// refused after the issuer had time to settle.
-func (a *Activities) Verify(ctx context.Context, r Rotation) error {
-	s, err := a.openForEffect(ctx, r)
+// verify tries the staged key as a consumer would: the issuer's self-test and the smoke tests, several
+// times in a row. It says no when the key is still refused after the issuer had time to settle. A key that
+// worked is not tried again: from then on its uses are those of consumers.
+func (a *Activities) verify(ctx context.Context, s *site, r Rotation) (policy.Decision, error) {
+	m, err := s.store.Metadata(ctx)
 	if err != nil {
-		return forTemporal(err)
+		return policy.Decision{}, fmt.Errorf("reading metadata of the store: %w", err)
 	}
-	if err := a.verify(ctx, s, r.Incoming); err != nil {
-		return forTemporal(fmt.Errorf("verifying key %s of %q: %w", r.Incoming.KeyID, s.spec.Credential.Name, err))
+	if mine := owned(&m, r.Incoming); mine.VerifiedAt.IsZero() {
+		refusal, err := a.refusal(ctx, s, r.Incoming)
+		switch {
+		case err != nil:
+			return policy.Decision{}, err
+		case refusal != nil:
+			d := policy.Decision{Reason: policy.KeyNotWorking, Message: capText(refusal.Error())}
+			refusing(ctx, d)
+			return d, nil
+		}
+		mine.VerifiedAt = a.Now().UTC()
+		if err := s.store.PutMetadata(ctx, m); err != nil {
+			return policy.Decision{}, fmt.Errorf("recording that it works: %w", err)
+		}
 	}
-	return forTemporal(a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyVerified, r.Incoming.KeyID, nil)))
+	return policy.Decision{OK: true, Reason: policy.Allowed}, a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyVerified, r.Incoming.KeyID, nil))
 }
 
-func (a *Activities) verify(ctx context.Context, s *site, ref key.Ref) error {
+// refusal is how the key was refused, nil when it works.
+func (a *Activities) refusal(ctx context.Context, s *site, ref key.Ref) (refusal, err error) {
 	bundle, err := s.store.Read(ctx, ref.StoreVersion)
 	if err != nil {
-		return fmt.Errorf("reading version %s: %w", ref.StoreVersion, err)
+		return nil, fmt.Errorf("reading version %s: %w", ref.StoreVersion, err)
 	}
 	defer bundle.Close()
 	capabilities, err := s.issuer.Capabilities(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	patience := time.Now().Add(capabilities.ConsistentWithin + settleMargin*a.PollEvery)
+	until := time.Now().Add(capabilities.ConsistentWithin + settleMargin*a.PollEvery)
 	for good := 0; good < verifyRow; {
 		err := s.try(ctx, ref, bundle)
 		if err == nil {
@@ -194,16 +373,16 @@ func (a *Activities) verify(ctx context.Context, s *site, ref key.Ref) error {
 		}
 		good = 0
 		if !errors.Is(err, providers.ErrKeyRefused) {
-			return err
+			return nil, err
 		}
-		if time.Now().After(patience) {
-			return fmt.Errorf("%w: %w", ErrKeyNotWorking, err)
+		if time.Now().After(until) {
+			return err, nil
 		}
-		if err := wait(ctx, a.PollEvery); err != nil {
-			return err
+		if err := patience.Pause(ctx, a.PollEvery); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // try uses a key once in every way there is. nil means that it works everywhere, ErrKeyRefused that

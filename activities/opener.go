@@ -13,6 +13,7 @@ type opener struct {
 	descriptors []providers.Descriptor
 	config      *workerconfig.Config
 	environment providers.Environment
+	programs    []string // that the spec names
 	problems    []error
 }
 
@@ -34,6 +35,9 @@ func (o *opener) prepare(d providers.Descriptor, p inventory.Provider, role inve
 	if err := p.Decode(config); err != nil {
 		o.fail(p, role, err)
 		return nil, false
+	}
+	if c, runs := config.(interface{ Programs() []string }); runs {
+		o.programs = append(o.programs, c.Programs()...)
 	}
 	if p.Account == "" && role != inventory.RoleIssuer && role != inventory.RoleStore {
 		return nil, true
@@ -82,6 +86,27 @@ func (o *opener) store(p inventory.Provider) (providers.Store, string) {
 	return store, config.SecretPath()
 }
 
+// pulls tells whether the consumers of a target type read the store by themselves.
+func (o *opener) pulls(targetType string) bool {
+	d := o.find(inventory.Provider{Type: targetType})
+	return d.Target != nil && d.Target.Pulls
+}
+
+func (o *opener) consumer(declared inventory.Consumer) consumer {
+	c := consumer{Consumer: declared, waves: map[string]string{}}
+	c.target, c.pulls = o.target(declared.Target)
+	if declared.Check != nil {
+		c.check = o.check(*declared.Check)
+	}
+	if declared.Attestation != nil {
+		c.attestor = o.attestor(*declared.Attestation)
+	}
+	if declared.Purge != nil {
+		c.purger = o.purger(*declared.Purge)
+	}
+	return c
+}
+
 func (o *opener) target(p inventory.Provider) (providers.Target, bool) {
 	d := o.find(p)
 	if d.Target == nil {
@@ -116,6 +141,15 @@ func (o *opener) healthSignal(p inventory.Provider) providers.HealthSignal {
 		return nil
 	}
 	return openSimple(o, d, p, inventory.RoleHealth, d.Health.Config, d.Health.Open)
+}
+
+func (o *opener) purger(p inventory.Provider) providers.Purger {
+	d := o.find(p)
+	if d.Purge == nil {
+		o.fail(p, inventory.RolePurge, providers.ErrUnsupported)
+		return nil
+	}
+	return openSimple(o, d, p, inventory.RolePurge, d.Purge.Config, d.Purge.Open)
 }
 
 func openSimple[T any](o *opener, d providers.Descriptor, p inventory.Provider, role inventory.Role, newConfig func() any,

@@ -1,16 +1,23 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -22,28 +29,46 @@ const (
 	DebtRetiredAlive  = "retired-key-alive"
 	DebtIncomingAlive = "incoming-key-alive"
 	DebtVersionLeft   = "version-left"
+	DebtCopiesLeft    = string(policy.FoundCopiesLeft)
 )
 
-// RecordInput is how a rotation ended.
+// The outcomes that the record tells apart, by what it finds.
+const (
+	outcomeCompleted  = "completed"
+	outcomeWithDebt   = "completed-with-debt"
+	outcomeRolledBack = "rolled-back"
+	outcomeFailed     = "failed"
+)
+
+// RecordInput is how a rotation ended, as its workflow tells.
 type RecordInput struct {
 	Rotation
 	Outcome string `json:"outcome"`
 	Message string `json:"message"`
+	// Settling: the run was to end a retired key that was left alive, and not to rotate. The last rotation is the one that
+	// left it, which owes less now.
+	Settling bool `json:"settling,omitempty"`
 }
 
 // Recorded is what the record says of the credential now.
 type Recorded struct {
-	RotateBy time.Time        `json:"rotateBy,omitzero"`
-	Debt     []providers.Debt `json:"debt,omitempty"`
+	RotateBy time.Time `json:"rotateBy,omitzero"`
+	// NextRun is when the next routine rotation is due.
+	NextRun time.Time        `json:"nextRun,omitzero"`
+	Debt    []providers.Debt `json:"debt,omitempty"`
+	// Left says, for people, where copies of dead keys may be left, and why.
+	Left []string `json:"left,omitempty"`
 }
 
 // Record cleans up after a rotation and writes its end into the store's metadata and the audit record.
-// Debt is what it finds at issuer and store, not what the run believes. Called again it finds the same.
+// Debt and outcome are what it finds at issuer and store, not what the run believes. Copies that an instance does not
+// remove are debt, which the record of the next rotation takes up. Called again it finds the same.
 func (a *Activities) Record(ctx context.Context, in RecordInput) (Recorded, error) {
 	s, err := a.openForEffect(ctx, in.Rotation)
 	if err != nil {
 		return Recorded{}, forTemporal(err)
 	}
+	defer s.release()
 	r, err := a.conclude(ctx, s, in)
 	if err != nil {
 		return Recorded{}, forTemporal(fmt.Errorf("recording the rotation of %q: %w", s.spec.Credential.Name, err))
@@ -56,69 +81,224 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err != nil {
 		return Recorded{}, err
 	}
-	if _, alive := facts.Live(in.Retiring.KeyID); !alive && !in.Retiring.IsZero() {
-		if err := a.cleanUp(ctx, s, in); err != nil {
+	unsure := len(debt(facts, s.spec.Credential.Adopt, nil, nil, a.Now())) > 0 || len(dead(facts)) > 0
+	if settle := facts.Capabilities.ConsistentWithin; settle > 0 && unsure {
+		// The issuer may still list what was destroyed a moment ago, and not list what it has.
+		if err := patience.Pause(ctx, settle); err != nil {
 			return Recorded{}, err
 		}
 		if facts, err = s.facts(ctx, false); err != nil {
 			return Recorded{}, err
 		}
 	}
+	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
+	left := map[string]string{} // why copies of a dead key are, by its ID
+	if gone := dead(facts); len(gone) > 0 {
+		until := time.Now().Add(purgeWithin)
+		for _, k := range gone {
+			why, err := a.cleanUp(ctx, s, in.Rotation, facts.Metadata, k, until)
+			if err != nil {
+				return Recorded{}, err
+			}
+			if why != "" {
+				left[k.KeyID] = why
+			}
+		}
+		if facts, err = s.facts(ctx, false); err != nil {
+			return Recorded{}, err
+		}
+		for _, k := range gone {
+			if left[k.KeyID] == "" {
+				disown(&facts.Metadata, k.KeyID)
+			}
+		}
+	}
 	m := facts.Metadata
-	m.Debt = debt(facts, s.spec.Credential.Adopt, m.Debt, a.Now())
+	m.Debt = debt(facts, s.spec.Credential.Adopt, left, m.Debt, a.Now())
+	outcome := ended(facts, in, len(m.Debt) > 0)
 	if current, ok := facts.Version(providers.Current); ok {
+		if policy.Kept(s.spec.Credential, facts) {
+			if mine := owned(&m, key.Ref{KeyID: current.KeyID}); mine.KeptAt.IsZero() {
+				mine.KeptAt = a.Now().UTC()
+			}
+		}
 		if mine, ok := m.Key(current.KeyID); ok && !mine.IssuedAt.IsZero() {
 			m.RotateBy = mine.IssuedAt.Add(s.spec.Credential.RotateEvery.Std()).UTC()
 		}
 	}
-	if m.LastRotation == nil || m.LastRotation.ID != in.ID || m.LastRotation.Outcome != in.Outcome {
-		m.LastRotation = &providers.LastRotation{ID: in.ID, Outcome: in.Outcome, At: a.Now().UTC()}
+	if in.Settling {
+		m.LastRotation = settled(facts, len(m.Debt) > 0, a.Now())
+	} else if m.LastRotation == nil || m.LastRotation.ID != in.ID || m.LastRotation.Outcome != outcome {
+		m.LastRotation = &providers.LastRotation{ID: in.ID, Outcome: outcome, At: a.Now().UTC()}
 	}
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return Recorded{}, err
 	}
+	r := Recorded{RotateBy: m.RotateBy, Debt: m.Debt}
 	for _, d := range m.Debt {
-		found := a.event(ctx, in.Rotation, s, audit.DebtFound, d.Kind+"/"+d.About, map[string]string{"kind": d.Kind, "about": d.About})
+		detail := map[string]string{"kind": d.Kind, "about": d.About}
+		if d.Kind == DebtCopiesLeft {
+			detail["why"] = left[d.About]
+			r.Left = append(r.Left, fmt.Sprintf("copies of the dead key %s may be left: %s", d.About, left[d.About]))
+		}
+		found := a.event(ctx, in.Rotation, s, audit.DebtFound, d.Kind+"/"+d.About, detail)
 		if err := a.Audit.Append(ctx, found); err != nil {
 			return Recorded{}, err
 		}
 	}
-	end := a.event(ctx, in.Rotation, s, audit.RotationEnded, in.Outcome, map[string]string{"outcome": in.Outcome, "message": in.Message})
-	return Recorded{RotateBy: m.RotateBy, Debt: m.Debt}, a.Audit.Append(ctx, end)
+	// Each run has an end of its own in the record: one that lies displaces no true one.
+	about := activity.GetInfo(ctx).WorkflowExecution.RunID + "/" + outcome
+	end := a.event(ctx, in.Rotation, s, audit.RotationEnded, about, map[string]string{"outcome": outcome, "told": in.Outcome + ": " + in.Message})
+	if err := a.Audit.Append(ctx, end); err != nil {
+		return Recorded{}, err
+	}
+	facts.Metadata = m
+	state := policy.StateOf(s.spec.Credential, facts)
+	a.observe(ctx, s.spec, state)
+	r.NextRun = policy.NextRun(s.spec.Credential, state, a.Now())
+	return r, nil
 }
 
-// cleanUp removes what is left of a destroyed key: copies at consumers, and its stored version.
-func (a *Activities) cleanUp(ctx context.Context, s *site, in RecordInput) error {
+// ended is how a rotation ended by the facts: what is told of it counts as far as they bear it out.
+func ended(f policy.Facts, in RecordInput, owes bool) string {
+	minted := func(keyID string) bool {
+		k, ours := f.Metadata.Key(keyID)
+		return ours && k.Rotation == in.ID
+	}
+	current, _ := f.Version(providers.Current)
+	switch told := in.Outcome; {
+	case (told == outcomeCompleted || told == outcomeWithDebt) && (minted(current.KeyID) || in.Settling): // which mints nothing
+		if owes {
+			return outcomeWithDebt
+		}
+		return outcomeCompleted
+	case told == outcomeRolledBack && !slices.ContainsFunc(f.Keys, func(k key.Info) bool { return minted(k.KeyID) }):
+		return outcomeRolledBack
+	}
+	return outcomeFailed
+}
+
+// settled is the last rotation after a run that was to end what it left alive. One that was cut off, before its end was
+// recorded, ends here.
+func settled(f policy.Facts, owes bool, now time.Time) *providers.LastRotation {
+	last := f.Metadata.LastRotation
+	current, _ := f.Version(providers.Current)
+	mine, _ := f.Metadata.Key(current.KeyID)
+	cutOff := mine.Rotation != "" && !mine.PromotedAt.IsZero() && (last == nil || mine.PromotedAt.After(last.At))
+	if cutOff {
+		last = &providers.LastRotation{ID: mine.Rotation, Outcome: outcomeWithDebt, At: now.UTC()}
+	}
+	if last != nil && last.Outcome == outcomeWithDebt && !owes {
+		last.Outcome = outcomeCompleted
+	}
+	return last
+}
+
+// dead are the keys that the metadata names and the issuer does not have any more. One in CURRENT or PENDING is left to
+// a person and to Discard.
+func dead(f policy.Facts) []providers.OwnedKey {
+	return slices.DeleteFunc(slices.Clone(f.Metadata.Keys), func(k providers.OwnedKey) bool {
+		_, live := f.Live(k.KeyID)
+		return live || slices.ContainsFunc(f.Versions, func(v policy.StoredKey) bool {
+			return v.ID == k.StoreVersion && (v.KeyID != "" || v.Has(providers.Current) || v.Has(providers.Pending))
+		})
+	})
+}
+
+// cleanUp removes what is left of a dead key: copies at consumers, and its stored version. left says why there may still be
+// copies; the version is gone all the same.
+func (a *Activities) cleanUp(ctx context.Context, s *site, r Rotation, m providers.Metadata, gone providers.OwnedKey, until time.Time) (left string, err error) {
+	if gone.StoreVersion == "" && policy.Lost(gone) {
+		return "", nil // nobody ever had it
+	}
+	owes := m.Owes(DebtCopiesLeft, gone.KeyID)
+	if owes && m.LastRotation != nil && m.LastRotation.ID == r.ID {
+		return "purging failed when this rotation ended", nil // which is in the record, so that it stays
+	}
+	if left, err = a.purge(ctx, s, r, gone.Ref, until); err != nil || gone.StoreVersion == "" || owes { // with the debt, the version went
+		return left, err
+	}
+	if err := s.store.Prune(ctx, gone.StoreVersion); err != nil && !errors.Is(err, providers.ErrNotFound) {
+		return left, fmt.Errorf("pruning version %s: %w", gone.StoreVersion, err)
+	}
+	return left, a.Audit.Append(ctx, a.event(ctx, r, s, audit.VersionPruned, gone.StoreVersion, nil))
+}
+
+const (
+	// purgeWithin bounds what the purges of dead keys take together: the record does not wait for an instance that hangs.
+	purgeWithin = 30 * time.Second
+	// purgeTries is how often an instance is tried: it may just be starting.
+	purgeTries = 5
+)
+
+// purge removes the copies of a dead key at every instance that keeps or caches some. One that fails does not keep the
+// others from it: left names it, and how many more there are.
+func (a *Activities) purge(ctx context.Context, s *site, r Rotation, gone key.Ref, until time.Time) (left string, err error) {
+	within, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	run := fanOut{atOnce: s.spec.Credential.Parallel()}
+	var mu sync.Mutex
+	var failed []string
+	var events []audit.Event
 	for _, c := range s.consumers {
-		purger, can := c.target.(providers.Purger)
-		if !can {
+		var purgers []providers.Purger
+		if keeps, can := c.target.(providers.Purger); can {
+			purgers = append(purgers, keeps)
+		}
+		if c.purger != nil {
+			purgers = append(purgers, c.purger)
+		}
+		if len(purgers) == 0 {
 			continue
 		}
 		for _, name := range c.InstanceNames() {
-			err := purger.Purge(ctx, name, in.Retiring)
-			if errors.Is(err, providers.ErrUnsupported) {
-				continue // it keeps none that keyturn could reach
-			}
-			if err != nil {
-				return fmt.Errorf("purging copies at %s: %w", policy.InstanceName(c.Name, name), err)
-			}
-			purged := a.event(ctx, in.Rotation, s, audit.CopiesPurged, policy.InstanceName(c.Name, name), nil)
-			if err := a.Audit.Append(ctx, purged); err != nil {
-				return err
-			}
+			run.do(func() {
+				purged, err := a.purgeOne(within, purgers, name, gone)
+				about := policy.InstanceName(c.Name, name)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					failed = append(failed, fmt.Sprintf("%s: %s", about, trouble(err)))
+				} else if purged {
+					events = append(events, a.event(ctx, r, s, audit.CopiesPurged, gone.KeyID+"/"+about, map[string]string{"key": gone.KeyID, "instance": about}))
+				}
+			})
 		}
 	}
-	if in.Retiring.StoreVersion == "" {
-		return nil
+	run.wait()
+	if ctx.Err() != nil {
+		return "", ctx.Err() // what was cut short tells nothing
 	}
-	if err := s.store.Prune(ctx, in.Retiring.StoreVersion); err != nil && !errors.Is(err, providers.ErrNotFound) {
-		return fmt.Errorf("pruning version %s: %w", in.Retiring.StoreVersion, err)
+	slices.SortFunc(events, func(a, b audit.Event) int { return cmp.Compare(a.ID, b.ID) })
+	slices.Sort(failed)
+	if len(failed) > 0 {
+		left = "purging failed at " + failed[0]
 	}
-	return a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.VersionPruned, in.Retiring.StoreVersion, nil))
+	if more := len(failed) - 1; more > 0 {
+		left += fmt.Sprintf(" (and at %d more)", more)
+	}
+	return left, a.Audit.Append(ctx, events...)
 }
 
-// debt lists what is still owed, keeping the time since when.
-func debt(f policy.Facts, adopt []string, before []providers.Debt, now time.Time) []providers.Debt {
+// purgeOne has one instance forget a key, at all places where it may have it, and tries again for some moments.
+func (a *Activities) purgeOne(ctx context.Context, purgers []providers.Purger, instance string, gone key.Ref) (purged bool, err error) {
+	for _, p := range purgers {
+		err := p.Purge(ctx, instance, gone)
+		pause := a.PollEvery
+		for tries := 1; err != nil && !final(err) && tries < purgeTries && patience.Pause(ctx, pause) == nil; tries++ {
+			err = p.Purge(ctx, instance, gone)
+			pause *= 2
+		}
+		if err != nil && !errors.Is(err, providers.ErrUnsupported) { // else it keeps none that keyturn could reach
+			return false, err
+		}
+		purged = purged || err == nil
+	}
+	return purged, nil
+}
+
+// debt lists what is still owed, keeping the time since when; left are the dead keys of which there may be copies.
+func debt(f policy.Facts, adopt []string, left map[string]string, before []providers.Debt, now time.Time) []providers.Debt {
 	var owes []providers.Debt
 	add := func(kind, about string) {
 		since := now.UTC()
@@ -141,6 +321,11 @@ func debt(f policy.Facts, adopt []string, before []providers.Debt, now time.Time
 	if v, ok := f.Version(providers.Pending); ok {
 		add(DebtVersionLeft, v.ID)
 	}
+	for _, k := range f.Metadata.Keys {
+		if left[k.KeyID] != "" {
+			add(DebtCopiesLeft, k.KeyID)
+		}
+	}
 	return owes
 }
 
@@ -151,12 +336,11 @@ func (a *Activities) Log(ctx context.Context, events []audit.Event) error {
 	if !ok {
 		return forTemporal(fmt.Errorf("logging events: %w: not in a rotation", ErrSpec))
 	}
-	for i := range events {
-		events[i].Credential = name
-		events[i].Run = activity.GetInfo(ctx).WorkflowExecution.RunID
-	}
-	return forTemporal(a.Audit.Append(ctx, events...))
+	return forTemporal(a.Audit.Append(ctx, told(ctx, events, name)...))
 }
+
+// maxBody bounds, in bytes, the body of a message to people.
+const maxBody = 8 * outside.MaxText
 
 // NotifyInput is a message to people.
 type NotifyInput struct {
@@ -170,35 +354,56 @@ type NotifyInput struct {
 }
 
 // Notify tells the notifiers that the spec names, or all of them. One that fails does not keep the
-// others from hearing; it is tried again, with the same ID.
+// others from hearing; it is tried again, with the same ID. Who can have a text of their own sent is who signs specs:
+// that a spec is not trusted any more is told to all, in words of keyturn's.
 func (a *Activities) Notify(ctx context.Context, in NotifyInput) error {
-	s, err := a.open(in.Rotation)
+	name, rotates := Credential(activity.GetInfo(ctx).WorkflowExecution.ID)
+	spec, _, err := a.spec(in.Spec)
+	if errors.Is(err, ErrUntrusted) && rotates {
+		// Whom the spec names does not count.
+		spec = inventory.Spec{Credential: inventory.Credential{Name: name}}
+		in.What, in.Severity, in.Subject = "held", string(providers.Alert), "The spec of "+name+" is not trusted"
+		in.Body = "Nothing is done by it. See what the rotation waits for with: starter status " + name
+		err = nil
+	}
+	if err == nil && (!rotates || spec.Credential.Name != name) {
+		err = fmt.Errorf("telling of %q: %w: workflow %q is not its rotation", spec.Credential.Name, ErrSpec, activity.GetInfo(ctx).WorkflowExecution.ID)
+	}
 	if err != nil {
 		return forTemporal(err)
 	}
 	message := providers.Notification{
-		ID: in.ID + "/" + in.What + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.rotation." + in.What,
-		Severity: providers.Severity(in.Severity), Subject: in.Subject, Body: in.Body, At: in.At,
-		Credential: s.spec.Credential.Name, Owner: s.spec.Credential.Owner,
+		ID: outside.Text(in.ID, outside.MaxText) + "/" + in.What + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.rotation." + in.What,
+		Severity: providers.Severity(in.Severity), Subject: outside.Text(in.Subject, outside.MaxText), Body: outside.Lines(in.Body, maxBody), At: in.At,
+		Credential: spec.Credential.Name, Owner: spec.Credential.Owner,
 	}
+	return forTemporal(a.send(ctx, message, spec.Credential.Notify))
+}
+
+// send tells notifiers by name, or all of them when none is named.
+func (a *Activities) send(ctx context.Context, message providers.Notification, wanted []string) error {
 	var failed []error
-	for _, n := range s.config.Notify {
-		wanted := s.spec.Credential.Notify
+	for _, n := range a.Config().Notify {
 		if len(wanted) > 0 && !slices.Contains(wanted, n.Name) {
 			continue
 		}
-		i := slices.IndexFunc(a.Descriptors, func(d providers.Descriptor) bool { return d.Type == n.Type && d.Notifier != nil })
-		if i < 0 {
-			failed = append(failed, fmt.Errorf("notifier type %q: %w", n.Type, providers.ErrUnsupported))
-			continue
-		}
-		notifier, err := a.Descriptors[i].Notifier.Open(s.config.NotifierEnvironment(), n.Settings)
-		if err == nil {
-			err = notifier.Notify(ctx, message)
-		}
-		if err != nil {
-			failed = append(failed, fmt.Errorf("notifier %s %s: %w", n.Type, n.Name, err))
-		}
+		failed = append(failed, a.tell(ctx, n, message))
 	}
-	return forTemporal(errors.Join(failed...))
+	return errors.Join(failed...)
+}
+
+// tell sends a message to one notifier.
+func (a *Activities) tell(ctx context.Context, n workerconfig.Notifier, message providers.Notification) error {
+	i := slices.IndexFunc(a.Descriptors, func(d providers.Descriptor) bool { return d.Type == n.Type && d.Notifier != nil })
+	if i < 0 {
+		return fmt.Errorf("notifier type %q: %w", n.Type, providers.ErrUnsupported)
+	}
+	notifier, err := a.Descriptors[i].Notifier.Open(a.Config().NotifierEnvironment(), n.Settings)
+	if err == nil {
+		err = notifier.Notify(ctx, message)
+	}
+	if err != nil {
+		return fmt.Errorf("notifier %s %s: %w", n.Type, n.Name, err)
+	}
+	return nil
 }

@@ -4,10 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"go.temporal.io/sdk/activity"
+
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -17,12 +23,14 @@ type EvidenceInput struct {
 	Rotation
 	// Shown is what was said to be missing last time: only other evidence is told at once.
 	Shown string `json:"shown,omitempty"`
+	// Late is when the same evidence is told again, since people should know; never when zero.
+	Late time.Time `json:"late,omitzero"`
 }
 
-// GatherEvidence returns when the evidence is complete, or lacks something else than was shown before.
+// GatherEvidence returns when the evidence is complete, lacks something else than was shown before, or is late.
 // Until then it answers with a benign error that the server retries. It changes nothing.
 func (a *Activities) GatherEvidence(ctx context.Context, in EvidenceInput) (policy.Evidence, error) {
-	s, err := a.open(in.Rotation)
+	s, err := a.openWithin(in.Rotation)
 	if err != nil {
 		return policy.Evidence{}, forTemporal(err)
 	}
@@ -30,11 +38,12 @@ func (a *Activities) GatherEvidence(ctx context.Context, in EvidenceInput) (poli
 	if err != nil {
 		return policy.Evidence{}, forTemporal(fmt.Errorf("gathering evidence for %q: %w", s.spec.Credential.Name, err))
 	}
-	e := policy.Gather(s.spec.Credential, facts, in.Retiring, in.Incoming)
-	if !e.Complete && e.Lacks() == in.Shown {
+	e := policy.Gather(s.spec.Credential, facts, facts.Named(in.Retiring), facts.Named(in.Incoming))
+	late := !in.Late.IsZero() && !a.Now().Before(in.Late) && e.Late()
+	if !e.Complete && e.Lacks() == in.Shown && !late {
 		return policy.Evidence{}, notYet(e.Missing[0].Message, 0)
 	}
-	events := in.told(s.spec.Credential.Name)
+	events := told(ctx, in.Events, s.spec.Credential.Name)
 	if e.Complete {
 		events = append(events, a.event(ctx, in.Rotation, s, audit.EvidenceComplete, e.Digest, map[string]string{"evidence": e.Describe()}))
 	}
@@ -48,12 +57,14 @@ type RevokeInput struct {
 }
 
 // Disable makes the issuer refuse the retiring key, reversibly, after judging by itself, from facts
-// gathered now, that it may. Called again it finds that done. A refusal is an answer, not an error.
+// gathered now, that it may. Called again it finds that done, or takes it back when it may not any more. A refusal is an
+// answer, not an error.
 func (a *Activities) Disable(ctx context.Context, in RevokeInput) (policy.Decision, error) {
 	s, err := a.openForEffect(ctx, in.Rotation)
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
+	defer s.release()
 	d, err := a.disable(ctx, s, in)
 	if err != nil {
 		return policy.Decision{}, forTemporal(fmt.Errorf("disabling key %s of %q: %w", in.Retiring.KeyID, s.spec.Credential.Name, err))
@@ -66,44 +77,76 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	d := policy.MayDisable(s.spec.Credential, facts, in.Retiring, in.Incoming, in.Approvals)
+	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
+	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
+	d := policy.MayDisable(s.spec.Credential, facts, in.Retiring, in.Incoming, approvals)
+	if !d.OK {
+		refusing(ctx, d, left...)
+		// An attempt before this one may have disabled it, when all was well still: whoever uses it is not left refused.
+		return d, a.enable(ctx, s, in.Rotation)
+	}
 	disabler, can := s.issuer.(providers.Disabler)
-	if !d.OK || !can {
+	if !can {
 		return d, nil
 	}
 	before, live := facts.Live(in.Retiring.KeyID)
 	if !live {
 		return d, nil
 	}
-	// The soak counts from a time that is written after the effect, and an older one is wiped before it:
-	// whenever the process dies, the soak can only seem shorter than it was, never longer.
-	m := facts.Metadata
+	// That it is keyturn who disables, and on which approvals, is written before the effect, so that Enable knows
+	// whose doing it was, and that they are used up; the time from which the soak counts after it and its event, and an
+	// older one is wiped before: whenever the process dies, the soak can only seem shorter than it was, never longer.
+	m, err := s.unchanged(ctx, facts, in.Retiring.KeyID)
+	if err != nil {
+		return d, err
+	}
 	mine := owned(&m, in.Retiring)
-	if before.State == key.Active && !mine.DisabledAt.IsZero() {
-		mine.DisabledAt = time.Time{}
+	if before.State == key.Active {
+		if !mine.BeingDisabled() { // else it is finished, on the approvals that it was begun on
+			mine.Spent, mine.Approvals = append(mine.Spent, mine.Approvals...), nil
+			mine.DisablingAt, mine.DisabledAt = a.Now().UTC(), time.Time{}
+		}
+		mine.Approvals = with(mine.Approvals, nonces(approvals))
 		if err := s.store.PutMetadata(ctx, m); err != nil {
-			return d, fmt.Errorf("clearing the time of an earlier disabling: %w", err)
+			return d, fmt.Errorf("recording that it begins: %w", err)
 		}
 	}
 	if err := disabler.Disable(ctx, in.Retiring); err != nil {
 		return d, err
 	}
-	if mine.DisabledAt.IsZero() {
-		mine.DisabledAt = a.Now().UTC()
-		if err := s.store.PutMetadata(ctx, m); err != nil {
-			return d, fmt.Errorf("recording it: %w", err)
-		}
+	// Destroying looks for a disabled key, and might come before the issuer shows it.
+	if err := a.awaitState(ctx, s, in.Retiring, key.Disabled, facts.Capabilities.ConsistentWithin); err != nil {
+		return d, err
 	}
-	return d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDisabled, occasion(in.Retiring, mine.DisabledAt), nil))
+	if !mine.DisabledAt.IsZero() {
+		return d, nil
+	}
+	mine.Approvals = with(mine.Approvals, nonces(approvals))
+	return d, a.markDisabled(ctx, s, in.Rotation, m)
 }
 
-// Enable takes Disable back, if it was done: the first step of a rollback. A key that was never
-// disabled is left as it is.
+// markDisabled records that keyturn disabled the retiring key, and then notes it in its metadata: one that has the note is
+// in the record.
+func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, m providers.Metadata) error {
+	mine := owned(&m, r.Retiring)
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDisabled, occasion(r.Retiring, mine.DisablingAt), nil)); err != nil {
+		return err
+	}
+	mine.DisabledAt = a.Now().UTC()
+	if err := s.store.PutMetadata(ctx, m); err != nil {
+		return fmt.Errorf("noting that it is disabled: %w", err)
+	}
+	return nil
+}
+
+// Enable takes Disable back, if it was done: the first step of a rollback. A key that keyturn did not
+// disable is left as it is.
 func (a *Activities) Enable(ctx context.Context, r Rotation) error {
 	s, err := a.openForEffect(ctx, r)
 	if err != nil {
 		return forTemporal(err)
 	}
+	defer s.release()
 	if err := a.enable(ctx, s, r); err != nil {
 		return forTemporal(fmt.Errorf("enabling key %s of %q again: %w", r.Retiring.KeyID, s.spec.Credential.Name, err))
 	}
@@ -119,26 +162,103 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 	if err != nil {
 		return err
 	}
+	r.Retiring = facts.Named(r.Retiring)
 	m := facts.Metadata
-	mine, recorded := m.Key(r.Retiring.KeyID)
-	if k, _ := facts.Live(r.Retiring.KeyID); k.State == key.Active && mine.DisabledAt.IsZero() {
+	mine, _ := m.Key(r.Retiring.KeyID)
+	if mine.DisablingAt.IsZero() {
 		return nil
+	}
+	if d := policy.MayEnable(s.spec.Credential, facts, r.Retiring); !d.OK {
+		refusing(ctx, d)
+		return fmt.Errorf("%w: %s", providers.ErrDenied, d.Message)
+	}
+	was := true
+	if mine.BeingDisabled() { // and whoever did it died: whether it came to that, the issuer shows
+		if was, err = a.shows(ctx, s, r.Retiring, key.Disabled, facts.Capabilities.ConsistentWithin); err != nil {
+			return err
+		}
+		if was {
+			if err := a.markDisabled(ctx, s, r, m); err != nil {
+				return err
+			}
+		}
 	}
 	if err := disabler.Enable(ctx, r.Retiring); err != nil {
 		return err
 	}
-	// The event comes before the mark is cleared: it is named by the mark, and a repetition without mark
-	// would not know that anything happened.
-	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyEnabled, occasion(r.Retiring, mine.DisabledAt), nil)); err != nil {
+	// Whoever gets the key next must not get one that is still refused.
+	if err := a.awaitState(ctx, s, r.Retiring, key.Active, facts.Capabilities.ConsistentWithin); err != nil {
 		return err
 	}
-	if recorded && !mine.DisabledAt.IsZero() {
-		owned(&m, r.Retiring).DisabledAt = time.Time{}
-		if err := s.store.PutMetadata(ctx, m); err != nil {
-			return fmt.Errorf("recording it: %w", err)
+	// The event comes before the mark is cleared: it is named by the mark, and a repetition without mark
+	// would not know that anything happened.
+	if was {
+		if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyEnabled, occasion(r.Retiring, mine.DisablingAt), nil)); err != nil {
+			return err
 		}
 	}
+	cleared := owned(&m, r.Retiring)
+	cleared.DisablingAt, cleared.DisabledAt = time.Time{}, time.Time{}
+	cleared.Spent, cleared.Approvals = append(cleared.Spent, cleared.Approvals...), nil
+	if err := s.store.PutMetadata(ctx, m); err != nil {
+		return fmt.Errorf("recording it: %w", err)
+	}
 	return nil
+}
+
+// awaitState waits until the issuer shows a key as it was changed: it may answer as before for some time.
+func (a *Activities) awaitState(ctx context.Context, s *site, ref key.Ref, want key.State, settle time.Duration) error {
+	shown, err := a.shows(ctx, s, ref, want, settle+settleMargin*a.PollEvery)
+	if err == nil && !shown {
+		err = fmt.Errorf("the issuer does not show key %s as %s", ref.KeyID, want)
+	}
+	return err
+}
+
+// shows tells whether the issuer shows a key in a state, now or before the time is over.
+func (a *Activities) shows(ctx context.Context, s *site, ref key.Ref, want key.State, within time.Duration) (bool, error) {
+	until := time.Now().Add(within)
+	for {
+		keys, err := s.issuer.List(ctx)
+		if err != nil {
+			return false, fmt.Errorf("listing keys at the issuer: %w", err)
+		}
+		if slices.ContainsFunc(keys, func(k key.Info) bool { return k.KeyID == ref.KeyID && k.State == want }) {
+			return true, nil
+		}
+		if time.Now().After(until) {
+			return false, nil
+		}
+		if err := patience.Pause(ctx, a.PollEvery); err != nil {
+			return false, err
+		}
+	}
+}
+
+// nonces name the approvals that are used up by disabling.
+func nonces(approvals []policy.Verdict) []string {
+	var ids []string
+	for _, v := range approvals {
+		if v.Verified {
+			ids = append(ids, v.ID)
+		}
+	}
+	return ids
+}
+
+// with adds to a list what it does not have.
+func with(list, more []string) []string {
+	for _, one := range more {
+		if !slices.Contains(list, one) {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// refusing leaves a trace in the worker's own log of what it would not do: a history may not tell.
+func refusing(ctx context.Context, d policy.Decision, more ...string) {
+	activity.GetLogger(ctx).Warn("refused", "reason", string(d.Reason), "message", d.Message, "more", strings.Join(more, "; "))
 }
 
 // occasion tells one disabling of a key from a later one, in the IDs of their events.
@@ -154,13 +274,14 @@ type Destroyed struct {
 }
 
 // Destroy revokes the retiring key for good, after judging by itself that it may, and then proves with
-// the key itself that it is refused. Called again it finds the key gone and probes again. A refusal is
-// an answer, not an error.
+// the key itself that it is refused. Called again it finds the key gone and probes again. The record of the key
+// stays until Record has cleaned up after it. A refusal is an answer, not an error.
 func (a *Activities) Destroy(ctx context.Context, in RevokeInput) (Destroyed, error) {
 	s, err := a.openForEffect(ctx, in.Rotation)
 	if err != nil {
 		return Destroyed{}, forTemporal(err)
 	}
+	defer s.release()
 	d, err := a.destroy(ctx, s, in)
 	if err != nil {
 		return Destroyed{}, forTemporal(fmt.Errorf("destroying key %s of %q: %w", in.Retiring.KeyID, s.spec.Credential.Name, err))
@@ -169,18 +290,25 @@ func (a *Activities) Destroy(ctx context.Context, in RevokeInput) (Destroyed, er
 }
 
 func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Destroyed, error) {
-	facts, err := s.facts(ctx, true)
+	facts, err := s.settled(ctx, in.Retiring.KeyID)
 	if err != nil {
 		return Destroyed{}, err
 	}
-	d := policy.MayRevoke(s.spec.Credential, facts, in.Retiring, in.Incoming, in.Approvals)
+	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
+	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
+	d := policy.MayRevoke(s.spec.Credential, facts, in.Retiring, in.Incoming, approvals)
 	if d.Reason == policy.SoakNotOver {
 		return Destroyed{}, notYet(d.Message, time.Second) // the timer of the workflow ran a little ahead
 	}
 	if !d.OK {
+		refusing(ctx, d, left...)
 		return Destroyed{Decision: d}, nil
 	}
-	if err := s.issuer.Destroy(ctx, in.Retiring); err != nil {
+	_, live := facts.Live(in.Retiring.KeyID)
+	if _, ours := facts.Metadata.Key(in.Retiring.KeyID); !live && !ours {
+		return Destroyed{Decision: d}, nil // of a key that is nowhere nothing is recorded
+	}
+	if err := s.destroy(ctx, facts, in.Retiring); err != nil {
 		return Destroyed{}, err
 	}
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDestroyed, in.Retiring.KeyID, map[string]string{"decision": d.Message})); err != nil {
@@ -189,14 +317,6 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 	probe, err := a.probe(ctx, s, facts, in.Retiring)
 	if err != nil {
 		return Destroyed{}, err
-	}
-	m, err := s.store.Metadata(ctx)
-	if err != nil {
-		return Destroyed{}, fmt.Errorf("reading metadata of the store: %w", err)
-	}
-	disown(&m, in.Retiring.KeyID)
-	if err := s.store.PutMetadata(ctx, m); err != nil {
-		return Destroyed{}, fmt.Errorf("recording it: %w", err)
 	}
 	return Destroyed{Decision: d, Probe: probe},
 		a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.ProbeRefused, in.Retiring.KeyID, map[string]string{"probe": probe}))
@@ -218,7 +338,7 @@ func (a *Activities) probe(ctx context.Context, s *site, facts policy.Facts, ref
 	if !canTest && tests == 0 {
 		return "the issuer does not list it any more; there is no smoke test to try it with", nil
 	}
-	patience := time.Now().Add(facts.Capabilities.ConsistentWithin + settleMargin*a.PollEvery)
+	until := time.Now().Add(facts.Capabilities.ConsistentWithin + settleMargin*a.PollEvery)
 	for {
 		accepted := ""
 		if canTest {
@@ -234,10 +354,10 @@ func (a *Activities) probe(ctx context.Context, s *site, facts policy.Facts, ref
 		if accepted == "" {
 			return fmt.Sprintf("refused by the issuer's self-test (%t) and by %d smoke tests", canTest, tests), nil
 		}
-		if time.Now().After(patience) {
+		if time.Now().After(until) {
 			return "", fmt.Errorf("the key is destroyed and not refused: %s", accepted)
 		}
-		if err := wait(ctx, a.PollEvery); err != nil {
+		if err := patience.Pause(ctx, a.PollEvery); err != nil {
 			return "", err
 		}
 	}

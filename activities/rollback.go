@@ -1,10 +1,12 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
@@ -19,6 +21,7 @@ func (a *Activities) RestoreLabels(ctx context.Context, r Rotation) error {
 	if err != nil {
 		return forTemporal(err)
 	}
+	defer s.release()
 	if err := a.restoreLabels(ctx, s, r); err != nil {
 		return forTemporal(fmt.Errorf("moving the labels of %q back: %w", s.spec.Credential.Name, err))
 	}
@@ -30,21 +33,36 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 	if err != nil {
 		return err
 	}
-	incoming := slices.IndexFunc(versions, func(v providers.Version) bool { return v.ID == r.Incoming.StoreVersion })
-	if incoming < 0 || !versions[incoming].Has(providers.Current) && !versions[incoming].Has(providers.Previous) {
+	at := slices.IndexFunc(versions, func(v providers.Version) bool { return v.ID == r.Incoming.StoreVersion })
+	if at < 0 || !versions[at].Has(providers.Current) && !versions[at].Has(providers.Previous) {
 		return nil // it was never promoted
 	}
 	if r.Retiring.StoreVersion == "" {
 		return fmt.Errorf("%w: the value of the retiring key is in no store", providers.ErrInvalid)
 	}
-	if err := s.store.Promote(ctx, r.Incoming.StoreVersion, r.Retiring.StoreVersion); err != nil {
+	facts, err := s.facts(ctx, false)
+	if err != nil {
 		return err
+	}
+	retiring, incoming := facts.Named(r.Retiring), facts.Named(r.Incoming)
+	if d := policy.MayRestore(s.spec.Credential, facts, retiring, incoming); !d.OK {
+		refusing(ctx, d)
+		return fmt.Errorf("%w: %s", providers.ErrDenied, d.Message)
+	}
+	r.Retiring, r.Incoming = retiring, incoming
+	if err := s.store.Promote(ctx, incoming.StoreVersion, retiring.StoreVersion); err != nil {
+		return err
+	}
+	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded.
+	m := facts.Metadata
+	owned(&m, incoming).PromotedAt = time.Time{}
+	if err := s.store.PutMetadata(ctx, m); err != nil {
+		return fmt.Errorf("recording it: %w", err)
 	}
 	return a.Audit.Append(ctx, a.event(ctx, r, s, audit.LabelsRestored, r.Retiring.KeyID, nil))
 }
 
-// Discard destroys what this rotation minted, and what earlier ones minted and never promoted, each as
-// soon as policy.MayDiscard allows it; until then it answers with a benign error that the server
+// Discard destroys what rotations minted and never promoted, or turned back from, each as soon as policy.MayDiscard allows it; until then it answers with a benign error that the server
 // retries. It begins a rotation that finds leftovers, and ends every rollback. A refusal that waiting
 // cannot mend is an answer, not an error. Called again it finds the rest.
 func (a *Activities) Discard(ctx context.Context, r Rotation) (policy.Decision, error) {
@@ -52,6 +70,7 @@ func (a *Activities) Discard(ctx context.Context, r Rotation) (policy.Decision, 
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
+	defer s.release()
 	d, err := a.discard(ctx, s, r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(fmt.Errorf("discarding unwanted keys of %q: %w", s.spec.Credential.Name, err))
@@ -60,25 +79,47 @@ func (a *Activities) Discard(ctx context.Context, r Rotation) (policy.Decision, 
 }
 
 func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.Decision, error) {
-	facts, err := s.facts(ctx, true)
+	m, err := s.store.Metadata(ctx)
+	if err != nil {
+		return policy.Decision{}, fmt.Errorf("reading metadata of the store: %w", err)
+	}
+	var ours []string
+	for _, k := range m.Keys {
+		if !m.Owes(DebtCopiesLeft, k.KeyID) { // else it is known to be dead
+			ours = append(ours, k.KeyID)
+		}
+	}
+	facts, err := s.settled(ctx, ours...)
 	if err != nil {
 		return policy.Decision{}, err
 	}
 	if orphans := policy.Orphans(facts.Metadata, facts.Keys, facts.Versions); len(orphans) > 1 {
 		return policy.Decision{}, fmt.Errorf("%w: keys %v all may come from one interrupted mint", ErrAmbiguous, orphans)
 	}
-	unwanted := unwantedKeys(s, facts, r.ID)
+	unwanted := unwantedKeys(s, facts)
+	if len(unwanted) > 0 {
+		// Who reads PENDING may have read it since it was asked, so it is asked again.
+		if withdrawn, err := a.withdrawPending(ctx, s, r, facts); err != nil || withdrawn {
+			return policy.Decision{}, cmp.Or(err, notYet("PENDING was withdrawn; seeing who had read it", 0))
+		}
+	}
 	for _, ref := range unwanted {
-		switch d := policy.MayDiscard(s.spec.Credential, facts, ref, r.ID); {
+		if mine, recorded := facts.Metadata.Key(ref.KeyID); recorded && policy.Lost(mine) || !recorded && ref.StoreVersion == "" {
+			if facts, err = a.setAside(ctx, s, r, facts, ref); err != nil {
+				return policy.Decision{}, err
+			}
+		}
+		switch d := policy.MayDiscard(s.spec.Credential, facts, ref); {
 		case d.OK:
 		case passing(d.Reason):
 			return policy.Decision{}, notYet(d.Message, 0)
 		default:
+			refusing(ctx, d)
 			return d, nil
 		}
 	}
 	for _, ref := range unwanted {
-		if err := a.discardOne(ctx, s, r, ref); err != nil {
+		if err := a.discardOne(ctx, s, r, facts, ref); err != nil {
 			return policy.Decision{}, err
 		}
 	}
@@ -86,19 +127,38 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 		a.clearPending(ctx, s)
 }
 
+// withdrawPending takes PENDING from a key that is not kept, where consumers read the store by themselves: a
+// canary that reads PENDING goes back to what it reads by default. The key itself lives on until Discard
+// finds it unused. A version that is pruned is not missed: metadata or mint intent name its key. That it is pruned is
+// recorded before, since nothing tells of it afterwards.
+func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, facts policy.Facts) (withdrawn bool, err error) {
+	pending, staged := facts.Version(providers.Pending)
+	if !s.pulls() || !staged || pending.Has(providers.Current) ||
+		pending.KeyID != "" && facts.Standings(s.spec.Credential.Adopt)[pending.KeyID] != policy.StandingIncoming {
+		return false, nil
+	}
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.PendingWithdrawn, pending.ID, nil)); err != nil {
+		return false, err
+	}
+	if err := s.store.Prune(ctx, pending.ID); err != nil {
+		return false, fmt.Errorf("taking PENDING from version %s: %w", pending.ID, err)
+	}
+	return true, nil
+}
+
 // passing tells whether a refusal to discard may end by itself.
 func passing(r policy.Reason) bool {
-	return slices.Contains([]policy.Reason{policy.RetiringNotQuiet, policy.RetiringStillHeld, policy.InstanceNotConverged}, r)
+	return slices.Contains([]policy.Reason{policy.RetiringNotQuiet, policy.RetiringStillHeld, policy.InstanceNotConverged, policy.CachesNotOver}, r)
 }
 
 // unwantedKeys are the ones to discard. A key in the metadata counts even when the issuer does not list
 // it: it may be slow to, and destroying a key that is gone harms nobody.
-func unwantedKeys(s *site, f policy.Facts, rotation string) []key.Ref {
+func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 	current, _ := f.Version(providers.Current)
 	standings := f.Standings(s.spec.Credential.Adopt)
 	var refs []key.Ref
 	for _, k := range f.Metadata.Keys {
-		if k.KeyID != current.KeyID && k.Rotation != "" && (k.Rotation == rotation || k.PromotedAt.IsZero()) {
+		if k.KeyID != current.KeyID && k.Rotation != "" && k.PromotedAt.IsZero() && !f.Metadata.Owes(DebtCopiesLeft, k.KeyID) {
 			refs = append(refs, k.Ref)
 		}
 	}
@@ -111,10 +171,19 @@ func unwantedKeys(s *site, f policy.Facts, rotation string) []key.Ref {
 	return refs
 }
 
-// discardOne destroys a key, then its stored version, then the record of it: whenever the process dies,
-// the record still names what is left to do.
-func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, ref key.Ref) error {
-	if err := s.issuer.Destroy(ctx, ref); err != nil {
+// discardOne destroys a key, then its stored version and the copies of it, then the record of it: whenever the process
+// dies, the record still names what is left to do. An orphan gets one first. Copies that an instance does not remove are
+// debt, and with them the record stays.
+func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref) error {
+	m, err := s.unchanged(ctx, facts, ref.KeyID)
+	if err != nil {
+		return err
+	}
+	if err := s.own(ctx, &m, ref, r.ID); err != nil {
+		return err
+	}
+	facts.Metadata = m
+	if err := s.destroy(ctx, facts, ref); err != nil {
 		return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
 	}
 	if ref.StoreVersion != "" {
@@ -125,11 +194,20 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, ref ke
 	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDiscarded, ref.KeyID, map[string]string{"key": ref.KeyID})); err != nil {
 		return err
 	}
-	m, err := s.store.Metadata(ctx)
-	if err != nil {
+	left := ""
+	if mine, _ := m.Key(ref.KeyID); !mine.DeliveredAt.IsZero() || ref.StoreVersion != "" && s.pulls() {
+		if left, err = a.purge(ctx, s, r, ref, time.Now().Add(purgeWithin)); err != nil {
+			return err
+		}
+	}
+	if m, err = s.store.Metadata(ctx); err != nil {
 		return fmt.Errorf("reading metadata of the store: %w", err)
 	}
-	disown(&m, ref.KeyID)
+	if left == "" {
+		disown(&m, ref.KeyID)
+	} else {
+		m.Debt = append(m.Debt, Debt{Kind: DebtCopiesLeft, About: ref.KeyID, Since: a.Now().UTC()})
+	}
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return fmt.Errorf("recording it: %w", err)
 	}

@@ -1,10 +1,14 @@
 package activities
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +16,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/workerconfig"
@@ -21,35 +26,41 @@ import (
 // site is one credential with everything of it opened.
 type site struct {
 	spec       inventory.Spec
-	config     *workerconfig.Config
+	signer     string // empty for an unsigned spec
+	config     func() *workerconfig.Config
 	principals []string
+	programs   []string
 	path       string
 	issuer     providers.Issuer
 	store      providers.Store
 	verify     []providers.Check
 	health     []providers.HealthSignal
 	consumers  []consumer
+	places     map[string]int // of each instance, wave by wave
 	now        func() time.Time
+	// release ends the activity's turn at the secret.
+	release func()
 }
 
 type consumer struct {
 	inventory.Consumer
-	wave     string
+	waves    map[string]string // by instance
 	pulls    bool
 	target   providers.Target
 	check    providers.Check
 	attestor providers.Attestor
+	purger   providers.Purger
 }
 
 // open reads the spec and opens its providers from the worker's own accounts. It calls nothing.
 func (a *Activities) open(r Rotation) (*site, error) {
-	spec, err := a.spec(r.Spec)
+	spec, signer, err := a.spec(r.Spec)
 	if err != nil {
 		return nil, err
 	}
 	c := spec.Credential
-	s := &site{spec: spec, config: a.Config(), now: a.Now}
-	o := opener{descriptors: a.Descriptors, config: s.config, environment: s.config.Environment(c.Environment)}
+	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, places: map[string]int{}}
+	o := opener{descriptors: a.Descriptors, config: a.Config(), environment: workerconfig.Environment(a.Config, c.Environment)}
 	s.issuer, s.principals = o.issuer(c.Issuer)
 	s.store, s.path = o.store(c.Store)
 	for _, p := range c.Verify {
@@ -58,37 +69,50 @@ func (a *Activities) open(r Rotation) (*site, error) {
 	for _, p := range c.Health {
 		s.health = append(s.health, o.healthSignal(p))
 	}
-	for _, w := range c.Waves() {
-		for _, declared := range w.Consumers {
-			opened := consumer{Consumer: declared, wave: w.Name}
-			opened.target, opened.pulls = o.target(declared.Target)
-			if declared.Check != nil {
-				opened.check = o.check(*declared.Check)
-			}
-			if declared.Attestation != nil {
-				opened.attestor = o.attestor(*declared.Attestation)
-			}
-			s.consumers = append(s.consumers, opened)
-		}
-	}
+	s.population(&o)
 	if err := errors.Join(o.problems...); err != nil {
 		return nil, fmt.Errorf("opening %q: %w: %w", c.Name, ErrSpec, err)
 	}
+	s.programs = o.programs
 	return s, nil
 }
 
-// denied lists the bounds of the worker configuration that the spec breaks.
+// population opens each consumer once, in the order of the waves.
+func (s *site) population(o *opener) {
+	at := map[string]int{}
+	for _, w := range s.spec.Credential.Waves(o.pulls) {
+		for _, part := range w.Consumers {
+			i, opened := at[part.Name]
+			if !opened {
+				i = len(s.consumers)
+				at[part.Name] = i
+				all := s.spec.Credential.Consumers
+				whole := all[slices.IndexFunc(all, func(c inventory.Consumer) bool { return c.Name == part.Name })]
+				s.consumers = append(s.consumers, o.consumer(whole))
+			}
+			for _, name := range part.InstanceNames() {
+				s.consumers[i].waves[name] = w.Name
+				s.places[policy.InstanceName(part.Name, name)] = len(s.places)
+			}
+		}
+	}
+}
+
+// denied lists the bounds that the spec breaks, of the worker configuration in force at this moment, without the word.
 func (s *site) denied() []string {
 	var texts []string
-	env := s.spec.Credential.Environment
-	problems := s.config.CheckSpec(s.spec)
+	env, config := s.spec.Credential.Environment, s.config()
+	problems := config.CheckSpec(s.spec)
 	for _, p := range s.principals {
-		problems = append(problems, s.config.AllowPrincipal(env, p))
+		problems = append(problems, config.AllowPrincipal(env, p))
 	}
-	problems = append(problems, s.config.AllowStorePath(env, s.path))
+	problems = append(problems, config.AllowStorePath(env, s.path))
+	for _, p := range s.programs {
+		problems = append(problems, config.AllowProgram(env, p))
+	}
 	for _, err := range problems {
 		if err != nil {
-			texts = append(texts, err.Error())
+			texts = append(texts, strings.TrimPrefix(err.Error(), providers.ErrDenied.Error()+": "))
 		}
 	}
 	return texts
@@ -115,10 +139,96 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 		return f, err
 	}
 	if instances {
-		f.Instances = s.instances(ctx, s.consumers, f.Keys, true)
+		known, err := s.known(ctx, f)
+		if err != nil {
+			return f, err
+		}
+		defer closeAll(known)
+		f.Instances = f.Believe(s.instances(ctx, s.consumers, look{attest: true, keys: f.Keys, known: known, unstored: s.unstored(f), reach: true}))
 	}
 	f.At = s.now()
 	return f, nil
+}
+
+// settled gathers the facts, and when the issuer does not list one of the keys, or one that a mint intent tells
+// of, once more after the time that it needs to settle: one look alone does not prove that a key is gone.
+func (s *site) settled(ctx context.Context, keyIDs ...string) (policy.Facts, error) {
+	facts, err := s.facts(ctx, true)
+	if err != nil {
+		return facts, err
+	}
+	// Our record of a key goes when the key does: only one of the two left means that one is late.
+	unsure := slices.ContainsFunc(keyIDs, func(id string) bool {
+		_, live := facts.Live(id)
+		_, ours := facts.Metadata.Key(id)
+		return !live || !ours
+	}) || facts.Metadata.Intent != nil && len(policy.Orphans(facts.Metadata, facts.Keys, facts.Versions)) == 0
+	if settle := facts.Capabilities.ConsistentWithin; unsure && settle > 0 {
+		if err := patience.Pause(ctx, settle); err != nil {
+			return facts, err
+		}
+		return s.facts(ctx, true)
+	}
+	return facts, nil
+}
+
+// destroy is the last moment before a key is gone for good: whatever was judged before, the key in CURRENT
+// is not destroyed, nor one on which another worker acted since the facts were gathered.
+func (s *site) destroy(ctx context.Context, facts policy.Facts, ref key.Ref) error {
+	versions, err := s.versions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if v.Has(providers.Current) && v.KeyID == ref.KeyID {
+			return fmt.Errorf("%w: it has become CURRENT", providers.ErrConflict)
+		}
+	}
+	if err := s.within(); err != nil {
+		return err
+	}
+	if _, err := s.unchanged(ctx, facts, ref.KeyID); err != nil {
+		return err
+	}
+	return s.issuer.Destroy(ctx, ref)
+}
+
+// unchanged reads the metadata once more, and answers "not yet" when its record of a key is not the one that was
+// judged: activities of one worker take turns, those of two do not.
+func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string) (providers.Metadata, error) {
+	m, err := s.store.Metadata(ctx)
+	if err != nil {
+		return m, fmt.Errorf("reading metadata of the store: %w", err)
+	}
+	before, had := judged.Metadata.Key(keyID)
+	now, has := m.Key(keyID)
+	if had != has || !sameRecord(before, now) {
+		return m, notYet("another worker has just acted on key "+keyID+"; looking again", 0)
+	}
+	return m, nil
+}
+
+// sameRecord compares two records of a key as stores keep them.
+func sameRecord(a, b providers.OwnedKey) bool {
+	textA, errA := json.Marshal(a)
+	textB, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(textA, textB)
+}
+
+// rightsObjections asks an issuer whose keys have their principal's rights what those are.
+func (s *site) rightsObjections(ctx context.Context) ([]string, error) {
+	checker, can := s.issuer.(providers.RightsChecker)
+	if !can {
+		return nil, nil
+	}
+	objections, err := checker.CheckRights(ctx, s.spec.Credential.Scopes)
+	if err != nil {
+		return nil, fmt.Errorf("checking the rights of the principal: %w", err)
+	}
+	for i := range objections {
+		objections[i] = capText(objections[i])
+	}
+	return objections, nil
 }
 
 // versions lists the store's versions with the key that each one's value is.
@@ -134,12 +244,14 @@ func (s *site) versions(ctx context.Context) ([]policy.StoredKey, error) {
 		if errors.Is(err, providers.ErrNotFound) {
 			continue // pruned since it was listed
 		}
-		if err != nil {
-			return nil, fmt.Errorf("reading version %s of the store: %w", v.ID, err)
+		// What somebody once put there by mistake holds no key; only as CURRENT is it in the way.
+		mistake := errors.Is(err, providers.ErrInvalid)
+		if err == nil {
+			known.KeyID, known.Fingerprint, err = s.identify(ctx, bundle)
+			mistake = errors.Is(err, providers.ErrDenied)
+			bundle.Close()
 		}
-		known.KeyID, known.Fingerprint, err = s.identify(ctx, bundle)
-		bundle.Close()
-		if err != nil {
+		if err != nil && (!mistake || v.Has(providers.Current)) {
 			return nil, fmt.Errorf("telling which key version %s of the store is: %w", v.ID, err)
 		}
 		stored = append(stored, known)
@@ -149,13 +261,9 @@ func (s *site) versions(ctx context.Context) ([]policy.StoredKey, error) {
 
 // identify tells which live key a bundle is, "" for none, and its fingerprint.
 func (s *site) identify(ctx context.Context, b secret.Bundle) (keyID, fingerprint string, err error) {
-	capabilities, err := s.issuer.Capabilities(ctx)
+	own, err := s.ownFields(ctx)
 	if err != nil {
-		return "", "", fmt.Errorf("asking the issuer what it can do: %w", err)
-	}
-	own := capabilities.Fields
-	if len(own) == 0 {
-		own = []string{secret.ValueField}
+		return "", "", err
 	}
 	keyID, err = s.issuer.Identify(ctx, b)
 	if errors.Is(err, providers.ErrNotFound) {
@@ -164,30 +272,64 @@ func (s *site) identify(ctx context.Context, b secret.Bundle) (keyID, fingerprin
 	return keyID, b.Only(own...).Fingerprint(), err
 }
 
-// instances looks at every instance of the consumers at once: which key it states, whether it is well,
-// and, when asked for, whether it can be delivered to.
-func (s *site) instances(ctx context.Context, consumers []consumer, keys []key.Info, reach bool) []policy.Instance {
+// ownFields are those of a bundle that make up a key.
+func (s *site) ownFields(ctx context.Context) ([]string, error) {
+	capabilities, err := s.issuer.Capabilities(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking the issuer what it can do: %w", err)
+	}
+	if len(capabilities.Fields) == 0 {
+		return []string{secret.ValueField}, nil
+	}
+	return capabilities.Fields, nil
+}
+
+// pulls tells whether some consumer reads the store by itself.
+func (s *site) pulls() bool {
+	return slices.ContainsFunc(s.consumers, func(c consumer) bool { return c.pulls })
+}
+
+// look is what shall be seen of instances, beside whether they are well.
+type look struct {
+	// attest: which keys they use. keys are those that may be named, known those that a batch job may begin with.
+	// unstored: the key that they use is none of these, since its value is in no store.
+	attest   bool
+	keys     []key.Info
+	known    []known
+	unstored bool
+	// reach: whether they can be delivered to.
+	reach bool
+}
+
+// instances looks at every instance of the consumers at once.
+func (s *site) instances(ctx context.Context, consumers []consumer, l look) []policy.Instance {
+	stated := make([]statements, len(consumers))
+	if l.attest {
+		var asked fanOut
+		for i, c := range consumers {
+			asked.do(func() { stated[i] = c.attest(ctx, l.keys) })
+		}
+		asked.wait()
+	}
 	var all []policy.Instance
 	var mu sync.Mutex
 	var looks fanOut
-	for _, c := range consumers {
-		statements := c.attest(ctx, keys)
+	for i, c := range consumers {
 		for _, name := range c.InstanceNames() {
 			looks.do(func() {
-				seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.wave, Pulls: c.pulls}
-				if found := slices.IndexFunc(statements.list, func(st key.Statement) bool { return st.Instance == name }); found >= 0 {
-					seen.Statement = &statements.list[found]
-				} else {
-					seen.NotAttesting = statements.problem
+				seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.waves[name], Pulls: c.pulls}
+				seen.Statement, seen.NotAttesting = stated[i].of(name)
+				if l.attest && c.IsBatch() {
+					seen.Statement, seen.NotAttesting = s.starting(ctx, c, name, seen.Statement, l)
 				}
 				if c.check != nil {
 					if err := c.check.Check(ctx, providers.CheckInput{Instance: name}); err != nil {
-						seen.Unhealthy = capText(err.Error())
+						seen.Unhealthy = trouble(err)
 					}
 				}
-				if reach && !c.pulls {
+				if l.reach && !c.pulls {
 					if err := c.target.Reach(ctx, name); err != nil {
-						seen.Unreachable = capText(err.Error())
+						seen.Unreachable = trouble(err)
 					}
 				}
 				mu.Lock()
@@ -197,7 +339,7 @@ func (s *site) instances(ctx context.Context, consumers []consumer, keys []key.I
 		}
 	}
 	looks.wait()
-	slices.SortFunc(all, func(a, b policy.Instance) int { return s.order(a) - s.order(b) })
+	slices.SortFunc(all, func(a, b policy.Instance) int { return s.places[a.Name()] - s.places[b.Name()] })
 	return all
 }
 
@@ -207,6 +349,8 @@ const instancesAtOnce = 16
 // fanOut does things at once, a bounded number of them. A panic in one of them reaches the caller of
 // wait, and so Temporal, instead of ending the worker.
 type fanOut struct {
+	// atOnce is the bound; instancesAtOnce when zero.
+	atOnce   int
 	running  errgroup.Group
 	limit    sync.Once
 	mu       sync.Mutex
@@ -214,7 +358,7 @@ type fanOut struct {
 }
 
 func (f *fanOut) do(thing func()) {
-	f.limit.Do(func() { f.running.SetLimit(instancesAtOnce) })
+	f.limit.Do(func() { f.running.SetLimit(cmp.Or(f.atOnce, instancesAtOnce)) })
 	f.running.Go(func() error {
 		defer func() {
 			if p := recover(); p != nil {
@@ -235,47 +379,6 @@ func (f *fanOut) wait() {
 	}
 }
 
-// order is an instance's place in the spec.
-func (s *site) order(i policy.Instance) int {
-	place := 0
-	for _, c := range s.consumers {
-		for _, name := range c.InstanceNames() {
-			if c.Name == i.Consumer && name == i.Instance {
-				return place
-			}
-			place++
-		}
-	}
-	return place
-}
-
-type statements struct {
-	list    []key.Statement
-	problem string
-}
-
-// attest asks the consumer's instances. What one states that is neither a fingerprint nor the ID of a key
-// of the principal is not repeated: a careless consumer may state the key itself.
-func (c consumer) attest(ctx context.Context, keys []key.Info) statements {
-	if c.attestor == nil {
-		return statements{problem: "it declares no attestation"}
-	}
-	list, err := c.attestor.Attest(ctx, c.InstanceNames())
-	problem := "no statement"
-	if err != nil {
-		problem = capText(err.Error())
-	}
-	for i := range list {
-		for j, stated := range list[i].Keys {
-			known := slices.ContainsFunc(keys, func(k key.Info) bool { return k.KeyID == stated })
-			if !known && !secret.IsFingerprint(stated) {
-				list[i].Keys[j] = "something that is no fingerprint and no known key ID"
-			}
-		}
-	}
-	return statements{list: list, problem: problem}
-}
-
 // owned returns the metadata's record of a key, or a new one.
 func owned(m *providers.Metadata, ref key.Ref) *providers.OwnedKey {
 	for i := range m.Keys {
@@ -285,6 +388,18 @@ func owned(m *providers.Metadata, ref key.Ref) *providers.OwnedKey {
 	}
 	m.Keys = append(m.Keys, providers.OwnedKey{Ref: ref})
 	return &m.Keys[len(m.Keys)-1]
+}
+
+// own writes a key into the metadata as one that a rotation minted, unless it is there.
+func (s *site) own(ctx context.Context, m *providers.Metadata, ref key.Ref, rotation string) error {
+	if _, ours := m.Key(ref.KeyID); ours {
+		return nil
+	}
+	owned(m, ref).Rotation = rotation
+	if err := s.store.PutMetadata(ctx, *m); err != nil {
+		return fmt.Errorf("recording key %s: %w", ref.KeyID, err)
+	}
+	return nil
 }
 
 // disown removes a destroyed key from the metadata.

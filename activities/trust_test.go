@@ -32,7 +32,7 @@ func TestSpecsThatAreNotActedOn(t *testing.T) {
 		prepare func(*crashCase)
 		want    string
 	}{
-		"a signed spec, whose signature nobody can verify":       {func(c *crashCase) { c.spec.Signature = "-----BEGIN SSH SIGNATURE-----" }, activities.TypeSpec},
+		"a signed spec, whose signature is none":                 {func(c *crashCase) { c.spec.Signature = "-----BEGIN SSH SIGNATURE-----" }, activities.TypeSpec},
 		"an unsigned spec, where the worker does not allow them": {func(c *crashCase) { c.do.AllowUnsigned = false }, activities.TypeSpec},
 		"a spec of another credential in this rotation": {func(c *crashCase) {
 			rewrite(c, func(cred map[string]any) { cred["name"] = "payments-other" })
@@ -60,7 +60,7 @@ func TestSpecsThatAreNotActedOn(t *testing.T) {
 			c := newCase(t)
 			tc.prepare(c)
 			before := len(c.world.Ledger())
-			err := c.attempt("IssueAndStage", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 3)
+			err := c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 3)
 			var refused *temporal.ApplicationError
 			require.ErrorAs(t, err, &refused)
 			assert.Equal(t, tc.want, refused.Type(), "%v", err)
@@ -74,7 +74,7 @@ func TestASpecOlderThanTheLastIssueIsRefused(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)
 	require.NoError(t, c.world.Store("payments-api").PutMetadata(t.Context(), providers.Metadata{Generation: 101}))
-	err := c.attempt("IssueAndStage", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 3)
+	err := c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 3)
 	require.ErrorContains(t, err, "generation")
 	assert.Len(t, c.world.Happened(memory.OpIssue), 1, "only the key from before")
 }
@@ -103,7 +103,7 @@ func TestWhichErrorsAreRetried(t *testing.T) {
 			t.Parallel()
 			c := newCase(t)
 			c.world.Fail(memory.OpIssue, tc.err, 1)
-			err := c.attempt("IssueAndStage", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 1)
+			err := c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 1)
 			var mapped *temporal.ApplicationError
 			require.ErrorAs(t, err, &mapped)
 			assert.Equal(t, tc.typ, mapped.Type())

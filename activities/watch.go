@@ -20,6 +20,22 @@ type watchState struct {
 	Failing map[string]int `json:"failing,omitempty"`
 }
 
+// remembered is what the last attempt left. A state that does not decode was written by another version: a new
+// baseline is taken.
+func remembered(ctx context.Context) (st watchState) {
+	if activity.HasHeartbeatDetails(ctx) {
+		_ = activity.GetHeartbeatDetails(ctx, &st)
+	}
+	return st
+}
+
+// remember leaves the state to the next attempt. Where there is nothing to remember the server is not bothered.
+func (st watchState) remember(ctx context.Context) {
+	if len(st.Signals) > 0 || len(st.Failing) > 0 || activity.HasHeartbeatDetails(ctx) {
+		activity.RecordHeartbeat(ctx, st)
+	}
+}
+
 // failuresInARow is how often a check must fail before it counts: a blip turns nothing back.
 const failuresInARow = 3
 
@@ -27,15 +43,11 @@ const failuresInARow = 3
 // benign error that the server retries after the interval: a watch of weeks adds nothing to the history
 // and holds no worker. It ends with the decision that turned it, a breach. It changes nothing.
 func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, error) {
-	s, err := a.open(r)
+	s, err := a.openWithin(r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
-	var st watchState
-	if activity.HasHeartbeatDetails(ctx) {
-		// A state that does not decode was written by another version: a new baseline is taken.
-		_ = activity.GetHeartbeatDetails(ctx, &st)
-	}
+	st := remembered(ctx)
 	c := s.spec.Credential
 	budget := policy.Decision{OK: true, Message: "no error budget"}
 	if c.ErrorBudget != nil {
@@ -46,7 +58,7 @@ func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, er
 	if ctx.Err() != nil {
 		return policy.Decision{}, notYet("the worker stops; another goes on watching", 0)
 	}
-	activity.RecordHeartbeat(ctx, st)
+	st.remember(ctx)
 	for _, d := range []policy.Decision{budget, failing} {
 		if d.Reason == policy.BudgetBreached || d.Reason == policy.CheckFailing {
 			about := string(d.Reason) + "/" + a.Now().UTC().Format(time.RFC3339)
@@ -73,7 +85,7 @@ func (s *site) failing(ctx context.Context, st *watchState) policy.Decision {
 	before := st.Failing
 	st.Failing = map[string]int{}
 	verdict := policy.Decision{OK: true, Reason: policy.Allowed}
-	for _, i := range s.instances(ctx, s.consumers, nil, false) {
+	for _, i := range s.instances(ctx, s.consumers, look{}) {
 		if i.Unhealthy == "" {
 			continue
 		}
@@ -89,14 +101,11 @@ func (s *site) failing(ctx context.Context, st *watchState) policy.Decision {
 // AwaitHealth answers, like Watch, "not yet" until the error budget holds over a whole window and every
 // check passes: the way out of a pause.
 func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
-	s, err := a.open(r)
+	s, err := a.openWithin(r)
 	if err != nil {
 		return forTemporal(err)
 	}
-	var st watchState
-	if activity.HasHeartbeatDetails(ctx) {
-		_ = activity.GetHeartbeatDetails(ctx, &st)
-	}
+	st := remembered(ctx)
 	c := s.spec.Credential
 	budget := policy.Decision{OK: true}
 	if c.ErrorBudget != nil {
@@ -107,7 +116,7 @@ func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
 	if ctx.Err() != nil {
 		return notYet("the worker stops; another goes on waiting", 0)
 	}
-	activity.RecordHeartbeat(ctx, st)
+	st.remember(ctx)
 	switch {
 	case len(st.Failing) > 0:
 		return notYet(fmt.Sprintf("%d instances fail their checks", len(st.Failing)), 0)

@@ -12,7 +12,7 @@ type Descriptor struct {
 	// Summary is one line for provider list.
 	Summary string
 	// Account makes a pointer to the zero value of the account's part of the worker configuration, nil
-	// when the type needs no account.
+	// when the type needs no account. It may be a Lister and a Prober: CanList and CanProbe tell.
 	Account func() any
 
 	Issuer   *IssuerType
@@ -21,7 +21,22 @@ type Descriptor struct {
 	Attestor *AttestorType
 	Check    *CheckType
 	Health   *HealthType
+	Purge    *PurgeType
 	Notifier *NotifierType
+}
+
+// CanList tells whether accounts of the type can be scanned.
+func (d Descriptor) CanList() bool { return accountIs[Lister](d) }
+
+// CanProbe tells whether accounts of the type can be tried without changing anything.
+func (d Descriptor) CanProbe() bool { return accountIs[Prober](d) }
+
+func accountIs[T any](d Descriptor) bool {
+	if d.Account == nil {
+		return false
+	}
+	_, is := d.Account().(T)
+	return is
 }
 
 // Configs are pointers to structs with json tags; strictyaml reads them, refuses unknown fields, and
@@ -64,7 +79,10 @@ type TargetType struct {
 // AttestorType makes attestors.
 type AttestorType struct {
 	Config func() any
-	Open   func(e Environment, account any, c any) (Attestor, error)
+	// ByUsage: it tells from the issuer's record of uses which key is in use, and so can speak for a
+	// credential that has one instance only.
+	ByUsage bool
+	Open    func(e Environment, account any, c any) (Attestor, error)
 }
 
 // CheckType makes checks.
@@ -77,6 +95,12 @@ type CheckType struct {
 type HealthType struct {
 	Config func() any
 	Open   func(e Environment, account any, c any) (HealthSignal, error)
+}
+
+// PurgeType makes purge hooks.
+type PurgeType struct {
+	Config func() any
+	Open   func(e Environment, account any, c any) (Purger, error)
 }
 
 // NotifierType makes notifiers, from the worker configuration alone.

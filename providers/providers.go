@@ -112,10 +112,55 @@ type Disabler interface {
 	Enable(ctx context.Context, k key.Ref) error
 }
 
+// RightsChecker is an Issuer whose keys have all their principal's rights, and that can tell what those
+// are.
+type RightsChecker interface {
+	// CheckRights lists why a key of this principal must not be rotated, as sentences for people: rights
+	// beyond the scopes, an administrator, the identity that the worker itself runs as. None when it may.
+	CheckRights(ctx context.Context, scopes []string) (objections []string, err error)
+}
+
 // SelfTester is an Issuer that can try a key harmlessly.
 type SelfTester interface {
 	// SelfTest returns nil when the key works, ErrKeyRefused when the issuer refuses it.
 	SelfTest(ctx context.Context, b secret.Bundle) error
+}
+
+// Lister is an account, as the worker configuration names it, whose issuer can tell every key that it has,
+// whoever made it. An account's type that implements it can be scanned. It changes nothing.
+type Lister interface {
+	// Principals returns a page of those that may have keys: each of them on one page, in no promised order.
+	// page is empty for the first page; next is what the one after is asked for with, empty after the last.
+	// A page may be empty. What is made or destroyed meanwhile may be missing. ErrDenied, ErrThrottled.
+	Principals(ctx context.Context, page string) (names []string, next string, err error)
+	// Keys returns every key of a principal as its Issuer's List does, and none for one that does not exist.
+	Keys(ctx context.Context, principal string) ([]key.Info, error)
+}
+
+// Prober is an account that can be tried: is it reached, and may the worker do there what it needs to? An
+// account's type that implements it is tried by doctor. It changes nothing, and calls nothing that could.
+type Prober interface {
+	// Probe answers within seconds. An error says that the account is not reached or refuses the worker.
+	Probe(ctx context.Context, e Environment, in ProbeInput) (Probed, error)
+}
+
+// ProbeInput says what the worker may have to do with.
+type ProbeInput struct {
+	// Principals and StorePaths are the bounds of all environments, as globs.
+	Principals []string
+	StorePaths []string
+	// Scans: the account is scanned for keys that nobody declared.
+	Scans bool
+}
+
+// Probed is what an account answered.
+type Probed struct {
+	// As is who the worker is there; empty where nobody asks.
+	As string `json:"as,omitempty"`
+	// Lacks are rights that the worker lacks, as sentences for people that say what to do; none when all is well.
+	Lacks []string `json:"lacks,omitempty"`
+	// Untried are rights that could not be tried without changing something, for people.
+	Untried []string `json:"untried,omitempty"`
 }
 
 // UsageEvent is one use of a key, from the issuer's own audit log.
@@ -195,11 +240,15 @@ type Store interface {
 // Metadata is the truth about a credential that outlives Temporal's retention. Only the activities of
 // its one live rotation write it.
 type Metadata struct {
+	// Inventory and Environment are those of the specs that govern the credential, from the first key that was
+	// issued by one; empty before. No other inventory's or environment's specs act on it.
+	Inventory   string `json:"inventory,omitempty"`
+	Environment string `json:"environment,omitempty"`
 	// Generation is the highest spec generation that a key was issued with.
 	Generation int64 `json:"generation,omitempty"`
 	// Intent is written before a mint and cleared when its key is staged.
 	Intent *MintIntent `json:"intent,omitempty"`
-	// Keys are the live keys that are ours.
+	// Keys are the keys that are ours: live ones, and dead ones of which something is left to clean up.
 	Keys []OwnedKey `json:"keys,omitempty"`
 	// LastRotation is how the last one ended.
 	LastRotation *LastRotation `json:"lastRotation,omitempty"`
@@ -219,6 +268,16 @@ func (m Metadata) Key(keyID string) (OwnedKey, bool) {
 	return OwnedKey{}, false
 }
 
+// Owes tells whether a finished run owes this.
+func (m Metadata) Owes(kind, about string) bool {
+	for _, d := range m.Debt {
+		if d.Kind == kind && d.About == about {
+			return true
+		}
+	}
+	return false
+}
+
 // MintIntent proves after a crash which key is an orphan of ours: one that is not in Known, that no
 // store version holds, and that was created at or after At.
 type MintIntent struct {
@@ -235,13 +294,28 @@ type OwnedKey struct {
 	IssuedAt time.Time `json:"issuedAt,omitzero"`
 	// Rotation is the one that minted it; empty for an adopted key.
 	Rotation string `json:"rotation,omitempty"`
-	// DeliveredAt is when its first delivery began.
+	// VerifiedAt is when keyturn saw it work, and last used it itself, before it was delivered to anybody; zero for
+	// an adopted key.
+	VerifiedAt time.Time `json:"verifiedAt,omitzero"`
+	// DeliveredAt is when its latest delivery began, its promotion to those who read the store included.
 	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
 	// PromotedAt is when it became CURRENT, by keyturn's doing.
 	PromotedAt time.Time `json:"promotedAt,omitzero"`
-	// DisabledAt is when keyturn disabled it.
+	// KeptAt is when a rotation ended with it in CURRENT, after its overlap: from then on nothing leads back from it.
+	KeptAt time.Time `json:"keptAt,omitzero"`
+	// DisablingAt is when keyturn last began to disable it; zero once that was taken back, and for a key that
+	// somebody else had disabled.
+	DisablingAt time.Time `json:"disablingAt,omitzero"`
+	// DisabledAt is when keyturn had disabled it, or found it so; Approvals are the nonces of the approvals that it
+	// began to do so on.
 	DisabledAt time.Time `json:"disabledAt,omitzero"`
+	Approvals  []string  `json:"approvals,omitempty"`
+	// Spent are approvals of a disabling that was taken back: they never count again.
+	Spent []string `json:"spent,omitempty"`
 }
+
+// BeingDisabled tells whether keyturn began to disable the key, and has not written that it ended.
+func (k OwnedKey) BeingDisabled() bool { return !k.DisablingAt.IsZero() && k.DisabledAt.IsZero() }
 
 // LastRotation is the outcome of a finished run.
 type LastRotation struct {
@@ -252,7 +326,7 @@ type LastRotation struct {
 
 // Debt is something that a finished run still owes.
 type Debt struct {
-	// Kind is retired-key-alive, incoming-key-alive, consumer-not-converged or version-left.
+	// Kind is retired-key-alive, incoming-key-alive, version-left or copies-left.
 	Kind string `json:"kind"`
 	// About names the key, instance or version.
 	About string    `json:"about"`
@@ -275,10 +349,19 @@ type Target interface {
 	Reach(ctx context.Context, instance string) error
 }
 
-// Purger is a Target whose instance keeps copies that outlive a delivery.
+// Purger removes the copies of a key that outlive a delivery: a Target whose instance keeps what it had before, or a
+// purge hook, which makes an instance forget what it cached.
 type Purger interface {
-	// Purge removes every copy of the key but the live one, which it must not be.
+	// Purge removes every copy of the key but the live one; that one it must not be for a Target. A hook is called after
+	// each delivery, also when there is nothing to forget; with the zero key, all that is cached goes.
 	Purge(ctx context.Context, instance string, k key.Ref) error
+}
+
+// Holder is a Target that can tell what is in place.
+type Holder interface {
+	// Holds tells, changing nothing, whether the instance's copy is the key of the delivery, whole: what a process that
+	// starts now begins with. An instance without a copy holds none.
+	Holds(ctx context.Context, d Delivery) (bool, error)
 }
 
 // Attestor states which key the instances of one consumer use now.

@@ -31,6 +31,8 @@ type demoOptions struct {
 	folder string
 	// once approves by itself and ends with the rotation.
 	once bool
+	// aws: IAM and Secrets Manager instead of the gateway and files.
+	aws bool
 }
 
 // summary is the last line of --once.
@@ -55,14 +57,18 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) error {
 		return err
 	}
 	screen := live.NewScreen(out)
-	screen.Print("Starting Temporal, a gateway and three consumers; the state is in " + string(folder))
+	peer := "a gateway"
+	if o.aws {
+		peer = "a user of " + os.Getenv("AWS_ENDPOINT_URL")
+	}
+	screen.Print("Starting Temporal, " + peer + " and three consumers; the state is in " + string(folder))
 
 	server, err := startServer(ctx, folder)
 	if err != nil {
 		return err
 	}
 	defer server.Stop()
-	services, err := demo.Start(ctx, demo.Options{Folder: folder})
+	services, err := demo.Start(ctx, demo.Options{Folder: folder, AWS: o.aws})
 	if err != nil {
 		return err
 	}
@@ -150,7 +156,7 @@ func startRotation(ctx context.Context, c client.Client, place demo.Place) (clie
 		return nil, err
 	}
 	credential := inv.Credentials[0]
-	spec, err := inventory.NewSpec(inv.Name, time.Now().UnixMilli(), credential)
+	spec, err := inventory.NewSpec(inventory.Spec{Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: credential})
 	if err != nil {
 		return nil, err
 	}

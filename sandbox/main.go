@@ -38,8 +38,12 @@ rotation of the key that they use, until Ctrl-C. All of it listens on loopback o
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), o, cmd.OutOrStdout()) },
 	}
-	root.Flags().StringVar(&o.folder, "folder", "", "folder of the state (default a new temporary one)")
-	root.Flags().BoolVar(&o.once, "once", false, "approve by itself, and end with one line of JSON once the rotation has")
-	root.AddCommand(newServer(), newDemoServices())
+	addDemoFlags(root, &o)
+	root.AddCommand(newServer(), newDemoServices(), newAWS())
 	return root
+}
+
+func addDemoFlags(cmd *cobra.Command, o *demoOptions) {
+	cmd.Flags().StringVar(&o.folder, "folder", "", "folder of the state (default a new temporary one)")
+	cmd.Flags().BoolVar(&o.once, "once", false, "approve by itself, and end with one line of JSON once the rotation has")
 }

@@ -52,8 +52,7 @@ tests. Its namespace "default" has keyturn's search attributes. Everybody on thi
 				if err != nil {
 					return fmt.Errorf("opening --log-file: %w", err)
 				}
-				defer f.Close()
-				o.Log = f
+				o.Log = f // the end of the process closes it: the server's last goroutines may still write after it has stopped
 			}
 			return serve(cmd.Context(), o, output, cmd.OutOrStdout())
 		},
@@ -63,6 +62,7 @@ tests. Its namespace "default" has keyturn's search attributes. Everybody on thi
 	f.IntVar(&o.Port, "port", devserver.DefaultPort, "port of the frontend; 0 for a free one (default the usual port, or a free one when it is taken)")
 	f.IntVar(&o.UIPort, "ui-port", devserver.DefaultUIPort, "port of the Web UI; likewise")
 	f.TextVar(&retention, "retention", retention, "how long closed workflows are kept, such as 7d, or for tests 5s; 0s for 3d in a new database, and what an existing one has")
+	f.IntVar(&o.SuggestContinueAsNew, "suggest-continue-as-new", 0, "for tests: after how many events of its history a workflow is told to continue as new (default what Temporal has)")
 	f.BoolVar(&o.Headless, "headless", false, "without the Web UI")
 	f.StringVar(&logFile, "log-file", "", "file that the server's warnings are added to (default they are discarded)")
 	f.StringVarP(&output, "output", "o", "text", "text or json: where the server is, in one line")

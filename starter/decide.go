@@ -27,6 +27,7 @@ type decision struct {
 	gate   string
 	extend string
 	print  bool
+	sign   string
 }
 
 func newApprove(t *terminal) *cobra.Command {
@@ -66,7 +67,8 @@ func (d *decision) command(t *terminal, use, short string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return d.run(cmd.Context(), t, args[0]) },
 	}
 	cmd.Flags().StringVar(&d.req.Reason, "reason", "", "why, for the record")
-	cmd.Flags().StringVar(&d.req.By, "as", me(), "who decides")
+	cmd.Flags().StringVar(&d.req.By, "as", me(), "who decides; with --sign, the signature says who")
+	signFlag(cmd, &d.sign)
 	return cmd
 }
 
@@ -76,20 +78,13 @@ func (d *decision) run(ctx context.Context, t *terminal, credential string) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	c, _, err := t.connect(ctx)
+	c, namespace, err := t.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if d.gate != "" {
-		// What is approved is what the gate shows now: its run and evidence go into the decision.
-		s, err := status(ctx, c, credential)
-		if err != nil {
-			return err
-		}
-		if s.Gate != nil && s.Gate.Gate == d.req.Gate {
-			d.req.Run, d.req.Evidence = s.Gate.Run, s.Gate.Evidence
-		}
+	if err := d.bind(ctx, t, c, namespace, credential); err != nil {
+		return err
 	}
 	if d.print {
 		text, err := json.MarshalIndent(d.req, "", "  ")
@@ -99,7 +94,7 @@ func (d *decision) run(ctx context.Context, t *terminal, credential string) erro
 		_, err = fmt.Fprintln(t.out, string(text))
 		return err
 	}
-	verdict, err := send(ctx, c, credential, d.action, d.req)
+	verdict, err := update(ctx, c, credential, string(d.action), d.req.ID, d.req)
 	if err != nil {
 		return err
 	}
@@ -108,7 +103,7 @@ func (d *decision) run(ctx context.Context, t *terminal, credential string) erro
 		if !verdict.Accepted {
 			word = "not taken"
 		}
-		fmt.Fprintf(w, "%s of %s is %s: %s\n", d.action, credential, word, verdict.Message)
+		fmt.Fprintf(w, "%s of %s is %s: %s\n", d.action, credential, word, plain(verdict.Message))
 	}); err != nil {
 		return err
 	}
@@ -116,6 +111,31 @@ func (d *decision) run(ctx context.Context, t *terminal, credential string) erro
 		return exit(exitRefused, nil)
 	}
 	return nil
+}
+
+// bind makes the decision one on what is shown now: run and evidence of the gate go into it, and, signed,
+// all that there is to bind it to.
+func (d *decision) bind(ctx context.Context, t *terminal, c client.Client, namespace, credential string) error {
+	if d.gate == "" && d.sign == "" {
+		return nil
+	}
+	s, err := status(ctx, c, credential)
+	if err != nil {
+		return err
+	}
+	if s.Gate != nil && s.Gate.Gate == d.req.Gate {
+		d.req.Run, d.req.Evidence = s.Gate.Run, s.Gate.Evidence
+	}
+	if d.sign == "" {
+		return nil
+	}
+	described, err := c.DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
+	if err != nil {
+		return fmt.Errorf("describing the rotation of %q: %w", credential, err)
+	}
+	run := described.GetWorkflowExecutionInfo().GetExecution().GetRunId()
+	d.req, err = t.signRequest(d.req, d.action, d.sign, namespace, s, run)
+	return err
 }
 
 // complete checks the flags.
@@ -140,14 +160,14 @@ func (d *decision) complete() error {
 	return nil
 }
 
-// send asks the rotation by update, whose result is the verdict. A worker that is just starting is asked
-// again: the decision's ID makes that harmless.
-func send(ctx context.Context, c client.Client, credential string, action policy.Action, req policy.Request) (policy.Verdict, error) {
+// update asks the rotation by update, whose result is the verdict. A worker that is just starting is asked
+// again: the update's ID makes that harmless.
+func update(ctx context.Context, c client.Client, credential, name, id string, body any) (policy.Verdict, error) {
 	var v policy.Verdict
 	for {
 		handle, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-			WorkflowID: workflows.WorkflowID(credential), UpdateID: req.ID, UpdateName: string(action),
-			WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{req},
+			WorkflowID: workflows.WorkflowID(credential), UpdateID: id, UpdateName: name,
+			WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{body},
 		})
 		if err == nil {
 			err = handle.Get(ctx, &v)
@@ -163,7 +183,7 @@ func send(ctx context.Context, c client.Client, credential string, action policy
 		case errors.Is(ctx.Err(), context.DeadlineExceeded):
 			return v, exit(exitTimedOut, fmt.Errorf("no worker answered for %s; the decision was not taken, or its answer was lost: ask again, a repetition is harmless", credential))
 		default:
-			return v, fmt.Errorf("sending %s to the rotation of %s: %w", action, credential, err)
+			return v, fmt.Errorf("sending %s to the rotation of %s: %w", name, credential, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -4,13 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers/all"
 )
@@ -43,57 +47,96 @@ func (t *terminal) load(file string) (*inventory.Inventory, error) {
 	return inv, nil
 }
 
-// spec packs one credential of a file as a rotation takes it.
-func (t *terminal) spec(file, name string) (inventory.SignedSpec, inventory.Credential, error) {
+// files lists the inventories of paths: a folder stands for the .yaml and .yml files in it and below, but for
+// those whose name begins with a dot.
+func files(paths []string) ([]string, error) {
+	var list []string
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if path == "-" || err != nil || !info.IsDir() {
+			list = append(list, path) // what is not there is reported when it is read
+			continue
+		}
+		before := len(list)
+		err = filepath.WalkDir(path, func(at string, d fs.DirEntry, err error) error {
+			switch hidden := at != path && strings.HasPrefix(d.Name(), "."); {
+			case err != nil:
+				return err
+			case hidden && d.IsDir():
+				return fs.SkipDir
+			case !hidden && !d.IsDir() && slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(at)):
+				list = append(list, at)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, usage("reading inventories in %s: %w", path, err)
+		}
+		if len(list) == before {
+			return nil, usage("%s has no .yaml and no .yml file", path)
+		}
+	}
+	return list, nil
+}
+
+// spec finds one credential of a file, as a rotation takes it.
+func (t *terminal) spec(file, name string) (inventory.Spec, error) {
 	if file == "" {
-		return inventory.SignedSpec{}, inventory.Credential{}, usage("say which inventory has %s, with -f FILE", name)
+		return inventory.Spec{}, usage("say which inventory has %s, with -f FILE", name)
 	}
 	inv, err := t.load(file)
 	if err != nil {
-		return inventory.SignedSpec{}, inventory.Credential{}, err
+		return inventory.Spec{}, err
 	}
 	var names []string
 	for _, c := range inv.Credentials {
 		if c.Name == name {
-			spec, err := inventory.NewSpec(inv.Name, time.Now().UnixMilli(), c)
-			return spec, c, err
+			return inventory.Spec{Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: c}, nil
 		}
 		names = append(names, c.Name)
 	}
-	return inventory.SignedSpec{}, inventory.Credential{}, exit(exitNotFound,
-		fmt.Errorf("%s has no credential %q; it has %s", file, name, strings.Join(names, ", ")))
+	return inventory.Spec{}, exit(exitNotFound, fmt.Errorf("%s has no credential %q; it has %s", file, name, strings.Join(names, ", ")))
 }
 
 func newValidate(t *terminal) *cobra.Command {
-	var files []string
+	var paths []string
 	cmd := &cobra.Command{
 		Use: "validate -f FILE", Short: "Checks an inventory strictly, offline", Args: noArgs,
 		Long: "Checks an inventory strictly and offline. All errors are shown at once, each with file, line and column,\nthe field, what is wrong and what to write.",
 		RunE: func(*cobra.Command, []string) error {
-			if len(files) == 0 {
+			if len(paths) == 0 {
 				return usage("say which inventory, with -f FILE")
+			}
+			list, err := files(paths)
+			if err != nil {
+				return err
 			}
 			type checked struct {
 				File        string `json:"file"`
 				Inventory   string `json:"inventory,omitempty"`
 				Credentials int    `json:"credentials"`
 				Errors      any    `json:"errors,omitempty"`
+				// Advice is no error.
+				Advice strictyaml.Errors `json:"advice,omitempty"`
 			}
 			var results []checked
 			var problems []error
-			for _, file := range files {
+			for _, file := range list {
 				inv, err := t.load(file)
 				if err != nil {
 					problems = append(problems, err)
 					results = append(results, checked{File: file, Errors: details(err)})
 					continue
 				}
-				results = append(results, checked{File: file, Inventory: inv.Name, Credentials: len(inv.Credentials)})
+				results = append(results, checked{File: file, Inventory: inv.Name, Credentials: len(inv.Credentials), Advice: inv.Advice})
 			}
 			if err := t.show(results, func(w io.Writer) {
 				for _, r := range results {
 					if r.Errors == nil {
 						fmt.Fprintf(w, "%s: inventory %s is valid, %d credentials\n", r.File, r.Inventory, r.Credentials)
+					}
+					for _, a := range r.Advice {
+						fmt.Fprintln(w, "advice: "+outside.Text(a.String(), 4*outside.MaxText))
 					}
 				}
 			}); err != nil {
@@ -108,7 +151,7 @@ func newValidate(t *terminal) *cobra.Command {
 			return exit(exitUsage, joined(problems))
 		},
 	}
-	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "the inventory; - for standard input; may be repeated")
+	cmd.Flags().StringArrayVarP(&paths, "file", "f", nil, "an inventory, a folder of them, or - for standard input; may be repeated")
 	return cmd
 }
 

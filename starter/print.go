@@ -20,6 +20,9 @@ import (
 // silent keeps the SDK's own log out of the output; what matters comes as an error.
 var silent = slog.New(slog.DiscardHandler)
 
+// plain is text from outside as a terminal may have it.
+func plain(s string) string { return outside.Text(s, outside.MaxText) }
+
 // show prints a result: for programs as JSON or YAML of the same shape, for people by the function.
 func (t *terminal) show(result any, table func(io.Writer)) error {
 	switch t.output {
@@ -52,6 +55,13 @@ func (t *terminal) fail(text string, code int) {
 	}
 }
 
+// advise tells people of what is no error and worth a thought.
+func (t *terminal) advise(text string) {
+	if t.output == "table" && !t.quiet {
+		fmt.Fprintln(t.err, "advice: "+outside.Text(text, 4*outside.MaxText))
+	}
+}
+
 // bold marks what matters most, on a person's terminal.
 func (t *terminal) bold(s string) string {
 	if !t.colored() {
@@ -66,7 +76,7 @@ func columns(w io.Writer, rows ...[]string) {
 	for _, row := range rows {
 		cells := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = outside.Text(cell, outside.MaxText)
+			cells[i] = plain(cell)
 		}
 		fmt.Fprintln(table, strings.Join(cells, "\t"))
 	}
@@ -89,13 +99,13 @@ func keyName(k key.Ref) string {
 
 func (t *terminal) printPlan(w io.Writer, p policy.Plan) {
 	if p.Refused() {
-		fmt.Fprintf(w, "%s  A rotation of %s would be refused; nothing was changed.\n\n", t.bold("REFUSED"), p.Credential)
+		fmt.Fprintf(w, "%s  A rotation of %s would be refused; nothing was changed.\n\n", t.bold("REFUSED"), plain(p.Credential))
 		for _, d := range p.Refusals {
-			fmt.Fprintf(w, "  - %s (%s)\n", outside.Text(d.Message, outside.MaxText), d.Reason)
+			fmt.Fprintf(w, "  - %s (%s)\n", plain(d.Message), plain(string(d.Reason)))
 		}
 		fmt.Fprintln(w)
 	} else {
-		fmt.Fprintf(w, "%s  A rotation of %s may begin; nothing was changed by looking.\n\n", t.bold("ALLOWED"), p.Credential)
+		fmt.Fprintf(w, "%s  A rotation of %s may begin; nothing was changed by looking.\n\n", t.bold("ALLOWED"), plain(p.Credential))
 	}
 	if len(p.Steps) == 0 {
 		return // it was refused before anything was looked at
@@ -116,7 +126,7 @@ func (t *terminal) printPlan(w io.Writer, p policy.Plan) {
 	}
 	columns(w, rows...)
 	for _, warning := range p.Warnings {
-		fmt.Fprintf(w, "\nnote: %s", outside.Text(warning, outside.MaxText))
+		fmt.Fprintf(w, "\nnote: %s", plain(warning))
 	}
 	if len(p.Warnings) > 0 {
 		fmt.Fprintln(w)
@@ -124,7 +134,7 @@ func (t *terminal) printPlan(w io.Writer, p policy.Plan) {
 }
 
 func (t *terminal) printStatus(w io.Writer, s workflows.Status) {
-	fmt.Fprintf(w, "%s  %s\n", t.bold(s.Credential+": "+string(s.Phase)), outside.Text(s.Doing, outside.MaxText))
+	fmt.Fprintf(w, "%s  %s\n", t.bold(plain(s.Credential+": "+string(s.Phase))), plain(s.Doing))
 	rows := [][]string{{"since", clock(s.Since)}}
 	add := func(name, value string) {
 		if value != "" {
@@ -176,7 +186,12 @@ func remaining(until time.Time) string {
 }
 
 func (t *terminal) printReport(w io.Writer, r workflows.Report) {
-	fmt.Fprintf(w, "%s  %s\n", t.bold(r.Credential+": "+string(r.Outcome)), outside.Text(r.Message, 4*outside.MaxText))
+	fmt.Fprintf(w, "%s  %s\n", t.bold(plain(r.Credential+": "+string(r.Outcome))), outside.Text(r.Message, 4*outside.MaxText))
+	columns(w, reportRows(r)...)
+}
+
+// reportRows are the names and values of a report, beside its message.
+func reportRows(r workflows.Report) [][]string {
 	rows := [][]string{{"took", r.EndedAt.Sub(r.StartedAt).Round(time.Second).String()}}
 	if !r.Retiring.IsZero() {
 		rows = append(rows, []string{"retiring key", keyName(r.Retiring)})
@@ -190,6 +205,9 @@ func (t *terminal) printReport(w io.Writer, r workflows.Report) {
 	if !r.RotateBy.IsZero() {
 		rows = append(rows, []string{"rotate by", clock(r.RotateBy)})
 	}
+	if !r.NextRun.IsZero() {
+		rows = append(rows, []string{"next run", clock(r.NextRun)})
+	}
 	for _, d := range r.Debt {
 		rows = append(rows, []string{"debt", d.Kind + " " + d.About + ", since " + clock(d.Since)})
 	}
@@ -199,5 +217,5 @@ func (t *terminal) printReport(w io.Writer, r workflows.Report) {
 	for _, d := range r.Refusals {
 		rows = append(rows, []string{string(d.Reason), d.Message})
 	}
-	columns(w, rows...)
+	return rows
 }

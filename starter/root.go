@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
@@ -47,6 +48,9 @@ func (e *exitError) Unwrap() error { return e.err }
 func exit(code int, err error) error { return &exitError{code: code, err: err} }
 
 func usage(format string, args ...any) error { return exit(exitUsage, fmt.Errorf(format, args...)) }
+
+// csvToo are commands that write CSV, too.
+var csvToo = []string{"inventory", "scan"}
 
 // terminal is what every command has: its streams, how to print, and how to connect.
 type terminal struct {
@@ -105,9 +109,9 @@ Exit codes: 0 done, 1 failed, 2 usage or invalid input, 3 refused by policy, 4 n
 5 timed out waiting, 6 rolled back.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			switch t.output {
-			case "table", "json", "yaml":
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case t.output == "table", t.output == "json", t.output == "yaml", t.output == "csv" && slices.Contains(csvToo, cmd.Name()):
 				return nil
 			}
 			return usage("-o %s: write table, json or yaml", t.output)
@@ -125,9 +129,14 @@ Exit codes: 0 done, 1 failed, 2 usage or invalid input, 3 refused by policy, 4 n
 		newValidate(t),
 		newSchema(t),
 		newSetup(t),
+		newDoctor(t),
+		newApply(t),
+		newInventory(t),
 		newPlan(t),
 		newRotate(t),
 		newStatus(t),
+		newSweep(t),
+		newApprovals(t),
 		newApprove(t),
 		newReject(t),
 		newExtend(t),
@@ -163,9 +172,15 @@ func oneCredential(_ *cobra.Command, args []string) error {
 
 // connect reaches Temporal by its standard environment configuration; flags go first.
 func (t *terminal) connect(ctx context.Context) (client.Client, string, error) {
+	c, namespace, _, err := t.dial(ctx)
+	return c, namespace, err
+}
+
+// dial is connect, and tells the address, too, once it is known.
+func (t *terminal) dial(ctx context.Context) (c client.Client, namespace, address string, err error) {
 	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{ConfigFileProfile: t.profile})
 	if err != nil {
-		return nil, "", usage("reading Temporal's environment configuration: %w", err)
+		return nil, "", "", usage("reading Temporal's environment configuration: %w", err)
 	}
 	if t.address != "" {
 		options.HostPort = t.address
@@ -180,11 +195,11 @@ func (t *terminal) connect(ctx context.Context) (client.Client, string, error) {
 		options.Namespace = client.DefaultNamespace
 	}
 	options.Logger = log.NewStructuredLogger(silent)
-	c, err := client.DialContext(ctx, options)
+	c, err = client.DialContext(ctx, options)
 	if err != nil {
-		return nil, "", fmt.Errorf("connecting to Temporal at %s: %w; say where it is with --address or TEMPORAL_ADDRESS", options.HostPort, err)
+		return nil, "", options.HostPort, fmt.Errorf("connecting to Temporal at %s: %w; say where it is with --address or TEMPORAL_ADDRESS", options.HostPort, err)
 	}
-	return c, options.Namespace, nil
+	return c, options.Namespace, options.HostPort, nil
 }
 
 // colored tells whether the output is for a person's terminal.

@@ -13,68 +13,33 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
-	"github.com/keyturn/keyturn/internal/namespace"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/internal/version"
 	"github.com/keyturn/keyturn/workflows"
 )
 
-func newSetup(t *terminal) *cobra.Command {
-	var buildID string
+func newPlan(t *terminal) *cobra.Command {
+	var file, sign string
+	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use: "setup", Short: "Prepares a Temporal namespace; may be run again", Args: noArgs,
-		Long: "Registers the search attributes and makes a build of the worker current, also before any of its workers\nexists. It may be run again: what is there already is left as it is.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+		Use: "plan CREDENTIAL", Short: "Shows what a rotation would do, and whether it may; changes nothing", Args: oneCredential,
+		Long: "Shows what a rotation would do, and whether it may. It changes nothing. Without -f the credential is taken\nas the inventory has it that was applied.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pick, err := t.pick(file, args[0], sign, planValid)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			c, ns, err := t.connect(ctx)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			added, err := namespace.Register(ctx, c, ns)
+			spec, _, err := pick.spec(ctx, c, ns)
 			if err != nil {
 				return err
 			}
-			current := buildID
-			if cmd.Flags().Changed("build-id") {
-				err = namespace.MakeCurrent(ctx, c, buildID)
-			} else {
-				current, err = namespace.MakeFirstCurrent(ctx, c, buildID)
-			}
-			if err != nil {
-				return err
-			}
-			result := map[string]any{"namespace": ns, "searchAttributesAdded": added, "currentBuild": current}
-			return t.show(result, func(w io.Writer) {
-				columns(w,
-					[]string{"namespace", ns},
-					[]string{"search attributes", fmt.Sprintf("%d added, %d there", len(added), len(namespace.Attributes())-len(added))},
-					[]string{"current build", current})
-			})
-		},
-	}
-	cmd.Flags().StringVar(&buildID, "build-id", version.ID(), "build to make current; without the flag only if none is")
-	return cmd
-}
-
-func newPlan(t *terminal) *cobra.Command {
-	var file string
-	var timeout time.Duration
-	cmd := &cobra.Command{
-		Use: "plan CREDENTIAL -f FILE", Short: "Shows what a rotation would do, and whether it may; changes nothing", Args: oneCredential,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			spec, _, err := t.spec(file, args[0])
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			c, _, err := t.connect(ctx)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
 			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 				ID: workflows.InspectID(args[0]), TaskQueue: workflows.TaskQueue,
 				WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING, // it changes nothing: the latest question counts
@@ -103,10 +68,18 @@ func newPlan(t *terminal) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "the inventory that has the credential")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "an inventory file that has the credential (default what was applied)")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait for a worker's answer")
+	signFlag(cmd, &sign)
 	return cmd
 }
+
+// planValid is how long a spec that is signed for a dry run could begin a rotation; rotateValid leaves time
+// for a sign-off.
+const (
+	planValid   = 15 * time.Minute
+	rotateValid = 7 * 24 * time.Hour
+)
 
 // isRunning tells whether a rotation of the credential runs now; not being able to tell counts as no.
 func isRunning(ctx context.Context, c client.Client, credential string) bool {
@@ -127,13 +100,14 @@ func noAnswer(ctx context.Context, doing string, err error) error {
 }
 
 func newRotate(t *terminal) *cobra.Command {
-	var file, reason, as string
+	var file, reason, as, sign string
 	var wait bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use: "rotate CREDENTIAL -f FILE", Short: "Begins a routine rotation", Args: oneCredential,
+		Use: "rotate CREDENTIAL", Short: "Begins a routine rotation", Args: oneCredential,
+		Long: "Begins a routine rotation now, due or not. Without -f the credential is taken as the inventory has it that\nwas applied, with the signature that it was applied with.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec, credential, err := t.spec(file, args[0])
+			pick, err := t.pick(file, args[0], sign, rotateValid)
 			if err != nil {
 				return err
 			}
@@ -143,18 +117,26 @@ func newRotate(t *terminal) *cobra.Command {
 				ctx, cancel = context.WithTimeout(ctx, timeout)
 				defer cancel()
 			}
-			c, _, err := t.connect(ctx)
+			c, ns, err := t.connect(ctx)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
+			spec, credential, err := pick.spec(ctx, c, ns)
+			if err != nil {
+				return err
+			}
 			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 				ID: workflows.WorkflowID(args[0]), TaskQueue: workflows.TaskQueue,
 				WorkflowExecutionErrorWhenAlreadyStarted: true,
+				TypedSearchAttributes:                    workflows.SearchAttributes(credential),
 				StaticSummary:                            "rotation of " + args[0],
 				StaticDetails:                            fmt.Sprintf("%s\n\nOwner: %s. Reason: %s", credential.Purpose, credential.Owner, orNone(reason)),
 			}, workflows.Rotation, workflows.RotationInput{Spec: spec, Reason: reason, RequestedBy: as})
 			var running *serviceerror.WorkflowExecutionAlreadyStarted
+			if errors.As(err, &running) && sign != "" {
+				return t.resignRunning(ctx, c, pick.wanted, ns, sign)
+			}
 			if errors.As(err, &running) {
 				return exit(exitRefused, fmt.Errorf("a rotation of %s is running already (run %s); see it with: starter status %s", args[0], running.RunId, args[0]))
 			}
@@ -179,12 +161,28 @@ func newRotate(t *terminal) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&file, "file", "f", "", "the inventory that has the credential")
+	f.StringVarP(&file, "file", "f", "", "an inventory file that has the credential (default what was applied)")
 	f.StringVar(&reason, "reason", "", "why, for the record")
 	f.StringVar(&as, "as", me(), "who asks, for the record")
+	signFlag(cmd, &sign)
 	f.BoolVar(&wait, "wait", false, "wait for the end and report it")
 	f.DurationVar(&timeout, "timeout", 0, "give up waiting after this long; the rotation goes on (0: never)")
 	return cmd
+}
+
+// resignRunning is what rotate --sign does when a rotation runs: one that is held gets another signature.
+func (t *terminal) resignRunning(ctx context.Context, c client.Client, wanted inventory.Spec, ns, key string) error {
+	name := wanted.Credential.Name
+	verdict, err := t.resign(ctx, c, wanted, ns, key)
+	if err != nil {
+		return err
+	}
+	if !verdict.Accepted {
+		return exit(exitRefused, fmt.Errorf("a rotation of %s is running already, and takes no other signature: %s; see it with: starter status %s", name, verdict.Message, name))
+	}
+	return t.show(verdict, func(w io.Writer) {
+		fmt.Fprintf(w, "The rotation of %s was held, and has a trusted signature again, of %s: %s.\n", name, plain(verdict.By), plain(verdict.Message))
+	})
 }
 
 func orNone(s string) string {

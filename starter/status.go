@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +23,12 @@ func newStatus(t *terminal) *cobra.Command {
 	var watch bool
 	cmd := &cobra.Command{
 		Use: "status [CREDENTIAL]", Short: "Says where rotations stand, what they wait for, and who can unblock them",
+		Long: `Says where rotations stand, what they wait for, and who can unblock them.
+
+With --watch it goes on until the rotation ends, and ends with its exit code. On a terminal it draws the run: its phases, its
+waves, what became of both keys, the errors against their budget, and how much time is left. Elsewhere, and where TERM is
+dumb, it writes a line for whatever is new; with -o json or yaml a document for each change. While no worker answers it goes on
+asking; when nobody looks, for 10 minutes.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usage("name one credential, or none for all that run")
@@ -97,89 +106,52 @@ func withoutWorker(ctx context.Context, c client.Client, credential string, aske
 	return s, nil
 }
 
-// watchEvery is how often a watched rotation is asked.
-const watchEvery = time.Second
+// runningRotation is a rotation that runs now, as visibility has it.
+type runningRotation struct {
+	Credential string          `json:"credential"`
+	Phase      workflows.Phase `json:"phase"`
+	Owner      string          `json:"owner,omitempty"`
+	Since      time.Time       `json:"since"`
+	Run        string          `json:"run"`
+}
 
-// watch shows the rotation until it ends: in place on a terminal, else what is new, line by line.
-func (t *terminal) watch(ctx context.Context, c client.Client, credential string) error {
-	shown := 0
-	var before workflows.Status
+// runningRotations lists those that run now, by credential.
+func runningRotations(ctx context.Context, c client.Client) (map[string]runningRotation, error) {
+	rotations := map[string]runningRotation{}
+	var page []byte
 	for {
-		s, err := status(ctx, c, credential)
+		answer, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+			Query: "WorkflowType IN ('Rotation', 'EmergencyRotation') AND ExecutionStatus = 'Running'", NextPageToken: page,
+		})
 		if err != nil {
-			return err
+			return nil, fmt.Errorf("listing rotations: %w", err)
 		}
-		switch {
-		case t.output != "table":
-			if s.Phase != before.Phase || s.WaitsFor != before.WaitsFor || len(s.Timeline) != len(before.Timeline) {
-				if err := t.show(s, nil); err != nil {
-					return err
-				}
+		for _, e := range answer.GetExecutions() {
+			fields := e.GetSearchAttributes().GetIndexedFields()
+			r := runningRotation{
+				Credential: decode(fields[workflows.AttributeCredential.GetName()]), Owner: decode(fields[workflows.AttributeOwner.GetName()]),
+				Phase: workflows.Phase(decode(fields[workflows.AttributePhase.GetName()])),
+				Since: e.GetStartTime().AsTime(), Run: e.GetExecution().GetRunId(),
 			}
-		case t.interactive():
-			fmt.Fprint(t.out, "\x1b[H\x1b[2J")
-			t.printStatus(t.out, s)
-		default:
-			if s.Phase != before.Phase || s.WaitsFor != before.WaitsFor {
-				columns(t.out, []string{clock(time.Now()), string(s.Phase), s.Doing, s.WaitsFor})
-			}
-			for ; shown < len(s.Timeline); shown++ {
-				m := s.Timeline[shown]
-				columns(t.out, []string{clock(m.At), string(m.Phase), m.What})
-			}
+			rotations[r.Credential] = r
 		}
-		if s.Report != nil {
-			if t.output == "table" {
-				fmt.Fprintln(t.out)
-				t.printReport(t.out, *s.Report)
-			}
-			return exit(outcomeCode(s.Report.Outcome), nil)
-		}
-		before = s
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(watchEvery):
+		if page = answer.GetNextPageToken(); len(page) == 0 {
+			return rotations, nil
 		}
 	}
 }
 
-// listRunning shows every rotation that runs now.
+// listRunning shows every rotation that runs now, the one that runs longest first.
 func (t *terminal) listRunning(ctx context.Context, c client.Client) error {
-	type row struct {
-		Credential string          `json:"credential"`
-		Phase      workflows.Phase `json:"phase"`
-		Owner      string          `json:"owner,omitempty"`
-		Since      time.Time       `json:"since"`
-		Run        string          `json:"run"`
+	rotations, err := runningRotations(ctx, c)
+	if err != nil {
+		return err
 	}
-	rows := []row{}
-	var page []byte
-	for {
-		answer, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-			Query:         "WorkflowType = 'Rotation' AND ExecutionStatus = 'Running' ORDER BY StartTime",
-			NextPageToken: page,
-		})
-		if err != nil {
-			// A server without ordering by start time lists newest first.
-			answer, err = c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-				Query: "WorkflowType = 'Rotation' AND ExecutionStatus = 'Running'", NextPageToken: page,
-			})
-		}
-		if err != nil {
-			return fmt.Errorf("listing rotations: %w", err)
-		}
-		for _, e := range answer.GetExecutions() {
-			fields := e.GetSearchAttributes().GetIndexedFields()
-			rows = append(rows, row{
-				Credential: decode(fields[workflows.AttributeCredential.GetName()]), Owner: decode(fields[workflows.AttributeOwner.GetName()]),
-				Phase: workflows.Phase(decode(fields[workflows.AttributePhase.GetName()])),
-				Since: e.GetStartTime().AsTime(), Run: e.GetExecution().GetRunId(),
-			})
-		}
-		if page = answer.GetNextPageToken(); len(page) == 0 {
-			break
-		}
+	rows := slices.SortedFunc(maps.Values(rotations), func(a, b runningRotation) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Credential, b.Credential))
+	})
+	if rows == nil {
+		rows = []runningRotation{}
 	}
 	return t.show(rows, func(w io.Writer) {
 		if len(rows) == 0 {

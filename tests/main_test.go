@@ -3,17 +3,29 @@
 package tests
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
+
+	"github.com/keyturn/keyturn/tests/trace"
 )
 
 // programs is where the built programs are.
 var programs string
 
 func TestMain(m *testing.M) {
+	if trace.Asked() {
+		os.Exit(trace.Main())
+	}
+	flag.Parse()
+	if atOnce := flag.Lookup("test.parallel"); atOnce.Value.String() == atOnce.DefValue { // nobody asked for another
+		_ = flag.Set(atOnce.Name, strconv.Itoa(2*runtime.GOMAXPROCS(0))) // most of a test is waiting
+	}
 	code, err := withPrograms(m.Run)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -35,5 +47,5 @@ func withPrograms(run func() int) (int, error) {
 			return 0, fmt.Errorf("building %s: %w\n%s", name, err, out)
 		}
 	}
-	return run(), nil
+	return run(), writePage()
 }

@@ -3,7 +3,6 @@ package tests
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,13 +12,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
@@ -33,6 +36,10 @@ import (
 
 const credential = "payments-api"
 
+// patience is how long a condition is awaited before its test fails. It is long, since the machine may be slow
+// and busy, and costs nothing where the condition comes true.
+const patience = 5 * time.Minute
+
 // stage is one machine with everything running on it: a Temporal server, the demo services with their
 // traffic, and a worker, each a process of its own.
 type stage struct {
@@ -40,9 +47,22 @@ type stage struct {
 	folder   string
 	address  string
 	place    place
+	server   *process
 	services *process
 	worker   *process
 	health   string
+	// flags are the worker's, beside where everything is.
+	flags []string
+	// variables are of a program's environment, beside those that every program has.
+	variables map[string][]string
+	// namespace is Temporal's default one when empty.
+	namespace string
+	// profile, when there is one, says where Temporal is, and the file says what is in it.
+	profile, profiles string
+
+	mu sync.Mutex
+	// said is all that the command line printed.
+	said bytes.Buffer
 }
 
 // place is what the demo services say of themselves.
@@ -51,6 +71,7 @@ type place struct {
 	Worker    string `json:"worker"`
 	Audit     string `json:"audit"`
 	Snapshot  string `json:"snapshot"`
+	Gateway   string `json:"gateway"`
 }
 
 // traffic is what was counted.
@@ -67,29 +88,74 @@ type traffic struct {
 // newStage starts everything. windows are flags of sandbox demo-services.
 func newStage(t *testing.T, windows ...string) *stage {
 	t.Helper()
-	s := &stage{t: t, folder: t.TempDir()}
-	server := s.start("sandbox", "server", "-o", "json", "--port", "0", "--ui-port", "0", "--db", filepath.Join(s.folder, "temporal.db"))
+	s := prepare(t, windows...)
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
+	return s
+}
+
+// prepare starts everything but the worker.
+func prepare(t *testing.T, windows ...string) *stage {
+	t.Helper()
+	return prepareWith(t, nil, windows...)
+}
+
+// prepareWith gives programs variables of their own.
+func prepareWith(t *testing.T, variables map[string][]string, windows ...string) *stage {
+	t.Helper()
+	s := &stage{t: t, folder: t.TempDir(), variables: variables}
+	s.startServer()
+	s.startServices(windows...)
+	out, code := s.starter("setup", "--build-id", "test")
+	require.Zero(t, code, out)
+	return s
+}
+
+func (s *stage) startServer() {
+	s.t.Helper()
+	port := "0"
+	if s.server != nil { // it was there before
+		_, port, _ = net.SplitHostPort(s.address)
+	}
+	s.server = s.start("sandbox", "server", "-o", "json", "--port", port, "--ui-port", "0",
+		"--db", s.database(), "--log-file", s.database()+".log")
 	var where struct {
 		Address string `json:"address"`
 	}
-	server.firstLine(&where)
+	s.server.firstLine(&where)
 	s.address = where.Address
+}
 
-	s.services = s.start("sandbox", append([]string{"demo-services", "--folder", filepath.Join(s.folder, "demo")}, windows...)...)
+// database is Temporal's file.
+func (s *stage) database() string { return filepath.Join(s.folder, "temporal.db") }
+
+func (s *stage) startServices(flags ...string) {
+	s.t.Helper()
+	s.services = s.start("sandbox", append([]string{"demo-services", "--folder", filepath.Join(s.folder, "demo")}, flags...)...)
 	s.services.firstLine(&s.place)
-
-	out, code := s.starter("setup", "--build-id", "test")
-	require.Zero(t, code, out)
-	s.startWorker()
-	return s
 }
 
 func (s *stage) startWorker() {
 	s.t.Helper()
 	s.health = freeAddress(s.t)
-	s.worker = s.start("worker", "--config", s.place.Worker, "--address", s.address, "--allow-unsigned",
-		"--health-address", s.health, "--build-id", "test", "--log-format", "json")
-	require.Eventually(s.t, func() bool { return s.get("http://"+s.health+"/readyz") == http.StatusOK }, 30*time.Second, 50*time.Millisecond, "the worker polls")
+	s.worker = s.start("worker", append([]string{"--config", s.place.Worker, s.connection(),
+		"--health-address", s.health, "--build-id", "test", "--log-format", "json"}, s.flags...)...)
+	require.Eventually(s.t, func() bool { return s.get("http://"+s.health+"/readyz") == http.StatusOK }, patience, 50*time.Millisecond, "the worker polls")
+}
+
+func (s *stage) restartWorker() {
+	s.t.Helper()
+	s.worker.end(syscall.SIGTERM)
+	s.startWorker()
+}
+
+// rewrite changes a file.
+func (s *stage) rewrite(file, old, with string) {
+	s.t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(s.t, err)
+	require.Contains(s.t, string(text), old)
+	require.NoError(s.t, os.WriteFile(file, []byte(strings.Replace(string(text), old, with, 1)), 0o600))
 }
 
 func (s *stage) get(url string) int {
@@ -101,13 +167,23 @@ func (s *stage) get(url string) int {
 	return resp.StatusCode
 }
 
+// freeAddress is one that nobody listens on, and that no connection and no other test is given by chance: it is below
+// the ports that the system chooses from.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for range 1000 {
+		port := 20000 + (os.Getpid()*101+int(ports.Add(1)))%12000
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	require.Fail(t, "no port is free")
+	return ""
 }
+
+// ports counts those that were given out.
+var ports atomic.Int32
 
 // process is a program that runs until the test ends.
 type process struct {
@@ -123,8 +199,15 @@ type process struct {
 // start runs a program with nothing of this test's environment but what Go programs need.
 func (s *stage) start(program string, args ...string) *process {
 	s.t.Helper()
-	p := &process{t: s.t, cmd: exec.Command(filepath.Join(programs, program), args...), lines: make(chan string, 1000), done: make(chan struct{})}
-	p.cmd.Env = s.environment()
+	cmd := exec.Command(filepath.Join(programs, program), args...)
+	cmd.Env = append(s.environment(), s.variables[program]...)
+	return s.follow(program, cmd)
+}
+
+// follow starts a command and keeps what it says.
+func (s *stage) follow(name string, cmd *exec.Cmd) *process {
+	s.t.Helper()
+	p := &process{t: s.t, cmd: cmd, lines: make(chan string, 1000), done: make(chan struct{})}
 	out, err := p.cmd.StdoutPipe()
 	require.NoError(s.t, err)
 	p.cmd.Stderr = p
@@ -133,7 +216,10 @@ func (s *stage) start(program string, args ...string) *process {
 		scanner := bufio.NewScanner(out)
 		scanner.Buffer(nil, 1<<20)
 		for scanner.Scan() {
-			p.lines <- scanner.Text()
+			select {
+			case p.lines <- scanner.Text():
+			default: // a server that says much would wait for a reader for ever
+			}
 		}
 		close(p.lines)
 		_ = p.cmd.Wait()
@@ -144,14 +230,26 @@ func (s *stage) start(program string, args ...string) *process {
 		if s.t.Failed() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			s.t.Logf("%s said:\n%s", program, p.text.String())
+			s.t.Logf("%s said:\n%s", name, p.text.String())
 		}
 	})
 	return p
 }
 
 func (s *stage) environment() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.folder, "TEMPORAL_ADDRESS=" + s.address}
+	where := "TEMPORAL_ADDRESS=" + s.address
+	if s.profile != "" {
+		where = "TEMPORAL_CONFIG_FILE=" + s.profiles
+	}
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.folder, where, "TEMPORAL_NAMESPACE=" + s.namespace}
+}
+
+// connection is the flag that leads worker and starter to Temporal.
+func (s *stage) connection() string {
+	if s.profile != "" {
+		return "--profile=" + s.profile
+	}
+	return "--address=" + s.address
 }
 
 // Write keeps what the program says on its standard error.
@@ -170,7 +268,7 @@ func (p *process) firstLine(into any) {
 		defer p.mu.Unlock()
 		require.True(p.t, ok, "the program ended: %s", p.text.String())
 		require.NoError(p.t, json.Unmarshal([]byte(line), into), line)
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		require.Fail(p.t, "the program said nothing")
 	}
 }
@@ -189,8 +287,8 @@ func (p *process) end(signal syscall.Signal) {
 // starter runs the command line and returns what it printed, and its exit code.
 func (s *stage) starter(args ...string) (string, int) {
 	s.t.Helper()
-	cmd := exec.Command(filepath.Join(programs, "starter"), append([]string{"--address", s.address}, args...)...)
-	cmd.Env = s.environment()
+	cmd := exec.Command(filepath.Join(programs, "starter"), append([]string{s.connection()}, args...)...)
+	cmd.Env = append(s.environment(), s.variables["starter"]...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
@@ -198,6 +296,9 @@ func (s *stage) starter(args ...string) (string, int) {
 	if !errors.As(err, &exited) {
 		require.NoError(s.t, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said.Write(out.Bytes())
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
@@ -213,11 +314,23 @@ func (s *stage) status() workflows.Status {
 // await waits for a phase.
 func (s *stage) await(phase workflows.Phase) workflows.Status {
 	s.t.Helper()
+	return s.awaitThat("the rotation comes to "+string(phase), func(status workflows.Status) bool { return status.Phase == phase })
+}
+
+// awaitThat waits until the rotation stands as described.
+func (s *stage) awaitThat(what string, holds func(workflows.Status) bool) workflows.Status {
+	s.t.Helper()
 	var status workflows.Status
-	require.Eventually(s.t, func() bool {
+	assert.Eventually(s.t, func() bool {
 		status = s.status()
-		return status.Phase == phase
-	}, 2*time.Minute, 200*time.Millisecond, "the rotation comes to %s", phase)
+		return holds(status) || status.Report != nil // an ended one changes no more
+	}, patience, 200*time.Millisecond, what)
+	if holds(status) {
+		return status
+	}
+	text, err := json.MarshalIndent(status, "", " ")
+	require.NoError(s.t, err)
+	require.Fail(s.t, what, "but it stands so: %s", text)
 	return status
 }
 
@@ -264,17 +377,40 @@ func (s *stage) nobodyRefused() {
 	assert.Zero(s.t, counted.Failed, "requests without answer")
 }
 
+// patientReplayer knows all workflows, and takes no slow machine for a deadlock.
+func patientReplayer(t *testing.T) worker.WorkflowReplayer {
+	t.Helper()
+	replayer, err := worker.NewWorkflowReplayerWithOptions(worker.WorkflowReplayerOptions{DisableDeadlockDetection: true})
+	require.NoError(t, err)
+	host.Register(replayer)
+	return replayer
+}
+
 // replays runs the rotation's history through this build's workflow code.
 func (s *stage) replays() {
 	s.t.Helper()
-	silent := log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+	replayer := patientReplayer(s.t)
+	require.NoError(s.t, replayer.ReplayWorkflowHistoryWithOptions(silent, s.history(), worker.ReplayWorkflowHistoryOptions{
+		OriginalExecution: workflow.Execution{ID: workflows.WorkflowID(credential)},
+	}))
+}
+
+// silent drops what the SDK has to say.
+var silent = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+
+func (s *stage) history() *history.History {
+	s.t.Helper()
 	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
 	require.NoError(s.t, err)
 	defer c.Close()
-	replayer := worker.NewWorkflowReplayer()
-	host.Register(replayer)
-	require.NoError(s.t, replayer.ReplayWorkflowExecution(context.Background(), c.WorkflowService(), silent, client.DefaultNamespace,
-		workflow.Execution{ID: workflows.WorkflowID(credential)}))
+	events := c.GetWorkflowHistory(s.t.Context(), workflows.WorkflowID(credential), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	var whole history.History
+	for events.HasNext() {
+		event, err := events.Next()
+		require.NoError(s.t, err)
+		whole.Events = append(whole.Events, event)
+	}
+	return &whole
 }
 
 // trail is the audit record.

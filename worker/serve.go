@@ -17,6 +17,8 @@ import (
 	"go.temporal.io/sdk/log"
 
 	"github.com/keyturn/keyturn/internal/host"
+	"github.com/keyturn/keyturn/internal/namespace"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/version"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers/all"
@@ -56,10 +58,10 @@ TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the TOML file); flags go first.`,
 	f.StringVar(&o.namespace, "namespace", "", "Temporal namespace")
 	f.StringVar(&o.profile, "profile", "", "profile of the Temporal environment configuration")
 	f.StringVar(&o.buildID, "build-id", version.ID(), "build ID of the deployment version")
-	f.StringVar(&o.health, "health-address", "127.0.0.1:8089", `address of /healthz and /readyz; "" for none`)
+	f.StringVar(&o.health, "health-address", "127.0.0.1:8089", `address of /healthz, /readyz and /metrics; "" for none`)
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	f.BoolVar(&o.allowUnsigned, "allow-unsigned", false, "accept specs and approvals without signature; said on every run")
+	f.BoolVar(&o.allowUnsigned, "allow-unsigned", false, "accept unsigned specs for environments without trusted signers; said on every run")
 	return cmd
 }
 
@@ -68,12 +70,12 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if !o.allowUnsigned {
-		return errors.New("this version cannot verify signatures: start it with --allow-unsigned, which accepts specs and approvals from whoever may write to the namespace")
-	}
 	config, err := workerconfig.LoadFile(o.config, all.Descriptors())
 	if err != nil {
 		return err
+	}
+	if !o.allowUnsigned && len(config.Trust.Inventory) == 0 {
+		return fmt.Errorf("%s names nobody under trust.inventory, so that no spec could be accepted: name who signs, or start with --allow-unsigned, which accepts specs from whoever may write to the namespace", o.config)
 	}
 	connection, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{ConfigFileProfile: o.profile})
 	if err != nil {
@@ -91,7 +93,12 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	connection.Logger = log.NewStructuredLogger(logger)
 
 	var ready atomic.Bool
-	stopHealth, err := serveHealth(ctx, o.health, &ready, logger)
+	measured, err := newMetrics(logger)
+	if err != nil {
+		return err
+	}
+	connection.MetricsHandler = measured.sdk
+	stopHealth, err := serveHealth(ctx, o.health, &ready, measured.handler, logger)
 	if err != nil {
 		return err
 	}
@@ -101,6 +108,7 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 		return fmt.Errorf("connecting to Temporal at %q: %w", connection.HostPort, err)
 	}
 	defer c.Close()
+	measured.sweep.From(func(ctx context.Context) (policy.SweepReport, bool, error) { return namespace.LatestSweep(ctx, c) })
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -134,8 +142,8 @@ func newLogger(o options, out io.Writer) (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format is %q: write text or json", o.logFormat)
 }
 
-// serveHealth answers /healthz while the process lives, /readyz while it polls.
-func serveHealth(ctx context.Context, address string, ready *atomic.Bool, logger *slog.Logger) (stop func(), err error) {
+// serveHealth answers /healthz while the process lives, /readyz while it polls, and /metrics.
+func serveHealth(ctx context.Context, address string, ready *atomic.Bool, metrics http.Handler, logger *slog.Logger) (stop func(), err error) {
 	if address == "" {
 		return func() {}, nil
 	}
@@ -152,6 +160,7 @@ func serveHealth(ctx context.Context, address string, ready *atomic.Bool, logger
 		}
 		fmt.Fprintln(w, "ok")
 	})
+	mux.Handle("GET /metrics", metrics)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -4,6 +4,7 @@
 package workflows
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/keyturn/keyturn/activities"
@@ -18,6 +19,15 @@ const TaskQueue = "keyturn"
 // AccountQueue is where the calls to an issuer account go, so that its quota holds over all workers.
 func AccountQueue(account string) string { return TaskQueue + "-account-" + account }
 
+// issuerQueue is where a rotation's calls to its issuer go. Without a quota that is the common queue, on which the
+// worker that runs the workflow may begin them at once.
+func issuerQueue(c inventory.Credential, a activities.Accepted) string {
+	if a.Quota {
+		return AccountQueue(c.Issuer.Account)
+	}
+	return TaskQueue
+}
+
 // Names of updates and signals that carry a policy.Request, one for each action.
 const (
 	ApproveName  = string(policy.Approve)
@@ -25,6 +35,9 @@ const (
 	ExtendName   = string(policy.Extend)
 	RollbackName = string(policy.Rollback)
 )
+
+// ResignName is the update that carries an inventory.SignedSpec for a held rotation.
+const ResignName = string(Resign)
 
 // CompromisedName is the signal by which an incident takes over.
 const CompromisedName = "compromised"
@@ -36,24 +49,35 @@ type Compromised struct {
 	Reason   string `json:"reason"`
 }
 
-// StatusName is the query that returns a Status, PlanName the one that returns the policy.Plan.
+// StatusName is the query that returns a Status, PlanName the one that returns the policy.Plan, SpecName
+// the one that returns the inventory.SignedSpec.
 const (
 	StatusName = "status"
 	PlanName   = "plan"
+	SpecName   = "spec"
 )
 
-// RotationInput begins a rotation.
+// RotationInput begins a rotation: of a spec by value, or of a credential by name, whose spec is then the one
+// that its Schedule has.
 type RotationInput struct {
 	// Spec is what to rotate, by value.
-	Spec inventory.SignedSpec `json:"spec"`
+	Spec inventory.SignedSpec `json:"spec,omitzero"`
+	// Credential is what to rotate, by name.
+	Credential string `json:"credential,omitempty"`
+	// Settle is a retired key of the credential that was left alive: the run mints no other, but ends that one. It is
+	// what Sweep begins.
+	Settle string `json:"settle,omitempty"`
 	// Reason and RequestedBy are for the record.
 	Reason      string `json:"reason,omitempty"`
 	RequestedBy string `json:"requestedBy,omitempty"`
+	// Carried is set by a run that goes on in this one.
+	Carried *Carried `json:"carried,omitempty"`
 }
 
-// InspectInput begins a dry run.
+// InspectInput begins a dry run, of a spec by value or of a credential by name.
 type InspectInput struct {
-	Spec inventory.SignedSpec `json:"spec"`
+	Spec       inventory.SignedSpec `json:"spec,omitzero"`
+	Credential string               `json:"credential,omitempty"`
 }
 
 // Phase is where a rotation is.
@@ -64,7 +88,6 @@ const (
 	PhaseInspect     Phase = "inspect"
 	PhaseSignoff     Phase = "signoff"
 	PhaseIssue       Phase = "issue"
-	PhaseVerify      Phase = "verify"
 	PhaseDeliver     Phase = "deliver"
 	PhasePromote     Phase = "promote"
 	PhaseOverlap     Phase = "overlap"
@@ -78,6 +101,9 @@ const (
 	PhaseEnded       Phase = "ended"
 )
 
+// PhaseSlot is the one phase of a ScheduledRotation: it waits for a slot.
+const PhaseSlot Phase = "slot"
+
 // Outcome is how a rotation ended.
 type Outcome string
 
@@ -89,6 +115,8 @@ const (
 	Refused           Outcome = "refused"
 	Superseded        Outcome = "superseded"
 	Failed            Outcome = "failed"
+	// Skipped is what becomes of a ScheduledRotation that begins none.
+	Skipped Outcome = "skipped"
 )
 
 // FailedType is the type of the application error that a failed rotation ends with; its details are the
@@ -108,9 +136,11 @@ type Status struct {
 	WaitsFor    string `json:"waitsFor,omitempty"`
 	UnblockedBy string `json:"unblockedBy,omitempty"`
 	// Until is when a timed wait ends.
-	Until    time.Time        `json:"until,omitzero"`
-	Retiring key.Ref          `json:"retiring,omitzero"`
-	Incoming key.Ref          `json:"incoming,omitzero"`
+	Until    time.Time `json:"until,omitzero"`
+	Retiring key.Ref   `json:"retiring,omitzero"`
+	Incoming key.Ref   `json:"incoming,omitzero"`
+	// Keys is what became of the two keys so far.
+	Keys     []KeyMoment      `json:"keys,omitempty"`
 	Waves    []WaveStatus     `json:"waves,omitempty"`
 	Gate     *policy.OpenGate `json:"gate,omitempty"`
 	Evidence *policy.Evidence `json:"evidence,omitempty"`
@@ -131,6 +161,34 @@ type WaveStatus struct {
 	// State is waiting, delivering, soaking, passed, failed or turned-back.
 	State string `json:"state"`
 }
+
+// KeyMoment is when one of the two keys became something else.
+type KeyMoment struct {
+	At    time.Time `json:"at"`
+	Key   KeyRole   `json:"key"`
+	State KeyState  `json:"state"`
+}
+
+// KeyRole is which of the two keys of a rotation one is.
+type KeyRole string
+
+// The roles.
+const (
+	RoleRetiring KeyRole = "retiring"
+	RoleIncoming KeyRole = "incoming"
+)
+
+// KeyState is what a key is: the label of its value in the store while it works, and then what the issuer made of it.
+type KeyState string
+
+// The states.
+const (
+	KeyPending   KeyState = "pending"
+	KeyCurrent   KeyState = "current"
+	KeyPrevious  KeyState = "previous"
+	KeyDisabled  KeyState = "disabled"
+	KeyDestroyed KeyState = "destroyed"
+)
 
 // Moment is one line of a timeline.
 type Moment struct {
@@ -154,10 +212,12 @@ type Report struct {
 	// Verdicts are the decisions of people, in their order.
 	Verdicts []policy.Verdict `json:"verdicts,omitempty"`
 	// EvidenceDigest names the evidence that the retiring key was revoked on.
-	EvidenceDigest string            `json:"evidenceDigest,omitempty"`
-	Probe          string            `json:"probe,omitempty"`
-	RotateBy       time.Time         `json:"rotateBy,omitzero"`
-	Debt           []activities.Debt `json:"debt,omitempty"`
+	EvidenceDigest string    `json:"evidenceDigest,omitempty"`
+	Probe          string    `json:"probe,omitempty"`
+	RotateBy       time.Time `json:"rotateBy,omitzero"`
+	// NextRun is when the next routine rotation is due to begin.
+	NextRun time.Time         `json:"nextRun,omitzero"`
+	Debt    []activities.Debt `json:"debt,omitempty"`
 	// Open is what a superseded run leaves for the emergency to finish.
 	Open      []string  `json:"open,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
@@ -165,8 +225,34 @@ type Report struct {
 	Timeline  []Moment  `json:"timeline"`
 }
 
+// ScheduledReport is the result of a ScheduledRotation.
+type ScheduledReport struct {
+	Credential string `json:"credential"`
+	// Outcome is that of the rotation, or skipped.
+	Outcome Outcome `json:"outcome"`
+	// Reason is for programs, Message for people.
+	Reason  policy.Reason `json:"reason,omitempty"`
+	Message string        `json:"message"`
+	// Run is the rotation's first run; empty when none was begun.
+	Run      string    `json:"run,omitempty"`
+	RotateBy time.Time `json:"rotateBy,omitzero"`
+	NextRun  time.Time `json:"nextRun,omitzero"`
+}
+
+// SlotID is the ID of a slot: one of those that routine rotations need, so that only so many run at once.
+func SlotID(number int) string { return fmt.Sprintf(SlotForm, number) }
+
+// SlotForm is how a slot's ID is made of its number.
+const SlotForm = "slot/%d"
+
 // WorkflowID is the ID of a credential's rotation: one at a time.
 func WorkflowID(credential string) string { return activities.WorkflowID(credential) }
+
+// ScheduledID is the ID of what a credential's Schedule starts; Temporal adds the time to it.
+func ScheduledID(credential string) string { return "scheduled/" + credential }
+
+// ScheduledName is the workflow type that Schedules start, with a RotationInput.
+const ScheduledName = "ScheduledRotation"
 
 // InspectID is the ID of a credential's dry run.
 func InspectID(credential string) string { return "inspect/" + credential }

@@ -10,6 +10,8 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/outside"
 )
 
 // The search attributes, as setup registers them.
@@ -23,6 +25,8 @@ var (
 	AttributeOutcome     = temporal.NewSearchAttributeKeyKeyword("KeyturnOutcome")
 	AttributeLabels      = temporal.NewSearchAttributeKeyKeywordList("KeyturnLabels")
 	AttributeRotateBy    = temporal.NewSearchAttributeKeyTime("KeyturnRotateBy")
+	// AttributeIndex is of Schedules alone: what a listing shows beyond the others, as name=value.
+	AttributeIndex = temporal.NewSearchAttributeKeyKeywordList("KeyturnIndex")
 )
 
 // Severities of what people are told.
@@ -32,28 +36,35 @@ const (
 	notifyAlert  = "alert"
 )
 
-// index makes the run findable by what its credential is. Values too long for the store of search
-// attributes would end the workflow, so they are cut; validation refuses them long before.
-func (r *rotation) index() {
+// SearchAttributes are those by which a rotation is found from its first moment on, for whoever starts it. Values too long for
+// the store of search attributes would end the workflow, so they are cut; validation refuses them long before.
+func SearchAttributes(c inventory.Credential) temporal.SearchAttributes {
 	var labels []string
-	for _, k := range workflow.DeterministicKeys(r.credential.Labels) {
-		labels = append(labels, k+"="+r.credential.Labels[k])
-	}
 	total := 0
-	for i, l := range labels {
-		if total += len(l) + 8; total > 2000 {
-			labels = labels[:i]
+	for _, k := range workflow.DeterministicKeys(c.Labels) {
+		label := k + "=" + c.Labels[k]
+		if total += len(label) + 8; total > 2000 {
 			break
 		}
+		labels = append(labels, label)
 	}
-	_ = workflow.UpsertTypedSearchAttributes(r.ctx,
-		AttributeCredential.ValueSet(keyword(r.status.Credential)),
-		AttributeOwner.ValueSet(keyword(r.credential.Owner)),
-		AttributeEnvironment.ValueSet(keyword(r.credential.Environment)),
-		AttributeRisk.ValueSet(keyword(string(r.credential.Risk))),
-		AttributeIssuer.ValueSet(keyword(r.credential.Issuer.Type)),
+	return temporal.NewSearchAttributes(
+		AttributeCredential.ValueSet(keyword(c.Name)),
+		AttributeOwner.ValueSet(keyword(c.Owner)),
+		AttributeEnvironment.ValueSet(keyword(c.Environment)),
+		AttributeRisk.ValueSet(keyword(string(c.Risk))),
+		AttributeIssuer.ValueSet(keyword(c.Issuer.Type)),
 		AttributeLabels.ValueSet(labels),
+		AttributePhase.ValueSet(string(PhaseInspect)),
 	)
+}
+
+// index makes the run findable by what its credential is.
+func (r *rotation) index() {
+	r.indexed = PhaseInspect
+	named := r.credential
+	named.Name = r.status.Credential
+	_ = workflow.UpsertTypedSearchAttributes(r.ctx, SearchAttributes(named).Copy())
 }
 
 func keyword(s string) string {
@@ -64,14 +75,26 @@ func keyword(s string) string {
 	return s
 }
 
+// passing are the phases that pass in moments: a search for them would find nothing, so that they are not
+// worth an event of the history. Evidence is searchable once it lacks something.
+var passing = []Phase{PhaseInspect, PhasePromote, PhaseEvidence, PhaseDisable, PhaseRevoke, PhaseRecord}
+
 // enter begins a phase.
 func (r *rotation) enter(p Phase, doing string) {
-	if r.status.Phase != p {
-		_ = workflow.UpsertTypedSearchAttributes(r.ctx, AttributePhase.ValueSet(string(p)))
+	if !slices.Contains(passing, p) {
+		r.findable(p)
 	}
 	r.status.Phase, r.status.Doing, r.status.Since = p, doing, workflow.Now(r.ctx)
 	r.status.WaitsFor, r.status.UnblockedBy, r.status.Until = "", "", time.Time{}
 	r.refresh()
+}
+
+// findable lets the run be searched for by its phase.
+func (r *rotation) findable(p Phase) {
+	if r.indexed != p {
+		_ = workflow.UpsertTypedSearchAttributes(r.ctx, AttributePhase.ValueSet(string(p)))
+		r.indexed = p
+	}
 }
 
 // waitFor says what it takes to go on, and who can do that.
@@ -98,6 +121,25 @@ func (r *rotation) note(format string, args ...any) {
 	r.refresh()
 }
 
+// maxKeyMoments bounds how much is told of the two keys; what came in the middle goes first.
+const maxKeyMoments = 50
+
+// became tells what one of the two keys is from now on.
+func (r *rotation) became(k KeyRole, s KeyState) {
+	for _, m := range slices.Backward(r.status.Keys) {
+		if m.Key == k {
+			if m.State == s {
+				return
+			}
+			break
+		}
+	}
+	if len(r.status.Keys) == maxKeyMoments {
+		r.status.Keys = slices.Delete(r.status.Keys, maxKeyMoments/2, maxKeyMoments/2+1)
+	}
+	r.status.Keys = append(r.status.Keys, KeyMoment{At: workflow.Now(r.ctx), Key: k, State: s})
+}
+
 // notice adds what everybody who looks should know; repeated ones and those past a bound are dropped.
 func (r *rotation) notice(format string, args ...any) {
 	text := clip(fmt.Sprintf(format, args...))
@@ -107,8 +149,19 @@ func (r *rotation) notice(format string, args ...any) {
 	r.refresh()
 }
 
-// refresh shows the status in the Web UI. It adds nothing to the history.
-func (r *rotation) refresh() {
+// refresh has the status shown in the Web UI, before the workflow task ends.
+func (r *rotation) refresh() { r.stale = true }
+
+// keepShown shows the status, once however many changes came before: thousands of requests in one task must not write a page
+// each. It adds nothing to the history.
+func (r *rotation) keepShown(ctx workflow.Context) {
+	for workflow.Await(ctx, func() bool { return r.stale }) == nil {
+		r.show()
+	}
+}
+
+func (r *rotation) show() {
+	r.stale = false
 	workflow.SetCurrentDetails(r.ctx, r.status.Markdown())
 }
 
@@ -121,7 +174,10 @@ func (r *rotation) tell(severity, what, subject, body string) {
 	r.background.Add(1)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
 		defer r.background.Done()
-		if err := workflow.ExecuteActivity(notifying.context(ctx, r.credential), act.Notify, input).Get(ctx, nil); err != nil {
+		if notifyingAtOnce.start(ctx, r.queue, act.Notify, input).Get(ctx, nil) == nil {
+			return
+		}
+		if err := notifying.start(ctx, r.queue, act.Notify, input).Get(ctx, nil); err != nil {
 			r.notice("people could not be told of %q: %s", what, cause(err))
 		}
 	})
@@ -152,16 +208,16 @@ func (r *rotation) close(t *turn) {
 		ended = append(ended, AttributeRotateBy.ValueSet(r.report.RotateBy))
 	}
 	_ = workflow.UpsertTypedSearchAttributes(r.ctx, ended...)
-	r.status.Phase = PhaseEnded
+	r.indexed = PhaseEnded
 	r.enter(PhaseEnded, t.message)
 }
 
 // open lists what a superseded run leaves.
 func (r *rotation) open() []string {
 	var open []string
-	if k := r.status.Incoming; !k.IsZero() {
+	if k := r.status.Incoming; !k.IsZero() && r.in.Settle == "" {
 		open = append(open, fmt.Sprintf("incoming key %s is issued, in store version %s", k.KeyID, k.StoreVersion))
-	} else if r.changed {
+	} else if r.changed && r.in.Settle == "" {
 		open = append(open, "an incoming key may have been minted: the store's metadata has the intent")
 	}
 	for _, w := range r.status.Waves {
@@ -175,20 +231,15 @@ func (r *rotation) open() []string {
 	return open
 }
 
-// clip bounds a text that may come from outside.
-func clip(s string) string {
-	const longest = 1000
-	if len(s) > longest {
-		return strings.ToValidUTF8(s[:longest], "") + "…"
-	}
-	return s
-}
+// clip bounds a text that may come from outside, and leaves nothing in it that a terminal obeys. It may be
+// called again.
+func clip(s string) string { return outside.Lines(s, 1000) }
 
 // Markdown is the status as the Web UI shows it.
 func (s Status) Markdown() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("### %s: %s", text(s.Credential), s.Phase)
+	line("### %s: %s", text(s.Credential), text(string(s.Phase)))
 	line("")
 	line("%s", text(s.Doing))
 	line("")
@@ -218,11 +269,11 @@ func (s Status) Markdown() string {
 			if len(names) > 10 {
 				names = append(slices.Clone(names[:10]), fmt.Sprintf("and %d more", len(w.Instances)-10))
 			}
-			line("| %s | %s | %s |", text(w.Name), text(strings.Join(names, ", ")), w.State)
+			line("| %s | %s | %s |", text(w.Name), text(strings.Join(names, ", ")), text(w.State))
 		}
 	}
 	for _, n := range s.Notices {
-		line("\n> %s", text(n))
+		line("\n> **Note:** %s", text(n))
 	}
 	if len(s.Timeline) > 0 {
 		line("")
@@ -233,8 +284,10 @@ func (s Status) Markdown() string {
 	return b.String()
 }
 
-// text makes a text safe inside Markdown: it neither formats nor breaks a line.
+// markdown takes the meaning from all that has one inside a line, for the Web UI's renderer: also from the
+// colon, without which no address becomes a link.
 var markdown = strings.NewReplacer("\\", "\\\\", "`", "\\`", "*", "\\*", "_", "\\_", "[", "\\[", "]", "\\]", "<", "&lt;", ">", "&gt;",
-	"|", "\\|", "#", "\\#", "!", "\\!", "\n", " ", "\r", " ", "\x1b", "")
+	"|", "\\|", "#", "\\#", "!", "\\!", "&", "&amp;", ":", "\\:", "~", "\\~", "^", "\\^", "$", "&#36;", "{", "\\{", "}", "\\}")
 
-func text(s string) string { return markdown.Replace(clip(s)) }
+// text makes a text safe inside Markdown: it neither formats nor breaks a line, which two spaces would, too.
+func text(s string) string { return markdown.Replace(strings.Join(strings.Fields(clip(s)), " ")) }

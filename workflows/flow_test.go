@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,11 +19,13 @@ import (
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -59,7 +63,7 @@ func aCredential() inventory.Credential {
 
 func aPlan() policy.Plan {
 	return policy.Plan{
-		Credential: "payments-api", Retiring: &retiring, CanDisable: true, CanRollBack: true,
+		Credential: "payments-api", Retiring: &retiring, CanDisable: true, TellsMissed: true, CanRollBack: true,
 		Waves: []policy.Wave{
 			{Name: "canary", Instances: []string{"canary"}, Soak: minutes(10)},
 			{Name: "rest", Instances: []string{"checkout/a", "checkout/b"}, Soak: minutes(10)},
@@ -83,19 +87,20 @@ type script struct {
 	began   time.Time
 	// requests counts updates, for their IDs.
 	requests int
+	// disabled: an earlier run has disabled the retiring key.
+	disabled bool
 }
 
 var act *activities.Activities
 
 func newScript(t *testing.T) *script {
 	t.Helper()
-	suite := quiet()
 	s := &script{
-		t: t, env: suite.NewTestWorkflowEnvironment(), credential: aCredential(), plan: aPlan(),
+		t: t, env: quiet(), credential: aCredential(), plan: aPlan(),
 		answers: map[string]func(int) (any, error){}, calls: map[string]int{},
 	}
 	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
-	s.env.SetTestTimeout(20 * time.Second)
+	s.env.SetTestTimeout(time.Minute)
 	s.env.SetWorkflowRunTimeout(10 * 365 * 24 * time.Hour) // the environment ends activities with the run
 	s.began = s.env.Now()
 	s.env.RegisterActivity(&activities.Activities{})
@@ -104,12 +109,31 @@ func newScript(t *testing.T) *script {
 	return s
 }
 
-// quiet is a suite that logs nothing: what counts is in the results.
-func quiet() *testsuite.WorkflowTestSuite {
+// quiet is an environment that logs nothing, since what counts is in the results, and that takes no slow machine for a
+// deadlock.
+func quiet() *testsuite.TestWorkflowEnvironment {
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
-	return &suite
+	env := suite.NewTestWorkflowEnvironment()
+	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
+	return env
 }
+
+// called is how often an activity was asked. A watch may be asked beside the test, also when the run has ended.
+func (s *script) called(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls[name]
+}
+
+// asks tells whether something was asked, while activities go on.
+func (s *script) asks(what func(string) bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.asked, what)
+}
+
+func (s *script) has(what string) bool { return s.asks(func(done string) bool { return done == what }) }
 
 // answer is the n-th answer of an activity: the scripted one, or the usual one.
 func answer[T any](s *script, name string, usual T) (T, error) {
@@ -128,6 +152,8 @@ func answer[T any](s *script, name string, usual T) (T, error) {
 }
 
 func (s *script) did(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked = append(s.asked, fmt.Sprintf(format, args...))
 }
 
@@ -139,14 +165,9 @@ func (s *script) mocks() {
 	s.env.OnActivity(act.Inspect, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Plan, error) {
 		return answer(s, "Inspect", s.plan)
 	})
-	s.env.OnActivity(act.IssueAndStage, anything, anything).Return(func(_ context.Context, in activities.IssueInput) (key.Ref, error) {
+	s.env.OnActivity(act.Issue, anything, anything).Return(func(_ context.Context, in activities.IssueInput) (activities.Issued, error) {
 		s.did("issue %d", in.Ordinal)
-		return answer(s, "IssueAndStage", incoming)
-	})
-	s.env.OnActivity(act.Verify, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
-		s.did("verify")
-		_, err := answer(s, "Verify", true)
-		return err
+		return answer(s, "Issue", activities.Issued{Key: incoming, Decision: yes})
 	})
 	s.env.OnActivity(act.DeliverWave, anything, anything).Return(func(_ context.Context, in activities.WaveInput) (activities.WaveResult, error) {
 		s.did("deliver %s to %v", in.Key.KeyID, in.Instances)
@@ -159,10 +180,26 @@ func (s *script) mocks() {
 	s.env.OnActivity(act.Watch, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
 		return answerOrWait(s, "Watch")
 	})
+	s.env.OnActivity(act.AwaitMissed, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
+		return answerOrWait(s, "AwaitMissed")
+	})
 	s.env.OnActivity(act.AwaitHealth, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
 		s.did("await health")
 		_, err := answer(s, "AwaitHealth", true)
 		return err
+	})
+	s.env.OnActivity(act.AwaitTrust, anything, anything).Return(func(_ context.Context, spec inventory.SignedSpec) error {
+		if spec.Signature == "bob's" {
+			return nil
+		}
+		_, err := answer(s, "AwaitTrust", true)
+		return err
+	})
+	s.env.OnActivity(act.Recognise, anything, anything).Return(func(_ context.Context, spec inventory.SignedSpec) (activities.Accepted, error) {
+		if spec.Signature != "bob's" {
+			return activities.Accepted{}, temporal.NewNonRetryableApplicationError("the signer is not trusted", activities.TypeUntrusted, nil)
+		}
+		return activities.Accepted{Signer: "bob"}, nil
 	})
 	s.env.OnActivity(act.GatherEvidence, anything, anything).Return(func(_ context.Context, _ activities.EvidenceInput) (policy.Evidence, error) {
 		s.did("gather")
@@ -176,8 +213,10 @@ func (s *script) mocks() {
 		s.did("destroy with %d approvals", len(in.Approvals))
 		return answer(s, "Destroy", activities.Destroyed{Decision: yes, Probe: "refused"})
 	})
-	s.env.OnActivity(act.Enable, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
-		s.did("enable")
+	s.env.OnActivity(act.Enable, anything, anything).Return(func(context.Context, activities.Rotation) error {
+		if s.disabled || s.asks(func(done string) bool { return strings.HasPrefix(done, "disable") }) { // otherwise it only looks
+			s.did("enable")
+		}
 		_, err := answer(s, "Enable", true)
 		return err
 	})
@@ -196,6 +235,9 @@ func (s *script) mocks() {
 	})
 	s.env.OnActivity(act.Log, anything, anything).Return(nil)
 	s.env.OnActivity(act.Notify, anything, anything).Return(func(_ context.Context, in activities.NotifyInput) error {
+		if _, err := answer(s, "Notify", true); err != nil {
+			return err
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.notes = append(s.notes, in)
@@ -239,14 +281,21 @@ func (s *script) approveAt(after time.Duration) {
 	s.at(after, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
 }
 
-func (s *script) run() workflows.Report {
+// body is that of the rotation's spec.
+func (s *script) body() json.RawMessage {
 	s.t.Helper()
 	body, err := json.Marshal(inventory.Spec{Schema: inventory.SpecSchema, Inventory: "payments", Generation: 1, Credential: s.credential})
 	require.NoError(s.t, err)
-	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Body: body}, Reason: "test", RequestedBy: "ann"})
+	return body
+}
+
+func (s *script) run() workflows.Report {
+	s.t.Helper()
+	body := s.body()
+	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: body}}, Reason: "test", RequestedBy: "ann"})
 	require.True(s.t, s.env.IsWorkflowCompleted())
 	var report workflows.Report
-	err = s.env.GetWorkflowError()
+	err := s.env.GetWorkflowError()
 	var ended *temporal.ApplicationError
 	if errors.As(err, &ended) && ended.Type() == workflows.FailedType {
 		require.NoError(s.t, ended.Details(&report))
@@ -268,7 +317,7 @@ func (s *script) status() workflows.Status {
 
 // The routine way, up to the wait that each name says.
 var routine = []string{
-	"issue 1", "verify", "deliver key-new to [canary]", "deliver key-new to [checkout/a checkout/b]", "promote",
+	"issue 1", "deliver key-new to [canary]", "deliver key-new to [checkout/a checkout/b]", "promote",
 	"gather", "disable with 1 approvals", "destroy with 1 approvals", "record completed",
 }
 
@@ -304,11 +353,18 @@ func TestRoutineRotation(t *testing.T) {
 	assert.Equal(t, "refused", report.Probe)
 	assert.Equal(t, "digest", report.EvidenceDigest)
 	assert.Equal(t, workflows.PhaseEnded, s.status().Phase)
+	assert.Equal(t, []string{"gate-revoke", "ended"}, s.told())
+}
+
+// told is what people were told of.
+func (s *script) told() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var told []string
 	for _, n := range s.notes {
 		told = append(told, n.What)
 	}
-	assert.Equal(t, []string{"gate-revoke", "ended"}, told)
+	return told
 }
 
 func TestRefusals(t *testing.T) {
@@ -365,6 +421,112 @@ func TestSignoffComesBeforeAnythingIsChanged(t *testing.T) {
 	assert.Equal(t, routine, s.asked)
 }
 
+// Signed decisions are verified together, and no more than a hundred for each opening of a gate: a flood
+// costs neither history nor the gate.
+func TestAFloodOfSignedDecisionsIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	var asked, calls int
+	s.env.OnActivity(act.Prove, mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.ProveInput) ([]policy.Proof, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		calls++
+		asked += len(in.Decisions)
+		proofs := make([]policy.Proof, len(in.Decisions))
+		for i := range proofs {
+			proofs[i].Problem = "the signer is not trusted"
+		}
+		return proofs, nil
+	})
+	flood := signed.Envelope{Body: json.RawMessage(`{}`), Signature: "mallory's"}
+	s.at(atGate-time.Minute, func() {
+		for range 150 {
+			s.ask(policy.Approve, policy.Request{Signed: &flood}, func(v policy.Verdict) { assert.False(t, v.Accepted) })
+		}
+	})
+	s.approveAt(atGate)
+	require.Equal(t, workflows.Completed, s.run().Outcome, "the gate still opens for others")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	assert.Equal(t, 100, asked)
+	assert.LessOrEqual(t, calls, 5)
+}
+
+// A signer who stops being trusted ends nothing that has begun: the rotation waits, with both keys alive,
+// until its spec is trusted again.
+func TestASpecThatIsNotTrustedAnyMoreHoldsTheRotation(t *testing.T) {
+	t.Parallel()
+	untrusted := temporal.NewNonRetryableApplicationError("the signer is not trusted", activities.TypeUntrusted, nil)
+	held := func(t *testing.T) *script {
+		t.Helper()
+		s := newScript(t)
+		s.answers["Promote"] = func(n int) (any, error) {
+			if n == 1 {
+				return nil, untrusted
+			}
+			return nil, nil
+		}
+		s.answers["AwaitTrust"] = func(n int) (any, error) {
+			if n < 200 { // each 30 seconds
+				return nil, temporal.NewApplicationErrorWithOptions("not yet", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+			}
+			return nil, nil
+		}
+		s.at(40*time.Minute, func() {
+			st := s.status()
+			assert.Contains(t, st.Doing, "Held: the signer is not trusted")
+			assert.Contains(t, st.UnblockedBy, "rotate payments-api -f FILE --sign KEY")
+			assert.Contains(t, s.told(), "held")
+		})
+		return s
+	}
+	resign := func(s *script, signature, body string, want policy.VerdictReason) {
+		s.requests++
+		s.env.UpdateWorkflow(workflows.ResignName, fmt.Sprint("resign-", s.requests), &testsuite.TestUpdateCallback{
+			OnAccept: func() {}, OnReject: func(err error) { assert.NoError(s.t, err) },
+			OnComplete: func(result any, err error) {
+				require.NoError(s.t, err)
+				assert.Equal(s.t, want, result.(policy.Verdict).Reason)
+			},
+		}, inventory.SignedSpec{Envelope: signed.Envelope{Body: json.RawMessage(body), Signature: signature}})
+	}
+	t.Run("until the worker trusts its signer again", func(t *testing.T) {
+		t.Parallel()
+		s := held(t)
+		s.approveAt(300 * time.Minute)
+		require.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("until somebody who is trusted signs it anew", func(t *testing.T) {
+		t.Parallel()
+		s := held(t)
+		body := string(s.body())
+		s.at(41*time.Minute, func() { resign(s, "mallory's", body, policy.SignatureBad) })
+		s.at(42*time.Minute, func() { resign(s, "bob's", `{"another":"spec"}`, policy.OtherRotation) })
+		s.at(43*time.Minute, func() { resign(s, "bob's", body, policy.Accepted) })
+		s.at(44*time.Minute, func() { resign(s, "bob's", body, policy.WrongPhase) })
+		s.approveAt(200 * time.Minute)
+		require.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("or until somebody turns it back, once it is trusted", func(t *testing.T) {
+		t.Parallel()
+		s := held(t)
+		s.at(41*time.Minute, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "enough"}, nil) })
+		require.Equal(t, workflows.RolledBack, s.run().Outcome)
+	})
+}
+
+// What a rotation that did not end left behind is taken back first: its key from whoever uses it, then the
+// key itself.
+func TestTakingBackWhatDidNotEnd(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.TakeBack = []string{"checkout/a"}
+	s.plan.Discard = []key.Ref{{KeyID: "key-left"}}
+	s.approveAt(100 * time.Minute)
+	require.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Equal(t, []string{"deliver key-old to [checkout/a]", "discard", "issue 1"}, s.asked[:3])
+}
+
 // A rollback from every phase undoes what was done up to there, and only that.
 func TestRollbackFromEveryPhase(t *testing.T) {
 	t.Parallel()
@@ -384,15 +546,19 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 			s.at(after, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
 		}
 	}
-	canaryBack := []string{"deliver key-old to [canary]", "restore labels", "discard", "record rolled-back"}
-	allBack := []string{"deliver key-old to [canary checkout/a checkout/b]", "restore labels", "discard", "record rolled-back"}
+	canaryBack := []string{"restore labels", "deliver key-old to [canary]", "discard", "record rolled-back"}
+	allBack := []string{"restore labels", "deliver key-old to [canary checkout/a checkout/b]", "discard", "record rolled-back"}
 	cases := map[string]struct {
 		prepare func(*script)
 		done    int // how much of the routine way
 		undone  []string
 	}{
-		"issuing fails":                  {fails("IssueAndStage", 1), 1, []string{"restore labels", "discard", "record rolled-back"}},
-		"the incoming key does not work": {fails("Verify", 1), 2, []string{"restore labels", "discard", "record rolled-back"}},
+		"issuing fails": {fails("Issue", 1), 1, []string{"restore labels", "discard", "record rolled-back"}},
+		"the incoming key does not work": {func(s *script) {
+			s.answers["Issue"] = func(int) (any, error) {
+				return activities.Issued{Key: incoming, Decision: no(policy.KeyNotWorking)}, nil
+			}
+		}, 1, []string{"restore labels", "discard", "record rolled-back"}},
 		"the canary does not converge": {func(s *script) {
 			s.answers["DeliverWave"] = func(n int) (any, error) {
 				if n == 1 {
@@ -400,8 +566,8 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 				}
 				return nil, nil
 			}
-		}, 3, canaryBack},
-		"somebody asks in the canary's soak": {asked(inFirstSoak), 3, canaryBack},
+		}, 2, canaryBack},
+		"somebody asks in the canary's soak": {asked(inFirstSoak), 2, canaryBack},
 		"the watch breaches in the canary's soak": {func(s *script) {
 			s.answers["Watch"] = func(n int) (any, error) {
 				if n == 3 {
@@ -409,22 +575,22 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 				}
 				return nil, nil
 			}
-		}, 3, canaryBack},
-		"delivering the rest fails": {fails("DeliverWave", 2), 4, allBack},
-		"promoting fails":           {fails("Promote", 1), 5, allBack},
+		}, 2, canaryBack},
+		"delivering the rest fails": {fails("DeliverWave", 2), 3, allBack},
+		"promoting fails":           {fails("Promote", 1), 4, allBack},
 		"promoting is refused": {func(s *script) {
 			s.answers["Promote"] = func(int) (any, error) { return no(policy.CurrentMoved), nil }
-		}, 5, allBack},
-		"somebody asks in the overlap": {asked(inOverlap), 5, allBack},
+		}, 4, allBack},
+		"somebody asks in the overlap": {asked(inOverlap), 4, allBack},
 		"somebody cancels the run in the overlap": {func(s *script) {
 			s.at(inOverlap, s.env.CancelWorkflow)
-		}, 5, allBack},
+		}, 4, allBack},
 		"somebody rejects the revoke gate": {func(s *script) {
 			s.at(atGate, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "batch job tonight"}, nil) })
-		}, 6, allBack},
-		"disabling fails": {func(s *script) { s.approveAt(atGate); fails("Disable", 1)(s) }, 7,
+		}, 5, allBack},
+		"disabling fails": {func(s *script) { s.approveAt(atGate); fails("Disable", 1)(s) }, 6,
 			append([]string{"enable"}, allBack...)},
-		"somebody asks in the disable soak": {asked(inDisableSoak), 7, append([]string{"enable"}, allBack...)},
+		"somebody asks in the disable soak": {asked(inDisableSoak), 6, append([]string{"enable"}, allBack...)},
 		"the watch breaches in the disable soak": {func(s *script) {
 			s.approveAt(atGate)
 			s.answers["Watch"] = func(int) (any, error) {
@@ -433,7 +599,7 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 				}
 				return nil, nil
 			}
-		}, 7, append([]string{"enable"}, allBack...)},
+		}, 6, append([]string{"enable"}, allBack...)},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -508,6 +674,39 @@ func TestEvidenceIsAwaited(t *testing.T) {
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 }
 
+// Evidence that is late is told once, and is waited for without end.
+func TestLateEvidenceIsTold(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	missing := policy.Evidence{Missing: []policy.Decision{{Reason: policy.RetiringStillHeld, Message: "checkout/b still holds it"}}}
+	s.answers["GatherEvidence"] = func(n int) (any, error) {
+		if n <= 2 { // the second time since it is late
+			return missing, nil
+		}
+		return nil, nil
+	}
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Equal(t, []string{"reminder", "gate-revoke", "ended"}, s.told())
+}
+
+// A receiver that is down is told when it is back.
+func TestPeopleAreToldLater(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.answers["Notify"] = func(n int) (any, error) {
+		if n <= 3 {
+			return nil, errors.New("the webhook does not answer")
+		}
+		return nil, nil
+	}
+	s.approveAt(atGate)
+	report := s.run()
+	assert.Equal(t, workflows.Completed, report.Outcome)
+	assert.Equal(t, []string{"gate-revoke", "ended"}, s.told())
+	assert.Empty(t, s.status().Notices[1:], "nothing was lost")
+}
+
 func TestRevokeIsJudgedAgain(t *testing.T) {
 	t.Parallel()
 	t.Run("when Disable refuses, the evidence is gathered and approved anew", func(t *testing.T) {
@@ -522,7 +721,7 @@ func TestRevokeIsJudgedAgain(t *testing.T) {
 		s.approveAt(atGate)
 		s.approveAt(atGate + 10*time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
-		assert.Equal(t, []string{"gather", "disable with 1 approvals", "gather", "disable with 1 approvals", "destroy with 1 approvals"}, s.asked[5:10])
+		assert.Equal(t, []string{"gather", "disable with 1 approvals", "gather", "disable with 1 approvals", "destroy with 1 approvals"}, s.asked[4:9])
 	})
 	t.Run("when Destroy refuses, the key is enabled again first", func(t *testing.T) {
 		t.Parallel()
@@ -536,14 +735,14 @@ func TestRevokeIsJudgedAgain(t *testing.T) {
 		s.approveAt(atGate)
 		s.approveAt(atGate + 45*time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
-		assert.Equal(t, []string{"destroy with 1 approvals", "enable", "gather", "disable with 1 approvals", "destroy with 1 approvals"}, s.asked[7:12])
+		assert.Equal(t, []string{"destroy with 1 approvals", "enable", "gather", "disable with 1 approvals", "destroy with 1 approvals"}, s.asked[6:11])
 	})
 	t.Run("a gate whose request expires asks again", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
 		s.approveAt(atGate + 150*time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
-		assert.Equal(t, []string{"gather", "gather", "disable with 1 approvals"}, s.asked[5:8])
+		assert.Equal(t, []string{"gather", "gather", "disable with 1 approvals"}, s.asked[4:7])
 	})
 }
 
@@ -649,6 +848,51 @@ func TestPauseOnBreach(t *testing.T) {
 	assert.Contains(t, s.asked, "await health")
 }
 
+// What breaks while the key is disabled may be what misses it: it is enabled before anything else, and whoever approved
+// decides anew, on evidence gathered anew.
+func TestAPauseInTheDisableSoakEnablesTheKey(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]workflows.Outcome{
+		"all is well again, and the key is disabled on new approvals": workflows.Completed,
+		"somebody turns it back while it is paused":                   workflows.RolledBack,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachPause}
+			breached := false
+			s.answers["Watch"] = func(int) (any, error) {
+				if !breached && s.has("disable with 1 approvals") {
+					breached = true
+					return no(policy.BudgetBreached), nil
+				}
+				return nil, nil
+			}
+			healthy := false
+			s.answers["AwaitHealth"] = func(int) (any, error) {
+				if end == workflows.RolledBack && !healthy {
+					healthy = true
+					s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors at checkout"}, nil)
+				}
+				return nil, nil
+			}
+			s.approveAt(atGate)
+			s.approveAt(atGate + 3*time.Hour)
+			report := s.run()
+			require.Equal(t, end, report.Outcome, report.Message)
+			disabled := slices.Index(s.asked, "disable with 1 approvals")
+			assert.Equal(t, []string{"enable", "await health"}, s.asked[disabled+1:disabled+3])
+			if end == workflows.Completed {
+				again := slices.Index(s.asked[disabled+1:], "disable with 1 approvals")
+				require.Positive(t, again)
+				assert.Contains(t, s.asked[disabled+1:disabled+1+again], "gather")
+			} else {
+				assert.NotContains(t, s.asked, "destroy with 1 approvals")
+			}
+		})
+	}
+}
+
 func TestCompromised(t *testing.T) {
 	t.Parallel()
 	signal := func(s *script) {
@@ -660,8 +904,20 @@ func TestCompromised(t *testing.T) {
 		s.at(inOverlap, func() { signal(s) })
 		report := s.run()
 		assert.Equal(t, workflows.Superseded, report.Outcome)
-		assert.Equal(t, routine[:5], s.asked)
+		assert.Equal(t, routine[:4], s.asked)
 		assert.Contains(t, report.Open, "incoming key key-new is issued, in store version v2")
+	})
+	t.Run("nobody turns it back after that", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.at(atGate, func() {
+			signal(s)
+			s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil)
+			s.ask(policy.Reject, policy.Request{By: "ann", Gate: "revoke", Reason: "errors"}, nil)
+		})
+		report := s.run()
+		assert.Equal(t, workflows.Superseded, report.Outcome)
+		assert.NotContains(t, s.asked, "restore labels")
 	})
 	t.Run("it stops a rollback before the exposed key is brought back", func(t *testing.T) {
 		t.Parallel()
@@ -696,7 +952,7 @@ func TestFirstKeyHasNothingToRevoke(t *testing.T) {
 	s.plan.Retiring = nil
 	report := s.run()
 	assert.Equal(t, workflows.Completed, report.Outcome)
-	assert.Equal(t, append(append([]string{}, routine[:5]...), "record completed"), s.asked)
+	assert.Equal(t, append(append([]string{}, routine[:4]...), "record completed"), s.asked)
 }
 
 func TestConsumersThatPullFollowThePromotion(t *testing.T) {
@@ -706,7 +962,7 @@ func TestConsumersThatPullFollowThePromotion(t *testing.T) {
 	s.at(inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil) })
 	assert.Equal(t, workflows.RolledBack, s.run().Outcome)
 	assert.Equal(t, []string{
-		"issue 1", "verify", "deliver key-new to [canary]", "promote", "deliver key-new to [checkout/a checkout/b]",
-		"deliver key-old to [canary]", "restore labels", "deliver key-old to [checkout/a checkout/b]", "discard", "record rolled-back",
+		"issue 1", "deliver key-new to [canary]", "promote", "deliver key-new to [checkout/a checkout/b]",
+		"restore labels", "deliver key-old to [canary checkout/a checkout/b]", "discard", "record rolled-back",
 	}, s.asked, "those who pull are back once the labels are")
 }

@@ -29,7 +29,7 @@ func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict,
 		phase, doing = PhaseRevokeGate, "Waiting for approval to revoke the retiring key: "+e.Describe()
 		open.Evidence = e.Digest
 	}
-	r.status.Gate = open
+	r.status.Gate, r.proved = open, 0
 	defer func() { r.status.Gate = nil }()
 	r.enter(phase, doing)
 	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
@@ -72,14 +72,12 @@ const evidenceChanges = 30
 // evidence waits until it is proved that nobody needs the retiring key: it never guesses.
 func (r *rotation) evidence() (policy.Evidence, error) {
 	r.enter(PhaseEvidence, "Gathering the evidence that nobody needs the retiring key.")
-	stop := r.remind(r.credential.QuietWindow.Std()+time.Hour, "The retiring key is still needed",
-		"The evidence for revoking it has been incomplete for longer than its quiet window. See what it lacks with: starter status "+r.status.Credential)
-	defer stop()
+	late := workflow.Now(r.ctx).Add(r.credential.QuietWindow.Std() + time.Hour)
 	shown := ""
 	for n := 1; ; n++ {
 		var e policy.Evidence
-		input := activities.EvidenceInput{Rotation: r.acting(), Shown: shown}
-		if err := r.step(gathering(r.credential), act.GatherEvidence, input, &e); err != nil {
+		input := activities.EvidenceInput{Rotation: *r.acting(), Shown: shown, Late: late}
+		if err := r.step(gathering(r.credential), act.GatherEvidence, &input, &e); err != nil {
 			return e, err
 		}
 		r.status.Evidence = &e
@@ -87,6 +85,12 @@ func (r *rotation) evidence() (policy.Evidence, error) {
 			r.report.EvidenceDigest = e.Digest
 			r.note("evidence complete: %s", e.Describe())
 			return e, nil
+		}
+		r.findable(PhaseEvidence)
+		if e.Lacks() == shown { // so it returned because it is late
+			r.tell(notifyAlert, "reminder", "The retiring key is still needed",
+				"The evidence for revoking it has been incomplete for longer than its quiet window. See what it lacks with: starter status "+r.status.Credential)
+			late = time.Time{}
 		}
 		shown = e.Lacks()
 		var missing []string
@@ -102,15 +106,4 @@ func (r *rotation) evidence() (policy.Evidence, error) {
 			}
 		}
 	}
-}
-
-// remind tells people once when something takes longer than it should.
-func (r *rotation) remind(after time.Duration, subject, body string) (stop func()) {
-	ctx, cancel := workflow.WithCancel(r.ctx)
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		if workflow.NewTimerWithOptions(ctx, after, workflow.TimerOptions{Summary: "reminder"}).Get(ctx, nil) == nil {
-			r.tell(notifyAlert, "reminder", subject, body)
-		}
-	})
-	return cancel
 }

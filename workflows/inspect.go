@@ -10,17 +10,21 @@ import (
 // Inspect is the dry run: the plan that a rotation would follow now, and its refusals. It changes
 // nothing.
 func Inspect(ctx workflow.Context, in InspectInput) (policy.Plan, error) {
-	spec, err := in.Spec.Peek()
+	signed, err := resolve(ctx, in.Spec, in.Credential)
+	if err != nil {
+		return policy.Plan{}, err
+	}
+	spec, err := signed.Peek()
 	if err != nil {
 		return policy.Plan{}, err
 	}
 	var accepted activities.Accepted
-	if err := workflow.ExecuteActivity(accepting.context(ctx, spec.Credential), act.Accept, in.Spec).Get(ctx, &accepted); err != nil {
+	if err := accepting.start(ctx, TaskQueue, act.Accept, signed).Get(ctx, &accepted); err != nil {
 		return policy.Plan{}, err
 	}
 	var plan policy.Plan
-	subject := activities.Rotation{Spec: in.Spec, ID: workflow.GetInfo(ctx).FirstRunID}
-	err = workflow.ExecuteActivity(inspecting.context(ctx, spec.Credential), act.Inspect, subject).Get(ctx, &plan)
+	subject := activities.Rotation{Spec: signed, ID: workflow.GetInfo(ctx).FirstRunID}
+	err = inspecting.start(ctx, issuerQueue(spec.Credential, accepted), act.Inspect, subject).Get(ctx, &plan)
 	if accepted.Notice != "" {
 		plan.Warnings = append([]string{accepted.Notice}, plan.Warnings...)
 	}

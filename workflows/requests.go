@@ -1,13 +1,18 @@
 package workflows
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/workflow"
 
+	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 )
 
 // requests are what a person can ask a rotation for: each an update, whose result is the verdict, and a
@@ -36,16 +41,17 @@ func (r *rotation) listen(ctx workflow.Context) error {
 	}
 	for _, q := range requests {
 		update := func(ctx workflow.Context, req policy.Request) (policy.Verdict, error) {
+			r.requested()
 			if req.ID == "" {
 				req.ID = "update/" + workflow.GetCurrentUpdateInfo(ctx).ID
 			}
-			return r.decide(q.action, req), nil
+			return r.decide(q.action, req, r.prove(ctx, req)), nil
 		}
 		if err := workflow.SetUpdateHandlerWithOptions(ctx, string(q.action), update,
 			workflow.UpdateHandlerOptions{Description: q.description}); err != nil {
 			return err
 		}
-		r.receive(ctx, string(q.action), q.description, func(payload converter.RawValue) error {
+		r.receive(ctx, string(q.action), q.description, func(ctx workflow.Context, payload converter.RawValue) error {
 			var req policy.Request
 			if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &req); err != nil {
 				return err
@@ -53,13 +59,13 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			if req.ID == "" {
 				req.ID = fmt.Sprintf("signal/%d", r.numbered)
 			}
-			if v := r.decide(q.action, req); !v.Accepted {
+			if v := r.decide(q.action, req, r.prove(ctx, req)); !v.Accepted {
 				r.notice("%s by signal was not taken: %s", q.action, v.Message)
 			}
 			return nil
 		})
 	}
-	r.receive(ctx, CompromisedName, `An incident takes the credential over; sent by incidents`, func(payload converter.RawValue) error {
+	r.receive(ctx, CompromisedName, `An incident takes the credential over; sent by incidents`, func(_ workflow.Context, payload converter.RawValue) error {
 		var c Compromised
 		if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &c); err != nil {
 			return err
@@ -67,10 +73,23 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		r.compromised(c)
 		return nil
 	})
+	resign := func(ctx workflow.Context, s inventory.SignedSpec) (policy.Verdict, error) {
+		return r.resign(ctx, s), nil
+	}
+	err = workflow.SetUpdateHandlerWithOptions(ctx, ResignName, resign,
+		workflow.UpdateHandlerOptions{Description: "Sign the spec of a held rotation anew; sent by starter rotate --sign"})
+	if err != nil {
+		return err
+	}
+	err = workflow.SetQueryHandlerWithOptions(ctx, SpecName, func() (inventory.SignedSpec, error) { return r.in.Spec, nil },
+		workflow.QueryHandlerOptions{Description: "The spec that the rotation follows, with its signature"})
+	if err != nil {
+		return err
+	}
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		ctx.Done().Receive(ctx, nil)
 		if ctx.Err() != nil && !r.over {
-			r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"})
+			r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"}, nil)
 		}
 	})
 	return nil
@@ -78,18 +97,27 @@ func (r *rotation) listen(ctx workflow.Context) error {
 
 // receive handles each signal of a name. It is received raw: one that does not decode is reported, where
 // the SDK would drop it silently.
-func (r *rotation) receive(ctx workflow.Context, name, description string, handle func(converter.RawValue) error) {
+func (r *rotation) receive(ctx workflow.Context, name, description string, handle func(workflow.Context, converter.RawValue) error) {
 	signals := workflow.GetSignalChannelWithOptions(ctx, name, workflow.SignalChannelOptions{Description: description})
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
 		for {
 			var payload converter.RawValue
 			signals.Receive(ctx, &payload)
 			r.numbered++
-			if err := handle(payload); err != nil {
+			r.requested()
+			r.background.Add(1)
+			if err := handle(ctx, payload); err != nil {
 				r.notice("a signal %q could not be read: %s", name, err)
 			}
+			r.background.Done()
 		}
 	})
+}
+
+// requested counts what people, or whoever floods the run, have sent.
+func (r *rotation) requested() {
+	r.requests++
+	r.measure()
 }
 
 // maxVerdicts bounds what a run remembers and reports of decisions.
@@ -97,11 +125,14 @@ const maxVerdicts = 200
 
 // decide judges a request, whichever way it came, and does what an accepted one asks for. The same ID
 // gets its first verdict again.
-func (r *rotation) decide(action policy.Action, req policy.Request) policy.Verdict {
+func (r *rotation) decide(action policy.Action, req policy.Request, proof *policy.Proof) policy.Verdict {
+	if proof != nil && proof.Problem == "" {
+		req.ID = "signed/" + proof.Request.Nonce // however often and under whatever names it is sent
+	}
 	if v, known := r.verdicts[req.ID]; known {
 		return v
 	}
-	v := policy.Judge(action, req, r.standpoint())
+	v := policy.Judge(action, req, proof, r.standpoint())
 	if len(r.verdicts) < maxVerdicts {
 		r.verdicts[v.ID] = v
 		r.report.Verdicts = append(r.report.Verdicts, v)
@@ -109,16 +140,24 @@ func (r *rotation) decide(action policy.Action, req policy.Request) policy.Verdi
 	kind := audit.DecisionRejected
 	if v.Accepted {
 		kind = audit.DecisionAccepted
-		r.carryOut(v, req)
+		r.carryOut(v)
+	} else {
+		workflow.GetLogger(r.ctx).Warn("decision not taken", "action", string(action), "reason", string(v.Reason), "message", v.Message)
 	}
-	r.happened(kind, map[string]string{"action": string(action), "by": v.By, "why": v.Why, "verdict": v.Message, "id": v.ID})
+	r.happened(kind, map[string]string{"action": string(action), "by": v.Person(), "why": v.Why, "verdict": v.Message, "id": v.ID})
 	r.refresh()
 	return v
 }
 
 func (r *rotation) standpoint() policy.Standpoint {
+	info := workflow.GetInfo(r.ctx)
 	s := policy.Standpoint{
-		Now: workflow.Now(r.ctx), Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, Gate: r.status.Gate,
+		Now: workflow.Now(r.ctx), Gate: r.status.Gate,
+		Here: policy.Bound{
+			Namespace: info.Namespace, Workflow: info.WorkflowExecution.ID, Run: info.WorkflowExecution.RunID,
+			Rotation: r.id, Retiring: r.status.Retiring.KeyID, Incoming: r.status.Incoming.KeyID,
+		},
+		Disabled: r.disabled, Revoke: r.credential.Approvals.Revoke,
 		InOverlap: r.status.Phase == PhaseOverlap, OverlapEnds: r.overlapEnds, LatestEnd: r.plan.RetiringExpires,
 		NoWayBack: r.status.NoWayBack,
 	}
@@ -127,30 +166,121 @@ func (r *rotation) standpoint() policy.Standpoint {
 		s.NoWayBack = "the rotation has ended"
 	case r.rollingBack:
 		s.NoWayBack = "it is turning back already"
+	case r.turn != nil && r.turn.outcome == Superseded:
+		s.NoWayBack = r.turn.message
 	}
 	return s
 }
 
-// carryOut does what an accepted verdict means.
-func (r *rotation) carryOut(v policy.Verdict, req policy.Request) {
-	by := v.By
-	if by == "" {
-		by = "somebody unnamed"
+// maxProofs bounds how many signed decisions are looked at for one gate, whoever floods it: then the gate
+// must open again.
+const maxProofs = 100
+
+// unproved is a signed decision that waits for its proof.
+type unproved struct {
+	decision signed.Envelope
+	proof    *policy.Proof
+}
+
+// prove has a worker find out who signed a request; nil for an unsigned one. Requests that come while
+// others are proved go together.
+func (r *rotation) prove(ctx workflow.Context, req policy.Request) *policy.Proof {
+	switch {
+	case req.Signed == nil:
+		return nil
+	case r.proved >= maxProofs:
+		return &policy.Proof{Problem: fmt.Sprintf("there were %d signed decisions already since the gate opened; it takes more when it opens again", maxProofs)}
 	}
+	r.proved++
+	waiting := &unproved{decision: *req.Signed}
+	r.unproved = append(r.unproved, waiting)
+	if len(r.unproved) == 1 {
+		r.background.Add(1)
+		workflow.Go(r.ctx, r.proveAll)
+	}
+	if err := workflow.Await(ctx, func() bool { return waiting.proof != nil }); err != nil {
+		return &policy.Proof{Problem: err.Error()}
+	}
+	return waiting.proof
+}
+
+// proveAll proves what waits, and what comes meanwhile after that, until nothing does.
+func (r *rotation) proveAll(ctx workflow.Context) {
+	defer r.background.Done()
+	for len(r.unproved) > 0 {
+		batch := slices.Clone(r.unproved)
+		input := activities.ProveInput{Spec: r.in.Spec}
+		for _, u := range batch {
+			input.Decisions = append(input.Decisions, u.decision)
+		}
+		var proofs []policy.Proof
+		err := proving.start(ctx, r.queue, act.Prove, input).Get(ctx, &proofs)
+		for i, u := range batch {
+			switch {
+			case err != nil:
+				u.proof = &policy.Proof{Problem: "no worker could verify it: " + cause(err)}
+			case i < len(proofs):
+				u.proof = &proofs[i]
+			default:
+				u.proof = &policy.Proof{Problem: "no worker has verified it"}
+			}
+		}
+		r.unproved = r.unproved[len(batch):]
+	}
+}
+
+// Resign is the action of signing a held rotation's spec anew.
+const Resign policy.Action = "resign"
+
+// resign takes another signature of the very same spec, once a worker trusts it.
+func (r *rotation) resign(ctx workflow.Context, s inventory.SignedSpec) policy.Verdict {
+	v := policy.Verdict{Action: Resign, At: workflow.Now(ctx)}
+	theirs, err := signed.Canonical(s.Body)
+	ours, ownErr := signed.Canonical(r.in.Spec.Body)
+	switch {
+	case !r.holding:
+		v.Reason, v.Message = policy.WrongPhase, "the rotation is not held: its spec is trusted"
+		return v
+	case err != nil || ownErr != nil || !bytes.Equal(theirs, ours):
+		v.Reason, v.Message = policy.OtherRotation, "it is not the spec that this rotation follows"
+		return v
+	}
+	var accepted activities.Accepted
+	if err := accepting.start(ctx, r.queue, act.Recognise, s).Get(ctx, &accepted); err != nil {
+		v.Reason, v.Message = policy.SignatureBad, "the signature is not taken: "+cause(err)
+		return v
+	}
+	r.in.Spec, r.resigned = s, true
+	v.Accepted, v.Reason, v.By, v.Verified = true, policy.Accepted, accepted.Signer, true
+	v.Message = "the rotation goes on"
+	r.note("%s signed the spec anew", accepted.Signer)
+	return v
+}
+
+// carryOut does what an accepted verdict means.
+func (r *rotation) carryOut(v policy.Verdict) {
+	by := v.Person()
 	switch v.Action {
 	case policy.Approve:
 		r.status.Gate.Approvals = append(r.status.Gate.Approvals, v)
 		r.note("%s approved the %s gate", by, v.Gate)
 	case policy.Reject:
 		r.note("%s rejected the %s gate: %s", by, v.Gate, v.Why)
-		r.turn = turnedBack(RejectedByPerson, "%s rejected the %s gate: %s", by, v.Gate, v.Why)
+		r.wantBack(RejectedByPerson, "%s rejected the %s gate: %s", by, v.Gate, v.Why)
 	case policy.Extend:
-		r.overlapEnds = r.overlapEnds.Add(req.Extension.Std())
-		r.note("%s extended the overlap by %s", by, req.Extension)
-		r.happened(audit.OverlapExtended, map[string]string{"by": by, "extension": req.Extension.String()})
+		r.overlapEnds = r.overlapEnds.Add(v.Extension.Std())
+		r.note("%s extended the overlap by %s", by, v.Extension)
+		r.happened(audit.OverlapExtended, map[string]string{"by": by, "extension": v.Extension.String()})
 	case policy.Rollback:
 		r.note("%s asked for a rollback: %s", by, v.Why)
-		r.turn = turnedBack(AskedByPerson, "%s asked for a rollback: %s", by, v.Why)
+		r.wantBack(AskedByPerson, "%s asked for a rollback: %s", by, v.Why)
+	}
+}
+
+// wantBack turns the rotation back at its next safe point, unless it is turned already: an incident most of all is not undone.
+func (r *rotation) wantBack(reason policy.Reason, format string, args ...any) {
+	if r.turn == nil {
+		r.turn = turnedBack(reason, format, args...)
 	}
 }
 
@@ -167,7 +297,7 @@ func (r *rotation) compromised(c Compromised) {
 	r.note("incident %s: %s", c.Incident, c.Reason)
 	r.happened(audit.TakenOver, map[string]string{"incident": c.Incident, "reason": c.Reason})
 	if !r.over {
-		r.turn = &turn{outcome: Superseded, reason: Exposed, message: "Superseded by " + c.Incident + ": " + c.Reason}
+		r.turn = turnTo(Superseded, Exposed, "Superseded by %s: %s", c.Incident, c.Reason)
 	}
 }
 

@@ -23,53 +23,93 @@ func Rotation(ctx workflow.Context, in RotationInput) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	return r.end(r.rotate())
+	if err = r.rotate(); errors.Is(err, errFull) {
+		return Report{}, r.continueAsNew()
+	}
+	return r.end(err)
 }
+
+// Parts of a rotation that a later run may have to begin with.
+const (
+	partSignoff = "signoff"
+	partIssue   = "issue"
+)
 
 // rotate is the routine rotation, phase by phase. Whatever turns it, a refusal, a breach, a person or an
 // incident, ends the phase with a *turn; so does trouble that does not pass.
 func (r *rotation) rotate() error {
-	phases := []func() error{
-		r.inspect,
-		r.signoff,
-		r.issue,
-		r.verify,
-		r.deliver, // to whom the key is brought
-		r.promote,
-		r.follow, // those who read the store by themselves
-		r.overlap,
-		r.revoke,
+	if r.in.Settle != "" {
+		return r.settle()
 	}
+	phases := []struct {
+		name string
+		do   func() error
+	}{
+		{"inspect", r.inspect},
+		{partSignoff, r.signoff},
+		{partIssue, r.issue},
+		{"deliver", r.deliver}, // to whom the key is brought
+		{"promote", r.promote},
+		{"follow", r.follow}, // those who read the store by themselves
+		{"overlap", r.overlap},
+		{"revoke", r.revoke},
+	}
+	if r.turn != nil { // the run before this one was turning back
+		return r.turnBack(r.turn)
+	}
+	reached := r.at == ""
 	for _, phase := range phases {
-		if err := phase(); err != nil {
+		if reached = reached || phase.name == r.at; !reached {
+			continue // the run before did it
+		}
+		r.at = phase.name
+		if err := phase.do(); err != nil {
 			return r.turnBack(err)
 		}
 	}
 	return nil
 }
 
-// inspect gathers the facts, and plans. Nothing has been changed when it refuses.
-func (r *rotation) inspect() error {
+// accept sees that the workers take the spec.
+func (r *rotation) accept() error {
 	r.enter(PhaseInspect, "Looking at issuer, store and consumers; nothing is changed yet.")
+	if err := r.resolve(); err != nil {
+		return err
+	}
 	if r.credential.Name == "" || r.status.Credential != r.credential.Name {
+		workflow.GetLogger(r.ctx).Warn("refused: the workflow ID is not that of the spec's rotation", "credential", r.credential.Name)
 		return refused(policy.SpecRefused, "the workflow ID must be %q, so that a credential has one rotation at a time", WorkflowID(r.credential.Name))
 	}
 	var accepted activities.Accepted
 	if err := r.run(accepting, act.Accept, r.in.Spec, &accepted); err != nil {
 		return refused(policy.SpecRefused, "the worker does not take the spec: %s", cause(err))
 	}
+	r.queue = issuerQueue(r.credential, accepted)
 	if accepted.Notice != "" {
-		r.status.Notices = append(r.status.Notices, accepted.Notice)
+		r.notice("%s", accepted.Notice)
+	} else {
+		r.note("%s signed the spec", accepted.Signer)
+	}
+	return nil
+}
+
+// inspect gathers the facts, and plans. Nothing has been changed when it refuses.
+func (r *rotation) inspect() error {
+	if err := r.accept(); err != nil {
+		return err
 	}
 	if err := r.run(inspecting, act.Inspect, r.subject(), &r.plan); err != nil {
 		return refused(policy.SpecRefused, "issuer, store or consumers could not be looked at: %s", cause(err))
 	}
-	r.status.Notices = append(r.status.Notices, r.plan.Warnings...)
+	for _, w := range r.plan.Warnings {
+		r.notice("%s", w)
+	}
 	for _, w := range r.plan.Waves {
 		r.status.Waves = append(r.status.Waves, WaveStatus{Name: w.Name, Instances: w.Instances, State: waveWaiting})
 	}
 	if r.plan.Retiring != nil {
 		r.status.Retiring = *r.plan.Retiring
+		r.became(RoleRetiring, KeyCurrent)
 	}
 	r.happened(audit.PlanMade, map[string]string{"retiring": r.status.Retiring.KeyID, "refusals": strconv.Itoa(len(r.plan.Refusals)), "takes": r.plan.Takes.String()})
 	if r.plan.Refused() {
@@ -84,21 +124,51 @@ func (r *rotation) inspect() error {
 	return nil
 }
 
+// resolve finds the spec of a rotation that was begun by name.
+func (r *rotation) resolve() error {
+	if r.in.Credential == "" || len(r.in.Spec.Body) > 0 {
+		return nil
+	}
+	spec, err := resolve(r.ctx, r.in.Spec, r.in.Credential)
+	var refusal *temporal.ApplicationError
+	if errors.As(err, &refusal) && refusal.Type() == activities.TypeLeft {
+		return refused(policy.LeftInventory, "%s is in no applied inventory: it left the inventory, or was never in one", r.in.Credential)
+	}
+	if err != nil {
+		return refused(policy.SpecRefused, "the spec of %s was not found: %s", r.in.Credential, cause(err))
+	}
+	r.in.Spec = spec
+	if found, err := spec.Peek(); err == nil {
+		r.credential, r.status.Owner = found.Credential, found.Credential.Owner
+	}
+	r.index()
+	return nil
+}
+
 // signoff waits for approval before anything is changed.
 func (r *rotation) signoff() error {
 	for {
-		_, err := r.gate(inventory.GateSignoff, nil)
+		approvals, err := r.gate(inventory.GateSignoff, nil)
 		if !errors.Is(err, errGateExpired) {
+			r.signoffs = approvals
 			return err
 		}
 	}
 }
 
-// issue mints the incoming key and stages it, after clearing away what earlier rotations left.
+// issue mints the incoming key, stages it, and sees that it works before anybody depends on it; before that it
+// clears away what earlier rotations left.
 func (r *rotation) issue() error {
-	r.enter(PhaseIssue, "Minting the incoming key and storing it as PENDING.")
+	r.enter(PhaseIssue, "Minting the incoming key, storing it as PENDING, and seeing that it works.")
 	r.changed = true
+	if len(r.plan.TakeBack) > 0 {
+		if err := r.redeliver(r.plan.TakeBack); err != nil {
+			return err
+		}
+		r.note("%s taken back from a rotation that did not end", strings.Join(r.plan.TakeBack, ", "))
+	}
 	if len(r.plan.Discard) > 0 {
+		r.waitFor("what earlier rotations left to be quiet before it is destroyed", "time; or: rollback")
 		var d policy.Decision
 		if err := r.step(discarding(r.credential), act.Discard, r.acting(), &d); err != nil {
 			return err
@@ -107,25 +177,25 @@ func (r *rotation) issue() error {
 			return turnedBack(d.Reason, "a key of an earlier rotation cannot be cleared away: %s", d.Message)
 		}
 	}
-	input := activities.IssueInput{Rotation: r.acting(), Ordinal: 1}
-	if err := r.step(issuing, act.IssueAndStage, input, &r.status.Incoming); err != nil {
+	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: 1, Approvals: r.signoffs}
+	var issued activities.Issued
+	if err := r.step(issuing(r.credential), act.Issue, &input, &issued); err != nil {
 		return err
 	}
-	r.note("issued key %s, stored as PENDING in version %s", r.status.Incoming.KeyID, r.status.Incoming.StoreVersion)
+	r.status.Incoming = issued.Key
+	r.became(RoleIncoming, KeyPending)
+	r.note("issued key %s, stored as PENDING in version %s", issued.Key.KeyID, issued.Key.StoreVersion)
+	if !issued.Decision.OK {
+		return turnedBack(issued.Decision.Reason, "the incoming key does not work: %s", issued.Decision.Message)
+	}
 	return nil
-}
-
-// verify sees that the incoming key works before anybody depends on it.
-func (r *rotation) verify() error {
-	r.enter(PhaseVerify, "Trying the incoming key: issuer self-test and smoke tests.")
-	return r.step(verifying, act.Verify, r.acting(), nil)
 }
 
 // deliver brings the incoming key to the consumers, wave by wave, the canary first.
 func (r *rotation) deliver() error {
 	r.startWatch()
 	for i, w := range r.plan.Waves {
-		if !w.ByPromotion {
+		if !w.ByPromotion && r.status.Waves[i].State != wavePassed {
 			if err := r.wave(i, w); err != nil {
 				return err
 			}
@@ -137,12 +207,17 @@ func (r *rotation) deliver() error {
 // promote makes the incoming key CURRENT.
 func (r *rotation) promote() error {
 	r.enter(PhasePromote, "Moving CURRENT to the incoming key.")
+	r.promoted = true
 	var d policy.Decision
 	if err := r.step(promoting, act.Promote, r.acting(), &d); err != nil {
 		return err
 	}
 	if !d.OK {
 		return turnedBack(d.Reason, "the incoming key may not be promoted: %s", d.Message)
+	}
+	r.became(RoleIncoming, KeyCurrent)
+	if r.plan.Retiring != nil {
+		r.became(RoleRetiring, KeyPrevious)
 	}
 	r.note("promoted key %s to CURRENT", r.status.Incoming.KeyID)
 	return nil
@@ -151,7 +226,7 @@ func (r *rotation) promote() error {
 // follow waits for the consumers that read CURRENT by themselves.
 func (r *rotation) follow() error {
 	for i, w := range r.plan.Waves {
-		if w.ByPromotion {
+		if w.ByPromotion && r.status.Waves[i].State != wavePassed {
 			if err := r.wave(i, w); err != nil {
 				return err
 			}
@@ -172,11 +247,11 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 	r.status.Waves[i].State = waveDelivering
 	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances; or: rollback")
 	input := activities.WaveInput{
-		Rotation: r.acting(), Key: r.status.Incoming, Wave: w.Name, Instances: w.Instances,
+		Rotation: *r.acting(), Key: r.status.Incoming, Wave: w.Name, Instances: w.Instances,
 		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
 	}
 	var result activities.WaveResult
-	if err := r.step(delivering(r.credential, w.Name), act.DeliverWave, input, &result); err != nil {
+	if err := r.step(delivering(r.credential, w.Name), act.DeliverWave, &input, &result); err != nil {
 		r.status.Waves[i].State = waveFailed
 		return err
 	}
@@ -202,12 +277,14 @@ func (r *rotation) overlap() error {
 		return nil
 	}
 	r.enter(PhaseOverlap, "Both keys are accepted.")
-	r.overlapEnds = workflow.Now(r.ctx).Add(r.credential.Overlap.Std())
-	if last := r.plan.RetiringExpires; !last.IsZero() && last.Before(r.overlapEnds) {
-		r.overlapEnds = last
-		r.note("the retiring key expires %s, before the overlap would end", last.UTC().Format(time.RFC3339))
+	if r.overlapEnds.IsZero() { // else the run before began it
+		r.overlapEnds = workflow.Now(r.ctx).Add((r.credential.LongestCache() + r.credential.Overlap).Std())
+		if last := r.plan.RetiringExpires; !last.IsZero() && last.Before(r.overlapEnds) {
+			r.overlapEnds = last
+			r.note("the retiring key expires %s, before the overlap would end", last.UTC().Format(time.RFC3339))
+		}
+		r.happened(audit.OverlapBegun, map[string]string{"until": r.overlapEnds.UTC().Format(time.RFC3339)})
 	}
-	r.happened(audit.OverlapBegun, map[string]string{"until": r.overlapEnds.UTC().Format(time.RFC3339)})
 	r.waitFor("the end of the overlap", "time; or: extend, rollback")
 	return r.wait("overlap", func() time.Time { return r.overlapEnds }, nil)
 }
@@ -217,6 +294,14 @@ func (r *rotation) overlap() error {
 func (r *rotation) revoke() error {
 	if r.plan.Retiring == nil {
 		return nil
+	}
+	if r.disabled { // in the run before, by approvals that count for that one alone
+		r.note("the retiring key is enabled again, until this run's gate is passed")
+		if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
+			return err
+		}
+		r.disabled = false
+		r.became(RoleRetiring, KeyPrevious)
 	}
 	for {
 		evidence, err := r.evidence()
@@ -230,7 +315,7 @@ func (r *rotation) revoke() error {
 		if err != nil {
 			return err
 		}
-		input := activities.RevokeInput{Rotation: r.acting(), Approvals: approvals}
+		input := activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals}
 		gone, err := r.disableAndDestroy(input)
 		if err != nil || gone {
 			return err
@@ -244,30 +329,31 @@ func (r *rotation) disableAndDestroy(input activities.RevokeInput) (gone bool, e
 		r.enter(PhaseDisable, "Disabling the retiring key; it can be enabled again.")
 		var d policy.Decision
 		r.disabled = true
-		if err := r.step(disabling, act.Disable, input, &d); err != nil {
+		if err := r.step(disabling, act.Disable, &input, &d); err != nil {
 			return false, err
 		}
 		if !d.OK {
 			r.note("not disabled: %s", d.Message)
 			return false, nil
 		}
+		r.became(RoleRetiring, KeyDisabled)
 		r.note("disabled key %s", r.status.Retiring.KeyID)
-		r.enter(PhaseDisableSoak, "The retiring key is disabled; watching whether anybody misses it.")
-		end := workflow.Now(r.ctx).Add(r.credential.DisableSoak.Std())
-		r.waitFor("the soak after disabling", "time; or: rollback")
-		if err := r.wait("soak after disabling", func() time.Time { return end }, nil); err != nil {
+		if enabled, err := r.soakDisabled(); err != nil || enabled {
 			return false, err
 		}
-	}
-	if err := r.safePoint(); err != nil {
+	} else if err := r.safePoint(); err != nil {
 		return false, err
 	}
 	r.enter(PhaseRevoke, "Destroying the retiring key, and seeing that it is refused.")
-	r.stopWatch()
+	r.ignoreWatch()
 	r.status.NoWayBack = "the retiring key is being destroyed"
 	var destroyed activities.Destroyed
-	input.Rotation = r.acting()
-	if err := r.run(destroying, act.Destroy, input, &destroyed); err != nil {
+	told := input.Events
+	input.Rotation = *r.acting()
+	if !r.plan.CanDisable { // else disabling has recorded what led to it
+		input.Events = append(told, input.Events...)
+	}
+	if err := r.run(destroying, act.Destroy, &input, &destroyed); err != nil {
 		// Whether the key is dead is not known: Record looks, and what lives on is debt.
 		r.note("destroying key %s did not end well: %s", r.status.Retiring.KeyID, cause(err))
 		return true, nil
@@ -276,15 +362,24 @@ func (r *rotation) disableAndDestroy(input activities.RevokeInput) (gone bool, e
 		r.note("not destroyed: %s", destroyed.Decision.Message)
 		r.status.NoWayBack = ""
 		r.startWatch()
-		return false, r.step(enabling, act.Enable, r.acting(), nil)
+		if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
+			return false, err
+		}
+		r.disabled = false
+		r.became(RoleRetiring, KeyPrevious)
+		return false, nil
 	}
 	r.report.Probe = destroyed.Probe
+	r.became(RoleRetiring, KeyDestroyed)
 	r.note("destroyed key %s: %s", r.status.Retiring.KeyID, destroyed.Probe)
 	return true, nil
 }
 
 // turnBack does what a turn asks for, and returns how the rotation ends.
 func (r *rotation) turnBack(err error) error {
+	if errors.Is(err, errFull) {
+		return err
+	}
 	t := asTurn(err)
 	switch {
 	case t.outcome == Superseded, t.outcome == Refused:
@@ -300,14 +395,22 @@ func (r *rotation) turnBack(err error) error {
 // any phase, since each of its steps looks at what there is to undo.
 func (r *rotation) rollBack(t *turn) error {
 	r.stopWatch()
-	r.enter(PhaseRollback, "Turning back to the retiring key: "+t.message)
-	r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.reason), "message": t.message})
-	r.tell(notifyAlert, "rollback", "Rolling back", t.message)
+	if !r.rollingBack { // else the run before began it
+		r.enter(PhaseRollback, "Turning back to the retiring key: "+t.message)
+		r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.reason), "message": t.message})
+		r.tell(notifyAlert, "rollback", "Rolling back", t.message)
+	}
 	r.rollingBack = true
+	if r.turn == nil {
+		r.turn = t
+	}
 	if r.status.NoWayBack != "" && r.delivered {
 		return failed(t.reason, "%s. A rollback is impossible: %s. Both keys are left as they are; nothing is destroyed", t.message, r.status.NoWayBack)
 	}
 	if err := r.undo(); err != nil {
+		if errors.Is(err, errFull) {
+			return err
+		}
 		if s := asTurn(err); s.outcome == Superseded {
 			return s
 		}
@@ -323,22 +426,22 @@ func (r *rotation) rollBack(t *turn) error {
 }
 
 func (r *rotation) undo() error {
-	if r.disabled {
-		if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
-			return err
-		}
-		r.note("enabled key %s again", r.status.Retiring.KeyID)
-	}
-	pushed, pulled := r.deliveredInstances()
-	if err := r.redeliver(pushed); err != nil {
-		return err
-	}
 	if r.plan.Retiring != nil {
+		// Asked for whatever this run remembers: one that was reset has forgotten what it did.
+		if r.plan.CanDisable {
+			if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
+				return err
+			}
+		}
 		if err := r.step(restoring, act.RestoreLabels, r.acting(), nil); err != nil {
 			return err
 		}
+		r.became(RoleRetiring, KeyCurrent)
+		if !r.status.Incoming.IsZero() {
+			r.became(RoleIncoming, KeyPending)
+		}
 	}
-	if err := r.redeliver(pulled); err != nil {
+	if err := r.redeliver(r.deliveredInstances()); err != nil {
 		return err
 	}
 	var d policy.Decision
@@ -348,6 +451,9 @@ func (r *rotation) undo() error {
 	}
 	if !d.OK {
 		return errors.New(d.Message)
+	}
+	if !r.status.Incoming.IsZero() {
+		r.became(RoleIncoming, KeyDestroyed)
 	}
 	r.note("every consumer is on the retiring key; the incoming one is destroyed")
 	return nil
@@ -360,36 +466,34 @@ func (r *rotation) redeliver(instances []string) error {
 	}
 	r.waitFor("every instance to attest the retiring key again", "whoever runs these instances")
 	input := activities.WaveInput{
-		Rotation: r.acting(), Key: r.status.Retiring, Wave: "rollback", Instances: instances,
+		Rotation: *r.acting(), Key: r.status.Retiring, Wave: "rollback", Instances: instances,
 		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
 	}
 	var result activities.WaveResult
-	if err := r.step(delivering(r.credential, "rollback"), act.DeliverWave, input, &result); err != nil {
+	if err := r.step(delivering(r.credential, "rollback"), act.DeliverWave, &input, &result); err != nil {
 		return err
 	}
 	if !result.Decision.OK {
-		return fmt.Errorf("%d instances are not back on the retiring key: %s", len(result.Stragglers), result.Decision.Message)
+		return fmt.Errorf("%d instances are not back on the retiring key: %s", len(result.Stragglers)+result.More, result.Decision.Message)
 	}
 	return nil
 }
 
-// deliveredInstances are those that may hold the incoming key: they were delivered to, or read CURRENT.
-func (r *rotation) deliveredInstances() (pushed, pulled []string) {
+// deliveredInstances are those that may hold the incoming key: they were delivered to, or read CURRENT by
+// themselves when it may have moved.
+func (r *rotation) deliveredInstances() []string {
+	var names []string
 	for i, w := range r.plan.Waves {
-		switch {
-		case r.status.Waves[i].State == waveWaiting:
-		case w.ByPromotion:
-			pulled = append(pulled, w.Instances...)
-		default:
-			pushed = append(pushed, w.Instances...)
+		if r.status.Waves[i].State != waveWaiting || w.ByPromotion && r.promoted {
+			names = append(names, w.Instances...)
 		}
 	}
-	return pushed, pulled
+	return names
 }
 
 // end records the rotation and makes its report, after the last decision was answered.
 func (r *rotation) end(err error) (Report, error) {
-	r.stopWatch()
+	r.ignoreWatch()
 	t := &turn{outcome: Completed, reason: policy.Allowed, message: "The incoming key is in use everywhere, and the retiring one is dead."}
 	if err != nil {
 		t = asTurn(err)
@@ -404,6 +508,7 @@ func (r *rotation) end(err error) (Report, error) {
 	r.tell(severity, "ended", "Rotation "+string(t.outcome), t.message)
 	r.drain()
 	r.close(t)
+	r.show()
 	if t.outcome == Failed {
 		return r.report, temporal.NewNonRetryableApplicationError(t.message, FailedType, nil, r.report)
 	}
@@ -419,9 +524,9 @@ func (r *rotation) conclude(t *turn) {
 		return
 	}
 	r.enter(PhaseRecord, "Cleaning up and writing the record.")
-	input := activities.RecordInput{Rotation: r.acting(), Outcome: string(t.outcome), Message: t.message}
+	input := activities.RecordInput{Rotation: *r.acting(), Outcome: string(t.outcome), Message: t.message, Settling: r.in.Settle != ""}
 	var recorded activities.Recorded
-	if err := r.run(recording, act.Record, input, &recorded); err != nil {
+	if err := r.run(recording, act.Record, &input, &recorded); err != nil {
 		r.note("the record is incomplete: %s", cause(err))
 		if t.outcome == Completed {
 			t.outcome = CompletedWithDebt
@@ -429,8 +534,12 @@ func (r *rotation) conclude(t *turn) {
 		}
 		return
 	}
-	r.report.RotateBy, r.report.Debt = recorded.RotateBy, recorded.Debt
+	r.report.RotateBy, r.report.NextRun, r.report.Debt = recorded.RotateBy, recorded.NextRun, recorded.Debt
+	for _, left := range recorded.Left {
+		r.note("%s", left)
+	}
 	if len(recorded.Debt) > 0 && t.outcome == Completed {
-		t.outcome, t.message = CompletedWithDebt, "The incoming key is in use everywhere; still owed: "+describeDebt(recorded.Debt)
+		t.outcome = CompletedWithDebt
+		t.message = strings.Join(append([]string{"The incoming key is in use everywhere", "still owed: " + describeDebt(recorded.Debt)}, recorded.Left...), "; ")
 	}
 }

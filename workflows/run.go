@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
@@ -35,30 +36,46 @@ type rotation struct {
 	ctx        workflow.Context
 	in         RotationInput
 	credential inventory.Credential
+	queue      string // where calls to the issuer go
 	id         string
 	plan       policy.Plan
 	status     Status
 	report     Report
 	events     []audit.Event
 	numbered   int // events and signals so far, for their IDs
+	requests   int // signals and updates of this run
 
+	// at is the part of the rotation that is going on.
+	at string
 	// turn is what ends the routine way at the next safe point.
 	turn *turn
+	// full: the run ends at the next safe point, and the next one goes on.
+	full bool
 	// breach is a decision of the watch that a pause has yet to answer.
 	breach *policy.Decision
 
-	changed, delivered, disabled, rollingBack, over bool
-	overlapEnds                                     time.Time
-	cancelWatch                                     func()
-	verdicts                                        map[string]policy.Verdict
-	background                                      workflow.WaitGroup
+	changed, delivered, promoted, disabled, rollingBack, over bool
+	// holding: the spec's signature is not trusted now; resigned: another one was taken.
+	holding, resigned bool
+	overlapEnds       time.Time
+	signoffs          []policy.Verdict // that passed the sign-off gate
+	// debtDisabled: the retired key was disabled before a run that settles began.
+	debtDisabled bool
+	cancelWatch  func()
+	watches      int   // begun so far; only the last one counts
+	indexed      Phase // by which the run is found
+	verdicts     map[string]policy.Verdict
+	proved       int // signed decisions looked at since the gate opened
+	unproved     []*unproved
+	background   workflow.WaitGroup
+	stale        bool // what is shown
 }
 
 func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	info := workflow.GetInfo(ctx)
 	own, _ := workflow.NewDisconnectedContext(ctx)
 	r := &rotation{
-		ctx: own, in: in, id: cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID), // the test environment knows no first run
+		ctx: own, in: in, queue: TaskQueue, id: cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID), // the test environment knows no first run
 
 		cancelWatch: func() {}, verdicts: map[string]policy.Verdict{}, background: workflow.NewWaitGroup(ctx),
 	}
@@ -69,10 +86,18 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	name, _ := activities.Credential(info.WorkflowExecution.ID)
 	r.status = Status{Credential: name, Owner: r.credential.Owner, Rotation: r.id}
 	r.report = Report{Credential: name, Rotation: r.id, StartedAt: workflow.Now(ctx)}
+	workflow.Go(r.ctx, r.keepShown)
 	if err := r.listen(ctx); err != nil {
 		return nil, err
 	}
-	r.index()
+	if in.Carried != nil {
+		r.resume(*in.Carried)
+		return r, nil
+	}
+	r.indexed = PhaseInspect
+	if name, _ := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeCredential); name == "" { // else whoever started it has
+		r.index()
+	}
 	if in.Reason != "" || in.RequestedBy != "" {
 		r.happened(audit.RotationRequested, map[string]string{"by": in.RequestedBy, "reason": in.Reason})
 	}
@@ -80,13 +105,14 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 }
 
 // subject is what an activity is told that only looks.
-func (r *rotation) subject() activities.Rotation {
-	return activities.Rotation{Spec: r.in.Spec, ID: r.id, Retiring: r.status.Retiring, Incoming: r.status.Incoming}
+func (r *rotation) subject() *activities.Rotation {
+	return &activities.Rotation{Spec: r.in.Spec, ID: r.id, Retiring: r.status.Retiring, Incoming: r.status.Incoming}
 }
 
 // acting is what an activity is told that changes or records something: what has happened meanwhile goes
 // along, once.
-func (r *rotation) acting() activities.Rotation {
+func (r *rotation) acting() *activities.Rotation {
+	r.flush()
 	subject := r.subject()
 	subject.Events = r.takeEvents()
 	return subject
@@ -98,9 +124,28 @@ func (r *rotation) takeEvents() []audit.Event {
 	return events
 }
 
+// maxAlong is how many events go along with what is done next; they, and what people wrote into them, must fit into
+// one message.
+const maxAlong = 50
+
+// flush writes events to the audit record by themselves, when there are more than can go along.
+func (r *rotation) flush() {
+	for len(r.events) > maxAlong && r.bounded() {
+		batch := r.events[:maxAlong]
+		if err := r.run(logging, act.Log, batch, nil); err != nil {
+			r.notice("could not %s: %s", logging.summary, cause(err))
+			return // they stay, and are tried again with what comes next
+		}
+		r.events = r.events[len(batch):]
+	}
+}
+
 // happened adds an event that no activity sees by itself to the audit record.
 func (r *rotation) happened(t audit.Type, detail map[string]string) {
 	r.numbered++
+	for _, name := range workflow.DeterministicKeys(detail) {
+		detail[name] = outside.Text(detail[name], 4*outside.MaxText)
+	}
 	r.events = append(r.events, audit.Event{
 		ID:   fmt.Sprintf("%s/%s/%d", r.id, t, r.numbered),
 		Time: workflow.Now(r.ctx).UTC(), Type: t, Credential: r.status.Credential, Rotation: r.id,
@@ -117,16 +162,21 @@ type turn struct {
 
 func (t *turn) Error() string { return t.message }
 
+// turnTo bounds the message, which becomes a part of the report.
+func turnTo(o Outcome, reason policy.Reason, format string, args ...any) *turn {
+	return &turn{outcome: o, reason: reason, message: outside.Lines(fmt.Sprintf(format, args...), 4*outside.MaxText)}
+}
+
 func refused(reason policy.Reason, format string, args ...any) *turn {
-	return &turn{outcome: Refused, reason: reason, message: fmt.Sprintf(format, args...)}
+	return turnTo(Refused, reason, format, args...)
 }
 
 func turnedBack(reason policy.Reason, format string, args ...any) *turn {
-	return &turn{outcome: RolledBack, reason: reason, message: fmt.Sprintf(format, args...)}
+	return turnTo(RolledBack, reason, format, args...)
 }
 
 func failed(reason policy.Reason, format string, args ...any) *turn {
-	return &turn{outcome: Failed, reason: reason, message: fmt.Sprintf(format, args...)}
+	return turnTo(Failed, reason, format, args...)
 }
 
 // StepFailed is the reason of a turn that trouble of an activity made.
@@ -141,8 +191,10 @@ func asTurn(err error) *turn {
 	return turnedBack(StepFailed, "%s", cause(err))
 }
 
-// cause is the text of what went wrong in an activity, without Temporal's wrapping.
-func cause(err error) string {
+// cause is the text of what went wrong in an activity, bounded and without Temporal's wrapping.
+func cause(err error) string { return clip(unwrapped(err)) }
+
+func unwrapped(err error) string {
 	var applied *temporal.ApplicationError
 	var late *temporal.TimeoutError
 	switch {
@@ -151,7 +203,7 @@ func cause(err error) string {
 	case errors.As(err, &late):
 		text := "no answer in time"
 		if last := late.Unwrap(); last != nil {
-			text += "; the last one: " + cause(last)
+			text += "; the last one: " + unwrapped(last)
 		}
 		return text
 	}
@@ -160,29 +212,101 @@ func cause(err error) string {
 
 // run executes an activity to its end, whatever turns up meanwhile.
 func (r *rotation) run(o step, activity, input, output any) error {
-	return workflow.ExecuteActivity(o.context(r.ctx, r.credential), activity, input).Get(r.ctx, output)
+	for {
+		err := o.start(r.ctx, r.queue, activity, input).Get(r.ctx, output)
+		if !r.held(err) {
+			return err
+		}
+		if err := r.hold(cause(err), input, func() error { return nil }); err != nil {
+			return err
+		}
+	}
 }
 
 // step executes an activity between two safe points. A turn that comes meanwhile cancels it where it can
 // be cancelled, and is the error once it has stopped.
 func (r *rotation) step(o step, activity, input, output any) error {
+	for {
+		err := r.attempt(o, activity, input, output)
+		if !r.held(err) {
+			return err
+		}
+		if err := r.hold(cause(err), input, r.stop); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *rotation) attempt(o step, activity, input, output any) error {
 	if err := r.safePoint(); err != nil {
+		if in, ok := input.(interface{ TakeEvents() []audit.Event }); ok {
+			r.events = append(in.TakeEvents(), r.events...) // they went along with what is not done now
+		}
 		return err
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	defer cancel()
-	done := workflow.ExecuteActivity(o.context(ctx, r.credential), activity, input)
-	if err := workflow.Await(r.ctx, func() bool { return done.IsReady() || o.cancellable && r.turned() != nil }); err != nil {
+	done := o.start(ctx, r.queue, activity, input)
+	if err := workflow.Await(r.ctx, func() bool { return done.IsReady() || o.cancellable && r.stop() != nil }); err != nil {
 		return err
 	}
-	if !done.IsReady() {
+	stopped := !done.IsReady()
+	if stopped {
 		cancel()
 	}
 	err := done.Get(r.ctx, output)
 	if t := r.turned(); t != nil {
 		return t
 	}
+	if stopped && err != nil {
+		return r.stop()
+	}
 	return err
+}
+
+// held tells whether an activity refused since the spec's signature is not trusted any more. Before
+// anything was changed that ends the rotation; afterwards it waits, since half a rotation helps nobody.
+func (r *rotation) held(err error) bool {
+	var refused *temporal.ApplicationError
+	return r.changed && errors.As(err, &refused) && refused.Type() == activities.TypeUntrusted
+}
+
+// hold waits until the spec is trusted again, because the worker configuration trusts its signer or because
+// somebody who is trusted signed it anew, and gives the input the signature that counts then.
+func (r *rotation) hold(why string, input any, stop func() error) error {
+	before := r.status
+	r.holding = true
+	defer func() { r.holding = false }()
+	r.note("held: %s", why)
+	r.tell(notifyAlert, "held", "Rotation held: its spec is not trusted any more", why)
+	r.status.Doing = "Held: " + why
+	r.waitFor("a trusted signature of the spec this rotation follows", "a trusted signer, with: starter rotate "+r.status.Credential+" -f FILE --sign KEY")
+	for trusted := false; !trusted; {
+		r.resigned = false
+		ctx, cancel := workflow.WithCancel(r.ctx)
+		done := trusting.start(ctx, r.queue, act.AwaitTrust, r.in.Spec)
+		err := workflow.Await(r.ctx, func() bool { return done.IsReady() || r.resigned || stop() != nil })
+		answered := done.IsReady() // by itself; once cancelled it is ready, too
+		cancel()
+		switch {
+		case err != nil:
+			return err
+		case answered:
+			if err := done.Get(r.ctx, nil); err != nil {
+				return err
+			}
+			trusted = true
+		case stop() != nil:
+			return stop()
+		}
+	}
+	if in, ok := input.(interface{ Resign(inventory.SignedSpec) }); ok {
+		in.Resign(r.in.Spec)
+	}
+	r.note("the spec is trusted again; going on")
+	r.status.Doing, r.status.WaitsFor, r.status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
+	r.refresh()
+	return nil
 }
 
 // turned is the turn that counts now: in a rollback only that of an incident.
@@ -193,10 +317,22 @@ func (r *rotation) turned() *turn {
 	return r.turn
 }
 
+// stop is what ends the routine way at the next safe point: a turn, or the end of this run.
+func (r *rotation) stop() error {
+	switch t := r.turned(); {
+	case t != nil:
+		return t
+	case r.full:
+		return errFull
+	}
+	return nil
+}
+
 // safePoint is between two steps: here a turn is taken, and a pause is kept.
 func (r *rotation) safePoint() error {
-	if t := r.turned(); t != nil {
-		return t
+	r.measure()
+	if err := r.stop(); err != nil {
+		return err
 	}
 	if r.breach != nil && !r.rollingBack {
 		return r.pause()
@@ -206,11 +342,12 @@ func (r *rotation) safePoint() error {
 
 // wait waits until the deadline, which may move, or until done; a turn ends it. A zero deadline never
 // comes.
-func (r *rotation) wait(summary string, deadline func() time.Time, done func() bool) error {
+func (r *rotation) wait(what string, deadline func() time.Time, done func() bool) error {
 	if done == nil {
 		done = func() bool { return false }
 	}
 	for {
+		r.flush()
 		if err := r.safePoint(); err != nil {
 			return err
 		}
@@ -220,14 +357,14 @@ func (r *rotation) wait(summary string, deadline func() time.Time, done func() b
 		}
 		r.until(end)
 		moved := func() bool {
-			return r.turned() != nil || r.breach != nil || done() || !deadline().Equal(end)
+			return r.stop() != nil || r.breach != nil || done() || !deadline().Equal(end) || len(r.events) > 2*maxAlong
 		}
 		var err error
 		if end.IsZero() {
 			err = workflow.Await(r.ctx, moved)
 		} else {
 			_, err = workflow.AwaitWithOptions(r.ctx, workflow.AwaitOptions{
-				Timeout: end.Sub(workflow.Now(r.ctx)), TimerOptions: workflow.TimerOptions{Summary: summary},
+				Timeout: end.Sub(workflow.Now(r.ctx)), TimerOptions: workflow.TimerOptions{Summary: summary(what)},
 			}, moved)
 		}
 		if err != nil {
@@ -238,17 +375,17 @@ func (r *rotation) wait(summary string, deadline func() time.Time, done func() b
 
 // startWatch watches the error budget and the checks from now on, beside everything else.
 func (r *rotation) startWatch() {
-	r.breach = nil
+	r.stopWatch()
 	if !watched(r.credential) || r.rollingBack {
 		return
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	r.cancelWatch = cancel
-	subject := r.subject()
+	subject, own := r.subject(), r.watches
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var d policy.Decision
-		err := workflow.ExecuteActivity(watching(r.credential).context(ctx, r.credential), act.Watch, subject).Get(ctx, &d)
-		if ctx.Err() != nil {
+		err := watching(r.credential).start(ctx, r.queue, act.Watch, subject).Get(ctx, &d)
+		if ctx.Err() != nil || own != r.watches {
 			return
 		}
 		if err != nil {
@@ -260,7 +397,13 @@ func (r *rotation) startWatch() {
 
 // stopWatch ends the watch, if there is one.
 func (r *rotation) stopWatch() {
+	r.ignoreWatch()
 	r.cancelWatch()
+}
+
+// ignoreWatch lets the watch go on to the end of the run, when what it sees changes nothing any more.
+func (r *rotation) ignoreWatch() {
+	r.watches++
 	r.breach = nil
 }
 
@@ -284,9 +427,7 @@ func (r *rotation) breached(d policy.Decision) {
 		r.breach = &d
 		return
 	}
-	if r.turn == nil {
-		r.turn = turnedBack(d.Reason, "%s", d.Message)
-	}
+	r.wantBack(d.Reason, "%s", d.Message)
 }
 
 // pause waits until all is well again, or somebody turns the rotation back.
@@ -294,6 +435,9 @@ func (r *rotation) pause() error {
 	before := r.status
 	r.tell(notifyAlert, "paused", "Rotation paused", r.breach.Message)
 	r.status.Doing = "Paused: " + r.breach.Message
+	if err := r.enableInPause(); err != nil {
+		return err
+	}
 	r.waitFor("the error budget and the checks to hold again", "whoever can mend the cause; or: rollback")
 	if err := r.stepInPause(awaitingHealth(r.credential), act.AwaitHealth, r.subject()); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/outside"
 )
 
 // step is how an activity is run: how long an attempt and all of them together may take, how they follow
@@ -26,28 +27,57 @@ type step struct {
 	cancellable, changesNothing bool
 	// common: it runs on the common queue, not on that of the issuer account.
 	common bool
+	// yields: on the queue of an issuer account, rotations that run go first.
+	yields bool
+	// local: it runs in the worker that has the workflow task, as one event of the history instead of six.
+	// Only for what takes moments.
+	local bool
 }
 
 // A step that changes something is retried for long, since half a change helps nobody; one that only
 // looks is given up soon.
 var (
-	accepting  = step{summary: "read the spec", attempt: 10 * time.Second, total: 2 * time.Minute, common: true}
+	accepting  = step{summary: "read the spec", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	resolving  = step{summary: "find the spec in the Schedule", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	looking    = step{summary: "look whether a rotation is due", attempt: time.Minute, total: 30 * time.Minute, yields: true}
+	rechecking = step{summary: "look whether it is still due", attempt: time.Minute, total: 10 * time.Minute}
+	comparing  = step{summary: "compare with the Schedule", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	lookingUp  = step{summary: "look up what issuer and store say", attempt: time.Minute, total: 3 * time.Minute}
 	inspecting = step{summary: "look at issuer, store and consumers", attempt: time.Minute, total: 10 * time.Minute}
-	issuing    = step{summary: "mint a key and store it as PENDING", attempt: 2 * time.Minute, total: 30 * time.Minute}
-	verifying  = step{summary: "try the incoming key", attempt: 2 * time.Minute, total: 15 * time.Minute, cancellable: true}
 	promoting  = step{summary: "move CURRENT to the incoming key", attempt: time.Minute, total: 30 * time.Minute}
 	disabling  = step{summary: "disable the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 6 * time.Hour}
 	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 2 * time.Hour}
 	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: time.Minute, total: 6 * time.Hour}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
+	proving    = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	logging    = step{summary: "write the audit record", attempt: 30 * time.Second, total: 10 * time.Minute, common: true}
 	notifying  = step{summary: "tell people", attempt: 30 * time.Second, total: 5 * time.Minute, common: true}
+	asking     = step{summary: "read the worker configuration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	listing    = step{summary: "list the credentials that are applied", attempt: 2 * time.Minute, total: 10 * time.Minute, common: true, changesNothing: true}
+	surveying  = step{summary: "look at credentials", attempt: 5 * time.Minute, total: 15 * time.Minute, beat: 90 * time.Second, changesNothing: true}
+	scanning   = step{summary: "list keys of an account", attempt: 10 * time.Minute, total: 30 * time.Minute, beat: 90 * time.Second, changesNothing: true}
+	// A receiver that answers is told at once; one that does not is for notifying.
+	notifyingAtOnce = step{summary: "tell people", attempt: 3 * time.Second, total: 3 * time.Second, local: true}
 )
+
+// awaitingSlot is asked again as often as the activity says.
+var awaitingSlot = step{summary: "wait for a slot", attempt: 30 * time.Second, every: 10 * time.Second, cancellable: true, changesNothing: true, common: true}
+
+// trusting waits for the configuration of a worker to change, so it need not look often.
+var trusting = step{summary: "wait until the spec is trusted", attempt: 10 * time.Second, every: 30 * time.Second, cancellable: true, changesNothing: true, common: true}
+
+// summary bounds one with a name in it: Temporal refuses the command of a longer one.
+func summary(s string) string { return outside.Text(s, 200) }
+
+// issuing waits for the key of an interrupted mint to be known as unused, which is never longer than the quiet window.
+func issuing(c inventory.Credential) step {
+	return step{summary: "mint a key, store it as PENDING and try it", attempt: 4 * time.Minute, total: 30*time.Minute + c.QuietWindow.Std(), cancellable: true}
+}
 
 func delivering(c inventory.Credential, wave string) step {
 	return step{
-		summary: "deliver to wave " + wave, attempt: c.WaveTimeout.Std() + time.Minute, total: c.WaveTimeout.Std() + 10*time.Minute,
+		summary: summary("deliver to wave " + wave), attempt: c.WaveTimeout.Std() + time.Minute, total: c.WaveTimeout.Std() + 10*time.Minute,
 		beat: 30 * time.Second, cancellable: true,
 	}
 }
@@ -64,9 +94,10 @@ func gathering(c inventory.Credential) step {
 	return step{summary: "gather the evidence", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true}
 }
 
-// discarding waits for a key to be quiet, so it may take as long as that, and a day for stragglers.
+// discarding waits for a key to be quiet and forgotten, so it may take as long as that, and a day for stragglers.
 func discarding(c inventory.Credential) step {
-	return step{summary: "destroy unwanted keys", attempt: 2 * time.Minute, total: c.QuietWindow.Std() + 24*time.Hour, every: interval(c)}
+	lasts := c.QuietWindow + c.LongestCache() + c.LongestBatch()
+	return step{summary: "destroy unwanted keys", attempt: 2 * time.Minute, total: lasts.Std() + 24*time.Hour, every: interval(c)}
 }
 
 // interval is how often something is looked at while waiting: ten times in the shortest wait of the
@@ -81,19 +112,32 @@ func interval(c inventory.Credential) time.Duration {
 	return min(max(shortest/10, time.Second), 30*time.Second)
 }
 
-func (s step) context(ctx workflow.Context, c inventory.Credential) workflow.Context {
+// start begins the activity; queue is where calls to the issuer go. One that takes no input gets nil.
+func (s step) start(ctx workflow.Context, queue string, activity, input any) workflow.Future {
 	retry := temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: time.Minute}
 	if s.every > 0 {
 		retry = temporal.RetryPolicy{InitialInterval: s.every, BackoffCoefficient: 1, MaximumInterval: s.every}
 	}
+	var args []any
+	if input != nil {
+		args = []any{input}
+	}
 	// As good as unlimited. Zero would say that too, but Temporal's test environment takes it for ten.
 	retry.MaximumAttempts = math.MaxInt32
-	queue := AccountQueue(c.Issuer.Account)
+	if s.local {
+		return workflow.ExecuteLocalActivity(workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{
+			Summary: s.summary, StartToCloseTimeout: s.attempt, ScheduleToCloseTimeout: s.total, RetryPolicy: &retry,
+		}), activity, args...)
+	}
 	if s.common {
 		queue = TaskQueue
 	}
-	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+	var priority temporal.Priority // Temporal's own, which is 3 of 1 to 5
+	if s.yields {
+		priority.PriorityKey = 4
+	}
+	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		TaskQueue: queue, Summary: s.summary, StartToCloseTimeout: s.attempt, ScheduleToCloseTimeout: s.total,
-		HeartbeatTimeout: s.beat, RetryPolicy: &retry, WaitForCancellation: !s.changesNothing,
-	})
+		HeartbeatTimeout: s.beat, RetryPolicy: &retry, WaitForCancellation: !s.changesNothing, Priority: priority,
+	}), activity, args...)
 }

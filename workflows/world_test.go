@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -80,17 +81,21 @@ type stage struct {
 	credential inventory.Credential
 	catalog    inventory.Catalog
 	auditFile  string
+	index      *index
 	began      time.Time
 	looking    sync.Mutex // guards looked
 	looked     []memory.Op
+	latest     policy.SweepReport
+	applied    []inventory.SignedSpec // by which the credentials are applied
+	runs       map[string]*workflowservice.DescribeWorkflowExecutionResponse
 	first      string // the store's version of the key that existed before
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	suite := quiet()
-	s := &stage{t: t, env: suite.NewTestWorkflowEnvironment(), auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
-	s.env.SetTestTimeout(30 * time.Second)
+	s := &stage{t: t, env: quiet(), auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
+	s.index = &index{specs: map[string]inventory.SignedSpec{}, states: map[string]inventory.State{}}
+	s.env.SetTestTimeout(time.Minute)
 	s.env.SetWorkflowRunTimeout(10 * 365 * 24 * time.Hour)
 	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
 	s.began = s.env.Now()
@@ -109,7 +114,8 @@ func newStage(t *testing.T) *stage {
 	s.env.RegisterWorkflow(workflows.Inspect)
 	s.env.RegisterActivity(&activities.Activities{
 		Config: func() *workerconfig.Config { return config }, Descriptors: descriptors, Catalog: s.catalog, Audit: sink,
-		AllowUnsigned: true, Now: s.env.Now, PollEvery: 5 * time.Millisecond,
+		AllowUnsigned: true, Now: s.env.Now, PollEvery: 5 * time.Millisecond, Index: s.index, Applied: s, Runs: s,
+		Swept: func(context.Context) (policy.SweepReport, bool, error) { return s.latest, true, nil },
 	})
 
 	settings := memory.Strict()
@@ -167,7 +173,7 @@ func (s *stage) approve() {
 
 func (s *stage) spec() inventory.SignedSpec {
 	s.t.Helper()
-	spec, err := inventory.NewSpec("payments", 100, s.credential)
+	spec, err := inventory.NewSpec(inventory.Spec{Inventory: "payments", Generation: 100, Credential: s.credential})
 	require.NoError(s.t, err)
 	return spec
 }
@@ -594,9 +600,10 @@ func TestInspectChangesNothing(t *testing.T) {
 func TestNoSecretReachesTemporal(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
+	s.traffic(3 * time.Hour)
 	s.approve()
 	var seen []string
-	s.env.SetOnActivityCompletedListener(func(_ *activity.Info, result converter.EncodedValue, err error) {
+	listen := func(_ *activity.Info, result converter.EncodedValue, err error) {
 		var text any
 		if result != nil && result.HasValue() && result.Get(&text) == nil {
 			seen = append(seen, fmt.Sprint(text))
@@ -604,7 +611,9 @@ func TestNoSecretReachesTemporal(t *testing.T) {
 		if err != nil {
 			seen = append(seen, err.Error())
 		}
-	})
+	}
+	s.env.SetOnActivityCompletedListener(listen)
+	s.env.SetOnLocalActivityCompletedListener(listen)
 	report := s.run()
 	require.Equal(t, workflows.Completed, report.Outcome)
 	text, err := json.Marshal(report)

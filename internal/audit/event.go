@@ -34,10 +34,13 @@ const (
 	DecisionAccepted Type = "decision.accepted"
 	DecisionRejected Type = "decision.rejected"
 
-	// MintIntended: the intent to mint was written; a key that nobody can account for may follow.
+	// MintIntended: the intent to mint is written now; a key that nobody can account for may follow.
 	MintIntended Type = "mint.intended"
 	// OrphanDestroyed: a key that an earlier attempt minted and lost was destroyed.
 	OrphanDestroyed Type = "orphan.destroyed"
+	// OrphanDisabled: such a key is disabled until it is known that nobody used it; OrphanReleased: somebody did.
+	OrphanDisabled Type = "orphan.disabled"
+	OrphanReleased Type = "orphan.released"
 	// KeyIssued: the incoming key exists and is staged.
 	KeyIssued Type = "key.issued"
 	// KeyVerified: the incoming key was seen to work.
@@ -66,9 +69,13 @@ const (
 	ProbeAccepted Type = "probe.accepted"
 	// CopiesPurged: an instance's cached copies of a dead key were removed.
 	CopiesPurged Type = "copies.purged"
+	// PendingWithdrawn: a version with PENDING is removed now, since its key is not kept and consumers may read it.
+	PendingWithdrawn Type = "pending.withdrawn"
 	// VersionPruned: a stored version was removed.
 	VersionPruned Type = "version.pruned"
 
+	// KeyMissed: somebody used the retiring key after it was disabled.
+	KeyMissed Type = "key.missed"
 	// BudgetBreached: a health signal or check says that the change does harm.
 	BudgetBreached Type = "budget.breached"
 	// RollbackBegun: the rotation turned back, and why.
@@ -88,9 +95,9 @@ const (
 
 var types = []Type{
 	RotationRequested, RotationStarted, PlanMade, PlanRefused, GateOpened, GateClosed, DecisionAccepted, DecisionRejected,
-	MintIntended, OrphanDestroyed, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
-	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyEnabled, KeyDestroyed,
-	ProbeRefused, ProbeAccepted, CopiesPurged, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
+	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
+	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
+	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
 	TakenOver, DebtFound, RotationEnded,
 }
 

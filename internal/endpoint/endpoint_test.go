@@ -1,9 +1,12 @@
 package endpoint_test
 
 import (
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -68,4 +71,24 @@ func TestClientFollowsNothingAndKeepsNothing(t *testing.T) {
 	}
 	assert.Equal(t, 2, asked)
 	assert.Zero(t, cookies)
+}
+
+func FuzzJudge(f *testing.F) {
+	for _, seed := range []string{"https://edge.internal/ping", "http://[::1]:80/", "http://localhost.evil/", "https://u:p@h/#x", "http://127.0.0.1%2eevil/", "HTTPS://H", "http://0x7f.1/"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		what, write := endpoint.Judge(raw)
+		if what != "" {
+			assert.NotEmpty(t, write)
+			assert.Less(t, len(what)+len(write), 200, "a URL may have a secret in it, and is not repeated")
+			return
+		}
+		u, err := url.Parse(raw)
+		require.NoError(t, err)
+		assert.NotEmpty(t, u.Hostname())
+		assert.Nil(t, u.User)
+		ip := net.ParseIP(u.Hostname())
+		assert.True(t, strings.EqualFold(u.Scheme, "https") || u.Hostname() == "localhost" || ip.IsLoopback(), "in the clear: %q", raw)
+	})
 }

@@ -4,10 +4,13 @@ package host
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/client"
@@ -17,6 +20,8 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/namespace"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/schedule"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -31,7 +36,7 @@ type Options struct {
 	BuildID     string
 	Config      *workerconfig.Config
 	Descriptors []providers.Descriptor
-	// AllowUnsigned: specs and approvals are accepted without signature.
+	// AllowUnsigned: unsigned specs are accepted for environments for which nobody is trusted to sign.
 	AllowUnsigned bool
 	Log           *slog.Logger
 }
@@ -58,15 +63,25 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 			return nil, err
 		}
 	}
+	identity := newIdentity()
 	do := &activities.Activities{
+		Worker: identity, Build: o.BuildID,
 		Config:      func() *workerconfig.Config { return o.Config },
 		Descriptors: o.Descriptors, Catalog: all.Catalog(o.Descriptors...), Audit: record,
-		AllowUnsigned: o.AllowUnsigned, Now: time.Now, PollEvery: 250 * time.Millisecond,
+		Runs:      c,
+		Namespace: o.Namespace, AllowUnsigned: o.AllowUnsigned, Now: time.Now, PollEvery: 250 * time.Millisecond,
 	}
+	schedules := schedule.New(c, o.Namespace, do.Catalog)
+	do.Index, do.Applied = schedules, schedules
+	do.Swept = func(ctx context.Context) (policy.SweepReport, bool, error) { return namespace.LatestSweep(ctx, c) }
 	h := &Host{}
+	const heartbeatWithin = 2 * time.Second
 	options := worker.Options{
+		Identity:          identity,
 		WorkerStopTimeout: stopGrace,
 		OnFatalError:      fatal,
+		// What a delivery has done is with the server this soon, whenever the process is killed.
+		MaxHeartbeatThrottleInterval: heartbeatWithin,
 		DeploymentOptions: worker.DeploymentOptions{
 			UseVersioning:             true,
 			Version:                   worker.WorkerDeploymentVersion{DeploymentName: namespace.Deployment, BuildID: o.BuildID},
@@ -89,6 +104,13 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 		w.RegisterActivity(do)
 		h.workers = append(h.workers, w)
 	}
+	// Doctor asks each worker for itself. The queue is of no build: a build must poll all queues of the one before.
+	own := worker.New(c, workflows.WorkerQueue(identity), worker.Options{
+		Identity: identity, DisableWorkflowWorker: true, MaxConcurrentActivityTaskPollers: 1, MaxConcurrentActivityExecutionSize: 2,
+		WorkerStopTimeout: stopGrace, OnFatalError: fatal,
+	})
+	own.RegisterActivity(do.Diagnose)
+	h.workers = append(h.workers, own)
 	for _, w := range h.workers {
 		if err := w.Start(); err != nil {
 			h.Stop()
@@ -105,7 +127,7 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 			"current", current, "build", o.BuildID)
 	}
 	if o.AllowUnsigned {
-		o.Log.Warn("unsigned specs and approvals are accepted: whoever may write to the namespace can rotate within the configured bounds")
+		o.Log.Warn("unsigned specs are accepted for environments without trusted signers: whoever may write to the namespace can rotate there within the configured bounds")
 	}
 	return h, nil
 }
@@ -113,7 +135,22 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 // Register adds the workflows to a worker, or to a replayer.
 func Register(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Rotation)
+	r.RegisterWorkflow(workflows.ScheduledRotation)
+	r.RegisterWorkflow(workflows.RotationSlot)
 	r.RegisterWorkflow(workflows.Inspect)
+	r.RegisterWorkflow(workflows.Verify)
+	r.RegisterWorkflow(workflows.Scan)
+	r.RegisterWorkflow(workflows.Doctor)
+	r.RegisterWorkflow(workflows.Sweep)
+}
+
+// newIdentity tells this worker from all others, also from the one before it in the same container.
+func newIdentity() string {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "unknown"
+	}
+	return fmt.Sprintf("%d@%s@%s", os.Getpid(), name, strings.ToLower(rand.Text()[:8]))
 }
 
 // Stop lets running activities end, within a bound, and stops polling.

@@ -14,6 +14,7 @@ const (
 	RoleCheck       Role = "check"
 	RoleVerify      Role = "verify"
 	RoleHealth      Role = "health"
+	RolePurge       Role = "purge"
 )
 
 // Catalog tells validation which provider types there are. Package providers/all implements it; this
@@ -38,6 +39,8 @@ type ProviderType struct {
 	ReportsUsage bool
 	// CanExpire: the issuer type's keys may have an end.
 	CanExpire bool
+	// ByUsage: an attestation from the issuer's record of uses. Its configuration has Principals() []string.
+	ByUsage bool
 	// Pulls: a target whose consumer reads the store by itself.
 	Pulls bool
 }

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/keyturn/keyturn/internal/strictyaml"
 )
@@ -26,7 +25,6 @@ var (
 	nameForm     = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
 	labelForm    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$`)
 	instanceForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
-	clockForm    = regexp.MustCompile(`^([01]\d|2[0-3]):[0-5]\d$`)
 )
 
 type report = func(strictyaml.Problem)
@@ -41,7 +39,8 @@ func (a at) wrong(field, what, write string) {
 	a.report(strictyaml.Problem{Field: below(a.path, field), What: what, Write: write})
 }
 
-func isName(s string) bool {
+// IsName tells whether credentials, inventories and the like may have a name.
+func IsName(s string) bool {
 	return len(s) <= maxName && nameForm.MatchString(s) && !strings.Contains(s, "..")
 }
 
@@ -53,14 +52,14 @@ func check(inv *Inventory, catalog Catalog, r report) {
 	if inv.APIVersion != APIVersion {
 		root.wrong("apiVersion", fmt.Sprintf("is %q", inv.APIVersion), "write "+APIVersion)
 	}
-	if !isName(inv.Name) {
+	if !IsName(inv.Name) {
 		root.wrong("inventory", "is no name", nameRule)
 	}
 	if len(inv.Credentials) == 0 {
 		root.wrong("credentials", "has no entry", "declare at least one credential")
 	}
 	for _, name := range slices.Sorted(maps.Keys(inv.Policies)) {
-		if !isName(name) {
+		if !IsName(name) {
 			root.wrong("policies", fmt.Sprintf("has a policy %q, which is no name", clip(name)), nameRule)
 		}
 		if risk := inv.Policies[name].Risk; risk != "" {
@@ -81,7 +80,7 @@ func checkRisk(a at, r Risk) {
 }
 
 func checkCredential(a at, c Credential, catalog Catalog) {
-	if !isName(c.Name) {
+	if !IsName(c.Name) {
 		a.wrong("name", "is no name", nameRule)
 	}
 	if c.Purpose == "" {
@@ -93,7 +92,7 @@ func checkCredential(a at, c Credential, catalog Catalog) {
 			a.wrong(field, "is missing", "write it, or give it under defaults")
 		case len(text) > maxKeyword:
 			a.wrong(field, fmt.Sprintf("is longer than %d bytes", maxKeyword), "shorten it")
-		case field == "environment" && !isName(text):
+		case field == "environment" && !IsName(text):
 			a.wrong(field, "is no name", nameRule)
 		case strings.ContainsAny(text, "\n\t"):
 			a.wrong(field, "has more than one line or a tab", "write one line")
@@ -111,15 +110,17 @@ func checkCredential(a at, c Credential, catalog Catalog) {
 	checkRisk(a, c.Risk)
 	checkLabels(a, c.Labels)
 	checkScopes(a, c)
+	checkData(a, c.Data)
 	checkTerms(a, c, catalog)
-	checkSchedule(a, c.Schedule)
+	checkSchedule(a, c)
 	checkProviders(a, c, catalog)
 	checkConsumers(a, c, catalog)
+	checkUsage(a, c, catalog)
 }
 
 func checkNames(a at, field string, names []string) {
 	for i, name := range names {
-		if !isName(name) || slices.Contains(names[:i], name) {
+		if !IsName(name) || slices.Contains(names[:i], name) {
 			a.wrong(fmt.Sprintf("%s[%d]", field, i), "is no name or there twice", nameRule)
 		}
 	}
@@ -183,14 +184,20 @@ func checkTerms(a at, c Credential, catalog Catalog) {
 	if c.WaveTimeout <= 0 {
 		a.wrong("waveTimeout", "is zero", "write how long a wave may take to converge, such as 15m")
 	}
-	if c.RotateEvery > 0 && c.Overlap >= c.RotateEvery {
-		a.wrong("overlap", fmt.Sprintf("is %s, not shorter than the cadence of %s", c.Overlap, c.RotateEvery), "write a shorter overlap, or rotate less often")
+	checkSteps(a, c)
+	both := c.Overlap + c.LongestCache() // the overlap begins when the caches have run out
+	if c.RotateEvery > 0 && both >= c.RotateEvery {
+		caches := ""
+		if both > c.Overlap {
+			caches = fmt.Sprintf(" and begins %s late for the caches", c.LongestCache())
+		}
+		a.wrong("overlap", fmt.Sprintf("is %s%s, not shorter than the cadence of %s", c.Overlap, caches, c.RotateEvery), "write a shorter overlap, or rotate less often")
 	}
 	if c.QuietWindow > c.Overlap {
 		a.wrong("quietWindow", fmt.Sprintf("is %s, longer than the overlap of %s", c.QuietWindow, c.Overlap), "write a shorter quietWindow or a longer overlap")
 	}
-	if c.Expires > 0 && c.Expires <= c.Overlap {
-		a.wrong("expires", fmt.Sprintf("is %s, not longer than the overlap of %s: a key would end before its successor is in use", c.Expires, c.Overlap), "write a longer life")
+	if c.Expires > 0 && c.Expires <= both {
+		a.wrong("expires", fmt.Sprintf("is %s, not longer than the overlap of %s: a key would end before its successor is in use", c.Expires, both), "write a longer life")
 	}
 	if issuer, ok := catalog.Lookup(RoleIssuer, c.Issuer.Type); ok {
 		if issuer.ReportsUsage && c.QuietWindow.Std() < issuer.UsageLag {
@@ -250,20 +257,6 @@ func checkApproval(a at, approval Approval) {
 	}
 }
 
-func checkSchedule(a at, s Schedule) {
-	if s.TimeZone != "" {
-		if _, err := time.LoadLocation(s.TimeZone); err != nil || s.TimeZone == "Local" {
-			a.wrong("schedule.timeZone", fmt.Sprintf("is %q, which is no IANA time zone", clip(s.TimeZone)), "write one such as Europe/Berlin")
-		}
-	}
-	if s.At != "" && !clockForm.MatchString(s.At) {
-		a.wrong("schedule.at", fmt.Sprintf("is %q", clip(s.At)), "write a time of day as HH:MM")
-	}
-	if s.Jitter < 0 {
-		a.wrong("schedule.jitter", "is negative", "write a duration of zero or more")
-	}
-}
-
 func checkProviders(a at, c Credential, catalog Catalog) {
 	eachProvider(c, func(role Role, field string, p Provider) {
 		known, ok := catalog.Lookup(role, p.Type)
@@ -273,7 +266,7 @@ func checkProviders(a at, c Credential, catalog Catalog) {
 		case !ok:
 		case known.NeedsAccount && p.Account == "":
 			a.wrong(field+".account", "is missing", "name an account of the worker configuration")
-		case known.NeedsAccount && !isName(p.Account):
+		case known.NeedsAccount && !IsName(p.Account):
 			a.wrong(field+".account", "is no name", nameRule)
 		case !known.NeedsAccount && p.Account != "":
 			a.wrong(field+".account", fmt.Sprintf("is given, and type %s has no account", p.Type), "remove it")
@@ -302,6 +295,7 @@ func checkConsumers(a at, c Credential, catalog Catalog) {
 			canaries++
 		}
 		checkConsumer(here, consumer, catalog)
+		checkFreshness(here, c, consumer)
 	}
 	if len(c.Consumers) > 1 && canaries == len(c.Consumers) {
 		a.wrong("consumers", "are all in the canary wave: a canary that is the whole fleet protects nobody", "leave most of them out of it")
@@ -309,10 +303,10 @@ func checkConsumers(a at, c Credential, catalog Catalog) {
 }
 
 func checkConsumer(a at, consumer Consumer, catalog Catalog) {
-	if !isName(consumer.Name) {
+	if !IsName(consumer.Name) {
 		a.wrong("name", "is no name", nameRule)
 	}
-	if consumer.Wave != "" && !isName(consumer.Wave) {
+	if consumer.Wave != "" && !IsName(consumer.Wave) {
 		a.wrong("wave", "is no name", nameRule)
 	}
 	if consumer.Wave == RestWave {
@@ -325,10 +319,10 @@ func checkConsumer(a at, consumer Consumer, catalog Catalog) {
 	default:
 		a.wrong("surface", fmt.Sprintf("is %q", clip(string(consumer.Surface))), "write server")
 	}
-	if consumer.Check == nil {
+	if consumer.Check == nil && !consumer.IsBatch() {
 		a.wrong("check", "is missing", "say how to tell that an instance is well")
 	}
-	if consumer.Attestation == nil {
+	if consumer.Attestation == nil && !consumer.IsBatch() {
 		a.wrong("attestation", "is missing", "say how an instance states which key it uses")
 	}
 	seen := map[string]bool{}
@@ -352,9 +346,42 @@ func checkConsumer(a at, consumer Consumer, catalog Catalog) {
 	}
 }
 
-// checkUnique refuses two credentials with one name, on one issuer principal, or on one secret path.
+// checkUsage refuses attestations by the issuer's usage that cannot speak for their consumer: the issuer
+// tells when a key was used, not by whom.
+func checkUsage(a at, c Credential, catalog Catalog) {
+	instances := 0
+	for _, consumer := range c.Consumers {
+		instances += len(consumer.InstanceNames())
+	}
+	for i, consumer := range c.Consumers {
+		if consumer.Attestation == nil {
+			continue
+		}
+		known, ok := catalog.Lookup(RoleAttestation, consumer.Attestation.Type)
+		if !ok || !known.ByUsage {
+			continue
+		}
+		here := at{report: a.report, path: below(a.path, fmt.Sprintf("consumers[%d]", i))}
+		if instances != 1 {
+			here.wrong("attestation", fmt.Sprintf("is the issuer's record of uses, which does not tell %d instances apart", instances),
+				"let each instance attest for itself, by http or exec")
+		}
+		if consumer.Replicas > 1 {
+			here.wrong("replicas", "is given, and the issuer's record of uses does not tell them apart", "let the replicas attest for themselves, by http or exec")
+		}
+		own, _ := configOf(catalog, RoleIssuer, c.Issuer).(interface{ Principals() []string })
+		of, _ := configOf(catalog, RoleAttestation, *consumer.Attestation).(interface{ Principals() []string })
+		if consumer.Attestation.Type != c.Issuer.Type || consumer.Attestation.Account != c.Issuer.Account ||
+			own != nil && of != nil && !slices.Equal(own.Principals(), of.Principals()) {
+			here.wrong("attestation", "is the record of uses of another issuer than the credential's", "write the issuer's type, account and principal")
+		}
+	}
+}
+
+// checkUnique refuses two credentials with one name, on one issuer principal, or on one secret path. It keeps what each
+// of them claims.
 func checkUnique(inv *Inventory, catalog Catalog, r report) {
-	names, principals, paths := map[string]string{}, map[string]string{}, map[string]string{}
+	names, claimed := map[string]string{}, map[string]string{}
 	claim := func(owners map[string]string, what, field, name string, i int) {
 		if first, taken := owners[what]; taken {
 			r(strictyaml.Problem{Field: fmt.Sprintf("credentials[%d].%s", i, field), What: fmt.Sprintf("is the same as that of credential %q", first),
@@ -365,15 +392,41 @@ func checkUnique(inv *Inventory, catalog Catalog, r report) {
 	}
 	for i, c := range inv.Credentials {
 		claim(names, c.Name, "name", c.Name, i)
-		if config, ok := configOf(catalog, RoleIssuer, c.Issuer).(interface{ Principals() []string }); ok {
-			for _, p := range config.Principals() {
-				claim(principals, c.Issuer.Type+"\x00"+c.Issuer.Account+"\x00"+p, "issuer", c.Name, i)
-			}
-		}
-		if config, ok := configOf(catalog, RoleStore, c.Store).(interface{ SecretPath() string }); ok {
-			claim(paths, c.Store.Type+"\x00"+c.Store.Account+"\x00"+config.SecretPath(), "store", c.Name, i)
+		claims := Claims(c, catalog)
+		inv.Claims = append(inv.Claims, claims)
+		for _, place := range claims {
+			claim(claimed, place.String(), string(place.Role), c.Name, i)
 		}
 	}
+}
+
+// Claim is what one credential alone may have: a principal of an issuer account, or a path in a store's.
+type Claim struct {
+	Role Role   `json:"role"`
+	Type string `json:"type"`
+	// Account is of the worker configuration.
+	Account string `json:"account"`
+	// Name is the principal, or the path.
+	Name string `json:"name"`
+}
+
+// String is unique for what is claimed.
+func (c Claim) String() string {
+	return fmt.Sprintf("%s %s/%s/%s", c.Role, c.Type, c.Account, c.Name)
+}
+
+// Claims lists what a credential claims: each principal at its issuer, and its path in the store.
+func Claims(c Credential, catalog Catalog) []Claim {
+	var claims []Claim
+	if config, ok := configOf(catalog, RoleIssuer, c.Issuer).(interface{ Principals() []string }); ok {
+		for _, p := range config.Principals() {
+			claims = append(claims, Claim{RoleIssuer, c.Issuer.Type, c.Issuer.Account, p})
+		}
+	}
+	if config, ok := configOf(catalog, RoleStore, c.Store).(interface{ SecretPath() string }); ok {
+		claims = append(claims, Claim{RoleStore, c.Store.Type, c.Store.Account, config.SecretPath()})
+	}
+	return claims
 }
 
 // configOf is a provider's decoded configuration, nil when it does not decode.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/keyturn/keyturn/internal/strictyaml"
@@ -42,6 +43,7 @@ func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
 	doc.On(reflect.TypeFor[Provider](), known)
 	doc.On(reflect.TypeFor[Approval](), approvalHook(doc))
 	doc.On(reflect.TypeFor[ErrorBudget](), budgetHook(doc))
+	doc.On(reflect.TypeFor[WaveStep](), stepHook(doc))
 
 	inv := &Inventory{}
 	doc.Decode("", inv)
@@ -51,6 +53,9 @@ func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
+	advise := func(p strictyaml.Problem) { inv.Advice = append(inv.Advice, doc.Locate(p)) }
+	adviseRisk(inv, advise)
+	adviseWindows(inv, advise)
 	return inv, nil
 }
 
@@ -195,11 +200,11 @@ func choosePolicy(doc *strictyaml.Document, inv *Inventory, c Credential, path s
 	return "", Policy{}
 }
 
-// ParseSpec reads a spec as strictly as Load reads a file: it came through Temporal, so that anybody may
-// have written it.
-func ParseSpec(signed SignedSpec, catalog Catalog) (Spec, error) {
+// ParseSpec reads the body of a spec as strictly as Load reads a file: it came through Temporal, so that
+// anybody may have written it.
+func ParseSpec(body []byte, catalog Catalog) (Spec, error) {
 	var spec Spec
-	if err := strictyaml.DecodeJSON(signed.Body, &spec); err != nil {
+	if err := strictyaml.DecodeJSON(body, &spec); err != nil {
 		return Spec{}, fmt.Errorf("parsing spec: %w", err)
 	}
 	var errs strictyaml.Errors
@@ -223,7 +228,13 @@ func ParseSpec(signed SignedSpec, catalog Catalog) (Spec, error) {
 		}
 	})
 	check(alone, catalog, report)
-	if _, found := plaintextSecret("", string(signed.Body)); found {
+	text := string(body)
+	for _, id := range spec.Credential.Adopt {
+		if adoptedID.MatchString(id) {
+			text = strings.ReplaceAll(text, strconv.Quote(id), `""`)
+		}
+	}
+	if _, found := plaintextSecret("", text); found {
 		report(strictyaml.Problem{What: "has something that looks like a secret in plain text", Write: "remove it from the inventory, and treat it as exposed"})
 	}
 	if len(errs) > 0 {
@@ -265,6 +276,9 @@ func eachProvider(c Credential, f func(role Role, field string, p Provider)) {
 		}
 		if consumer.Attestation != nil {
 			f(RoleAttestation, at+"attestation", *consumer.Attestation)
+		}
+		if consumer.Purge != nil {
+			f(RolePurge, at+"purge", *consumer.Purge)
 		}
 	}
 }

@@ -127,6 +127,8 @@ func TestWhatAnInventoryMayNotHave(t *testing.T) {
 		"an unknown surface":                  {"        wave: canary\n", "        surface: moon\n", "credentials[0].consumers[0].surface is \"moon\"; write server"},
 		"instances with one target":           {"/run/keys/{instance}/key", "/run/keys/key", "credentials[0].consumers[1].target is the same for all instances"},
 		"instances with one attestation":      {"8082/{instance}", "8082/keyturn", "credentials[0].consumers[1].attestation is the same for all instances"},
+		"usage that several would share":      {"attestation: {type: http, url: \"http://127.0.0.1:8081/keyturn\"}", "attestation: {type: awsiam, account: edge, principal: payments-api}", "credentials[0].consumers[0].attestation is the issuer's record of uses, which does not tell 3 instances apart"},
+		"usage of another issuer":             {"attestation: {type: http, url: \"http://127.0.0.1:8081/keyturn\"}", "attestation: {type: awsiam, account: edge, principal: payments-api}", "credentials[0].consumers[0].attestation is the record of uses of another issuer"},
 		"an instance twice":                   {"[a, b]", "[a, a]", "credentials[0].consumers[1].instances[1] is there twice"},
 		"a consumer twice":                    {"name: checkout", "name: canary", "credentials[0].consumers[1].name is \"canary\", like another consumer's"},
 		"a dependency on itself":              {"    policy: normal\n", "    policy: normal\n    dependsOn: [payments-api]\n", "credentials[0].dependsOn[0] is the credential itself"},
@@ -135,7 +137,7 @@ func TestWhatAnInventoryMayNotHave(t *testing.T) {
 		"an unknown risk":                     {"risk: standard", "risk: medium", "policies.normal.risk is \"medium\"; write low, standard, high or critical"},
 		"an unknown trust":                    {"{from: [owners]}", "{from: [owners], trust: all}", "credentials[0].approvals.revoke.trust is \"all\"; write signed or any"},
 		"signed approvals of nobody":          {"{from: [owners]}", "{count: 1}", "credentials[0].approvals.revoke.from is missing"},
-		"an unknown type of issuer":           {"type: gateway", "type: gatway", "credentials[0].issuer.type is \"gatway\", which cannot be used as issuer; write gateway"},
+		"an unknown type of issuer":           {"type: gateway", "type: gatway", "credentials[0].issuer.type is \"gatway\", which cannot be used as issuer; write awsiam or gateway"},
 		"a type in a role that it has not":    {"issuer: {type: gateway", "issuer: {type: http", "credentials[0].issuer.type is \"http\", which cannot be used as issuer"},
 		"an issuer without account":           {"account: edge, ", "", "credentials[0].issuer.account is missing"},
 		"no issuer":                           {"    issuer: {type: gateway, account: edge, principal: payments-api}\n", "", "credentials[0].issuer is missing"},
@@ -198,7 +200,13 @@ func TestASecretInTheFileIsFoundAndNotRepeated(t *testing.T) {
 	t.Parallel()
 	for name, secret := range map[string]string{
 		"an AWS access key":     "AKIAIOSFODNN7EXAMPLE",
+		"one of a session":      "ASIAIOSFODNN7EXAMPLE",
 		"a GitHub token":        "ghp_" + strings.Repeat("Ab1", 12),
+		"one for a few things":  "github_pat_" + strings.Repeat("Ab1", 12),
+		"a GitLab token":        "glpat-" + strings.Repeat("Ab1", 8),
+		"a Google key":          "AIza" + strings.Repeat("Ab1", 12),
+		"a token of Vault":      "hvs." + strings.Repeat("Ab1", 8),
+		"a header":              "AUTHORIZATION : bearer " + strings.Repeat("Ab1", 4),
 		"a Stripe key":          "sk_live_" + "4eC39HqLyjWDarjtT1",
 		"a Slack token":         "xoxb-" + "1234567890-abcdefghij",
 		"a PEM private key":     "-----BEGIN RSA PRIVATE KEY----- MIIEow",
@@ -224,6 +232,15 @@ func TestASecretInTheFileIsFoundAndNotRepeated(t *testing.T) {
 			assert.NotContains(t, err.Error(), "hunter2")
 		})
 	}
+	t.Run("the ID of an adopted key is no secret, in a file and in a spec", func(t *testing.T) {
+		t.Parallel()
+		inv, err := load(strings.Replace(base, "    policy: normal\n", "    policy: normal\n    adopt: [AKIAIOSFODNN7EXAMPLE]\n", 1))
+		require.NoError(t, err)
+		spec, err := inventory.NewSpec(inventory.Spec{Inventory: "i", Credential: inv.Credentials[0]})
+		require.NoError(t, err)
+		_, err = inventory.ParseSpec(spec.Body, real)
+		assert.NoError(t, err)
+	})
 	t.Run("a placeholder is no secret", func(t *testing.T) {
 		t.Parallel()
 		_, err := load(strings.Replace(base, "    policy: normal\n", "    policy: normal\n    verify: [{type: http, url: \"https://e.internal/\", header: \"Authorization: Bearer {value}\"}]\n", 1))

@@ -47,7 +47,8 @@ func schemaWith(catalog Catalog, comment func(t reflect.Type, field string) stri
 	credential.Required = []string{"name", "purpose", "issuer", "store"}
 	propertyOf(credential, "name").Pattern = nameForm.String()
 	consumer := propertyOf(credential, "consumers").Items
-	consumer.Required = []string{"name", "target", "check", "attestation"}
+	consumer.Required = []string{"name", "target"}
+	consumer.AnyOf = []*jsonschema.Schema{{Required: []string{"check", "attestation"}}, {Required: []string{"longestRun"}}}
 	propertyOf(consumer, "name").Pattern = nameForm.String()
 
 	for _, role := range []Role{RoleIssuer, RoleStore} {
@@ -56,7 +57,7 @@ func schemaWith(catalog Catalog, comment func(t reflect.Type, field string) stri
 	for _, role := range []Role{RoleVerify, RoleHealth} {
 		provider(r, catalog, role, propertyOf(credential, string(role)).Items)
 	}
-	for _, role := range []Role{RoleTarget, RoleCheck, RoleAttestation} {
+	for _, role := range []Role{RoleTarget, RoleCheck, RoleAttestation, RolePurge} {
 		provider(r, catalog, role, propertyOf(consumer, string(role)))
 	}
 	return json.MarshalIndent(s, "", "  ")
@@ -68,11 +69,21 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 	switch t {
 	case reflect.TypeFor[Duration]():
 		return &jsonschema.Schema{Type: "string", Pattern: durationForm.String(), Examples: []any{"90d", "12h", "10m"}}
+	case reflect.TypeFor[WaveStep]():
+		return &jsonschema.Schema{Pattern: stepForm.String(), Examples: []any{"10%", 5}}
 	case reflect.TypeFor[Provider]():
 		return &jsonschema.Schema{Type: "object"} // provider says the rest, by role
 	case reflect.TypeFor[Risk]():
 		for _, r := range Risks {
 			values = append(values, r)
+		}
+	case reflect.TypeFor[Data]():
+		for _, d := range kindsOfData {
+			values = append(values, d)
+		}
+	case reflect.TypeFor[Day]():
+		for _, d := range Days {
+			values = append(values, d)
 		}
 	case reflect.TypeFor[Trust]():
 		values = []any{TrustSigned, TrustAny}

@@ -15,27 +15,14 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 )
 
-var update = flag.Bool("update", false, "write docs/inventory.schema.json and comments.json anew")
+var update = flag.Bool("update", false, "write docs/inventory.schema.json, docs/fields.md and comments.json anew")
 
 const schemaFile = "../../docs/inventory.schema.json"
 
 // TestSchemaIsUpToDate compares both generated files with the source. After a change of a type or of a
-// comment: go test ./internal/inventory -run Schema -update
+// comment: go test ./internal/inventory -run 'Schema|Fields' -update
 func TestSchemaIsUpToDate(t *testing.T) {
-	source := &jsonschema.Reflector{}
-	for _, folder := range []string{".", "../../providers"} {
-		require.NoError(t, source.AddGoComments("github.com/keyturn/keyturn/internal/inventory", folder, jsonschema.WithFullComment()))
-	}
-	used := map[string]string{}
-	schema, err := inventory.SchemaWith(real, func(typ reflect.Type, field string) string {
-		key := inventory.CommentKey(typ, field)
-		text := strings.Join(strings.Fields(source.CommentMap[key]), " ")
-		if text != "" {
-			used[key] = text
-		}
-		return text
-	})
-	require.NoError(t, err)
+	schema, used := schemaOfSource(t)
 	comments, err := json.MarshalIndent(used, "", "  ")
 	require.NoError(t, err)
 	for file, want := range map[string][]byte{schemaFile: schema, "comments.json": comments} {
@@ -46,13 +33,33 @@ func TestSchemaIsUpToDate(t *testing.T) {
 		}
 		got, err := os.ReadFile(file)
 		require.NoError(t, err)
-		require.Equal(t, string(want), string(got), "%s is out of date: run go test ./internal/inventory -run Schema -update", file)
+		require.Equal(t, string(want), string(got), "%s is out of date: run go test ./internal/inventory -run 'Schema|Fields' -update", file)
 	}
 	if !*update {
 		embedded, err := inventory.Schema(real)
 		require.NoError(t, err)
 		assert.Equal(t, string(schema), string(embedded), "a program has the same one as the file")
 	}
+}
+
+// schemaOfSource makes the schema from the source, and tells which comments it used.
+func schemaOfSource(t *testing.T) (schema []byte, used map[string]string) {
+	t.Helper()
+	source := &jsonschema.Reflector{}
+	for _, folder := range []string{".", "../../providers"} {
+		require.NoError(t, source.AddGoComments("github.com/keyturn/keyturn/internal/inventory", folder, jsonschema.WithFullComment()))
+	}
+	used = map[string]string{}
+	schema, err := inventory.SchemaWith(real, func(typ reflect.Type, field string) string {
+		key := inventory.CommentKey(typ, field)
+		text := strings.Join(strings.Fields(source.CommentMap[key]), " ")
+		if text != "" {
+			used[key] = text
+		}
+		return text
+	})
+	require.NoError(t, err)
+	return schema, used
 }
 
 func TestSchemaDescribesEveryFieldOfAnInventory(t *testing.T) {

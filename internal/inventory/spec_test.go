@@ -9,12 +9,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/signed"
 )
 
 func spec(t testing.TB, text string) inventory.SignedSpec {
 	inv, err := load(text)
 	require.NoError(t, err)
-	signed, err := inventory.NewSpec(inv.Name, 1_700_000_000_000, inv.Credentials[0])
+	signed, err := inventory.NewSpec(inventory.Spec{Inventory: inv.Name, Generation: 1_700_000_000_000, Credential: inv.Credentials[0]})
 	require.NoError(t, err)
 	return signed
 }
@@ -22,13 +23,13 @@ func spec(t testing.TB, text string) inventory.SignedSpec {
 // roundTrips checks that a spec reads back as it was.
 func roundTrips(t testing.TB, inv *inventory.Inventory) {
 	for _, c := range inv.Credentials {
-		signed, err := inventory.NewSpec(inv.Name, 7, c)
+		signed, err := inventory.NewSpec(inventory.Spec{Inventory: inv.Name, Generation: 7, Credential: c})
 		require.NoError(t, err)
-		got, err := inventory.ParseSpec(signed, real)
+		got, err := inventory.ParseSpec(signed.Body, real)
 		require.NoError(t, err, string(signed.Body))
 		assert.Equal(t, inv.Name, got.Inventory)
 		assert.EqualValues(t, 7, got.Generation)
-		again, err := inventory.NewSpec(got.Inventory, got.Generation, got.Credential)
+		again, err := inventory.NewSpec(got)
 		require.NoError(t, err)
 		assert.Equal(t, string(signed.Body), string(again.Body))
 	}
@@ -60,8 +61,8 @@ func TestWhatASpecMayNotHave(t *testing.T) {
 		"an overlap as long as the cadence":     {`"overlap":"1d"`, `"overlap":"90d"`, "overlap is 90d, not shorter"},
 		"a duration without unit":               {`"overlap":"1d"`, `"overlap":"5"`, "not a duration"},
 		"a client's surface":                    {`"wave":"canary"`, `"surface":"client"`, "such a place can keep no secret"},
-		"no attestation":                        {`,"attestation":{"type":"http","url":"http://127.0.0.1:8081/keyturn"}`, "", "attestation is missing"},
-		"a second value":                        {`}}`, `}} {}`, "more than one value"},
+		"no attestation":                        {`"attestation":{"type":"http","url":"http://127.0.0.1:8081/keyturn"},`, "", "attestation is missing"},
+		"a second value":                        {`"schema":"keyturn/spec/v1"}`, `"schema":"keyturn/spec/v1"} {}`, "more than one value"},
 		"text instead of a list":                {`"instances":["a","b"]`, `"instances":"a"`, "instances"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +75,7 @@ func TestWhatASpecMayNotHave(t *testing.T) {
 			}
 			require.GreaterOrEqual(t, i, 0, body)
 			signed.Body = []byte(body[:i] + c.new + body[i+len(c.old):])
-			_, err := inventory.ParseSpec(signed, real)
+			_, err := inventory.ParseSpec(signed.Body, real)
 			require.Error(t, err)
 			assert.Contains(t, err.Error(), c.want)
 		})
@@ -86,7 +87,7 @@ func TestASpecNamesItselfWithoutBeingChecked(t *testing.T) {
 	got, err := spec(t, base).Peek()
 	require.NoError(t, err)
 	assert.Equal(t, "payments-api", got.Credential.Name)
-	_, err = inventory.SignedSpec{Body: []byte("{")}.Peek()
+	_, err = inventory.SignedSpec{Envelope: signed.Envelope{Body: []byte("{")}}.Peek()
 	assert.Error(t, err)
 }
 
@@ -94,9 +95,9 @@ func TestADependencyIsNotLookedUpInASpec(t *testing.T) {
 	t.Parallel()
 	inv, err := load(base + strings.Replace(second, "name: second", "name: second\n    dependsOn: [payments-api]", 1))
 	require.NoError(t, err)
-	signed, err := inventory.NewSpec(inv.Name, 1, inv.Credentials[1])
+	signed, err := inventory.NewSpec(inventory.Spec{Inventory: inv.Name, Generation: 1, Credential: inv.Credentials[1]})
 	require.NoError(t, err)
-	got, err := inventory.ParseSpec(signed, real)
+	got, err := inventory.ParseSpec(signed.Body, real)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"payments-api"}, got.Credential.DependsOn)
 }
@@ -119,9 +120,12 @@ func FuzzParseSpec(f *testing.F) {
 	f.Add([]byte(spec(f, base).Body))
 	f.Add([]byte(`{"schema":"keyturn/spec/v1"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got, err := inventory.ParseSpec(inventory.SignedSpec{Body: data}, real)
+		got, err := inventory.ParseSpec(data, real)
+		peek, peekErr := inventory.SignedSpec{Envelope: signed.Envelope{Body: data}}.Peek()
 		if err == nil {
 			assert.NotEmpty(t, got.Credential.Name)
+			require.NoError(t, peekErr)
+			assert.Equal(t, got, peek, "workflows, which only peek, see what activities do")
 		}
 	})
 }

@@ -43,7 +43,7 @@ func TestASpecWithASecretIsRefused(t *testing.T) {
 	t.Parallel()
 	signed := spec(t, base)
 	signed.Body = []byte(strings.Replace(string(signed.Body), `"purpose":"charges"`, `"purpose":"`+awsKey+`"`, 1))
-	_, err := inventory.ParseSpec(signed, real)
+	_, err := inventory.ParseSpec(signed.Body, real)
 	require.Error(t, err)
 	assert.NotContains(t, err.Error(), awsKey)
 }

@@ -3,8 +3,16 @@
 package inventory
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/internal/strictyaml"
 )
 
 // APIVersion is the version of the YAML that this package reads.
@@ -36,6 +44,12 @@ type Inventory struct {
 	Policies map[string]Policy `json:"policies,omitempty"`
 	// Credentials are the entries.
 	Credentials []Credential `json:"credentials"`
+
+	// Advice is what is worth a thought and no error, with its place: a risk that is lower than scopes and data
+	// ask for.
+	Advice strictyaml.Errors `json:"-"`
+	// Claims are what each of Credentials claims, in their order.
+	Claims [][]Claim `json:"-"`
 }
 
 // Defaults are a credential's fields, said once for the whole file. A policy overrides them, a
@@ -76,6 +90,11 @@ type Terms struct {
 	WaveSoak Duration `json:"waveSoak"`
 	// WaveTimeout is how long a wave's instances may take to attest the incoming key.
 	WaveTimeout Duration `json:"waveTimeout"`
+	// WaveSteps are how many of the instances of consumers without a wave have the key by the end of each of their
+	// waves, as a share (10%) or a number (5); the rest follows. All at once when empty.
+	WaveSteps []WaveStep `json:"waveSteps,omitempty"`
+	// WaveParallel is how many instances of a wave are delivered to at once; 16 when missing.
+	WaveParallel int `json:"waveParallel,omitzero" jsonschema:"minimum=1,maximum=256"`
 	// DisableSoak is how long a disabled key is watched before it is destroyed.
 	DisableSoak Duration `json:"disableSoak"`
 	// ErrorBudget is the rate of errors that turns a rotation back.
@@ -156,14 +175,34 @@ type Approval struct {
 	ApprovalExpires Duration `json:"approvalExpires,omitzero"`
 }
 
-// Schedule says when routine rotations of a credential may begin.
+// Schedule says when routine rotations of a credential may begin. One that says no time of day lets them
+// begin at any time. Blackouts hold for rotations that a person begins, too; only an emergency ignores them.
 type Schedule struct {
-	// TimeZone is an IANA name; UTC when empty.
+	// TimeZone is the IANA name of the zone of all times here; UTC when empty.
 	TimeZone string `json:"timeZone,omitempty"`
-	// At is the time of day, "HH:MM".
+	// Days of the week with a window, as mon, tue, wed, thu, fri, sat or sun; every day when empty.
+	Days []Day `json:"days,omitempty"`
+	// At is the time of day at which a window opens, "HH:MM".
 	At string `json:"at,omitempty"`
+	// Window is how long it stays open; the jitter and an hour when zero.
+	Window Duration `json:"window,omitzero"`
 	// Jitter spreads the begin over this long.
 	Jitter Duration `json:"jitter,omitzero"`
+	// Blackouts are times in which a rotation neither begins nor takes the retiring key away. A key that is
+	// disabled already is destroyed in its time.
+	Blackouts []Blackout `json:"blackouts,omitempty"`
+	// Paused says why no routine rotation begins for now; empty for none paused.
+	Paused string `json:"paused,omitempty"`
+}
+
+// Blackout is a time without changes.
+type Blackout struct {
+	// From is its first day, or moment: "2026-12-20", "2026-12-20T18:00"; "12-20" is of every year.
+	From string `json:"from"`
+	// To is its last day, which counts whole, or the moment of its end, in the form of from.
+	To string `json:"to"`
+	// Why is for those who wait for its end.
+	Why string `json:"why,omitempty"`
 }
 
 // Surface is where a consumer runs. Only a server can keep a secret.
@@ -192,6 +231,9 @@ type Credential struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	// Scopes are what the key may do: given to an issuer that can narrow, checked at one that cannot.
 	Scopes []string `json:"scopes,omitempty"`
+	// Data are the kinds of sensitive data that the key reaches: personal, payment, health or secrets. They
+	// raise the risk.
+	Data []Data `json:"data,omitempty"`
 	// Expires is the life of each issued key, for issuers whose keys can expire.
 	Expires Duration `json:"expires,omitzero"`
 	// Policy names the terms; those made for the risk when empty.
@@ -230,17 +272,32 @@ type Consumer struct {
 	// Instances are the processes, hosts or replicas; one, named like the consumer, when empty.
 	Instances []string `json:"instances,omitempty"`
 	// Wave is canary, or a name: waves follow each other in the order of the file. Consumers without
-	// one form the last wave.
+	// one follow last, by the steps of waveSteps.
 	Wave string `json:"wave,omitempty"`
+	// Replicas is how many processes answer for each instance, behind one address; 1 when missing. With more, an
+	// instance is asked several times, and has a key only when every answer says so.
+	Replicas int `json:"replicas,omitzero" jsonschema:"minimum=1,maximum=20"`
+	// CacheTTL is how long the consumer may go on with a key that it has cached, after it has another one. A wave's
+	// soak, the overlap and the quiet window begin after it.
+	CacheTTL Duration `json:"cacheTTL,omitzero"`
+	// LongestRun is of a batch job: how long a run of it may last, with the key that it began with. The overlap must not
+	// be shorter. An instance that is not running is judged by the copy of the key that it will start with.
+	LongestRun Duration `json:"longestRun,omitzero"`
 	// Surface is where the consumer runs; server when empty, and nothing else can keep a secret.
 	Surface Surface `json:"surface,omitempty"`
 	// Target is how the key is delivered.
 	Target Provider `json:"target"`
-	// Check tells whether an instance is healthy.
+	// Check tells whether an instance is healthy. Only a batch job (longestRun) may have none.
 	Check *Provider `json:"check,omitempty"`
-	// Attestation tells which key an instance uses.
+	// Attestation tells which key an instance uses. Only a batch job (longestRun) may have none.
 	Attestation *Provider `json:"attestation,omitempty"`
+	// Purge makes an instance forget the keys that it cached. It is called after each delivery, and after the end of
+	// a key. One call purges one process: with replicas, cacheTTL says when the others have forgotten.
+	Purge *Provider `json:"purge,omitempty"`
 }
+
+// IsBatch tells whether the consumer is a batch job, which does not run all the time.
+func (c Consumer) IsBatch() bool { return c.LongestRun > 0 }
 
 // InstanceNames are the consumer's instances; never empty.
 func (c Consumer) InstanceNames() []string {
@@ -250,44 +307,42 @@ func (c Consumer) InstanceNames() []string {
 	return c.Instances
 }
 
-// Wave is a group of consumers that is delivered to together.
-type Wave struct {
-	Name      string
-	Consumers []Consumer
+// LongestCache is the longest cacheTTL of the consumers.
+func (c Credential) LongestCache() Duration {
+	return c.longest(func(consumer Consumer) Duration { return consumer.CacheTTL })
 }
 
-// RestWave is the name of the wave of the consumers that name none.
-const RestWave = "rest"
+// LongestBatch is the longest run of the batch jobs among the consumers.
+func (c Credential) LongestBatch() Duration {
+	return c.longest(func(consumer Consumer) Duration { return consumer.LongestRun })
+}
 
-// Waves groups the consumers: the canary, the named waves in the order of the file, then the rest.
-func (c Credential) Waves() []Wave {
-	var order []string
-	members := map[string][]Consumer{}
+func (c Credential) longest(of func(Consumer) Duration) (longest Duration) {
 	for _, consumer := range c.Consumers {
-		name := consumer.Wave
-		if name == "" {
-			name = RestWave
-		}
-		if members[name] == nil {
-			order = append(order, name)
-		}
-		members[name] = append(members[name], consumer)
+		longest = max(longest, of(consumer))
 	}
-	rank := func(name string) int {
-		switch name {
-		case CanaryWave:
-			return -1
-		case RestWave:
-			return 1
+	return longest
+}
+
+// Accounts are all accounts of the worker configuration that the credential names, each once.
+func (c Credential) Accounts() []string {
+	named := []Provider{c.Issuer, c.Store}
+	named = append(append(named, c.Verify...), c.Health...)
+	for _, consumer := range c.Consumers {
+		named = append(named, consumer.Target)
+		for _, p := range []*Provider{consumer.Check, consumer.Attestation, consumer.Purge} {
+			if p != nil {
+				named = append(named, *p)
+			}
 		}
-		return 0
 	}
-	slices.SortStableFunc(order, func(a, b string) int { return rank(a) - rank(b) })
-	waves := make([]Wave, 0, len(order))
-	for _, name := range order {
-		waves = append(waves, Wave{Name: name, Consumers: members[name]})
+	var accounts []string
+	for _, p := range named {
+		if p.Account != "" && !slices.Contains(accounts, p.Account) {
+			accounts = append(accounts, p.Account)
+		}
 	}
-	return waves
+	return accounts
 }
 
 // Provider names something of the outside world: its type, the account of the worker configuration
@@ -325,24 +380,42 @@ const SpecSchema = "keyturn/spec/v1"
 
 // Spec is one credential's part of the inventory, by value: all that a rotation knows of it.
 type Spec struct {
-	Schema    string `json:"schema"`
+	Schema string `json:"schema"`
+	// Namespace is the Temporal namespace that the spec is meant for; a signed spec must name it.
+	Namespace string `json:"namespace,omitempty"`
 	Inventory string `json:"inventory"`
 	// Generation grows with each version of the spec: the time of its making in Unix milliseconds.
-	Generation int64      `json:"generation"`
+	Generation int64 `json:"generation"`
+	// NotAfter is until when a rotation may begin by the spec; zero for ever.
+	NotAfter   time.Time  `json:"notAfter,omitzero"`
 	Credential Credential `json:"credential"`
 }
 
-// SignedSpec is a Spec as it travels. Body is kept raw, since a signature holds for bytes.
-type SignedSpec struct {
-	Body json.RawMessage `json:"body"`
-	// Signature is an armoured SSH signature over Body; empty for an unsigned spec.
-	Signature string `json:"signature,omitempty"`
+// SignedSpec is a Spec as it travels: with the signature of somebody who may, or unsigned.
+type SignedSpec struct{ signed.Envelope }
+
+// NewSpec packs a spec, unsigned, in the form that a signature would be of.
+func NewSpec(spec Spec) (SignedSpec, error) {
+	spec.Schema = SpecSchema
+	body, err := json.Marshal(spec)
+	if err != nil {
+		return SignedSpec{}, fmt.Errorf("packing spec: %w", err)
+	}
+	canonical, err := signed.Canonical(body)
+	return SignedSpec{signed.Envelope{Body: canonical}}, err
 }
 
-// NewSpec packs a credential, unsigned.
-func NewSpec(inventory string, generation int64, c Credential) (SignedSpec, error) {
-	body, err := json.Marshal(Spec{Schema: SpecSchema, Inventory: inventory, Generation: generation, Credential: c})
-	return SignedSpec{Body: body}, err
+// Sign returns the spec with a signature.
+func (s SignedSpec) Sign(key ssh.Signer) (SignedSpec, error) {
+	e, err := signed.Sign(signed.Spec, s.Body, key)
+	return SignedSpec{e}, err
+}
+
+// Same tells whether both are one spec with one signature, however their JSON is written.
+func (s SignedSpec) Same(other SignedSpec) bool {
+	ours, err := signed.Canonical(s.Body)
+	theirs, otherErr := signed.Canonical(other.Body)
+	return err == nil && otherErr == nil && bytes.Equal(ours, theirs) && s.Signature == other.Signature
 }
 
 // Peek reads the spec without checking it: enough to follow and show it, not to act on it.

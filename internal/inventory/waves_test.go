@@ -17,7 +17,7 @@ func TestWavesFollowEachOtherFromTheCanaryToTheRest(t *testing.T) {
 		{Name: "a"}, {Name: "b", Wave: "west"}, {Name: "c", Wave: "canary"}, {Name: "d", Wave: "east"}, {Name: "e", Wave: "west"}, {Name: "f"},
 	}}
 	var got [][]string
-	for _, w := range c.Waves() {
+	for _, w := range c.Waves(func(string) bool { return false }) {
 		names := []string{w.Name}
 		for _, consumer := range w.Consumers {
 			names = append(names, consumer.Name)
@@ -25,7 +25,7 @@ func TestWavesFollowEachOtherFromTheCanaryToTheRest(t *testing.T) {
 		got = append(got, names)
 	}
 	assert.Equal(t, [][]string{{"canary", "c"}, {"west", "b", "e"}, {"east", "d"}, {"rest", "a", "f"}}, got)
-	assert.Empty(t, inventory.Credential{}.Waves())
+	assert.Empty(t, inventory.Credential{}.Waves(func(string) bool { return false }))
 	assert.Equal(t, []string{"one"}, inventory.Consumer{Name: "one"}.InstanceNames())
 	assert.Equal(t, []string{"a", "b"}, inventory.Consumer{Name: "one", Instances: []string{"a", "b"}}.InstanceNames())
 }
@@ -39,7 +39,7 @@ func TestWavesLoseNoConsumer(t *testing.T) {
 		}
 		var again []inventory.Consumer
 		names := map[string]bool{}
-		waves := c.Waves()
+		waves := c.Waves(func(string) bool { return false })
 		for i, w := range waves {
 			require.NotEmpty(t, w.Consumers)
 			require.False(t, names[w.Name], "each wave once")

@@ -55,6 +55,11 @@ type Statement struct {
 	ObservedAt time.Time `json:"observedAt"`
 	// Source says who states it: "http://…", "issuer usage", a program's name.
 	Source string `json:"source"`
+	// UsedAt is when the key was last used, in a statement that is made from the issuer's record of uses; else zero.
+	UsedAt time.Time `json:"usedAt,omitzero"`
+	// Split: the instance was asked several times and did not always state the same, since its replicas differ. Keys
+	// are all that were stated.
+	Split bool `json:"split,omitempty"`
 }
 
 // Holds tells whether the instance states that it uses the key.

@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -32,7 +33,7 @@ func Attributes() map[string]enumspb.IndexedValueType {
 	for _, key := range []temporal.SearchAttributeKey{
 		workflows.AttributeCredential, workflows.AttributeOwner, workflows.AttributeEnvironment, workflows.AttributeRisk,
 		workflows.AttributeIssuer, workflows.AttributePhase, workflows.AttributeOutcome, workflows.AttributeLabels,
-		workflows.AttributeRotateBy,
+		workflows.AttributeRotateBy, workflows.AttributeIndex,
 	} {
 		attributes[key.GetName()] = key.GetValueType()
 	}
@@ -42,21 +43,31 @@ func Attributes() map[string]enumspb.IndexedValueType {
 // missing lists the search attributes that the namespace lacks. One that has another type is an error:
 // adding it again would be answered with success and change nothing.
 func missing(ctx context.Context, c client.Client, namespace string) ([]string, error) {
-	have, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
-	if err != nil {
-		return nil, fmt.Errorf("listing search attributes of namespace %q: %w", namespace, err)
+	lacks, wrong, err := compare(ctx, c, namespace)
+	if err == nil && len(wrong) > 0 {
+		err = fmt.Errorf("%w: %s; remove it with the temporal CLI and run setup again", ErrNotSetUp, strings.Join(wrong, "; "))
 	}
-	var lacks []string
+	return lacks, err
+}
+
+// compare lists the search attributes that the namespace lacks, and says of those with another type so.
+func compare(ctx context.Context, c client.Client, namespace string) (lacks, wrong []string, err error) {
+	have, err := patience.Call(ctx, func() (*operatorservice.ListSearchAttributesResponse, error) {
+		return c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing search attributes of namespace %q: %w", namespace, err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(Attributes())) {
 		want := Attributes()[name]
 		switch is, ok := have.GetCustomAttributes()[name]; {
 		case !ok:
 			lacks = append(lacks, name)
 		case is != want:
-			return nil, fmt.Errorf("%w: search attribute %s has type %s instead of %s; remove it with the temporal CLI and run setup again", ErrNotSetUp, name, is, want)
+			wrong = append(wrong, fmt.Sprintf("search attribute %s has type %s instead of %s", name, is, want))
 		}
 	}
-	return lacks, nil
+	return lacks, wrong, nil
 }
 
 // Check returns ErrNotSetUp when a search attribute is missing: a workflow that sets one which does not
@@ -86,7 +97,11 @@ func Register(ctx context.Context, c client.Client, namespace string) ([]string,
 	_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: add})
 	var exists *serviceerror.AlreadyExists
 	if err != nil && !errors.As(err, &exists) {
-		return nil, fmt.Errorf("adding search attributes to namespace %q: %w", namespace, err)
+		var named []string
+		for _, name := range lacks {
+			named = append(named, fmt.Sprintf("%s (%s)", name, add[name]))
+		}
+		return nil, fmt.Errorf("adding search attributes to namespace %q: %w; missing are %s: where only the cluster's administrators may add them, ask them", namespace, err, strings.Join(named, ", "))
 	}
 	for {
 		err := Check(ctx, c, namespace)
@@ -108,7 +123,9 @@ func Current(ctx context.Context, c client.Client) (string, error) {
 }
 
 func current(ctx context.Context, c client.Client) (string, []byte, error) {
-	d, err := c.WorkerDeploymentClient().GetHandle(Deployment).Describe(ctx, client.WorkerDeploymentDescribeOptions{})
+	d, err := patience.Call(ctx, func() (client.WorkerDeploymentDescribeResponse, error) {
+		return c.WorkerDeploymentClient().GetHandle(Deployment).Describe(ctx, client.WorkerDeploymentDescribeOptions{})
+	})
 	var none *serviceerror.NotFound
 	if errors.As(err, &none) {
 		return "", nil, nil
@@ -122,14 +139,35 @@ func current(ctx context.Context, c client.Client) (string, []byte, error) {
 	return "", d.ConflictToken, nil
 }
 
+// pollersWithin is how long MakeCurrent waits for the build's workers to poll all the queues of the build before.
+const pollersWithin = 20 * time.Second
+
 // MakeCurrent sends new and waiting workflow tasks to the build from now on. It works before any of its
-// workers exists.
+// workers exists. Temporal refuses a build whose workers poll fewer queues than those of the current one: since a
+// worker that has just started polls them one after the other, that is tried again for a while. A current build
+// that somebody else made meanwhile is not overwritten.
 func MakeCurrent(ctx context.Context, c client.Client, buildID string) error {
-	_, token, err := current(ctx, c)
+	was, token, err := current(ctx, c)
 	if err != nil {
 		return err
 	}
-	return set(ctx, c, buildID, token)
+	for begun := time.Now(); ; {
+		err := set(ctx, c, buildID, token)
+		var refused *serviceerror.FailedPrecondition
+		if !errors.As(err, &refused) || time.Since(begun) > pollersWithin {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(500 * time.Millisecond):
+		}
+		is, again, lost := current(ctx, c)
+		if lost != nil || is != was {
+			return err
+		}
+		token = again
+	}
 }
 
 // MakeFirstCurrent makes the build current when none is: with no current version nothing would run. It
@@ -140,9 +178,9 @@ func MakeFirstCurrent(ctx context.Context, c client.Client, buildID string) (str
 	if err != nil || id != "" {
 		return id, err
 	}
-	err = set(ctx, c, buildID, token)
+	_, err = patience.Call(ctx, func() (struct{}, error) { return struct{}{}, set(ctx, c, buildID, token) })
 	var changed *serviceerror.FailedPrecondition
-	if errors.As(err, &changed) {
+	if errors.As(err, &changed) { // by somebody else, or by a try whose answer was lost
 		return Current(ctx, c)
 	}
 	return buildID, err

@@ -16,13 +16,18 @@ const ellipsis = "…"
 // Text returns s with every control, invisible or invalid character written out as Go would ("\n",
 // "\x1b", "\u202e"), cut to limit bytes at a character, "…" included. Text of a Text is the same. A
 // limit below the length of "…" gives an empty string.
-func Text(s string, limit int) string {
+func Text(s string, limit int) string { return written(s, limit, "") }
+
+// Lines is Text for what may have several lines, as joined errors do: their ends stay.
+func Lines(s string, limit int) string { return written(s, limit, "\n") }
+
+func written(s string, limit int, kept string) string {
 	var b strings.Builder
 	fits := 0 // how much of b leaves room for the ellipsis
 	for rest := s; rest != ""; {
 		r, size := utf8.DecodeRuneInString(rest)
 		shown := rest[:size]
-		if !strconv.IsPrint(r) || (r == utf8.RuneError && size == 1) {
+		if !strings.ContainsRune(kept, r) && !strconv.IsPrint(r) || r == utf8.RuneError && size == 1 {
 			quoted := strconv.Quote(shown)
 			shown = quoted[1 : len(quoted)-1]
 		}

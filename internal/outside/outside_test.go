@@ -40,15 +40,32 @@ func TestText(t *testing.T) {
 	}
 }
 
+func TestLinesKeepTheirEnds(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "a\nb\\r\n\\x1bc", outside.Lines("a\nb\r\n\x1bc", 100))
+	assert.Equal(t, "a\n…", outside.Lines("a\nbcdefg", 5))
+}
+
+func FuzzText(f *testing.F) {
+	for _, seed := range []string{"plain", "a\nlevel=INFO\r", "\x1b[31mred\x9b\u009b", "\u202eturned\u200b", "caf\xc3", "\ufffd", "é…"} {
+		f.Add([]byte(seed), 6)
+	}
+	f.Fuzz(func(t *testing.T, in []byte, limit int) { fitsAndStays(t, string(in), limit%100) })
+}
+
 func TestTextAlwaysFitsAndStays(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		in := string(rapid.SliceOf(rapid.Byte()).Draw(t, "in"))
-		limit := rapid.IntRange(0, 64).Draw(t, "limit")
-		got := outside.Text(in, limit)
-		assert.LessOrEqual(t, len(got), limit)
-		assert.True(t, utf8.ValidString(got))
-		assert.Equal(t, -1, strings.IndexFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }))
-		assert.Equal(t, got, outside.Text(got, limit), "a second time changes nothing")
+		fitsAndStays(t, string(rapid.SliceOf(rapid.Byte()).Draw(t, "in")), rapid.IntRange(0, 64).Draw(t, "limit"))
 	})
+}
+
+func fitsAndStays(t assert.TestingT, in string, limit int) {
+	for kept, shown := range map[string]string{"": outside.Text(in, limit), "\n": outside.Lines(in, limit)} {
+		assert.LessOrEqual(t, len(shown), max(0, limit))
+		assert.True(t, utf8.ValidString(shown))
+		assert.Equal(t, -1, strings.IndexFunc(shown, func(r rune) bool { return !unicode.IsPrint(r) && !strings.ContainsRune(kept, r) }))
+	}
+	once := outside.Text(in, limit)
+	assert.Equal(t, once, outside.Text(once, limit), "a second time changes nothing")
 }

@@ -2,9 +2,11 @@ package policy
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/signed"
 )
 
 // Action is what a person decides.
@@ -34,6 +36,8 @@ type Request struct {
 	Run string `json:"run,omitempty"`
 	// Evidence binds an approval to the digest of what was shown; any when empty.
 	Evidence string `json:"evidence,omitempty"`
+	// Signed is a SignedRequest with a signature. It says all: the other fields do not count beside it.
+	Signed *signed.Envelope `json:"signed,omitempty"`
 }
 
 // VerdictReason says why a request was taken or not, for programs.
@@ -54,19 +58,40 @@ const (
 	TextTooLong     VerdictReason = "text-too-long"
 	EndedMeanwhile  VerdictReason = "ended"
 	SignatureNeeded VerdictReason = "signature-needed"
+	SignatureBad    VerdictReason = "signature-refused"
+	OtherAction     VerdictReason = "other-action"
+	OtherRotation   VerdictReason = "other-rotation"
+	TooLate         VerdictReason = "expired"
 )
 
 // Verdict is the answer to a request.
 type Verdict struct {
-	ID       string         `json:"id"`
-	Action   Action         `json:"action"`
-	Gate     inventory.Gate `json:"gate,omitempty"`
-	By       string         `json:"by,omitempty"`
-	Why      string         `json:"why,omitempty"`
-	Accepted bool           `json:"accepted"`
-	Reason   VerdictReason  `json:"reason"`
-	Message  string         `json:"message"`
-	At       time.Time      `json:"at"`
+	ID     string         `json:"id"`
+	Action Action         `json:"action"`
+	Gate   inventory.Gate `json:"gate,omitempty"`
+	By     string         `json:"by,omitempty"`
+	Why    string         `json:"why,omitempty"`
+	// Extension is how much longer the overlap gets.
+	Extension inventory.Duration `json:"extension,omitzero"`
+	Accepted  bool               `json:"accepted"`
+	Reason    VerdictReason      `json:"reason"`
+	Message   string             `json:"message"`
+	// At is when it was given: when it was signed, or else when it arrived.
+	At time.Time `json:"at"`
+	// Verified: By is proved by a signature. Otherwise it is what somebody claims.
+	Verified bool `json:"verified,omitempty"`
+	// Groups are the approver groups that the signer is in.
+	Groups []string `json:"groups,omitempty"`
+	// Signed is the decision as it was signed, for those who verify it themselves.
+	Signed *signed.Envelope `json:"signed,omitempty"`
+}
+
+// Person says who gave it, and whether that is proved, for people.
+func (v Verdict) Person() string {
+	if v.Verified {
+		return v.By
+	}
+	return person(v) + " (unverified)"
 }
 
 // OpenGate is a gate that waits.
@@ -88,7 +113,8 @@ func (g OpenGate) Passed(now time.Time) bool {
 // Standpoint is where a rotation stands when it judges a request.
 type Standpoint struct {
 	Now time.Time
-	Run string
+	// Here is what a signed decision must be bound to, but for the gate, which Judge adds.
+	Here Bound
 	// Gate is the open one; nil for none.
 	Gate *OpenGate
 	// InOverlap: the overlap can be extended.
@@ -98,27 +124,61 @@ type Standpoint struct {
 	LatestEnd   time.Time
 	// NoWayBack is why the rotation cannot be turned back; empty when it can.
 	NoWayBack string
+	// Disabled: the retiring key is disabled, or about to be. From then on turning back takes the trust that
+	// Revoke asks for.
+	Disabled bool
+	Revoke   *inventory.Approval
 }
 
 // MaxText is the longest text that is taken from a person.
 const MaxText = 1000
 
-// Judge is the one place where a request of a person is judged, whichever way it came.
-func Judge(action Action, r Request, s Standpoint) Verdict {
+// Judge is the one place where a request of a person is judged, whichever way it came. proof is what was
+// found out about a signed one, nil for an unsigned one.
+func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 	v := Verdict{ID: r.ID, Action: action, Gate: r.Gate, By: r.By, Why: r.Reason, At: s.Now}
 	no := func(reason VerdictReason, format string, args ...any) Verdict {
 		v.Reason, v.Message = reason, fmt.Sprintf(format, args...)
 		return v
 	}
-	if len(r.By) > MaxText || len(r.Reason) > MaxText || len(r.ID) > MaxText {
-		v.By, v.Why, v.ID = "", "", ""
+	if proof != nil {
+		if proof.Problem != "" {
+			v.By = ""
+			return no(SignatureBad, "the signature is not taken: %s", proof.Problem)
+		}
+		said := proof.Request
+		r = Request{ID: r.ID, Gate: said.Gate, By: proof.By.Name, Reason: said.Reason, Extension: said.Extension, Run: said.Run, Evidence: said.Evidence, Signed: r.Signed}
+		v.Gate, v.By, v.Why, v.At = r.Gate, r.By, r.Reason, said.SignedAt
+		v.Verified, v.Groups, v.Signed = true, proof.Groups, r.Signed
+	}
+	if max(len(r.By), len(r.Reason), len(r.ID), len(r.Gate), len(r.Run), len(r.Evidence)) > MaxText {
+		v.By, v.Why, v.ID, v.Gate = "", "", "", ""
 		return no(TextTooLong, "a text is longer than %d bytes: shorten it", MaxText)
+	}
+	decides := action == Approve || action == Reject
+	if proof != nil {
+		said, here := proof.Request, s.Here
+		switch {
+		case s.Gate != nil && said.Gate != "":
+			here.Gate, here.Evidence = s.Gate.Gate, s.Gate.Evidence
+		case s.Gate == nil && decides: // which is said below
+			here.Gate, here.Evidence = said.Gate, said.Evidence
+		}
+		if reason, why := said.mismatch(here); why != "" {
+			return no(reason, "%s", why)
+		}
+		switch {
+		case said.Action != action:
+			return no(OtherAction, "it is signed to %s, and was sent to %s", said.Action, action)
+		case said.SignedAt.After(s.Now.Add(clockSkew)):
+			return no(TooLate, "it is signed in the future: set the clock right")
+		}
+	}
+	if s.Gate == nil && decides {
+		return no(NotOpen, "no gate waits now: see what the rotation does with status, and decide when it asks")
 	}
 	switch action {
 	case Approve, Reject:
-		if s.Gate == nil {
-			return no(NotOpen, "no gate waits now: see what the rotation does with status, and decide when it asks")
-		}
 		if r.Gate == "" {
 			v.Gate = s.Gate.Gate
 		} else if r.Gate != s.Gate.Gate {
@@ -130,14 +190,17 @@ func Judge(action Action, r Request, s Standpoint) Verdict {
 		if r.Evidence != "" && r.Evidence != s.Gate.Evidence {
 			return no(OtherEvidence, "the evidence has changed since: look at the gate and decide again")
 		}
-		if s.Gate.Needs.Trust != inventory.TrustAny {
-			return no(SignatureNeeded, "this gate takes signed decisions only")
+		if !trusted(v, s.Gate.Needs) {
+			return no(SignatureNeeded, "this gate takes decisions only that are signed by one of %s: use --sign", strings.Join(s.Gate.Needs.From, ", "))
 		}
 		if action == Reject {
 			if r.Reason == "" {
 				return no(ReasonMissing, "say why: a rejection needs a reason")
 			}
 			break
+		}
+		if life := s.Gate.Needs.ApprovalExpires; life > 0 && !s.Now.Before(v.At.Add(life.Std())) {
+			return no(TooLate, "it was signed %s, and is worth something for %s: sign again", v.At.UTC().Format(time.RFC3339), life)
 		}
 		for _, have := range s.Gate.Approvals {
 			if person(have) == person(v) && approvalValid(have, s.Now, s.Gate.Needs) {
@@ -161,10 +224,13 @@ func Judge(action Action, r Request, s Standpoint) Verdict {
 		if r.Reason == "" {
 			return no(ReasonMissing, "say why: a rollback needs a reason")
 		}
+		if s.Disabled && s.Revoke != nil && s.Revoke.Count > 0 && !trusted(v, *s.Revoke) {
+			return no(SignatureNeeded, "the retiring key is disabled: a rollback must be signed by one of %s: use --sign", strings.Join(s.Revoke.From, ", "))
+		}
 	default:
 		return no(UnknownAction, "unknown action %q", action)
 	}
-	v.Accepted, v.Reason = true, Accepted
+	v.Accepted, v.Reason, v.Extension = true, Accepted, r.Extension
 	v.Message = acceptance(action, v, r, s)
 	return v
 }
@@ -194,7 +260,7 @@ func person(v Verdict) string {
 }
 
 func approvalValid(v Verdict, now time.Time, needs inventory.Approval) bool {
-	return v.Accepted && v.Action == Approve &&
+	return v.Accepted && v.Action == Approve && trusted(v, needs) &&
 		(needs.ApprovalExpires == 0 || now.Before(v.At.Add(needs.ApprovalExpires.Std())))
 }
 

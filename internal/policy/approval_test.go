@@ -11,6 +11,10 @@ import (
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
+var here = policy.Bound{
+	Namespace: "default", Workflow: "rotation/payments-api", Run: "run-1", Rotation: "first-run", Retiring: "key-old", Incoming: "key-new",
+}
+
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	gate := func() *policy.OpenGate {
@@ -20,7 +24,7 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	at := func(change func(*policy.Standpoint)) policy.Standpoint {
-		s := policy.Standpoint{Now: now, Run: "run-1", Gate: gate()}
+		s := policy.Standpoint{Now: now, Here: here, Gate: gate()}
 		if change != nil {
 			change(&s)
 		}
@@ -58,6 +62,16 @@ func TestJudge(t *testing.T) {
 			at(func(s *policy.Standpoint) { overlap(s); s.LatestEnd = now.Add(2 * time.Hour) }), policy.BadExtension},
 		"a rollback with a reason is taken":        {policy.Rollback, policy.Request{Reason: "errors"}, at(overlap), policy.Accepted},
 		"a rollback without a reason is not taken": {policy.Rollback, policy.Request{}, at(overlap), policy.ReasonMissing},
+		"a rollback of a disabled key needs a signature where the gate does": {policy.Rollback, policy.Request{Reason: "errors"},
+			at(func(s *policy.Standpoint) {
+				overlap(s)
+				s.Disabled, s.Revoke = true, &inventory.Approval{Count: 1, Trust: inventory.TrustSigned, From: []string{"owners"}}
+			}), policy.SignatureNeeded},
+		"a rollback of a disabled key needs none where the gate needs none": {policy.Rollback, policy.Request{Reason: "errors"},
+			at(func(s *policy.Standpoint) {
+				overlap(s)
+				s.Disabled, s.Revoke = true, &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
+			}), policy.Accepted},
 		"a rollback past the way back is not taken": {policy.Rollback, policy.Request{Reason: "errors"},
 			at(func(s *policy.Standpoint) { s.NoWayBack = "the key is destroyed" }), policy.NoWayBack},
 		"a text without end is not taken": {policy.Approve, policy.Request{By: strings.Repeat("x", policy.MaxText+1)}, at(nil), policy.TextTooLong},
@@ -66,7 +80,7 @@ func TestJudge(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			v := policy.Judge(c.action, c.req, c.s)
+			v := policy.Judge(c.action, c.req, nil, c.s)
 			assert.Equal(t, c.want, v.Reason, v.Message)
 			assert.Equal(t, c.want == policy.Accepted, v.Accepted)
 			assert.NotEmpty(t, v.Message)

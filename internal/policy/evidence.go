@@ -43,14 +43,22 @@ func (e Evidence) Lacks() string {
 	return text
 }
 
+// Late tells whether what the evidence lacks is worth telling people again: not that a blackout lasts.
+func (e Evidence) Late() bool {
+	return slices.ContainsFunc(e.Missing, func(d Decision) bool { return d.Reason != BlackedOut })
+}
+
 // Gather judges whether the retiring key may be disabled: every instance attests the incoming key and
-// none holds the retiring one, the incoming key was used, the retiring one has been quiet, and the
-// overlap has passed by the store's own record of the promotion.
+// none holds the retiring one, the incoming key was used since they have it, the retiring one has been quiet, the
+// overlap has passed by the store's own record of the promotion, and there is no blackout.
 func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidence {
 	e := Evidence{GatheredAt: f.At}
 	miss := func(r Reason, format string, args ...any) { e.Missing = append(e.Missing, refuse(r, format, args...)) }
 
-	e.Missing = append(e.Missing, converged(f.Instances, retiring, incoming)...)
+	e.Missing = append(e.Missing, named(converged(f.Instances, retiring, incoming))...)
+	if d := blackout(c, f.At); !d.OK {
+		e.Missing = append(e.Missing, d)
+	}
 	for _, i := range f.Instances {
 		if i.Statement != nil {
 			named := *i.Statement
@@ -67,21 +75,20 @@ func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidenc
 		miss(CurrentMoved, "the store's CURRENT is not the incoming key %s", incoming.KeyID)
 	}
 	owned, _ := f.Metadata.Key(incoming.KeyID)
-	e.QuietSince = owned.PromotedAt
+	away, _ := f.Metadata.Key(retiring.KeyID)
+	e.QuietSince = freshFrom(c, latest(owned.PromotedAt, away.DeliveredAt))
 	if owned.PromotedAt.IsZero() {
 		miss(CurrentMoved, "the store has no record that %s was promoted", incoming.KeyID)
-	} else if over := owned.PromotedAt.Add(c.Overlap.Std()); f.At.Before(over) && !expired(retiringKey, f.At) {
+	} else if over := overlapEnd(c, owned); f.At.Before(over) && !expired(retiringKey, f.At) {
 		miss(OverlapNotOver, "the overlap lasts until %s", over.UTC().Format(time.RFC3339))
 	}
 	if f.Capabilities.ReportsUsage && !expired(retiringKey, f.At) {
 		e.IncomingUsedAt, e.RetiringUsedAt = incomingKey.LastUsedAt, retiringKey.LastUsedAt
-		if incomingKey.LastUsedAt.IsZero() && len(f.Instances) > 0 {
-			miss(IncomingNotUsed, "the incoming key %s was not used yet", incoming.KeyID)
+		if len(f.Instances) > 0 && !f.usedByConsumers(incoming.KeyID, incomingKey.LastUsedAt) {
+			miss(IncomingNotUsed, "the incoming key %s was not used yet since it was delivered (last used %s)", incoming.KeyID, ago(incomingKey.LastUsedAt))
 		}
-		if retiringKey.LastUsedAt.After(e.QuietSince) {
-			e.QuietSince = retiringKey.LastUsedAt
-		}
-		window := max(c.QuietWindow.Std(), f.Capabilities.UsageLag)
+		e.QuietSince = latest(e.QuietSince, retiringKey.LastUsedAt)
+		window := quietWindow(c, f)
 		if quiet := e.QuietSince.Add(window); f.At.Before(quiet) {
 			by := ""
 			if retiringKey.LastUsedBy != "" {
@@ -94,6 +101,16 @@ func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidenc
 	e.Complete = len(e.Missing) == 0
 	e.Digest = digest(e)
 	return e
+}
+
+// quietWindow is how long a key must be without a reported use. What the issuer reports now is true up to its
+// lag ago: so the lag comes on top of the window that shall be proved.
+func quietWindow(c inventory.Credential, f Facts) time.Duration {
+	return c.QuietWindow.Std() + f.Capabilities.UsageLag
+}
+
+func latest(times ...time.Time) time.Time {
+	return slices.MaxFunc(times, time.Time.Compare)
 }
 
 // expired: a key that the issuer no longer accepts needs no quiet window and no overlap.
@@ -115,6 +132,8 @@ func converged(instances []Instance, away, to key.Ref) []Decision {
 			no = append(no, refuse(InstanceNotConverged, "%s does not state which key it uses: %s", i.Name(), i.NotAttesting))
 		case !i.Statement.Holds(to):
 			no = append(no, refuse(InstanceNotConverged, "%s is not on key %s: it states %v", i.Name(), to.KeyID, i.Statement.Keys))
+		case i.Statement.Split:
+			no = append(no, refuse(InstanceNotConverged, "the replicas of %s do not all use key %s: asked again and again, it states %v", i.Name(), to.KeyID, i.Statement.Keys))
 		case !away.IsZero() && i.Statement.Holds(away):
 			no = append(no, refuse(RetiringStillHeld, "%s still holds key %s besides", i.Name(), away.KeyID))
 		}
@@ -155,7 +174,7 @@ func IsBack(wave []Instance, to key.Ref) Decision {
 	return allow("%s on key %s again", count(len(wave), "instance"), to.KeyID)
 }
 
-// MayPromote judges whether CURRENT may move to the incoming key: it is live and staged, the retiring
+// MayPromote judges whether CURRENT may move to the incoming key: it is live, staged and works, the retiring
 // one still has CURRENT, and every instance that is delivered to attests the incoming key.
 func MayPromote(f Facts, retiring, incoming key.Ref) Decision {
 	current, hasCurrent := f.Version(providers.Current)
@@ -164,6 +183,9 @@ func MayPromote(f Facts, retiring, incoming key.Ref) Decision {
 	}
 	if k, live := f.Live(incoming.KeyID); !live || k.State != key.Active {
 		return refuse(IncomingNotLive, "the incoming key %s is not active at the issuer", incoming.KeyID)
+	}
+	if d := verified(f, incoming); !d.OK {
+		return d
 	}
 	if pending, ok := f.Version(providers.Pending); !ok || pending.ID != incoming.StoreVersion {
 		return refuse(PendingMoved, "the store's PENDING is not version %s, where the incoming key was staged", incoming.StoreVersion)
@@ -192,10 +214,45 @@ func MayDisable(c inventory.Credential, f Facts, retiring, incoming key.Ref, app
 	if e := Gather(c, f, retiring, incoming); !e.Complete {
 		return e.Missing[0]
 	}
-	if gate := c.Approvals.Revoke; gate != nil && len(approvedBy(approvals, f.At, *gate)) < gate.Count {
-		return refuse(ApprovalsMissing, "%d of %d approvals of the revoke gate are valid now", len(approvedBy(approvals, f.At, *gate)), gate.Count)
+	if d := approved(c, f, retiring, approvals, true); !d.OK {
+		return d
 	}
 	return allow("every instance is on %s, the retiring key %s is quiet, and the revoke gate is passed", incoming.KeyID, retiring.KeyID)
+}
+
+// MayMint judges the approvals of the sign-off gate, right before a key is minted.
+func MayMint(c inventory.Credential, f Facts, approvals []Verdict) Decision {
+	return passed(inventory.GateSignoff, c.Approvals.Signoff, f, approvals)
+}
+
+// passed judges whether enough people approved a gate, and none of them too long ago.
+func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals []Verdict) Decision {
+	if needs == nil || needs.Count == 0 {
+		return allow("nobody is asked")
+	}
+	if n := len(approvedBy(approvals, f.At, *needs)); n < needs.Count {
+		return refuse(ApprovalsMissing, "%d of %s of the %s gate are valid now", n, count(needs.Count, "approval"), gate)
+	}
+	return allow("the %s gate is passed", gate)
+}
+
+// approved judges the approvals of the revoke gate. One that an earlier disabling used up, and that was
+// taken back, does not count again. At destroying an approval may have grown old: it was young when the
+// key was disabled.
+func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Verdict, young bool) Decision {
+	needs := c.Approvals.Revoke
+	if needs != nil && !young {
+		ageless := *needs
+		ageless.ApprovalExpires = 0
+		needs = &ageless
+	}
+	owned, _ := f.Metadata.Key(retiring.KeyID)
+	spent := owned.Spent
+	if k, live := f.Live(retiring.KeyID); live && k.State == key.Active && !owned.BeingDisabled() {
+		spent = append(slices.Clone(spent), owned.Approvals...) // somebody else took that disabling back
+	}
+	fresh := slices.DeleteFunc(slices.Clone(approvals), func(v Verdict) bool { return slices.Contains(spent, v.ID) })
+	return passed(inventory.GateRevoke, needs, f, fresh)
 }
 
 // MayRevoke judges whether the retiring key may be destroyed: all that disabling needs, and, where the
@@ -219,36 +276,55 @@ func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, appr
 		return refuse(SoakNotOver, "key %s is disabled since %s, and is watched until %s", retiring.KeyID,
 			owned.DisabledAt.UTC().Format(time.RFC3339), over.UTC().Format(time.RFC3339))
 	}
+	if d := Missed(f, retiring); !d.OK {
+		return d
+	}
 	for _, d := range converged(f.Instances, retiring, incoming) {
+		return d
+	}
+	if current, ok := f.Version(providers.Current); !ok || current.KeyID != incoming.KeyID {
+		return refuse(CurrentMoved, "the store's CURRENT is not the incoming key %s", incoming.KeyID)
+	}
+	if k, live := f.Live(incoming.KeyID); !live || k.State != key.Active {
+		return refuse(IncomingNotLive, "the incoming key %s is not active at the issuer", incoming.KeyID)
+	}
+	if d := approved(c, f, retiring, approvals, false); !d.OK {
 		return d
 	}
 	return allow("key %s was disabled for %s and nobody missed it", retiring.KeyID, c.DisableSoak)
 }
 
 // MayDiscard judges whether a key that was minted and never kept may be destroyed, without asking
-// anybody: it was minted by this rotation, or by one that did not end, the key that consumers shall use is live and CURRENT, every instance attests
-// that one, and this one is quiet. It is the end of every rollback.
-func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref, rotation string) Decision {
+// anybody: it never became CURRENT, or was turned back from; the key that consumers shall use is live and
+// CURRENT, every instance attests that one, and this one is quiet. It is the end of every rollback.
+func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 	k, live := f.Live(unwanted.KeyID)
 	if !live {
 		return allow("key %s does not exist any more", unwanted.KeyID)
 	}
-	standings := f.Standings(c.Adopt)
-	switch standings[unwanted.KeyID] {
+	switch standing := f.Standings(c.Adopt)[unwanted.KeyID]; standing {
 	case StandingOrphan, StandingIncoming:
-	case StandingRetired: // promoted, and turned back from
-		if owned, ok := f.Metadata.Key(unwanted.KeyID); !ok || owned.Rotation != rotation {
-			return refuse(NotOurs, "key %s was not minted by this rotation", unwanted.KeyID)
+		if owned, recorded := f.Metadata.Key(unwanted.KeyID); standing == StandingOrphan || recorded && Lost(owned) {
+			if d := MayDestroyOrphan(f, unwanted); !d.OK {
+				return d
+			}
 		}
 	default:
-		return refuse(NotOurs, "key %s is %s, not an unwanted key of %s", unwanted.KeyID, standings[unwanted.KeyID], c.Name)
+		return refuse(NotOurs, "key %s is %s, not an unwanted key of %s", unwanted.KeyID, standing, c.Name)
 	}
 	for _, i := range f.Instances {
 		if i.Statement != nil && i.Statement.Holds(unwanted) {
 			return refuse(RetiringStillHeld, "%s still holds key %s", i.Name(), unwanted.KeyID)
 		}
 	}
-	if owned, ok := f.Metadata.Key(unwanted.KeyID); !ok || owned.DeliveredAt.IsZero() {
+	// Who reads PENDING needs no delivery to have the key.
+	readsPending := slices.ContainsFunc(f.Instances, func(i Instance) bool { return i.Pulls && i.Wave == inventory.CanaryWave })
+	owned, _ := f.Metadata.Key(unwanted.KeyID)
+	had := owned.DeliveredAt // by the last one who got it
+	if readsPending {
+		had = latest(had, owned.IssuedAt, k.CreatedAt)
+	}
+	if owned.DeliveredAt.IsZero() && !readsPending {
 		return allow("key %s was never delivered", unwanted.KeyID)
 	}
 	if kept := f.currentKeyID(c.Adopt); kept != "" {
@@ -259,15 +335,120 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref, rotation stri
 		for _, d := range converged(f.Instances, unwanted, f.Ref(current)) {
 			return d
 		}
+		back, _ := f.Metadata.Key(kept)
+		if d := forgotten(c, f, unwanted, latest(had, back.DeliveredAt)); !d.OK {
+			return d
+		}
 	}
 	if f.Capabilities.ReportsUsage {
-		window := max(c.QuietWindow.Std(), f.Capabilities.UsageLag)
-		if quiet := k.LastUsedAt.Add(window); !k.LastUsedAt.IsZero() && f.At.Before(quiet) {
+		// That no use is reported proves nothing yet: it may have been used since it was delivered.
+		window := quietWindow(c, f)
+		if quiet := latest(k.LastUsedAt, had).Add(window); f.At.Before(quiet) {
 			return refuse(RetiringNotQuiet, "the incoming key %s must be quiet for %s, so until %s at least",
 				unwanted.KeyID, inventory.Duration(window), quiet.UTC().Format(time.RFC3339))
 		}
 	}
 	return allow("no instance holds key %s any more", unwanted.KeyID)
+}
+
+// MayDeliver judges whether a key may be brought to consumers: it is ours, the issuer accepts it, and one that
+// nobody had before was seen to work.
+func MayDeliver(c inventory.Credential, f Facts, wanted key.Ref) Decision {
+	switch f.Standings(c.Adopt)[wanted.KeyID] {
+	case StandingCurrent:
+	case StandingRetired:
+		if d := wayBack(c, f); !d.OK {
+			return d
+		}
+	case StandingIncoming:
+		if d := verified(f, wanted); !d.OK {
+			return d
+		}
+	default:
+		return refuse(NotOurs, "key %s is not one of %s", wanted.KeyID, c.Name)
+	}
+	if k, _ := f.Live(wanted.KeyID); k.State != key.Active || expired(k, f.At) {
+		return refuse(IncomingNotLive, "key %s is not active at the issuer", wanted.KeyID)
+	}
+	return allow("key %s is active", wanted.KeyID)
+}
+
+// StillWorks judges a key that was just delivered.
+func StillWorks(f Facts, delivered key.Ref) Decision {
+	if k, _ := f.Live(delivered.KeyID); k.State != key.Active {
+		return refuse(IncomingNotLive, "key %s was disabled or destroyed while it was delivered", delivered.KeyID)
+	}
+	return allow("key %s is active", delivered.KeyID)
+}
+
+// verified judges whether keyturn saw an incoming key work.
+func verified(f Facts, incoming key.Ref) Decision {
+	if owned, _ := f.Metadata.Key(incoming.KeyID); owned.VerifiedAt.IsZero() {
+		return refuse(KeyNotWorking, "the incoming key %s was not seen to work", incoming.KeyID)
+	}
+	return allow("key %s works", incoming.KeyID)
+}
+
+// MayRestore judges whether CURRENT may move back to the retiring key: it is ours and active, and the
+// incoming one was minted by keyturn, promoted later and is not kept yet, so that this really is the way back.
+func MayRestore(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
+	if d := MayDeliver(c, f, retiring); !d.OK {
+		return d
+	}
+	from, ok := f.Metadata.Key(incoming.KeyID)
+	if !from.KeptAt.IsZero() {
+		return kept(from)
+	}
+	if !ok || from.Rotation == "" {
+		return refuse(NotOurs, "key %s was not minted by a rotation", incoming.KeyID)
+	}
+	to, ok := f.Metadata.Key(retiring.KeyID)
+	if ok && to.Rotation != "" && (to.PromotedAt.IsZero() || !from.PromotedAt.IsZero() && !to.PromotedAt.Before(from.PromotedAt)) {
+		return refuse(CurrentMoved, "key %s was not CURRENT before key %s", retiring.KeyID, incoming.KeyID)
+	}
+	return allow("key %s was CURRENT before", retiring.KeyID)
+}
+
+// Kept tells whether the way back from the key in CURRENT is over: it is ours, and its overlap has passed, or no
+// earlier key is left. Record writes that down, at the end of a rotation.
+func Kept(c inventory.Credential, f Facts) bool {
+	current := f.currentKeyID(c.Adopt)
+	owned, ours := f.Metadata.Key(current)
+	if !ours || owned.PromotedAt.IsZero() {
+		return false
+	}
+	earlier := false
+	for _, standing := range f.Standings(c.Adopt) {
+		earlier = earlier || standing == StandingRetired
+	}
+	return !earlier || !f.At.Before(overlapEnd(c, owned))
+}
+
+// wayBack judges whether there is a way back from the key in CURRENT.
+func wayBack(c inventory.Credential, f Facts) Decision {
+	if owned, _ := f.Metadata.Key(f.currentKeyID(c.Adopt)); !owned.KeptAt.IsZero() {
+		return kept(owned)
+	}
+	return allow("there is a way back")
+}
+
+func kept(current providers.OwnedKey) Decision {
+	return refuse(WayBackOver, "the rotation to key %s ended %s: nothing leads back from it", current.KeyID, current.KeptAt.UTC().Format(time.RFC3339))
+}
+
+// MayEnable judges whether a key may be enabled again: it is ours, and was in use before. What keyturn disabled it may
+// always enable, also when nothing leads back to the key: somebody misses it.
+func MayEnable(c inventory.Credential, f Facts, retiring key.Ref) Decision {
+	switch f.Standings(c.Adopt)[retiring.KeyID] {
+	case StandingCurrent:
+		return allow("key %s is the current one of %s", retiring.KeyID, c.Name)
+	case StandingRetired:
+		if owned, _ := f.Metadata.Key(retiring.KeyID); !owned.DisablingAt.IsZero() {
+			return allow("keyturn disabled key %s", retiring.KeyID)
+		}
+		return wayBack(c, f)
+	}
+	return refuse(NotOurs, "key %s is no current or retired key of %s", retiring.KeyID, c.Name)
 }
 
 // Describe is the evidence in one sentence, for the gate.

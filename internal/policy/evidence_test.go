@@ -1,10 +1,14 @@
 package policy_test
 
 import (
+	"encoding/json"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
@@ -26,7 +30,13 @@ func TestMayDisable(t *testing.T) {
 		"an instance that holds both keys holds it": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Instances[1].Statement.Keys = []string{"fp:new", "fp:old"}
 		}, policy.RetiringStillHeld},
-		"an incoming key that was never used holds it":     {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[1].LastUsedAt = time.Time{} }, policy.IncomingNotUsed},
+		"an incoming key that was never used holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[1].LastUsedAt = time.Time{} }, policy.IncomingNotUsed},
+		"an incoming key that keyturn alone used, to see it work, holds it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Keys[1].LastUsedAt = f.Metadata.Keys[1].VerifiedAt.Add(time.Minute)
+		}, policy.IncomingNotUsed},
+		"an incoming key that was not used since its last delivery holds it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Keys[1].LastUsedAt = f.Metadata.Keys[1].DeliveredAt
+		}, policy.IncomingNotUsed},
 		"an incoming key that was disabled holds it":       {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[1].State = key.Disabled }, policy.IncomingNotLive},
 		"a use of the retiring key in the window holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[0].LastUsedAt = now.Add(-5 * time.Hour) }, policy.RetiringNotQuiet},
 		"a window shorter than the lag is as long as the lag": {func(c *inventory.Credential, f *policy.Facts) {
@@ -83,9 +93,17 @@ func TestMayRevoke(t *testing.T) {
 		"a key that is active again may not":                    {func(f *policy.Facts) { f.Keys[0].State = key.Active }, policy.NotDisabled},
 		"a key that somebody else disabled may not":             {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = time.Time{} }, policy.NotDisabled},
 		"a soak that is not over holds it":                      {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = now.Add(-23 * time.Hour) }, policy.SoakNotOver},
-		"an instance that went back to it holds it":             {func(f *policy.Facts) { f.Instances[0].Statement.Keys = []string{"fp:old"} }, policy.InstanceNotConverged},
-		"a key that is not ours may not":                        {func(f *policy.Facts) { f.Versions = f.Versions[1:]; f.Metadata.Keys = f.Metadata.Keys[1:] }, policy.NotOurs},
-		"a key that is gone needs nothing more":                 {func(f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.Allowed},
+		"somebody who used it since holds it": {func(f *policy.Facts) {
+			f.Metadata.Keys[0].DisablingAt, f.Keys[0].LastUsedAt = now.Add(-25*time.Hour), now.Add(-time.Minute)
+		}, policy.RetiringMissed},
+		"an instance that went back to it holds it": {func(f *policy.Facts) { f.Instances[0].Statement.Keys = []string{"fp:old"} }, policy.InstanceNotConverged},
+		"a key that is not ours may not":            {func(f *policy.Facts) { f.Versions = f.Versions[1:]; f.Metadata.Keys = f.Metadata.Keys[1:] }, policy.NotOurs},
+		"a key that is gone needs nothing more":     {func(f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.Allowed},
+		"a CURRENT that moved away holds it": {func(f *policy.Facts) {
+			f.Versions[0].Labels, f.Versions[1].Labels = f.Versions[1].Labels, f.Versions[0].Labels
+		}, policy.NotOurs},
+		"an incoming key that was disabled meanwhile holds it":   {func(f *policy.Facts) { f.Keys[1].State = key.Disabled }, policy.IncomingNotLive},
+		"an approval that an earlier disabling used up holds it": {func(f *policy.Facts) { f.Metadata.Keys[0].Spent = []string{"nonce-1"} }, policy.ApprovalsMissing},
 		"an issuer that cannot disable asks for all that disabling asks for": {func(f *policy.Facts) {
 			f.Capabilities.CanDisable, f.Keys[0].State = false, key.Active
 			f.Keys[0].LastUsedAt = now
@@ -124,15 +142,27 @@ func TestMayDiscard(t *testing.T) {
 			f.Metadata.Keys[1].DeliveredAt = time.Time{}
 			f.Keys[1].LastUsedAt, f.Instances[0].Statement = now, nil
 		}, policy.Allowed},
+		"one that a canary may have read as PENDING waits for all to be back": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].DeliveredAt = time.Time{}
+			f.Instances[0].Pulls, f.Instances[0].Statement = true, nil
+		}, policy.InstanceNotConverged},
+		"one that was delivered of late may have been used since, though no use is reported": {func(f *policy.Facts) {
+			f.Keys[1].LastUsedAt, f.Metadata.Keys[1].DeliveredAt = time.Time{}, now.Add(-5*time.Hour)
+		}, policy.RetiringNotQuiet},
+		"one that was delivered long ago and never used may": {func(f *policy.Facts) { f.Keys[1].LastUsedAt = time.Time{} }, policy.Allowed},
+		"quiet counts from before the issuer's reports lag":  {func(f *policy.Facts) { f.Keys[1].LastUsedAt = now.Add(-7*time.Hour + time.Second) }, policy.RetiringNotQuiet},
+		"one that a canary may have read as PENDING was delivered when it was issued": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].DeliveredAt, f.Metadata.Keys[1].IssuedAt = time.Time{}, now.Add(-5*time.Hour)
+			f.Keys[1].LastUsedAt, f.Instances[0].Pulls = time.Time{}, true
+		}, policy.RetiringNotQuiet},
 		"the key in CURRENT may not": {func(f *policy.Facts) {
 			f.Versions[0].Labels, f.Versions[1].Labels = nil, []providers.Label{providers.Current}
 		}, policy.NotOurs},
-		"a promoted key of this rotation may, once the labels are back": {func(f *policy.Facts) {
-			f.Metadata.Keys[1].PromotedAt = now.Add(-8 * time.Hour)
+		"a key that was turned back from may": {func(f *policy.Facts) {
 			f.Versions[1].Labels = []providers.Label{providers.Previous}
 		}, policy.Allowed},
-		"a promoted key of another rotation may not": {func(f *policy.Facts) {
-			f.Metadata.Keys[1].PromotedAt, f.Metadata.Keys[1].Rotation = now.Add(-8*time.Hour), "another"
+		"a promoted key may not, whoever says that it is unwanted": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].PromotedAt = now.Add(-8 * time.Hour)
 			f.Versions[1].Labels = []providers.Label{providers.Previous}
 		}, policy.NotOurs},
 	}
@@ -141,7 +171,7 @@ func TestMayDiscard(t *testing.T) {
 			t.Parallel()
 			f := back()
 			c.change(&f)
-			d := policy.MayDiscard(credential(), f, incoming, rotationID)
+			d := policy.MayDiscard(credential(), f, incoming)
 			assert.Equal(t, c.want, d.Reason, d.Message)
 		})
 	}
@@ -153,14 +183,15 @@ func TestMayPromote(t *testing.T) {
 		change func(*policy.Facts)
 		want   policy.Reason
 	}{
-		"when every instance attests the staged key it may": {func(*policy.Facts) {}, policy.Allowed},
-		"an instance on the retiring key holds it":          {func(f *policy.Facts) { f.Instances[2].Statement.Keys = []string{"fp:old"} }, policy.InstanceNotConverged},
-		"a consumer that reads CURRENT by itself does not":  {func(f *policy.Facts) { f.Instances[2].Statement.Keys = []string{"fp:old"}; f.Instances[2].Pulls = true }, policy.Allowed},
-		"a canary that reads PENDING does":                  {func(f *policy.Facts) { f.Instances[0].Statement.Keys = []string{"fp:old"}; f.Instances[0].Pulls = true }, policy.InstanceNotConverged},
-		"a CURRENT that somebody moved holds it":            {func(f *policy.Facts) { f.Versions[0].ID = "v7" }, policy.CurrentMoved},
-		"a CURRENT that somebody removed holds it":          {func(f *policy.Facts) { f.Versions = f.Versions[1:] }, policy.CurrentMoved},
-		"a PENDING that somebody moved holds it":            {func(f *policy.Facts) { f.Versions[1].ID = "v7" }, policy.PendingMoved},
-		"an incoming key that is gone holds it":             {func(f *policy.Facts) { f.Keys = f.Keys[:1] }, policy.IncomingNotLive},
+		"when every instance attests the staged key it may":  {func(*policy.Facts) {}, policy.Allowed},
+		"an instance on the retiring key holds it":           {func(f *policy.Facts) { f.Instances[2].Statement.Keys = []string{"fp:old"} }, policy.InstanceNotConverged},
+		"a consumer that reads CURRENT by itself does not":   {func(f *policy.Facts) { f.Instances[2].Statement.Keys = []string{"fp:old"}; f.Instances[2].Pulls = true }, policy.Allowed},
+		"a canary that reads PENDING does":                   {func(f *policy.Facts) { f.Instances[0].Statement.Keys = []string{"fp:old"}; f.Instances[0].Pulls = true }, policy.InstanceNotConverged},
+		"a CURRENT that somebody moved holds it":             {func(f *policy.Facts) { f.Versions[0].ID = "v7" }, policy.CurrentMoved},
+		"a CURRENT that somebody removed holds it":           {func(f *policy.Facts) { f.Versions = f.Versions[1:] }, policy.CurrentMoved},
+		"a PENDING that somebody moved holds it":             {func(f *policy.Facts) { f.Versions[1].ID = "v7" }, policy.PendingMoved},
+		"an incoming key that was not seen to work holds it": {func(f *policy.Facts) { f.Metadata.Keys[1].VerifiedAt = time.Time{} }, policy.KeyNotWorking},
+		"an incoming key that is gone holds it":              {func(f *policy.Facts) { f.Keys = f.Keys[:1] }, policy.IncomingNotLive},
 		"what is promoted already stays so": {func(f *policy.Facts) {
 			*f = promoted()
 			f.Instances = nil
@@ -204,4 +235,51 @@ func TestEvidenceIsOneValue(t *testing.T) {
 	assert.Equal(t, waiting.Lacks(), policy.Gather(credential(), f, retiring, incoming).Lacks(), "a later last use lacks the same")
 	f.Instances[0].Statement = nil
 	assert.NotEqual(t, waiting.Lacks(), policy.Gather(credential(), f, retiring, incoming).Lacks())
+}
+
+// The issuer's record of uses does not tell by whom: what came before the delivery was no consumer.
+func TestAStatementByUsageProvesUsesSinceTheDelivery(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*policy.Facts, *key.Statement)
+		want   bool
+	}{
+		"a use after the delivery counts": {func(*policy.Facts, *key.Statement) {}, true},
+		"keyturn's own test does not":     {func(f *policy.Facts, s *key.Statement) { s.UsedAt = f.Metadata.Keys[1].VerifiedAt }, false},
+		"nor does its like, by a clock that is ahead": {func(f *policy.Facts, s *key.Statement) {
+			s.UsedAt = f.Metadata.Keys[1].VerifiedAt.Add(time.Minute)
+			f.Metadata.Keys[1].DeliveredAt = f.Metadata.Keys[1].VerifiedAt
+		}, false},
+		"nor any use of a key that nobody was given":             {func(f *policy.Facts, _ *key.Statement) { f.Metadata.Keys[1].DeliveredAt = time.Time{} }, false},
+		"a use of a key that existed before keyturn counts":      {func(_ *policy.Facts, s *key.Statement) { s.Keys = []string{"key-before"} }, true},
+		"a statement of the instance itself needs no use at all": {func(_ *policy.Facts, s *key.Statement) { s.UsedAt = time.Time{} }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := staged()
+			one := []policy.Instance{instance("checkout", "checkout", "rest", "key-new")}
+			one[0].Statement.UsedAt = now
+			c.change(&f, one[0].Statement)
+			believed := f.Believe(one)
+			assert.Equal(t, c.want, believed[0].Statement != nil)
+			assert.Equal(t, c.want, believed[0].NotAttesting == "")
+		})
+	}
+}
+
+// A fleet that is down, each instance with all that is kept of its trouble, fits into a history.
+func TestAFleetThatIsDownFitsIntoAHistory(t *testing.T) {
+	t.Parallel()
+	f := promoted()
+	f.Instances = nil
+	for i := range 5000 {
+		trouble := strings.Repeat("x", 512)
+		f.Instances = append(f.Instances, policy.Instance{Consumer: "checkout", Instance: strconv.Itoa(i), Unhealthy: trouble, Unreachable: trouble, NotAttesting: trouble})
+	}
+	evidence := policy.Gather(credential(), f, retiring, incoming)
+	assert.False(t, evidence.Complete)
+	assert.Equal(t, "and 4975 more", evidence.Missing[25].Message)
+	text, err := json.Marshal(evidence)
+	require.NoError(t, err)
+	assert.Less(t, len(text), 64<<10)
 }

@@ -22,6 +22,8 @@ type Facts struct {
 	// Denied are the bounds of the worker configuration that the spec breaks. With any, nothing else was
 	// gathered: what is out of bounds is not even looked at.
 	Denied []string
+	// RightsObjections are what the issuer has against the rights of the principal, for people.
+	RightsObjections []string
 	// StoreProblem is why the store cannot be used; empty when it can.
 	StoreProblem string
 }
@@ -92,6 +94,20 @@ func (f Facts) Ref(k key.Info) key.Ref {
 	return ref
 }
 
+// Named returns what is true of a key that somebody names: of its fields only the key ID is believed, and
+// of a key that is dead the version, where that holds no live key.
+func (f Facts) Named(ref key.Ref) key.Ref {
+	if k, live := f.Live(ref.KeyID); live {
+		return f.Ref(k)
+	}
+	for _, v := range f.Versions {
+		if v.ID == ref.StoreVersion && v.KeyID == "" {
+			return key.Ref{Principal: ref.Principal, KeyID: ref.KeyID, StoreVersion: v.ID, Fingerprint: v.Fingerprint}
+		}
+	}
+	return key.Ref{Principal: ref.Principal, KeyID: ref.KeyID}
+}
+
 // Standing says what a key of the principal is to us.
 type Standing string
 
@@ -153,12 +169,91 @@ func (f Facts) currentKeyID(adopt []string) string {
 	return only
 }
 
+// Believe leaves out of instances the statements from the issuer's record of uses that prove nothing: the key was
+// last used before it was delivered, by keyturn, which tries each key, or by nobody who was meant to.
+func (f Facts) Believe(instances []Instance) []Instance {
+	believed := slices.Clone(instances)
+	for i := range believed {
+		st := believed[i].Statement
+		if st == nil || st.UsedAt.IsZero() {
+			continue
+		}
+		for _, keyID := range st.Keys {
+			if !f.usedByConsumers(keyID, st.UsedAt) {
+				believed[i].Statement = nil
+				believed[i].NotAttesting = message("no use of key %s since its delivery is reported yet", keyID)
+			}
+		}
+	}
+	return believed
+}
+
+// usedByConsumers tells whether a use of a key, at a time that the issuer tells, was one by consumers. A key that
+// keyturn minted was first used by keyturn itself, until VerifiedAt.
+func (f Facts) usedByConsumers(keyID string, at time.Time) bool {
+	owned, ours := f.Metadata.Key(keyID)
+	switch {
+	case at.IsZero():
+		return false
+	case !ours:
+		return true
+	case owned.Rotation != "" && owned.DeliveredAt.IsZero() && owned.PromotedAt.IsZero():
+		return false // nobody else has it
+	}
+	since := owned.DeliveredAt
+	if !owned.VerifiedAt.IsZero() {
+		// The two clocks differ, and who reports late may round as coarsely.
+		since = latest(since, owned.VerifiedAt.Add(clockGrain+min(f.Capabilities.UsageLag, time.Minute)))
+	}
+	return at.After(since)
+}
+
 // clockGrain is how coarse an issuer's creation time may be: IAM cuts it to the second.
 const clockGrain = 2 * time.Second
 
+// MintWithin is how long after its intent a mint may still make a key: the call is not waited for longer.
+const MintWithin = time.Minute
+
+// Lost tells whether a key was minted and never stored, by the record of it.
+func Lost(k providers.OwnedKey) bool {
+	return k.Rotation != "" && k.StoreVersion == "" && k.PromotedAt.IsZero()
+}
+
+// MayDestroyOrphan judges a key that an interrupted mint made, as far as the intent proves: another may have made it at
+// the same moment. Where the issuer tells late of uses, it is disabled until it is known that it was not used before.
+// OrphanNotQuiet passes by itself; with OrphanInUse it is somebody else's.
+func MayDestroyOrphan(f Facts, orphan key.Ref) Decision {
+	k, live := f.Live(orphan.KeyID)
+	switch lag := f.Capabilities.UsageLag; {
+	case !live:
+		return allow("key %s does not exist any more", orphan.KeyID)
+	case k.Token != "":
+		return allow("key %s has the token of the mint", orphan.KeyID)
+	case !f.Capabilities.ReportsUsage:
+		return allow("the issuer does not report usage")
+	case !k.LastUsedAt.IsZero():
+		return refuse(OrphanInUse, "key %s was made while a mint was interrupted, and was used since, so that it is somebody else's: name it under adopt, or destroy it at the issuer", k.KeyID)
+	case lag == 0:
+		return allow("key %s was never used", k.KeyID)
+	default:
+		owned, _ := f.Metadata.Key(k.KeyID)
+		since := k.CreatedAt
+		if f.Capabilities.CanDisable {
+			since = owned.DisabledAt
+		}
+		if f.Capabilities.CanDisable && (k.State != key.Disabled || since.IsZero()) {
+			return refuse(OrphanNotQuiet, "key %s of an interrupted mint is not disabled yet", k.KeyID)
+		}
+		if until := since.Add(lag); f.At.Before(until) {
+			return refuse(OrphanNotQuiet, "key %s of an interrupted mint is destroyed when it is known that nobody used it, so not before %s", k.KeyID, until.UTC().Format(time.RFC3339))
+		}
+		return allow("nobody used key %s", k.KeyID)
+	}
+}
+
 // Orphans are the keys that the mint intent proves to be ours: minted with its token, or, at an issuer
-// that knows no tokens, not there before the mint, in no store version, not in the metadata, and
-// created since. With an issuer's clock that runs behind, nothing is proved, and the key is unknown.
+// that knows no tokens, not there before the mint, in no store version, not in the metadata, never used, and
+// created right after the intent. With an issuer's clock that runs behind, nothing is proved, and the key is unknown.
 func Orphans(m providers.Metadata, keys []key.Info, versions []StoredKey) []string {
 	if m.Intent == nil {
 		return nil
@@ -176,7 +271,8 @@ func Orphans(m providers.Metadata, keys []key.Info, versions []StoredKey) []stri
 			}
 			continue
 		}
-		if !k.CreatedAt.Before(m.Intent.At.Add(-clockGrain)) {
+		// Its value was told to nobody: a key that was used is somebody else's.
+		if k.LastUsedAt.IsZero() && !k.CreatedAt.Before(m.Intent.At.Add(-clockGrain)) && !k.CreatedAt.After(m.Intent.At.Add(MintWithin)) {
 			orphans = append(orphans, k.KeyID)
 		}
 	}

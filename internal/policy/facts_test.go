@@ -81,7 +81,7 @@ func staged() policy.Facts {
 	f := before()
 	f.Keys = append(f.Keys, key.Info{Principal: "payments-api", KeyID: "key-new", State: key.Active, CreatedAt: now.Add(-60 * time.Hour), LastUsedAt: now.Add(-time.Minute)})
 	f.Versions = append(f.Versions, stored("v2", "key-new", "fp:new", providers.Pending))
-	f.Metadata.Keys = append(f.Metadata.Keys, providers.OwnedKey{Ref: incoming, Rotation: rotationID, IssuedAt: now.Add(-60 * time.Hour), DeliveredAt: now.Add(-59 * time.Hour)})
+	f.Metadata.Keys = append(f.Metadata.Keys, providers.OwnedKey{Ref: incoming, Rotation: rotationID, IssuedAt: now.Add(-60 * time.Hour), VerifiedAt: now.Add(-60 * time.Hour), DeliveredAt: now.Add(-59 * time.Hour)})
 	f.Instances = fleet("fp:new")
 	return f
 }
@@ -96,7 +96,7 @@ func promoted() policy.Facts {
 }
 
 func approval(by string, at time.Time) policy.Verdict {
-	return policy.Verdict{Action: policy.Approve, Gate: inventory.GateRevoke, By: by, Accepted: true, At: at}
+	return policy.Verdict{ID: "nonce-1", Action: policy.Approve, Gate: inventory.GateRevoke, By: by, Accepted: true, At: at}
 }
 
 func noPulls(string) bool { return false }
@@ -117,6 +117,8 @@ func TestStandings(t *testing.T) {
 			f.Metadata.Intent = &providers.MintIntent{Rotation: rotationID, Ordinal: 1, At: at, Known: known}
 		}
 	}
+	used := other
+	used.LastUsedAt = now
 	withToken := other
 	withToken.Token = policy.Token(rotationID, 1)
 	foreignToken := other
@@ -125,13 +127,15 @@ func TestStandings(t *testing.T) {
 		facts policy.Facts
 		want  policy.Standing
 	}{
-		"a key that nothing knows of is unknown":                               {extra(other, nil), policy.StandingUnknown},
-		"a key created after the intent and not known before it is an orphan":  {extra(other, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingOrphan},
-		"a key created before the intent is unknown":                           {extra(other, intent(now, "key-old")), policy.StandingUnknown},
-		"a key that was there before the mint is unknown":                      {extra(other, intent(now.Add(-2*time.Minute), "key-old", "key-x")), policy.StandingUnknown},
-		"a key whose creation the issuer cut to the second is still an orphan": {extra(other, intent(now.Add(-time.Minute+900*time.Millisecond), "key-old")), policy.StandingOrphan},
-		"a key minted with the intent's token is an orphan whatever its clock": {extra(withToken, intent(now.Add(time.Hour), "key-old")), policy.StandingOrphan},
-		"a key minted with another token is unknown in spite of its clock":     {extra(foreignToken, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingUnknown},
+		"a key that nothing knows of is unknown":                                {extra(other, nil), policy.StandingUnknown},
+		"a key created after the intent and not known before it is an orphan":   {extra(other, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingOrphan},
+		"a key created before the intent is unknown":                            {extra(other, intent(now, "key-old")), policy.StandingUnknown},
+		"a key that was there before the mint is unknown":                       {extra(other, intent(now.Add(-2*time.Minute), "key-old", "key-x")), policy.StandingUnknown},
+		"a key whose creation the issuer cut to the second is still an orphan":  {extra(other, intent(now.Add(-time.Minute+900*time.Millisecond), "key-old")), policy.StandingOrphan},
+		"a key created long after the intent is somebody else's":                {extra(other, intent(now.Add(-20*time.Minute), "key-old")), policy.StandingUnknown},
+		"a key that was used is somebody else's, since ours was told to nobody": {extra(used, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingUnknown},
+		"a key minted with the intent's token is an orphan whatever its clock":  {extra(withToken, intent(now.Add(time.Hour), "key-old")), policy.StandingOrphan},
+		"a key minted with another token is unknown in spite of its clock":      {extra(foreignToken, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingUnknown},
 		"a key in PENDING that was never promoted is incoming": {extra(other, func(f *policy.Facts) {
 			f.Versions = append(f.Versions, stored("v9", "key-x", "fp:x", providers.Pending))
 		}), policy.StandingIncoming},
@@ -180,7 +184,7 @@ func TestUnknownKeysAreNeverOurs(t *testing.T) {
 		ref := f.Ref(stranger)
 		assert.Equal(t, policy.StandingUnknown, f.Standings(nil)["stranger"])
 		assert.False(t, policy.MayDisable(credential(), f, ref, incoming, []policy.Verdict{approval("ann", now)}).OK)
-		assert.False(t, policy.MayDiscard(credential(), f, ref, rotationID).OK)
+		assert.False(t, policy.MayDiscard(credential(), f, ref).OK)
 		stranger.State = key.Disabled
 		assert.False(t, policy.MayRevoke(credential(), f, ref, incoming, []policy.Verdict{approval("ann", now)}).OK)
 	})

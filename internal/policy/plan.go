@@ -21,12 +21,18 @@ type Plan struct {
 	RetiringExpires time.Time `json:"retiringExpires,omitzero"`
 	// Discard are keys of ours that were minted and never promoted: they are destroyed first.
 	Discard []key.Ref `json:"discard,omitempty"`
-	Waves   []Wave    `json:"waves,omitempty"`
-	Steps   []Step    `json:"steps"`
+	// TakeBack are the instances that use such a key, of a rotation that did not end: the current key is
+	// delivered to them again before that one is destroyed.
+	TakeBack []string `json:"takeBack,omitempty"`
+	Waves    []Wave   `json:"waves,omitempty"`
+	Steps    []Step   `json:"steps"`
 	// Takes is the time of all waits together, approvals not counted.
 	Takes inventory.Duration `json:"takes"`
 	// CanDisable: revoking has a way back until the key is destroyed.
 	CanDisable bool `json:"canDisable"`
+	// TellsMissed: the issuer tells who misses the key when it is disabled, which is watched then. Plans of before that was
+	// so do not say it.
+	TellsMissed bool `json:"tellsMissed,omitempty"`
 	// CanRollBack: the retiring key's value can be delivered again.
 	CanRollBack bool `json:"canRollBack"`
 	// Refusals say why the rotation may not begin; none when it may.
@@ -40,7 +46,7 @@ type Wave struct {
 	Name string `json:"name"`
 	// Instances are "consumer" or "consumer/instance".
 	Instances []string `json:"instances"`
-	// Soak is how long the wave is watched before the next one.
+	// Soak is how long the wave is watched before the next one: the policy's, once its consumers' caches have run out.
 	Soak inventory.Duration `json:"soak"`
 	// ByPromotion: the instances read CURRENT by themselves, so that promoting delivers to them.
 	ByPromotion bool `json:"byPromotion,omitempty"`
@@ -66,18 +72,19 @@ func Blips(refusals []Decision) bool {
 }
 
 // Make judges the facts and lays out the rotation. pulls tells whether a target type's consumers read
-// the store by themselves; unverified is why signatures cannot be verified, empty when they can.
-func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, unverified string) Plan {
+// the store by themselves; cannotApprove says why a gate could never be passed, empty when it can.
+func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cannotApprove func(inventory.Approval) string) Plan {
 	c := spec.Credential
 	plan := Plan{
 		Credential: c.Name, MadeAt: f.At,
 		CanDisable:  f.Capabilities.CanDisable,
+		TellsMissed: tellsMissed(f.Capabilities),
 		CanRollBack: true,
 		Waves:       waves(c, pulls),
 	}
 	if len(f.Denied) > 0 {
 		// Nothing was looked at, and nothing is told of what may be there.
-		return Plan{Credential: c.Name, MadeAt: f.At, Refusals: append(outOfBounds(f.Denied), untrusted(c, unverified)...)}
+		return Plan{Credential: c.Name, MadeAt: f.At, Refusals: append(outOfBounds(f.Denied), impassable(c, cannotApprove)...)}
 	}
 	standings := f.Standings(c.Adopt)
 	for _, k := range f.Keys {
@@ -90,15 +97,29 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, unve
 			plan.Discard = append(plan.Discard, ref)
 		}
 	}
-	plan.Refusals = mayIssue(spec, f, plan, standings, unverified)
+	if plan.Retiring != nil && plan.CanRollBack {
+		plan.TakeBack = onAnyOf(f.Instances, plan.Discard)
+	}
+	plan.Refusals = mayIssue(spec, f, plan, standings, cannotApprove)
 	plan.Warnings = warnings(c, f, plan, standings)
 	plan.Steps, plan.Takes = steps(c, f, plan)
 	return plan
 }
 
+// onAnyOf names the instances that use one of the keys.
+func onAnyOf(instances []Instance, keys []key.Ref) []string {
+	var names []string
+	for _, i := range instances {
+		if i.Statement != nil && slices.ContainsFunc(keys, i.Statement.Holds) {
+			names = append(names, i.Name())
+		}
+	}
+	return names
+}
+
 func waves(c inventory.Credential, pulls func(string) bool) []Wave {
 	var before, after []Wave
-	for _, w := range c.Waves() {
+	for _, w := range c.Waves(pulls) {
 		pushed := Wave{Name: w.Name, Soak: c.WaveSoak}
 		pulled := Wave{Name: w.Name, Soak: c.WaveSoak, ByPromotion: true}
 		for _, consumer := range w.Consumers {
@@ -106,6 +127,7 @@ func waves(c inventory.Credential, pulls func(string) bool) []Wave {
 			if pulls(consumer.Target.Type) && w.Name != inventory.CanaryWave {
 				into = &pulled
 			}
+			into.Soak = max(into.Soak, c.WaveSoak+consumer.CacheTTL)
 			for _, i := range consumer.InstanceNames() {
 				into.Instances = append(into.Instances, InstanceName(consumer.Name, i))
 			}
@@ -121,15 +143,21 @@ func waves(c inventory.Credential, pulls func(string) bool) []Wave {
 }
 
 // mayIssue lists every reason against the rotation, so that a person mends all of them at once.
-func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Standing, unverified string) []Decision {
+func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Standing, cannotApprove func(inventory.Approval) string) []Decision {
 	c := spec.Credential
 	var no []Decision
 	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
 
-	no = append(no, untrusted(c, unverified)...)
+	no = append(no, impassable(c, cannotApprove)...)
+	if d := blackout(c, f.At); !d.OK {
+		no = append(no, d)
+	}
 	if f.StoreProblem != "" {
-		add(StoreRefused, "the store cannot be used: %s", f.StoreProblem)
+		add(StoreRefused, "issuer and store cannot be used as they are: %s", f.StoreProblem)
 		return no
+	}
+	if d := Governs(spec, f.Metadata); !d.OK {
+		no = append(no, d)
 	}
 	if f.Metadata.Generation > spec.Generation {
 		add(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec",
@@ -140,11 +168,15 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 		add(QuietBelowLag, "quietWindow is %s, and the issuer account reports usage up to %s late: ask for at least that",
 			c.QuietWindow, inventory.Duration(f.Capabilities.UsageLag))
 	}
+	for _, objection := range f.RightsObjections {
+		add(RightsRefused, "%s", objection)
+	}
 	if c.Expires > 0 && !f.Capabilities.CanExpire {
 		add(CannotExpire, "expires is set, and keys of this issuer cannot expire: remove it")
 	}
+	no = append(no, tooShort(c)...)
 	if plan.Retiring != nil {
-		no = append(no, instanceRefusals(f, *plan.Retiring)...)
+		no = append(no, instanceRefusals(f, *plan.Retiring, plan.TakeBack)...)
 	} else {
 		for _, i := range f.Instances {
 			if i.Unreachable != "" {
@@ -153,6 +185,18 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 		}
 	}
 	return no
+}
+
+// Governs judges whether a spec is of the inventory and environment that the credential belongs to by the
+// store's record of it. A credential that no key was issued for yet belongs to nobody.
+func Governs(spec inventory.Spec, m providers.Metadata) Decision {
+	environment := spec.Credential.Environment
+	if m.Inventory == "" && m.Environment == "" || m.Inventory == spec.Inventory && m.Environment == environment {
+		return allow("it is of inventory %q and environment %q", spec.Inventory, environment)
+	}
+	return refuse(OtherOwner, "the secret belongs to inventory %q and environment %q, and the spec is of %q and %q: "+
+		"to move it, whoever may write the store removes keyturn's record of it there while no rotation runs",
+		m.Inventory, m.Environment, spec.Inventory, environment)
 }
 
 // outOfBounds refuses for each bound that is broken, once.
@@ -164,12 +208,14 @@ func outOfBounds(denied []string) []Decision {
 	return no
 }
 
-// untrusted refuses gates that ask for signatures which nobody can verify.
-func untrusted(c inventory.Credential, unverified string) []Decision {
+// impassable refuses gates that nobody could ever pass.
+func impassable(c inventory.Credential, cannotApprove func(inventory.Approval) string) []Decision {
 	var no []Decision
 	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
-		if a := c.Approvals.For(gate); a != nil && a.Count > 0 && a.Trust != inventory.TrustAny && unverified != "" {
-			no = append(no, refuse(TrustNotVerifiable, "the %s gate asks for approvals with trust %q, and %s", gate, a.Trust, unverified))
+		if a := c.Approvals.For(gate); a != nil {
+			if why := cannotApprove(*a); why != "" {
+				no = append(no, refuse(TrustNotVerifiable, "the %s gate asks for %s with trust %q: %s", gate, count(a.Count, "approval"), a.Trust, why))
+			}
 		}
 	}
 	return no
@@ -203,9 +249,10 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339))
 			}
 		case StandingIncoming:
-			for _, i := range f.Instances {
-				if i.Statement != nil && i.Statement.Holds(f.Ref(k)) {
-					add(UnfinishedRotation, "%s uses key %s of a rotation that did not end: redeliver the current key there first", i.Name(), k.KeyID)
+			for _, name := range onAnyOf(f.Instances, []key.Ref{f.Ref(k)}) {
+				if !slices.Contains(plan.TakeBack, name) {
+					add(UnfinishedRotation, "%s uses key %s of a rotation that did not end, and there is no earlier key in the store to go back to: put the value of %s into CURRENT",
+						name, k.KeyID, k.KeyID)
 				}
 			}
 		}
@@ -219,7 +266,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	return no
 }
 
-func instanceRefusals(f Facts, retiring key.Ref) []Decision {
+func instanceRefusals(f Facts, retiring key.Ref, takenBack []string) []Decision {
 	var no []Decision
 	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
 	for _, i := range f.Instances {
@@ -232,11 +279,13 @@ func instanceRefusals(f Facts, retiring key.Ref) []Decision {
 		switch {
 		case i.NotAttesting != "":
 			add(ConsumerNotAttesting, "%s does not state which key it uses: %s", i.Name(), i.NotAttesting)
-		case i.Statement != nil && !i.Statement.Holds(retiring) && !otherName(i.Statement.Keys, f, retiring):
+		case i.Statement != nil && i.Statement.Split && !slices.Contains(takenBack, i.Name()):
+			add(ConsumerOnOtherKey, "the replicas of %s do not all use the current key %s: asked again and again, it states %v", i.Name(), retiring.KeyID, i.Statement.Keys)
+		case i.Statement != nil && !slices.Contains(takenBack, i.Name()) && !i.Statement.Holds(retiring) && !otherName(i.Statement.Keys, f, retiring):
 			add(ConsumerOnOtherKey, "%s states key %v, not the current key %s", i.Name(), i.Statement.Keys, retiring.KeyID)
 		}
 	}
-	return no
+	return named(no)
 }
 
 // otherName tells whether a statement may name the retiring key in a way that we cannot match: its
@@ -280,9 +329,14 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	if !f.Capabilities.ReportsUsage {
 		w = append(w, "the issuer does not report usage: that the retiring key is quiet is known from attestations alone")
 	}
+	if plan.TellsMissed && c.DisableSoak.Std() < f.Capabilities.UsageLag {
+		w = append(w, fmt.Sprintf("disableSoak is %s, and the issuer account reports usage up to %s late: that somebody misses the disabled key may show when it is destroyed already",
+			c.DisableSoak, inventory.Duration(f.Capabilities.UsageLag)))
+	}
 	if len(c.Scopes) > 0 && !f.Capabilities.CanNarrow {
 		w = append(w, "the issuer cannot narrow a key: it gets all its principal's rights")
 	}
+	w = append(append(w, notParted(c, plan)...), seldomSeen(c)...)
 	if c.ErrorBudget == nil {
 		w = append(w, "no error budget: only checks and attestations can turn the rotation back by themselves")
 	}

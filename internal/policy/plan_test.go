@@ -13,6 +13,17 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
+// anybody can approve.
+func anybody(inventory.Approval) string { return "" }
+
+// anyOnly is a worker that cannot verify signatures.
+func anyOnly(a inventory.Approval) string {
+	if a.Trust == inventory.TrustAny {
+		return ""
+	}
+	return "nobody can verify"
+}
+
 func TestPlanRefusals(t *testing.T) {
 	t.Parallel()
 	type given struct {
@@ -52,11 +63,19 @@ func TestPlanRefusals(t *testing.T) {
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now}, key.Info{KeyID: "key-y", State: key.Active, CreatedAt: now})
 			g.f.Metadata.Intent = &providers.MintIntent{Rotation: "r", Ordinal: 1, At: now, Known: []string{"key-old"}}
 		}, []policy.Reason{policy.AmbiguousOrphan}},
-		"an instance on the key of an unfinished rotation refuses": {func(g *given) {
+		"an instance on the key of an unfinished rotation is taken back": {func(g *given) {
+			g.f = staged()
+			g.f.Instances = fleet("fp:old")
+			g.f.Instances[1].Statement.Keys = []string{"fp:new"}
+			g.f.Instances[2].Statement.Keys = []string{"fp:old", "fp:new"}
+		}, nil},
+		"an instance on the key of an unfinished rotation refuses when the current value is in no store": {func(g *given) {
 			g.f = staged()
 			g.f.Instances = fleet("fp:old")
 			g.f.Instances[2].Statement.Keys = []string{"fp:old", "fp:new"}
-		}, []policy.Reason{policy.UnfinishedRotation}},
+			g.f.Versions = g.f.Versions[1:]
+			g.c.Adopt = []string{"key-old"}
+		}, []policy.Reason{policy.UnfinishedRotation, policy.ConsumerOnOtherKey}},
 		"a CURRENT that is no live key refuses": {func(g *given) { g.f.Versions[0].KeyID = ""; g.f.Keys = nil; g.f.Capabilities.Slots = 0 },
 			[]policy.Reason{policy.RetiringKeyNotLive}},
 		"a disabled current key refuses": {func(g *given) { g.f.Keys[0].State = key.Disabled }, []policy.Reason{policy.RetiringKeyDisabled}},
@@ -73,6 +92,9 @@ func TestPlanRefusals(t *testing.T) {
 		"an adopted key that was retired long ago does not refuse": {func(g *given) { g.c.Adopt = []string{"key-2024"} }, nil},
 		"a store that something else manages refuses":              {func(g *given) { g.f.StoreProblem = "native rotation is on" }, []policy.Reason{policy.StoreRefused}},
 		"a spec older than the last issue refuses":                 {func(g *given) { g.f.Metadata.Generation = 101 }, []policy.Reason{policy.StaleSpec}},
+		"a spec of another inventory refuses":                      {func(g *given) { g.f.Metadata.Inventory, g.f.Metadata.Environment = "payroll", "production" }, []policy.Reason{policy.OtherOwner}},
+		"a spec of another environment refuses":                    {func(g *given) { g.f.Metadata.Inventory, g.f.Metadata.Environment = "payments", "play" }, []policy.Reason{policy.OtherOwner}},
+		"a spec of the same inventory and environment does not":    {func(g *given) { g.f.Metadata.Inventory, g.f.Metadata.Environment = "payments", "production" }, nil},
 		"every unreachable instance is named": {func(g *given) {
 			g.f.Instances[0].Unreachable, g.f.Instances[2].Unreachable = "no route", "no route"
 		}, []policy.Reason{policy.ConsumerUnreachable, policy.ConsumerUnreachable}},
@@ -80,7 +102,21 @@ func TestPlanRefusals(t *testing.T) {
 		"an instance without statement refuses": {func(g *given) {
 			g.f.Instances[1].Statement, g.f.Instances[1].NotAttesting = nil, "connection refused"
 		}, []policy.Reason{policy.ConsumerNotAttesting}},
-		"an instance on another key refuses":      {func(g *given) { g.f.Instances[1].Statement.Keys = []string{"fp:else"} }, []policy.Reason{policy.ConsumerOnOtherKey}},
+		"an instance on another key refuses": {func(g *given) { g.f.Instances[1].Statement.Keys = []string{"fp:else"} }, []policy.Reason{policy.ConsumerOnOtherKey}},
+		"an instance whose replicas differ refuses, though one of them has the key": {func(g *given) {
+			g.f.Instances[1].Statement.Keys, g.f.Instances[1].Statement.Split = []string{"fp:old", "fp:else"}, true
+		}, []policy.Reason{policy.ConsumerOnOtherKey}},
+		"one whose replicas differ by the key of an unfinished rotation is taken back": {func(g *given) {
+			g.f = staged()
+			g.f.Instances = fleet("fp:old")
+			g.f.Instances[2].Statement.Keys, g.f.Instances[2].Statement.Split = []string{"fp:old", "fp:new"}, true
+		}, nil},
+		"replicas that differ refuse an adoption, too": {func(g *given) {
+			g.c.Adopt = []string{"key-old"}
+			g.f.Versions, g.f.Metadata = nil, providers.Metadata{}
+			g.f.Instances = fleet("fp:none-that-we-know")
+			g.f.Instances[1].Statement.Keys, g.f.Instances[1].Statement.Split = []string{"fp:none-that-we-know", "fp:else"}, true
+		}, []policy.Reason{policy.ConsumerOnOtherKey}},
 		"an instance may state the key by its ID": {func(g *given) { g.f.Instances[1].Statement.Keys = []string{"key-old"} }, nil},
 		"an adopted key in no store is stated by a fingerprint that nobody can match": {func(g *given) {
 			g.c.Adopt = []string{"key-old"}
@@ -89,6 +125,8 @@ func TestPlanRefusals(t *testing.T) {
 		"a quiet window below the account's lag refuses": {func(g *given) { g.f.Capabilities.UsageLag = 7 * time.Hour }, []policy.Reason{policy.QuietBelowLag}},
 		"keys that shall expire need an issuer that can": {func(g *given) { g.c.Expires = hours(1); g.f.Capabilities.CanExpire = false }, []policy.Reason{policy.CannotExpire}},
 		"signed approvals that nobody can verify refuse": {func(g *given) { g.c.Approvals.Revoke.Trust = inventory.TrustSigned }, []policy.Reason{policy.TrustNotVerifiable}},
+		"rights beyond the scopes refuse, each by itself": {func(g *given) { g.f.RightsObjections = []string{"policy a", "policy b"} },
+			[]policy.Reason{policy.RightsRefused, policy.RightsRefused}},
 		"all reasons are given at once": {func(g *given) {
 			g.f.Instances[0].Unhealthy = "503"
 			g.f.Metadata.Generation = 101
@@ -103,7 +141,7 @@ func TestPlanRefusals(t *testing.T) {
 			t.Parallel()
 			g := given{c: credential(), f: before()}
 			c.change(&g)
-			plan := policy.Make(spec(g.c), g.f, noPulls, "nobody can verify")
+			plan := policy.Make(spec(g.c), g.f, noPulls, anyOnly)
 			var got []policy.Reason
 			for _, d := range plan.Refusals {
 				assert.NotEmpty(t, d.Message)
@@ -118,7 +156,7 @@ func TestPlanRefusals(t *testing.T) {
 
 func TestPlanSaysWhatWillHappen(t *testing.T) {
 	t.Parallel()
-	plan := policy.Make(spec(credential()), before(), noPulls, "")
+	plan := policy.Make(spec(credential()), before(), noPulls, anybody)
 	require.False(t, plan.Refused())
 	assert.Equal(t, &retiring, plan.Retiring)
 	assert.True(t, plan.CanRollBack)
@@ -130,7 +168,7 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 	for _, s := range plan.Steps {
 		phases = append(phases, s.Phase)
 	}
-	assert.Equal(t, []string{"issue", "verify", "deliver", "deliver", "promote", "overlap", "revoke-gate", "disable", "revoke", "record"}, phases)
+	assert.Equal(t, []string{"issue", "issue", "deliver", "deliver", "promote", "overlap", "revoke-gate", "disable", "revoke", "record"}, phases)
 	assert.Equal(t, hours(1+1+48+24), plan.Takes)
 	assert.Contains(t, plan.Warnings[0], "whoever may write to the Temporal namespace can approve")
 
@@ -144,7 +182,7 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 		t.Parallel()
 		c, f := credential(), before()
 		c.Adopt, f.Versions, f.Metadata = []string{"key-old"}, nil, providers.Metadata{}
-		plan := policy.Make(spec(c), f, noPulls, "")
+		plan := policy.Make(spec(c), f, noPulls, anybody)
 		require.False(t, plan.Refused())
 		assert.False(t, plan.CanRollBack)
 		assert.Contains(t, plan.Warnings, "the value of the retiring key is in no store: after the first delivery a rollback is impossible")
@@ -152,7 +190,7 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 	t.Run("a first key has nothing to revoke", func(t *testing.T) {
 		t.Parallel()
 		f := policy.Facts{At: now, Capabilities: gatewayLike()}
-		plan := policy.Make(spec(credential()), f, noPulls, "")
+		plan := policy.Make(spec(credential()), f, noPulls, anybody)
 		require.False(t, plan.Refused())
 		assert.Nil(t, plan.Retiring)
 		assert.Equal(t, "record", plan.Steps[len(plan.Steps)-1].Phase)
@@ -163,7 +201,7 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 		for i := range c.Consumers {
 			c.Consumers[i].Target.Type = "label"
 		}
-		plan := policy.Make(spec(c), before(), func(string) bool { return true }, "")
+		plan := policy.Make(spec(c), before(), func(string) bool { return true }, anybody)
 		assert.False(t, plan.Waves[0].ByPromotion)
 		assert.True(t, plan.Waves[1].ByPromotion)
 	})
@@ -171,7 +209,7 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 		t.Parallel()
 		f := before()
 		f.Capabilities.CanDisable = false
-		plan := policy.Make(spec(credential()), f, noPulls, "")
+		plan := policy.Make(spec(credential()), f, noPulls, anybody)
 		assert.Contains(t, plan.Warnings, "the issuer cannot disable a key: revoking has no way back")
 		for _, s := range plan.Steps {
 			assert.NotEqual(t, "disable", s.Phase)

@@ -3,7 +3,12 @@
 // same answer, in an activity, in a test and in the dry run.
 package policy
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+
+	"github.com/keyturn/keyturn/internal/outside"
+)
 
 // Reason names why something was decided, for programs. Reasons are stable.
 type Reason string
@@ -25,6 +30,7 @@ const (
 	AdoptedKeyMissing    Reason = "adopted-key-missing"
 	StoreRefused         Reason = "store-refused"
 	StaleSpec            Reason = "stale-spec"
+	OtherOwner           Reason = "other-inventory"
 	ConsumerUnreachable  Reason = "consumer-unreachable"
 	ConsumerUnhealthy    Reason = "consumer-unhealthy"
 	ConsumerNotAttesting Reason = "consumer-not-attesting"
@@ -32,7 +38,9 @@ const (
 	QuietBelowLag        Reason = "quiet-window-below-lag"
 	TrustNotVerifiable   Reason = "trust-not-verifiable"
 	CannotExpire         Reason = "cannot-expire"
+	RightsRefused        Reason = "rights-refused"
 	UnfinishedRotation   Reason = "unfinished-rotation"
+	OverlapTooShort      Reason = "overlap-too-short"
 )
 
 // Reasons to wait, or to turn back, once a key was issued.
@@ -44,11 +52,17 @@ const (
 	RetiringStillHeld    Reason = "retiring-still-held"
 	IncomingNotUsed      Reason = "incoming-not-used"
 	RetiringNotQuiet     Reason = "retiring-not-quiet"
+	KeyNotWorking        Reason = "key-not-working"
 	IncomingNotLive      Reason = "incoming-not-live"
 	ApprovalsMissing     Reason = "approvals-missing"
 	NotOurs              Reason = "not-ours"
+	OrphanNotQuiet       Reason = "orphan-not-quiet"
+	OrphanInUse          Reason = "orphan-in-use"
 	NotDisabled          Reason = "not-disabled"
 	SoakNotOver          Reason = "soak-not-over"
+	CachesNotOver        Reason = "caches-not-over"
+	RetiringMissed       Reason = "retiring-missed"
+	WayBackOver          Reason = "way-back-over"
 	BudgetBreached       Reason = "budget-breached"
 	CheckFailing         Reason = "check-failing"
 	BudgetNoData         Reason = "budget-no-data"
@@ -63,11 +77,28 @@ type Decision struct {
 }
 
 func allow(format string, args ...any) Decision {
-	return Decision{OK: true, Reason: Allowed, Message: fmt.Sprintf(format, args...)}
+	return Decision{OK: true, Reason: Allowed, Message: message(format, args...)}
 }
 
 func refuse(reason Reason, format string, args ...any) Decision {
-	return Decision{Reason: reason, Message: fmt.Sprintf(format, args...)}
+	return Decision{Reason: reason, Message: message(format, args...)}
+}
+
+// message is for people. Parts of it come from issuers, stores and consumers.
+func message(format string, args ...any) string {
+	return outside.Lines(fmt.Sprintf(format, args...), 4*outside.MaxText)
+}
+
+// maxNamed bounds the instances whose trouble is told: a fleet that is down must fit into a history.
+const maxNamed = 25
+
+// named cuts a list of what is wrong with instances, and says how many more there are.
+func named(wrong []Decision) []Decision {
+	more := len(wrong) - maxNamed
+	if more <= 0 {
+		return wrong
+	}
+	return append(slices.Clone(wrong[:maxNamed]), refuse(wrong[maxNamed].Reason, "and %d more", more))
 }
 
 // count says how many there are of something: "1 approval", "2 approvals".

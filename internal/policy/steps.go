@@ -19,11 +19,14 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 	if gate := c.Approvals.Signoff; gate != nil && gate.Count > 0 {
 		add("signoff", "nothing to undo", "wait for %s", approvers(*gate))
 	}
+	if len(plan.TakeBack) > 0 {
+		add("issue", "", "deliver the current key to %s again, left by a rotation that did not end", listed(plan.TakeBack))
+	}
 	for _, k := range plan.Discard {
-		add("issue", "", "destroy key %s, which was minted for an earlier rotation and never used", k.KeyID)
+		add("issue", "", "destroy key %s, which was minted for a rotation that did not end, once it is quiet", k.KeyID)
 	}
 	add("issue", destroyIncoming, "mint a key for %s and store it as PENDING", strings.Join(principals(f, plan), ", "))
-	add("verify", destroyIncoming, "try the incoming key: issuer self-test where there is one, %s", count(len(c.Verify), "smoke test"))
+	add("issue", destroyIncoming, "try the incoming key: issuer self-test where there is one, %s", count(len(c.Verify), "smoke test"))
 	promoted := false
 	promote := func() {
 		add("promote", "move the labels back", "move CURRENT to the incoming key; PREVIOUS keeps the retiring one")
@@ -38,7 +41,7 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 			verb = "wait for the own reads of"
 		}
 		add("deliver", redelivery(plan), "wave %s: %s %s; every instance attests it; watch for %s",
-			w.Name, verb, strings.Join(w.Instances, ", "), w.Soak)
+			w.Name, verb, listed(w.Instances), w.Soak)
 		takes += w.Soak
 	}
 	if !promoted {
@@ -48,7 +51,12 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 		add("record", "", "no key to revoke: this is the credential's first")
 		return list, takes
 	}
-	add("overlap", redelivery(plan), "both keys are accepted for %s; then until the retiring key was quiet for %s", c.Overlap, c.QuietWindow)
+	caches := ""
+	if ttl := c.LongestCache(); ttl > 0 {
+		caches = fmt.Sprintf("caches run out within %s; then ", ttl)
+		takes += ttl
+	}
+	add("overlap", redelivery(plan), "%sboth keys are accepted for %s; then until the retiring key was quiet for %s", caches, c.Overlap, c.QuietWindow)
 	takes += max(c.Overlap, c.QuietWindow)
 	if gate := c.Approvals.Revoke; gate != nil && gate.Count > 0 {
 		add("revoke-gate", redelivery(plan), "wait for %s", approvers(*gate))

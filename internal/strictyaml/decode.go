@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -89,9 +90,7 @@ func (d *Document) decodeStruct(path string, n ast.Node, v reflect.Value, ignore
 		d.wrong(path, n, "a mapping")
 		return
 	}
-	fields := map[string]reflect.Value{}
-	collect(v, fields)
-	known := slices.Sorted(maps.Keys(fields))
+	fields := fieldsOf(v.Type())
 	done := map[string]bool{}
 	for _, pair := range values {
 		name, ok := keyText(pair.Key)
@@ -101,26 +100,37 @@ func (d *Document) decodeStruct(path string, n ast.Node, v reflect.Value, ignore
 		done[name] = true
 		field, ok := fields[name]
 		if !ok {
-			d.addAt(pair.Key, Entry(path, name), Problem{What: "is not a known field", Write: suggest(name, known)})
+			d.addAt(pair.Key, Entry(path, name), Problem{What: "is not a known field", Write: suggest(name, slices.Sorted(maps.Keys(fields)))})
 			continue
 		}
-		d.decode(Entry(path, name), pair.Value, field, nil)
+		d.decode(Entry(path, name), pair.Value, v.FieldByIndex(field), nil)
 	}
 }
 
-// collect lists the fields of a struct by their json names, those of embedded structs included.
-func collect(v reflect.Value, fields map[string]reflect.Value) {
-	for i := range v.NumField() {
-		field := v.Type().Field(i)
+// known has what fieldsOf has found: thousands of entries are of few types.
+var known sync.Map
+
+// fieldsOf tells where the fields of a struct are, by their json names, those of embedded structs included.
+func fieldsOf(t reflect.Type) map[string][]int {
+	if fields, ok := known.Load(t); ok {
+		return fields.(map[string][]int)
+	}
+	fields := map[string][]int{}
+	for i := range t.NumField() {
+		field := t.Field(i)
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		switch {
 		case name == "-":
 		case field.Anonymous && name == "":
-			collect(v.Field(i), fields)
+			for name, below := range fieldsOf(field.Type) {
+				fields[name] = append([]int{i}, below...)
+			}
 		case field.IsExported() && name != "":
-			fields[name] = v.Field(i)
+			fields[name] = []int{i}
 		}
 	}
+	known.Store(t, fields)
+	return fields
 }
 
 func (d *Document) decodeMap(path string, n ast.Node, v reflect.Value) {

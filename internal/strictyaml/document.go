@@ -294,15 +294,16 @@ func join(path, field string) string {
 
 // Report adds a problem; its Field is a path from the root. What has no place of its own is reported at
 // the nearest thing above that has one.
-func (d *Document) Report(p Problem) {
+func (d *Document) Report(p Problem) { d.keep(d.Locate(p)) }
+
+// Locate gives a problem its place, as Report does, and adds nothing.
+func (d *Document) Locate(p Problem) Error {
 	for at := p.Field; ; at = parent(at) {
 		if n, ok := d.nodes[at]; ok {
-			d.addAt(n, p.Field, p)
-			return
+			return d.place(n, p.Field, p)
 		}
 		if at == "" {
-			d.add(1, 1, p)
-			return
+			return d.errorAt(1, 1, p)
 		}
 	}
 }
@@ -311,7 +312,9 @@ func parent(path string) string {
 	return path[:max(0, strings.LastIndexAny(path, ".["))]
 }
 
-func (d *Document) addAt(n ast.Node, path string, p Problem) {
+func (d *Document) addAt(n ast.Node, path string, p Problem) { d.keep(d.place(n, path, p)) }
+
+func (d *Document) place(n ast.Node, path string, p Problem) Error {
 	p.Field = path
 	line, column := 1, 1
 	if v, isPair := n.(*ast.MappingValueNode); isPair {
@@ -323,11 +326,16 @@ func (d *Document) addAt(n ast.Node, path string, p Problem) {
 	if t := n.GetToken(); t != nil && t.Position != nil {
 		line, column = t.Position.Line, t.Position.Column
 	}
-	d.add(line, column, p)
+	return d.errorAt(line, column, p)
 }
 
-func (d *Document) add(line, column int, p Problem) {
-	e := Error{File: d.file, Line: line, Column: column, Field: p.Field, What: p.What, Write: p.Write}
+func (d *Document) errorAt(line, column int, p Problem) Error {
+	return Error{File: d.file, Line: line, Column: column, Field: p.Field, What: p.What, Write: p.Write}
+}
+
+func (d *Document) add(line, column int, p Problem) { d.keep(d.errorAt(line, column, p)) }
+
+func (d *Document) keep(e Error) {
 	if !slices.Contains(d.errs, e) {
 		d.errs = append(d.errs, e)
 	}

@@ -67,11 +67,10 @@ func (w *names) object(path string, t reflect.Type) {
 	case t.Kind() == reflect.Map:
 		of = func(string) reflect.Type { return t.Elem() }
 	case t.Kind() == reflect.Struct:
-		fields := map[string]reflect.Value{}
-		collect(reflect.New(t).Elem(), fields)
+		fields := fieldsOf(t)
 		of = func(name string) reflect.Type {
 			if f, known := fields[name]; known {
-				return f.Type()
+				return t.FieldByIndex(f).Type
 			}
 			w.problems = append(w.problems, fmt.Errorf("%s is not a known field; %s", join(path, name), suggest(name, slices.Sorted(maps.Keys(fields)))))
 			return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -31,6 +32,15 @@ func (c *Config) bounds(environment string) (Bounds, error) {
 	return b, nil
 }
 
+// AllowAccount returns providers.ErrDenied for an account that specs of the environment may not name.
+func (c *Config) AllowAccount(environment, account string) error {
+	b, err := c.bounds(environment)
+	if err != nil || b.Accounts == nil || slices.Contains(b.Accounts, account) {
+		return err
+	}
+	return denied(environment, "accounts", fmt.Sprintf("account %q", account))
+}
+
 // AllowPrincipal returns providers.ErrDenied for an issuer principal that the environment may not rotate.
 func (c *Config) AllowPrincipal(environment, principal string) error {
 	b, err := c.bounds(environment)
@@ -38,6 +48,28 @@ func (c *Config) AllowPrincipal(environment, principal string) error {
 		return err
 	}
 	return denied(environment, "principals", fmt.Sprintf("principal %q", principal))
+}
+
+// EnvironmentsOf lists, sorted, the environments that may rotate keys of an issuer principal. Of a principal with
+// none, nothing may be looked at either.
+func (c *Config) EnvironmentsOf(principal string) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(c.Bounds)) {
+		if matches(c.Bounds[name].Principals, principal) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// AllBounds are the principals and store paths of all environments, each once and sorted.
+func (c *Config) AllBounds() (principals, storePaths []string) {
+	for _, b := range c.Bounds {
+		principals, storePaths = append(principals, b.Principals...), append(storePaths, b.StorePaths...)
+	}
+	slices.Sort(principals)
+	slices.Sort(storePaths)
+	return slices.Compact(principals), slices.Compact(storePaths)
 }
 
 // AllowStorePath returns providers.ErrDenied for a secret path that the environment may not use.
@@ -111,7 +143,23 @@ func (c *Config) AllowHost(environment, hostport string) error {
 	return denied(environment, "hosts", fmt.Sprintf("host %q", hostport))
 }
 
-// CheckSpec lists what a spec asks for less than the environment demands.
+// AllowProgram returns providers.ErrDenied for a program that the environment may not run.
+func (c *Config) AllowProgram(environment, name string) error {
+	b, err := c.bounds(environment)
+	if err != nil {
+		return err
+	}
+	if _, known := c.Programs[name]; !known {
+		return fmt.Errorf("%w: program %q is not under programs of the worker configuration", providers.ErrDenied, name)
+	}
+	if b.Programs != nil && !slices.Contains(b.Programs, name) {
+		return denied(environment, "programs", fmt.Sprintf("program %q", name))
+	}
+	return nil
+}
+
+// CheckSpec lists the accounts that a spec names and its environment may not use, and what it asks for less
+// than the environment demands.
 func (c *Config) CheckSpec(spec inventory.Spec) []error {
 	cred := spec.Credential
 	b, err := c.bounds(cred.Environment)
@@ -119,6 +167,11 @@ func (c *Config) CheckSpec(spec inventory.Spec) []error {
 		return []error{err}
 	}
 	var list []error
+	for _, account := range cred.Accounts() {
+		if err := c.AllowAccount(cred.Environment, account); err != nil {
+			list = append(list, err)
+		}
+	}
 	if b.MinRisk != "" && slices.Index(inventory.Risks, cred.Risk) < slices.Index(inventory.Risks, b.MinRisk) {
 		list = append(list, denied(cred.Environment, "minRisk", fmt.Sprintf("risk %s", cred.Risk)))
 	}
@@ -132,21 +185,42 @@ func (c *Config) CheckSpec(spec inventory.Spec) []error {
 	if approvals < b.MinApprovals {
 		list = append(list, denied(cred.Environment, "minApprovals", fmt.Sprintf("%d approvals of the revoke gate", approvals)))
 	}
+	if b.SignedApprovals && (cred.Approvals.Revoke == nil || cred.Approvals.Revoke.Trust != inventory.TrustSigned) {
+		list = append(list, denied(cred.Environment, "signedApprovals", "a revoke gate that takes unsigned approvals"))
+	}
 	return list
 }
 
-// Environment makes the doors through which providers reach the outside, for specs of an environment.
+// Environment makes the doors through which providers reach the outside, for specs of an environment. They ask the
+// configuration that is in force at that moment: what it forbids since an activity began, it forbids that activity.
+func Environment(current func() *Config, environment string) providers.Environment {
+	doors := outside(func(address string) error { return current().AllowHost(environment, address) })
+	doors.AllowFile = func(path string) error { return current().AllowFile(environment, path) }
+	doors.Program = func(name string) ([]string, error) {
+		c := current()
+		if err := c.AllowProgram(environment, name); err != nil {
+			return nil, err
+		}
+		return slices.Clone(c.Programs[name]), nil
+	}
+	return doors
+}
+
+// Environment is the same for a configuration that does not change.
 func (c *Config) Environment(environment string) providers.Environment {
-	return c.doors(environment, func(address string) error { return c.AllowHost(environment, address) })
+	return Environment(func() *Config { return c }, environment)
 }
 
 // NotifierEnvironment is for notifiers: their hosts stand in this configuration itself, which is leave
-// enough.
+// enough. They write no files and run no programs.
 func (c *Config) NotifierEnvironment() providers.Environment {
-	return c.doors("", func(string) error { return nil })
+	doors := outside(func(string) error { return nil })
+	doors.AllowFile = func(path string) error { return c.AllowFile("", path) }
+	doors.Program = func(name string) ([]string, error) { return nil, c.AllowProgram("", name) }
+	return doors
 }
 
-func (c *Config) doors(environment string, allowHost func(address string) error) providers.Environment {
+func outside(allowHost func(address string) error) providers.Environment {
 	return providers.Environment{
 		HTTP: &http.Client{
 			Transport: &http.Transport{
@@ -156,14 +230,6 @@ func (c *Config) doors(environment string, allowHost func(address string) error)
 				DisableKeepAlives:      true, // a client lives as long as one activity
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		AllowFile: func(path string) error { return c.AllowFile(environment, path) },
-		Program: func(name string) ([]string, error) {
-			command, ok := c.Programs[name]
-			if !ok {
-				return nil, fmt.Errorf("%w: program %q is not under programs of the worker configuration", providers.ErrDenied, name)
-			}
-			return slices.Clone(command), nil
 		},
 		Now: time.Now,
 	}

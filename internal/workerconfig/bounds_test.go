@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -70,6 +71,51 @@ func TestAnEmptyListAllowsNothing(t *testing.T) {
 	denied(t, c.AllowHost("test", "a:1"), "bounds.test.hosts", "")
 }
 
+func TestAnAccountServesTheEnvironmentsThatNameIt(t *testing.T) {
+	t.Parallel()
+	spec := func(environment, account string) inventory.Spec {
+		return inventory.Spec{Credential: inventory.Credential{
+			Environment: environment, Terms: inventory.Terms{Overlap: inventory.Duration(24 * time.Hour), Approvals: inventory.Approvals{Revoke: &inventory.Approval{Count: 1}}},
+			Issuer: inventory.Provider{Account: "edge"}, Store: inventory.Provider{Account: "vault-dir"}, Risk: inventory.RiskStandard,
+			Consumers: []inventory.Consumer{{Target: inventory.Provider{Account: account}}},
+		}}
+	}
+	assert.Empty(t, configOf(t, base).CheckSpec(spec("production", "edge")), "the only environment has all")
+	c := configOf(t, strings.NewReplacer("  vault-dir:", "  play: {type: file, root: /var/lib/play}\n  vault-dir:",
+		"bounds:\n", "bounds:\n  play: {accounts: [play]}\n", "    fileRoots", "    accounts: [edge, vault-dir]\n    fileRoots").Replace(base))
+	assert.Empty(t, c.CheckSpec(spec("production", "edge")))
+	problems := c.CheckSpec(spec("production", "play"))
+	require.Len(t, problems, 1)
+	denied(t, problems[0], "bounds.production.accounts", "an account of a consumer")
+	problems = c.CheckSpec(spec("play", "play"))
+	require.Len(t, problems, 2)
+	denied(t, problems[0], `account "edge" is outside of bounds.play.accounts`, "the issuer")
+	denied(t, problems[1], `account "vault-dir" is outside of bounds.play.accounts`, "the store")
+}
+
+func TestAProgramIsRunForTheEnvironmentsThatNameIt(t *testing.T) {
+	t.Parallel()
+	c := configOf(t, base)
+	assert.NoError(t, c.AllowProgram("production", "reload-checkout"), "all, where none is named")
+	denied(t, c.AllowProgram("production", "rm"), `program "rm" is not under programs`, "")
+	denied(t, c.AllowProgram("staging", "reload-checkout"), "is not under bounds", "")
+	none := configOf(t, strings.Replace(base, "    fileRoots", "    programs: []\n    fileRoots", 1))
+	denied(t, none.AllowProgram("production", "reload-checkout"), "bounds.production.programs", "")
+}
+
+// A worker reads its configuration anew while activities run.
+func TestTheDoorsAskTheConfigurationThatIsInForce(t *testing.T) {
+	t.Parallel()
+	c := configOf(t, base)
+	doors := workerconfig.Environment(func() *workerconfig.Config { return c }, "production")
+	_, err := doors.Program("reload-checkout")
+	require.NoError(t, err)
+	c = configOf(t, "apiVersion: keyturn/worker/v1\naccounts: {v: {type: file, root: /v}}\nbounds: {production: {}}\n")
+	_, err = doors.Program("reload-checkout")
+	denied(t, err, "is not under programs", "")
+	denied(t, doors.AllowFile("/run/keys/a"), "bounds.production.fileRoots", "")
+}
+
 func TestFilesLieBelowARootAfterLinksWereFollowed(t *testing.T) {
 	t.Parallel()
 	outside, err := filepath.EvalSymlinks(t.TempDir())
@@ -114,6 +160,20 @@ func TestHosts(t *testing.T) {
 		"internal:443", "edge.internal:80", "edge.internal", "edgeinternal:443", "edge.internal.evil.com:443", "127.0.0.1:8082", "127.0.0.1:80810", "localhost:8081", "", ":443", "edge.internal:4430",
 	} {
 		denied(t, c.AllowHost("production", host), "bounds.production.hosts", host)
+	}
+}
+
+func TestBoundsMayDemandSignedApprovals(t *testing.T) {
+	t.Parallel()
+	c := configOf(t, strings.Replace(base, "minRisk: standard\n    minOverlap: 24h\n    minApprovals: 1", "signedApprovals: true", 1))
+	check := func(revoke *inventory.Approval) []error {
+		return c.CheckSpec(inventory.Spec{Credential: inventory.Credential{Environment: "production", Terms: inventory.Terms{Approvals: inventory.Approvals{Revoke: revoke}}}})
+	}
+	assert.Empty(t, check(&inventory.Approval{Count: 1, Trust: inventory.TrustSigned}))
+	for name, revoke := range map[string]*inventory.Approval{"no gate": nil, "a gate for anybody": {Count: 1, Trust: inventory.TrustAny}, "a gate that does not say": {Count: 1}} {
+		problems := check(revoke)
+		require.Len(t, problems, 1, name)
+		denied(t, problems[0], "a revoke gate that takes unsigned approvals is outside of bounds.production.signedApprovals", name)
 	}
 }
 

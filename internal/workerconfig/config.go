@@ -22,6 +22,9 @@ type Config struct {
 	Programs map[string][]string `json:"programs,omitempty"`
 	// Notify are the notifiers; an optional name lets an inventory choose.
 	Notify []Notifier `json:"notify,omitempty"`
+	// MaxRotations is how many routine rotations run at once, over all workers; DefaultMaxRotations when zero.
+	// One lasts as long as its waits, mostly the overlap. What a person begins does not count.
+	MaxRotations int `json:"maxRotations,omitempty"`
 	// Audit is where the audit record is kept beside Temporal's history.
 	Audit Audit `json:"audit,omitzero"`
 
@@ -29,11 +32,25 @@ type Config struct {
 	Digest string `json:"-"`
 }
 
+// DefaultMaxRotations is enough for 5,000 keys that are rotated every 90 days and take four.
+const DefaultMaxRotations = 250
+
+// Slots is how many routine rotations run at once.
+func (c *Config) Slots() int {
+	if c.MaxRotations == 0 {
+		return DefaultMaxRotations
+	}
+	return c.MaxRotations
+}
+
 // Account is a named instance of an issuer or store type. Its other fields are the type's own.
 type Account struct {
 	Type string
 	// Quota bounds the calls to the account, by all workers together.
 	Quota Rate
+	// Scan: Sweep looks at every key of the account for those that nobody declared, within the bounds. It may need
+	// rights that rotations do not: AWS's ListUsers.
+	Scan bool
 	// Settings is the type's account configuration, already decoded; nil for a type without.
 	Settings any
 }
@@ -50,8 +67,12 @@ type InventoryTrust struct {
 	AllowedSigners string   `json:"allowedSigners"`
 }
 
-// Bounds are what specs of one environment may ask for. An empty list allows nothing of its kind.
+// Bounds are what specs of one environment may ask for. An empty list allows nothing of its kind, but for
+// Accounts and Programs that are left out.
 type Bounds struct {
+	// Accounts are those that specs of the environment may name. Left out, as it may be where there is one
+	// environment, all: an account serves one environment, or who signs for the least of them has all its keys.
+	Accounts []string `json:"accounts,omitempty"`
 	// Principals are globs of issuer principals.
 	Principals []string `json:"principals,omitempty"`
 	// StorePaths are globs of secret paths; * does not cross a slash, ** does.
@@ -60,10 +81,14 @@ type Bounds struct {
 	FileRoots []string `json:"fileRoots,omitempty"`
 	// Hosts are host:port that a key or a probe may reach; the host may begin with "*.".
 	Hosts []string `json:"hosts,omitempty"`
+	// Programs are the names of those that may be run; all when left out.
+	Programs []string `json:"programs,omitempty"`
 	// MinRisk, MinApprovals and MinOverlap are the least that a spec must ask for.
 	MinRisk      inventory.Risk     `json:"minRisk,omitempty"`
 	MinApprovals int                `json:"minApprovals,omitempty"`
 	MinOverlap   inventory.Duration `json:"minOverlap,omitzero"`
+	// SignedApprovals: the revoke gate must ask for trust signed.
+	SignedApprovals bool `json:"signedApprovals,omitempty"`
 }
 
 // Notifier is a notifier type with its own fields, and the name an inventory may choose it by.
@@ -78,4 +103,7 @@ type Notifier struct {
 type Audit struct {
 	// File gets one JSON event a line, 0600; "" for none beside Temporal's history.
 	File string `json:"file,omitempty"`
+	// Retention is how long Temporal must keep the history of a rotation that has ended, by your own rules. Doctor
+	// holds the namespace against it; without one it says what the namespace has.
+	Retention inventory.Duration `json:"retention,omitzero"`
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -62,12 +63,16 @@ func LoadFile(path string, descriptors []providers.Descriptor) (*Config, error) 
 	if err != nil {
 		return nil, fmt.Errorf("reading worker configuration: %w", err)
 	}
-	return Load(path, data, descriptors)
+	return load(path, data, descriptors, true)
 }
 
-// Load reads a configuration strictly. The error is strictyaml.Errors: all that is wrong, each with file,
-// line, column and field.
+// Load reads a configuration strictly, and no other file. The error is strictyaml.Errors: all that is
+// wrong, each with file, line, column and field.
 func Load(file string, data []byte, descriptors []providers.Descriptor) (*Config, error) {
+	return load(file, data, descriptors, false)
+}
+
+func load(file string, data []byte, descriptors []providers.Descriptor, readSigners bool) (*Config, error) {
 	doc := strictyaml.Parse(file, data)
 	find := func(path, role string, fits func(providers.Descriptor) bool) (providers.Descriptor, bool) {
 		var known []string
@@ -95,10 +100,17 @@ func Load(file string, data []byte, descriptors []providers.Descriptor) (*Config
 		if doc.Has(path + ".quota") {
 			doc.Decode(path+".quota", &quota.Quota)
 		}
+		scan := false
+		if doc.Has(path + ".scan") {
+			doc.Decode(path+".scan", &scan)
+			if scan && !d.CanList() {
+				doc.Report(strictyaml.Problem{Field: path + ".scan", What: "is set, and accounts of type " + d.Type + " cannot list all their keys", Write: "remove it"})
+			}
+		}
 		settings := d.Account()
-		doc.Decode(path, settings, "type", "quota")
+		doc.Decode(path, settings, "type", "quota", "scan")
 		problemsBelow(doc, path, settings)
-		into.Set(reflect.ValueOf(Account{Type: d.Type, Quota: quota.Quota, Settings: settings}))
+		into.Set(reflect.ValueOf(Account{Type: d.Type, Quota: quota.Quota, Scan: scan, Settings: settings}))
 	})
 	doc.On(reflect.TypeFor[Notifier](), func(path string, into reflect.Value) {
 		d, ok := find(path, "notifier", func(d providers.Descriptor) bool { return d.Notifier != nil })
@@ -115,6 +127,9 @@ func Load(file string, data []byte, descriptors []providers.Descriptor) (*Config
 	c := &Config{}
 	doc.Decode("", c)
 	check(c, doc.Report)
+	if readSigners {
+		checkSigners(c.Trust, doc.Report)
+	}
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
@@ -142,7 +157,22 @@ func check(c *Config, report func(strictyaml.Problem)) {
 		wrong("bounds", "has no entry", "say what specs of each environment may ask for; one that is not listed may do nothing")
 	}
 	for name, b := range c.Bounds {
-		checkBounds(strictyaml.Entry("bounds", name), b, wrong)
+		field := strictyaml.Entry("bounds", name)
+		checkBounds(field, b, wrong)
+		if len(c.Bounds) > 1 && len(b.Accounts) == 0 {
+			wrong(field, "has no accounts, and there are other environments: whoever signs for one of them could name the accounts of all",
+				"write accounts: [names], those of this environment alone")
+		}
+		for i, account := range b.Accounts {
+			if _, known := c.Accounts[account]; !known {
+				wrong(fmt.Sprintf("%s.accounts[%d]", field, i), fmt.Sprintf("is %q, which is not under accounts", account), "name one of accounts")
+			}
+		}
+		for i, program := range b.Programs {
+			if _, known := c.Programs[program]; !known {
+				wrong(fmt.Sprintf("%s.programs[%d]", field, i), fmt.Sprintf("is %q, which is not under programs", program), "name one of programs")
+			}
+		}
 	}
 	for name, command := range c.Programs {
 		if len(command) == 0 || !filepath.IsAbs(command[0]) {
@@ -159,8 +189,33 @@ func check(c *Config, report func(strictyaml.Problem)) {
 	for group, file := range c.Trust.Approvers {
 		absolute(strictyaml.Entry("trust.approvers", group), file, wrong)
 	}
+	if c.Audit.Retention < 0 {
+		wrong("audit.retention", "is negative", "write how long histories must be kept, such as 90d")
+	}
+	if c.MaxRotations < 0 || c.MaxRotations > 10000 {
+		wrong("maxRotations", fmt.Sprintf("is %d", c.MaxRotations), "write how many routine rotations may run at once, 1 to 10000")
+	}
 	if c.Audit.File != "" {
 		absolute("audit.file", c.Audit.File, wrong)
+	}
+}
+
+// checkSigners reads the files of those who may sign, so that a worker with a bad one does not start.
+func checkSigners(t Trust, report func(strictyaml.Problem)) {
+	look := func(field, file string) {
+		signers, err := signed.LoadSigners(file)
+		switch {
+		case err != nil:
+			report(strictyaml.Problem{Field: field, What: "cannot be used: " + err.Error(), Write: "mend the file; see ssh-keygen(1), ALLOWED SIGNERS"})
+		case len(signers) == 0:
+			report(strictyaml.Problem{Field: field, What: file + " names nobody", Write: "write a line for each key: name ssh-ed25519 AAAA…"})
+		}
+	}
+	for i, in := range t.Inventory {
+		look(fmt.Sprintf("trust.inventory[%d].allowedSigners", i), in.AllowedSigners)
+	}
+	for group, file := range t.Approvers {
+		look(strictyaml.Entry("trust.approvers", group), file)
 	}
 }
 

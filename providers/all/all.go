@@ -6,6 +6,8 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/awsiam"
+	"github.com/keyturn/keyturn/providers/awssecretsmanager"
 	"github.com/keyturn/keyturn/providers/exec"
 	"github.com/keyturn/keyturn/providers/file"
 	"github.com/keyturn/keyturn/providers/gateway"
@@ -20,6 +22,8 @@ func Descriptors(extra ...providers.Descriptor) []providers.Descriptor {
 	return append([]providers.Descriptor{
 		gateway.Descriptor(),
 		file.Descriptor(),
+		awsiam.Descriptor(),
+		awssecretsmanager.Descriptor(),
 		http.Descriptor(),
 		exec.Descriptor(),
 		log.Descriptor(),
@@ -42,7 +46,7 @@ func Roles(d providers.Descriptor) []inventory.Role {
 	var roles []inventory.Role
 	for _, role := range []inventory.Role{
 		inventory.RoleIssuer, inventory.RoleStore, inventory.RoleTarget, inventory.RoleAttestation,
-		inventory.RoleCheck, inventory.RoleVerify, inventory.RoleHealth,
+		inventory.RoleCheck, inventory.RoleVerify, inventory.RoleHealth, inventory.RolePurge,
 	} {
 		if newConfig(d, role) != nil {
 			roles = append(roles, role)
@@ -80,6 +84,8 @@ func (c catalog) Lookup(role inventory.Role, name string) (inventory.ProviderTyp
 	case inventory.RoleIssuer:
 		can := d.Issuer.Capabilities
 		known.ReportsUsage, known.UsageLag, known.CanExpire = can.ReportsUsage, can.UsageLag, can.CanExpire
+	case inventory.RoleAttestation:
+		known.ByUsage = d.Attestor.ByUsage
 	case inventory.RoleTarget:
 		known.Pulls = d.Target.Pulls
 	}
@@ -101,14 +107,16 @@ func newConfig(d providers.Descriptor, role inventory.Role) func() any {
 		return d.Check.Config
 	case role == inventory.RoleHealth && d.Health != nil:
 		return d.Health.Config
+	case role == inventory.RolePurge && d.Purge != nil:
+		return d.Purge.Config
 	}
 	return nil
 }
 
-// needsAccount: issuers and stores always have an account, since quotas and bounds hang on it. Another
-// role has one when the account is for nothing else.
+// needsAccount: issuers and stores always have an account, since quotas and bounds hang on it, and so does
+// who asks the issuer for uses. Another role has one when the account is for nothing else.
 func needsAccount(d providers.Descriptor, role inventory.Role) bool {
-	if role == inventory.RoleIssuer || role == inventory.RoleStore {
+	if role == inventory.RoleIssuer || role == inventory.RoleStore || role == inventory.RoleAttestation && d.Attestor.ByUsage {
 		return true
 	}
 	return d.Account != nil && d.Issuer == nil && d.Store == nil

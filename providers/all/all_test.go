@@ -31,8 +31,8 @@ func names(descriptors []providers.Descriptor) []string {
 
 func TestDescriptorsListsWhatAProductionWorkerMayUse(t *testing.T) {
 	t.Parallel()
-	assert.Equal(t, []string{"gateway", "file", "http", "exec", "log", "webhook"}, names(all.Descriptors()))
-	assert.Equal(t, []string{"gateway", "file", "http", "exec", "log", "webhook", "mine"}, names(all.Descriptors(providers.Descriptor{Type: "mine"})))
+	assert.Equal(t, []string{"gateway", "file", "awsiam", "awssecretsmanager", "http", "exec", "log", "webhook"}, names(all.Descriptors()))
+	assert.Equal(t, []string{"gateway", "file", "awsiam", "awssecretsmanager", "http", "exec", "log", "webhook", "mine"}, names(all.Descriptors(providers.Descriptor{Type: "mine"})))
 }
 
 func TestEveryDescriptorIsCoherent(t *testing.T) {
@@ -97,6 +97,11 @@ func faults(d providers.Descriptor, docs map[string]string) []string {
 		plays++
 		config("health", d.Health.Config())
 		open("health", d.Health.Open == nil)
+	}
+	if d.Purge != nil {
+		plays++
+		config("purge", d.Purge.Config())
+		open("purge", d.Purge.Open == nil)
 	}
 	if d.Notifier != nil {
 		plays++
@@ -163,6 +168,9 @@ func docs(t *testing.T, name string) map[string]string {
 	_, here, _, _ := runtime.Caller(0)
 	files, err := filepath.Glob(filepath.Join(filepath.Dir(here), "..", name, "*.go"))
 	require.NoError(t, err)
+	if strings.HasPrefix(name, "aws") { // they have their account in common
+		files = append([]string{filepath.Join(filepath.Dir(here), "..", "..", "internal", "awsaccount", "awsaccount.go")}, files...)
+	}
 	found := map[string]string{}
 	for _, path := range files {
 		positions := token.NewFileSet()
@@ -259,12 +267,14 @@ func TestFind(t *testing.T) {
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	want := map[string][]inventory.Role{
-		"gateway": {inventory.RoleIssuer},
-		"file":    {inventory.RoleStore, inventory.RoleTarget},
-		"http":    {inventory.RoleAttestation, inventory.RoleCheck, inventory.RoleVerify, inventory.RoleHealth},
-		"exec":    {inventory.RoleCheck, inventory.RoleVerify},
-		"log":     nil,
-		"webhook": nil,
+		"gateway":           {inventory.RoleIssuer},
+		"file":              {inventory.RoleStore, inventory.RoleTarget},
+		"awsiam":            {inventory.RoleIssuer, inventory.RoleAttestation},
+		"awssecretsmanager": {inventory.RoleStore, inventory.RoleTarget},
+		"http":              {inventory.RoleAttestation, inventory.RoleCheck, inventory.RoleVerify, inventory.RoleHealth, inventory.RolePurge},
+		"exec":              {inventory.RoleAttestation, inventory.RoleCheck, inventory.RoleVerify, inventory.RolePurge},
+		"log":               nil,
+		"webhook":           nil,
 	}
 	for _, d := range all.Descriptors() {
 		assert.Equal(t, want[d.Type], all.Roles(d), d.Type)

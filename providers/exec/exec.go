@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/attestation"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
@@ -38,22 +39,34 @@ const (
 	maxOutput = 64 << 10
 )
 
-// Descriptor describes the type exec: check.
+// Descriptor describes the type exec: check, attestation and purge hook.
 func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "exec",
-		Summary: "runs a program that the worker configuration names: health check, smoke test of a key",
+		Summary: "runs a program of the worker's host: attestation, health check, smoke test, purge hook",
 		Check: &providers.CheckType{
-			Config: func() any { return new(CheckConfig) },
+			Config: func() any { return new(Config) },
 			Open: func(e providers.Environment, _, c any) (providers.Check, error) {
-				return &check{program: e.Program, config: *c.(*CheckConfig)}, nil
+				return &check{asker{program: e.Program, config: *c.(*Config)}}, nil
+			},
+		},
+		Attestor: &providers.AttestorType{
+			Config: func() any { return new(Config) },
+			Open: func(e providers.Environment, _, c any) (providers.Attestor, error) {
+				return &attestor{asker: asker{program: e.Program, config: *c.(*Config)}, now: e.Now}, nil
+			},
+		},
+		Purge: &providers.PurgeType{
+			Config: func() any { return new(Config) },
+			Open: func(e providers.Environment, _, c any) (providers.Purger, error) {
+				return &purger{asker{program: e.Program, config: *c.(*Config)}}, nil
 			},
 		},
 	}
 }
 
-// CheckConfig is a check by a program.
-type CheckConfig struct {
+// Config says which program answers.
+type Config struct {
 	// Program is a name under programs in the worker configuration.
 	Program string `json:"program"`
 	// Timeout bounds a run, after which the program and its children are killed; 10s when empty, 2m at
@@ -63,8 +76,11 @@ type CheckConfig struct {
 
 var programName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
+// Programs are the names that it runs, for those who bound them.
+func (c *Config) Programs() []string { return []string{c.Program} }
+
 // Problems implements the question of package strictyaml.
-func (c *CheckConfig) Problems() []strictyaml.Problem {
+func (c *Config) Problems() []strictyaml.Problem {
 	var problems []strictyaml.Problem
 	if !programName.MatchString(c.Program) {
 		problems = append(problems, strictyaml.Problem{
@@ -79,9 +95,17 @@ func (c *CheckConfig) Problems() []strictyaml.Problem {
 	return problems
 }
 
-type check struct {
+// asker puts questions to a program.
+type asker struct {
 	program func(name string) ([]string, error)
-	config  CheckConfig
+	config  Config
+}
+
+type check struct{ asker }
+
+type attestor struct {
+	asker
+	now func() time.Time
 }
 
 // request is what a program reads.
@@ -99,6 +123,8 @@ type reply struct {
 	OK      *bool  `json:"ok"`
 	Refused bool   `json:"refused"`
 	Message string `json:"message"`
+	// Keys are the fingerprints or key IDs that an instance uses now.
+	Keys []string `json:"keys"`
 }
 
 // Check implements providers.Check.
@@ -110,26 +136,65 @@ func (c *check) Check(ctx context.Context, in providers.CheckInput) error {
 }
 
 func (c *check) ask(ctx context.Context, in providers.CheckInput) error {
-	command, err := c.program(c.config.Program)
-	if err != nil {
-		return err
-	}
-	question, err := encode(in)
-	if err != nil {
-		return err
-	}
-	defer clear(question)
-	output, err := c.run(ctx, command, question, in.Bundle)
+	output, err := c.put(ctx, request{Operation: "check", Instance: in.Instance, Key: in.Key}, in.Bundle)
 	if err != nil {
 		return err
 	}
 	return judge(output, in.Bundle)
 }
 
-func encode(in providers.CheckInput) ([]byte, error) {
-	r := request{Protocol: Protocol, Operation: "check", Instance: in.Instance, Key: in.Key}
-	if len(in.Bundle.Names()) > 0 {
-		fields, err := in.Bundle.Encode()
+// Attest implements providers.Attestor. The program is run once for each instance.
+func (a *attestor) Attest(ctx context.Context, instances []string) ([]key.Statement, error) {
+	return attestation.Each(ctx, instances, func(ctx context.Context, instance string) (key.Statement, error) {
+		name := "program " + a.config.Program
+		output, err := a.put(ctx, request{Operation: "attest", Instance: instance}, secret.Bundle{})
+		if err != nil {
+			return key.Statement{}, fmt.Errorf("asking %s: %w", name, err)
+		}
+		keys, err := stated(output)
+		if err != nil {
+			return key.Statement{}, fmt.Errorf("asking %s: %w", name, err)
+		}
+		return key.Statement{Instance: instance, Keys: keys, ObservedAt: a.now(), Source: name}, nil
+	})
+}
+
+// stated reads the reply to an attestation.
+func stated(output []byte) ([]string, error) {
+	r, err := decode(output)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.OK == nil:
+		return nil, errors.New("its reply lacks the field ok")
+	case !*r.OK:
+		return nil, fmt.Errorf("it cannot tell%s", quote(r.Message, secret.Bundle{}))
+	}
+	keys := make([]any, 0, len(r.Keys))
+	for _, k := range r.Keys {
+		keys = append(keys, k)
+	}
+	return attestation.Keys(keys)
+}
+
+// put runs the program with a question, and returns what it wrote on standard output.
+func (c *asker) put(ctx context.Context, r request, b secret.Bundle) ([]byte, error) {
+	command, err := c.program(c.config.Program)
+	if err != nil {
+		return nil, err
+	}
+	question, err := encode(r, b)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(question)
+	return c.run(ctx, command, question, b)
+}
+
+func encode(r request, b secret.Bundle) ([]byte, error) {
+	r.Protocol = Protocol
+	if len(b.Names()) > 0 {
+		fields, err := b.Encode()
 		if err != nil {
 			return nil, errors.New("the key cannot be written as JSON")
 		}
@@ -140,7 +205,7 @@ func encode(in providers.CheckInput) ([]byte, error) {
 }
 
 // run runs the program and returns what it wrote on standard output.
-func (c *check) run(ctx context.Context, command []string, question []byte, sent secret.Bundle) ([]byte, error) {
+func (c *asker) run(ctx context.Context, command []string, question []byte, sent secret.Bundle) ([]byte, error) {
 	timeout := c.config.Timeout.Std()
 	if timeout <= 0 {
 		timeout = defaultTimeout.Std()
@@ -182,16 +247,25 @@ func quote(words string, sent secret.Bundle) string {
 	return ": " + words
 }
 
-// judge reads the reply.
-func judge(output []byte, sent secret.Bundle) error {
+// decode reads a reply.
+func decode(output []byte) (reply, error) {
 	decoder := json.NewDecoder(bytes.NewReader(output))
 	var r reply
 	if err := decoder.Decode(&r); err != nil {
 		// What it wrote instead may be the key.
-		return errors.New("its standard output is not a JSON object as docs/exec-protocol.md has it")
+		return reply{}, errors.New("its standard output is not a JSON object as docs/exec-protocol.md has it")
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("its standard output is more than one JSON object")
+		return reply{}, errors.New("its standard output is more than one JSON object")
+	}
+	return r, nil
+}
+
+// judge tells what the reply to a check means.
+func judge(output []byte, sent secret.Bundle) error {
+	r, err := decode(output)
+	if err != nil {
+		return err
 	}
 	words := quote(r.Message, sent)
 	switch {

@@ -2,8 +2,10 @@ package exec_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -36,6 +38,10 @@ func TestMain(m *testing.M) {
 		program(os.Args[2])
 		os.Exit(0)
 	}
+	if len(os.Args) > 2 && os.Args[1] == hostile {
+		misbehave(os.Args[2])
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -47,9 +53,17 @@ func program(behaviour string) {
 		Secret                        map[string]string
 	}
 	input, _ := io.ReadAll(os.Stdin)
-	if err := json.Unmarshal(input, &q); err != nil || q.Protocol != "keyturn/exec/v1" || q.Operation != "check" {
+	if err := json.Unmarshal(input, &q); err != nil || q.Protocol != "keyturn/exec/v1" || !slices.Contains([]string{"check", "attest", "purge"}, q.Operation) {
 		fmt.Fprintln(os.Stderr, "not the protocol")
 		os.Exit(3)
+	}
+	if q.Operation == "attest" {
+		attest(behaviour, q.Instance)
+		return
+	}
+	if q.Operation == "purge" {
+		purge(behaviour, q.Instance)
+		return
 	}
 	switch behaviour {
 	case string(providertest.Well):
@@ -76,7 +90,7 @@ func program(behaviour string) {
 
 // open opens a check whose program is the given command line.
 func open(t require.TestingT, timeout time.Duration, command ...string) providers.Check {
-	c := &exec.CheckConfig{Program: "ping", Timeout: inventory.Duration(timeout)}
+	c := &exec.Config{Program: "ping", Timeout: inventory.Duration(timeout)}
 	require.Empty(t, c.Problems())
 	check, err := exec.Descriptor().Check.Open(providers.Environment{Program: func(name string) ([]string, error) {
 		if name != "ping" {
@@ -235,7 +249,7 @@ func runs(pid string) bool {
 
 func TestAProgramThatMayNotOrCannotRun(t *testing.T) {
 	t.Parallel()
-	c := &exec.CheckConfig{Program: "other"}
+	c := &exec.Config{Program: "other"}
 	check, err := exec.Descriptor().Check.Open(providers.Environment{Program: func(name string) ([]string, error) {
 		return nil, fmt.Errorf("program %q: %w", name, providers.ErrDenied)
 	}}, nil, c)
@@ -248,15 +262,15 @@ func TestAProgramThatMayNotOrCannotRun(t *testing.T) {
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		config exec.CheckConfig
+		config exec.Config
 		field  string
 	}{
-		"a name":              {exec.CheckConfig{Program: "reload-checkout.v2"}, ""},
-		"no program":          {exec.CheckConfig{}, "program"},
-		"a path":              {exec.CheckConfig{Program: "/bin/sh"}, "program"},
-		"a command line":      {exec.CheckConfig{Program: "sh -c x"}, "program"},
-		"an endless timeout":  {exec.CheckConfig{Program: "a", Timeout: inventory.Duration(time.Hour)}, "timeout"},
-		"a timeout it allows": {exec.CheckConfig{Program: "a", Timeout: inventory.Duration(time.Minute)}, ""},
+		"a name":              {exec.Config{Program: "reload-checkout.v2"}, ""},
+		"no program":          {exec.Config{}, "program"},
+		"a path":              {exec.Config{Program: "/bin/sh"}, "program"},
+		"a command line":      {exec.Config{Program: "sh -c x"}, "program"},
+		"an endless timeout":  {exec.Config{Program: "a", Timeout: inventory.Duration(time.Hour)}, "timeout"},
+		"a timeout it allows": {exec.Config{Program: "a", Timeout: inventory.Duration(time.Minute)}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -278,4 +292,131 @@ func TestTheDocumentationNamesTheProtocol(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(page), "`protocol` | the version")
 	assert.Contains(t, string(page), `"protocol": "`+exec.Protocol+`"`)
+}
+
+// attest states the keys of an instance by a file of JSON: behaviours and keys by instance.
+func attest(file, instance string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		os.Exit(4)
+	}
+	var world map[string]struct {
+		Peer providertest.Peer
+		Keys []string
+	}
+	_ = json.Unmarshal(text, &world)
+	i, exists := world[instance]
+	switch {
+	case !exists:
+		fmt.Println(`{"ok":false,"message":"no such instance"}`)
+	case i.Peer == providertest.Silent:
+		select {}
+	case i.Peer == providertest.Ill:
+		fmt.Println(`{"ok":false,"message":"the host is down"}`)
+	case i.Peer == providertest.Telltale:
+		fmt.Println("\x1b[31m" + strings.Repeat("it broke ", 1000))
+		os.Exit(1)
+	default:
+		answer, _ := json.Marshal(map[string]any{"ok": true, "keys": i.Keys})
+		fmt.Println(string(answer))
+	}
+}
+
+func TestAttestation(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	// A program takes its time to start, on a busy machine.
+	providertest.Attestor(t, providertest.AttestorSetup{Patience: 3 * time.Second, Open: func(t providertest.T, instances map[string]providertest.Instance) providers.Attestor {
+		world := map[string]any{}
+		for name, i := range instances {
+			var keys []string
+			for _, b := range i.Keys {
+				keys = append(keys, b.Fingerprint())
+			}
+			world[name] = map[string]any{"Peer": i.Peer, "Keys": keys}
+		}
+		text, err := json.Marshal(world)
+		require.NoError(t, err)
+		file := filepath.Join(t.TempDir(), "world.json")
+		require.NoError(t, os.WriteFile(file, text, 0o600))
+		e := providers.Environment{Now: time.Now, Program: func(string) ([]string, error) { return []string{self, helper, file}, nil }}
+		a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask"})
+		require.NoError(t, err)
+		return a
+	}})
+}
+
+// purge notes in a file of the folder that an instance has forgotten; the folder's name ends with the peer that a is.
+func purge(folder, instance string) {
+	peer := providertest.Well
+	if instance == "a" {
+		peer = providertest.Peer(filepath.Ext(folder)[1:])
+	}
+	switch {
+	case instance != "a" && instance != "b":
+		fmt.Print(`{"ok":false,"message":"no such instance"}`)
+	case peer == providertest.Silent:
+		<-time.After(time.Hour)
+	case peer == providertest.Telltale:
+		fmt.Printf(`{"ok":false,"message":%q}`, strings.Repeat("\x1b[31mbad\r\n", 500))
+	case peer == providertest.Ill:
+		fmt.Fprintln(os.Stderr, "the cache is down")
+		os.Exit(1)
+	default:
+		f, err := os.OpenFile(filepath.Join(folder, instance), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString("x")
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Print(`{"ok":true}`)
+	}
+}
+
+func TestPurgeConforms(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	providertest.Purger(t, providertest.PurgerSetup{Open: func(t providertest.T, peer providertest.Peer) providertest.PurgerWorld {
+		folder := filepath.Join(t.TempDir(), "world."+string(peer))
+		require.NoError(t, os.Mkdir(folder, 0o700))
+		e := providers.Environment{Now: time.Now, Program: func(string) ([]string, error) { return []string{self, helper, folder}, nil }}
+		p, err := exec.Descriptor().Purge.Open(e, nil, &exec.Config{Program: "ask"})
+		require.NoError(t, err)
+		return providertest.PurgerWorld{Purger: p, Purged: func(instance string) int {
+			text, err := os.ReadFile(filepath.Join(folder, instance))
+			if !errors.Is(err, fs.ErrNotExist) {
+				require.NoError(t, err)
+			}
+			return len(text)
+		}}
+	}})
+}
+
+func TestWhatAProgramMayNotState(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"nothing":              `{"ok":true}`,
+		"no key":               `{"ok":true,"keys":[]}`,
+		"a sentence":           `{"ok":true,"keys":["the key of March"]}`,
+		"more than a reload":   `{"ok":true,"keys":["a","b","c","d","e","f","g","h","i"]}`,
+		"no answer":            ``,
+		"an answer without ok": `{"keys":["fp:00112233445566778899aabbccddeeff"]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := providers.Environment{Now: time.Now, Program: func(string) ([]string, error) {
+				return []string{"/bin/sh", "-c", `cat >/dev/null; printf %s "$0"`, answer}, nil
+			}}
+			a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask"})
+			require.NoError(t, err)
+			got, err := a.Attest(t.Context(), []string{"one"})
+			require.Error(t, err)
+			assert.Empty(t, got)
+			assert.NotContains(t, err.Error(), "March")
+		})
+	}
 }

@@ -5,9 +5,13 @@
 package file
 
 import (
+	"context"
+	"fmt"
+	"os"
 	"regexp"
 	"strings"
 
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -45,6 +49,20 @@ func (a *Account) Problems() []strictyaml.Problem {
 		return nil
 	}
 	return []strictyaml.Problem{{Field: "root", What: "is not an absolute, clean path", Write: "a folder such as /var/lib/keyturn/store"}}
+}
+
+var _ providers.Prober = (*Account)(nil)
+
+// Probe implements providers.Prober: it looks at the folder and sees whether it can be written to.
+func (a *Account) Probe(context.Context, providers.Environment, providers.ProbeInput) (providers.Probed, error) {
+	var probed providers.Probed
+	if err := trustFolder(a.Root); err != nil {
+		return probed, fmt.Errorf("looking at the folder of secrets: %w", err)
+	}
+	if !atomicfile.Writable(a.Root) {
+		probed.Lacks = append(probed.Lacks, fmt.Sprintf("folder %q cannot be written to by user %d: give the worker's user the right", a.Root, os.Geteuid()))
+	}
+	return probed, nil
 }
 
 // StoreConfig is a file store's part of a credential.

@@ -154,13 +154,42 @@ func (t *target) deliver(ctx context.Context, d providers.Delivery) error {
 	if err != nil {
 		return err
 	}
-	if old != nil && old.Mode().Perm() == t.mode && holds(dir, name, content) {
+	if old != nil && old.Mode().Perm() == t.mode && same(dir, name, content) {
 		return atomicfile.Discard(dir, name)
 	}
 	if err := t.allow(filepath.Join(dir.Name(), name)); err != nil {
 		return err
 	}
 	return atomicfile.Write(dir, name, content, t.mode, func(f *os.File) error { return own(f, old, dir) })
+}
+
+// Holds implements providers.Holder.
+func (t *target) Holds(ctx context.Context, d providers.Delivery) (bool, error) {
+	held, err := t.holds(ctx, d)
+	if err != nil {
+		return false, fmt.Errorf("looking whether key %s is in %q: %w", d.Key.KeyID, t.path(d.Instance), err)
+	}
+	return held, nil
+}
+
+func (t *target) holds(ctx context.Context, d providers.Delivery) (bool, error) {
+	content, err := t.config.render(d.Bundle)
+	defer clear(content)
+	if err != nil {
+		return false, err
+	}
+	dir, name, err := t.open(ctx, d.Instance)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = dir.Close() }()
+	there, err := inspect(dir, name)
+	if err != nil || there == nil {
+		return false, err
+	}
+	have, err := readFile(dir, name)
+	defer clear(have)
+	return err == nil && bytes.Equal(have, content), err
 }
 
 // Reach implements providers.Target.
@@ -244,7 +273,7 @@ func inspect(dir *os.Root, name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-func holds(dir *os.Root, name string, content []byte) bool {
+func same(dir *os.Root, name string, content []byte) bool {
 	have, err := readFile(dir, name)
 	defer clear(have)
 	return err == nil && bytes.Equal(have, content)

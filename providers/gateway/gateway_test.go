@@ -2,6 +2,9 @@ package gateway_test
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,6 +94,72 @@ func TestConformance(t *testing.T) {
 			}},
 		}
 	}})
+}
+
+func TestListerConformance(t *testing.T) {
+	t.Parallel()
+	providertest.Lister(t, providertest.ListerSetup{Open: func(t providertest.T) providertest.ListerWorld {
+		e := newEdge(t)
+		return providertest.ListerWorld{
+			Lister: &gateway.Account{KeyFile: e.keyFile},
+			Principal: func(name string, keys int) providers.Issuer {
+				i := e.issuer(t, name)
+				for range keys {
+					_, err := i.Issue(t.Context(), providers.IssueRequest{Token: rand.Text()})
+					require.NoError(t, err)
+				}
+				return i
+			},
+		}
+	}})
+}
+
+func TestMorePrincipalsThanAPageHas(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t)
+	const all = 1201
+	var keys []map[string]any
+	for n := range all {
+		keys = append(keys, map[string]any{
+			"id": fmt.Sprintf("key-%04d", n), "principal": fmt.Sprintf("team-%04d", n), "state": "active", "createdAt": time.Now().UTC(),
+			"salt": make([]byte, 16), "hash": make([]byte, 32),
+		})
+	}
+	text, err := json.Marshal(map[string]any{"schema": "keyturn/gateway-keys/v1", "keys": keys})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(e.keyFile, text, 0o600))
+	account, pages, seen := gateway.Account{KeyFile: e.keyFile}, 0, map[string]bool{}
+	for page := ""; ; pages++ {
+		names, next, err := account.Principals(t.Context(), page)
+		require.NoError(t, err)
+		for _, n := range names {
+			seen[n] = true
+		}
+		if page = next; page == "" {
+			break
+		}
+	}
+	assert.Len(t, seen, all)
+	assert.Equal(t, 2, pages)
+}
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t)
+	account := gateway.Account{KeyFile: e.keyFile}
+	probed, err := account.Probe(t.Context(), providers.Environment{}, providers.ProbeInput{})
+	require.NoError(t, err)
+	assert.Empty(t, probed.Lacks)
+
+	account.UsageFile = e.keyFile + ".elsewhere"
+	probed, err = account.Probe(t.Context(), providers.Environment{}, providers.ProbeInput{})
+	require.NoError(t, err)
+	require.Len(t, probed.Lacks, 1)
+	assert.Contains(t, probed.Lacks[0], "start the gateway")
+
+	account.KeyFile = e.keyFile + ".none"
+	_, err = account.Probe(t.Context(), providers.Environment{}, providers.ProbeInput{})
+	require.Error(t, err)
 }
 
 func TestBothKeysAreAcceptedInTheOverlap(t *testing.T) {

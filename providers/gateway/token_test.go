@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/secret"
 )
 
@@ -102,11 +103,14 @@ func FuzzParseKeyFile(f *testing.F) {
 }
 
 func FuzzParseUsage(f *testing.F) {
+	f.Add([]byte(`{"schema":"keyturn/gateway-usage/v1","since":"2025-01-01T00:00:00Z","lastUsed":{"a":{"at":"2026-01-02T00:00:00Z","from":"\u001b[2J\u202e"}}}`))
 	f.Add([]byte(`{"schema":"keyturn/gateway-usage/v1","since":"2026-01-01T00:00:00Z","lastUsed":{"a":{"at":"2026-01-02T00:00:00Z"}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if u, err := parseUsage(data); err == nil {
 			u.merge(map[string]use{"a": {At: time0}})
-			u.of(record{ID: "a", CreatedAt: time0})
+			_, from := u.of(record{ID: "a", CreatedAt: time0})
+			assert.LessOrEqual(t, len(from), maxFrom)
+			assert.Equal(t, outside.Text(from, maxFrom), from, "it may be shown")
 		}
 	})
 }

@@ -42,7 +42,7 @@ func (u *usageFile) of(r record) (time.Time, string) {
 	if r.CreatedAt.Before(u.Since) && last.At.Before(u.Since) {
 		return u.Since, sinceUnknown
 	}
-	return last.At, last.From
+	return last.At, outside.Text(last.From, maxFrom) // whoever wrote the file
 }
 
 // readUsage reads the usage file. It fails for a missing one, too: silence is no evidence.

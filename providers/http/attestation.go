@@ -2,19 +2,16 @@ package http
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	stdhttp "net/http"
-	"regexp"
 	"time"
 
 	"github.com/go-openapi/jsonpointer"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/keyturn/keyturn/internal/attestation"
 	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -43,18 +40,6 @@ func problemsOfPointer(field, pointer string) []strictyaml.Problem {
 	return []strictyaml.Problem{{Field: field, What: "is not a JSON pointer", Write: "/ and the names that lead to it, such as /keyturn/key"}}
 }
 
-const (
-	// atOnce bounds the requests to instances that are open at once.
-	atOnce = 16
-	// namedFailures bounds the instances whose trouble an error tells in full.
-	namedFailures = 8
-	// maxStated bounds the keys that one instance may state.
-	maxStated = 8
-)
-
-// statedForm is what a fingerprint or key ID looks like. What is longer is nothing that names a key.
-var statedForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,255}$`)
-
 type attestor struct {
 	client  *stdhttp.Client
 	config  AttestationConfig
@@ -81,31 +66,7 @@ func pointerOf(configured, otherwise string) (jsonpointer.Pointer, error) {
 // Attest implements providers.Attestor. It asks the instances in parallel; the statements come in the
 // order of the instances.
 func (a *attestor) Attest(ctx context.Context, instances []string) ([]key.Statement, error) {
-	statements := make([]key.Statement, len(instances))
-	failures := make([]error, len(instances))
-	var all errgroup.Group
-	all.SetLimit(atOnce)
-	for i, instance := range instances {
-		all.Go(func() error {
-			statements[i], failures[i] = a.ask(ctx, instance)
-			return nil // one bad instance does not hide the others
-		})
-	}
-	_ = all.Wait()
-
-	var answered []key.Statement
-	var silent []error
-	for i, err := range failures {
-		if err == nil {
-			answered = append(answered, statements[i])
-			continue
-		}
-		silent = append(silent, fmt.Errorf("attesting %s: %w", instances[i], err))
-	}
-	if more := len(silent) - namedFailures; more > 0 {
-		silent = append(silent[:namedFailures], fmt.Errorf("attesting: %d more instances gave no statement", more))
-	}
-	return answered, errors.Join(silent...)
+	return attestation.Each(ctx, instances, a.ask)
 }
 
 func (a *attestor) ask(ctx context.Context, instance string) (key.Statement, error) {
@@ -113,7 +74,7 @@ func (a *attestor) ask(ctx context.Context, instance string) (key.Statement, err
 	if err != nil {
 		return key.Statement{}, err
 	}
-	r := request{method: stdhttp.MethodGet, url: target, timeout: timeoutOf(a.config.Timeout), words: outside.MaxText / namedFailures}
+	r := request{method: stdhttp.MethodGet, url: target, timeout: timeoutOf(a.config.Timeout)}
 	got, err := r.ask(ctx, a.client, always)
 	if err != nil {
 		return key.Statement{}, err
@@ -132,26 +93,15 @@ func (a *attestor) ask(ctx context.Context, instance string) (key.Statement, err
 	return key.Statement{Instance: instance, Keys: keys, ObservedAt: a.now(), Source: r.name()}, nil
 }
 
-// stated finds the keys in a reply. What it has instead is not repeated: it may be the key itself.
+// stated finds the keys in a reply.
 func (a *attestor) stated(document any) ([]string, error) {
 	found, _, err := a.pointer.Get(document)
 	if err != nil {
 		return nil, fmt.Errorf("the reply has nothing at %s", a.pointer.String())
 	}
-	list, isList := found.([]any)
-	if !isList {
-		list = []any{found}
-	}
-	if len(list) == 0 || len(list) > maxStated {
-		return nil, fmt.Errorf("the reply states %d keys at %s, and 1 to %d are understood", len(list), a.pointer.String(), maxStated)
-	}
-	var keys []string
-	for _, entry := range list {
-		text, ok := entry.(string)
-		if !ok || !statedForm.MatchString(text) {
-			return nil, fmt.Errorf("the reply has neither a fingerprint nor a key ID at %s", a.pointer.String())
-		}
-		keys = append(keys, text)
+	keys, err := attestation.Keys(found)
+	if err != nil {
+		return nil, fmt.Errorf("at %s: %w", a.pointer.String(), err)
 	}
 	return keys, nil
 }

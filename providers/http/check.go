@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
-	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
@@ -148,7 +147,7 @@ func (c *check) Check(ctx context.Context, in providers.CheckInput) error {
 		return fmt.Errorf("checking: %w", err)
 	}
 	r := request{
-		method: c.config.Method, url: target, header: filled, timeout: timeoutOf(c.config.Timeout), sent: in.Bundle, words: outside.MaxText,
+		method: c.config.Method, url: target, header: filled, timeout: timeoutOf(c.config.Timeout), sent: in.Bundle,
 	}
 	got, err := r.ask(ctx, c.client, func(status int) bool { return !c.wants(status) })
 	switch {

@@ -15,7 +15,6 @@ import (
 	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -72,7 +71,7 @@ func (h *health) Sample(ctx context.Context, window time.Duration) (key.Sample, 
 	if err != nil {
 		return key.Sample{}, fmt.Errorf("sampling: %w", err)
 	}
-	r := request{method: stdhttp.MethodGet, url: target, timeout: timeoutOf(h.config.Timeout), words: outside.MaxText}
+	r := request{method: stdhttp.MethodGet, url: target, timeout: timeoutOf(h.config.Timeout)}
 	got, err := r.ask(ctx, h.client, always)
 	switch {
 	case err != nil:

@@ -1,8 +1,8 @@
 // Package http asks peers over HTTP: whether a consumer is healthy, whether a key works, which key an
-// instance uses, and how many requests fail.
+// instance uses, how many requests fail, and that an instance forgets what it cached.
 //
-// It follows no redirect, sends a key nowhere but to the configured URL, and repeats at most 1 KiB of a
-// peer's words, without control characters and without the key.
+// It follows no redirect, and sends a key nowhere but to the configured URL. Of a peer that was sent a key it repeats at most
+// 1 KiB, without control characters and without that key; of one that has a key of its own it repeats nothing.
 package http
 
 import (
@@ -18,11 +18,11 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
-// Descriptor describes the type http: check, attestation and health signal.
+// Descriptor describes the type http: check, attestation, health signal and purge hook.
 func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "http",
-		Summary: "asks a URL: health check, smoke test of a key, attestation, error budget",
+		Summary: "asks a URL: health check, smoke test of a key, attestation, error budget, purge hook",
 		Check: &providers.CheckType{
 			Config: func() any { return new(CheckConfig) },
 			Open: func(e providers.Environment, _, c any) (providers.Check, error) {
@@ -39,6 +39,12 @@ func Descriptor() providers.Descriptor {
 			Config: func() any { return new(HealthConfig) },
 			Open: func(e providers.Environment, _, c any) (providers.HealthSignal, error) {
 				return openHealth(e, *c.(*HealthConfig))
+			},
+		},
+		Purge: &providers.PurgeType{
+			Config: func() any { return new(PurgeConfig) },
+			Open: func(e providers.Environment, _, c any) (providers.Purger, error) {
+				return &purger{client: endpoint.Client(e.HTTP), config: *c.(*PurgeConfig)}, nil
 			},
 		},
 	}

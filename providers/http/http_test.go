@@ -1,6 +1,7 @@
 package http_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,6 +116,43 @@ func TestAttestationConforms(t *testing.T) {
 		})
 		return openAttestor(t, keyturnhttp.AttestationConfig{URL: base + "/{instance}"})
 	}})
+}
+
+func openPurger(t require.TestingT, c keyturnhttp.PurgeConfig) providers.Purger {
+	require.Empty(t, c.Problems())
+	p, err := keyturnhttp.Descriptor().Purge.Open(world(), nil, &c)
+	require.NoError(t, err)
+	return p
+}
+
+func TestPurgeConforms(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"", stdhttp.MethodDelete, "PURGE"} {
+		t.Run("by "+method, func(t *testing.T) {
+			t.Parallel()
+			providertest.Purger(t, providertest.PurgerSetup{Open: func(t providertest.T, peer providertest.Peer) providertest.PurgerWorld {
+				purged := map[string]*atomic.Int32{"a": {}, "b": {}}
+				base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+					name := strings.TrimPrefix(r.URL.Path, "/")
+					count, ok := purged[name]
+					switch {
+					case !ok || r.Method != cmp.Or(method, stdhttp.MethodPost):
+						w.WriteHeader(stdhttp.StatusNotFound)
+					case name == "a" && behave(peer, w, r):
+					default:
+						count.Add(1)
+						w.WriteHeader(stdhttp.StatusNoContent)
+					}
+				})
+				return providertest.PurgerWorld{
+					Purger: openPurger(t, keyturnhttp.PurgeConfig{URL: base + "/{instance}", Method: method}),
+					Purged: func(instance string) int { return int(purged[instance].Load()) },
+				}
+			}})
+		})
+	}
+	assert.NotEmpty(t, (&keyturnhttp.PurgeConfig{URL: "https://edge.internal/", Method: "GET"}).Problems(), "what only reads purges nothing")
+	assert.NotEmpty(t, (&keyturnhttp.PurgeConfig{URL: "http://edge.internal/"}).Problems())
 }
 
 func openAttestor(t require.TestingT, c keyturnhttp.AttestationConfig) providers.Attestor {
@@ -291,11 +330,33 @@ func TestAPeerThatSpeaksNoHTTPIsQuotedWithCare(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	check := openCheck(t, keyturnhttp.CheckConfig{URL: "http://" + listener.Addr().String(), Header: "Authorization: Bearer {value}"})
-	err = check.Check(t.Context(), providers.CheckInput{Bundle: bundle()})
-	require.Error(t, err)
-	assert.NotContains(t, err.Error(), apiKey)
-	assert.NotContains(t, err.Error(), "\x1b")
+	for who, ask := range map[string]func(url string) error{
+		"that was sent the key": func(url string) error {
+			return openCheck(t, keyturnhttp.CheckConfig{URL: url, Header: "Authorization: Bearer {value}"}).Check(t.Context(), providers.CheckInput{Bundle: bundle()})
+		},
+		"that has a key of its own": func(url string) error {
+			return openCheck(t, keyturnhttp.CheckConfig{URL: url}).Check(t.Context(), providers.CheckInput{Instance: "a"})
+		},
+	} {
+		err := ask("http://" + listener.Addr().String())
+		require.Error(t, err, who)
+		assert.NotContains(t, err.Error(), apiKey[:12], who)
+		assert.NotContains(t, err.Error(), "\x1b", who)
+	}
+}
+
+// A consumer may put its key into whatever it answers, in whatever form.
+func TestAConsumersWordsAreNotRepeated(t *testing.T) {
+	t.Parallel()
+	base := serve(t, func(w stdhttp.ResponseWriter, _ *stdhttp.Request) {
+		w.WriteHeader(stdhttp.StatusInternalServerError)
+		fmt.Fprintf(w, "cannot log in with %s, that is %x", apiKey, apiKey)
+	})
+	_, attested := openAttestor(t, keyturnhttp.AttestationConfig{URL: base}).Attest(t.Context(), []string{"a"})
+	for _, err := range []error{openCheck(t, keyturnhttp.CheckConfig{URL: base}).Check(t.Context(), providers.CheckInput{Instance: "a"}), attested} {
+		require.ErrorContains(t, err, "500 Internal Server Error; its words are not repeated")
+		assert.NotContains(t, err.Error(), "log in")
+	}
 }
 
 func TestTheBoundsOfTheWorkerShowThrough(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	stdhttp "net/http"
 	"net/url"
 	"time"
@@ -25,10 +26,9 @@ type request struct {
 	url     string
 	header  stdhttp.Header
 	timeout time.Duration
-	// sent is the key in the header: whatever the peer says, it is not repeated.
+	// sent is the key in the header: whatever the peer says, it is not repeated. Where none is sent the peer has one that
+	// is not known here, so that nothing of its words is repeated.
 	sent secret.Bundle
-	// words bounds, in bytes, what an error repeats of the peer.
-	words int
 }
 
 // reply is a peer's answer.
@@ -85,9 +85,16 @@ func (r request) failed(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("asking %s: no complete reply within %s: %w", r.name(), r.timeout, context.DeadlineExceeded)
 	}
-	// The text of a transport may repeat what the peer sent instead of HTTP.
-	return fmt.Errorf("asking %s: %w", r.name(), &quoted{text: outside.Text(r.sent.Scrub(err.Error()), r.words), err: err})
+	text := outside.Text(r.sent.Scrub(err.Error()), outside.MaxText)
+	ours := errors.Is(err, providers.ErrDenied)                                     // it was out of bounds
+	if lost := (*net.OpError)(nil); !ours && !errors.As(err, &lost) && !r.knows() { // a transport may repeat what the peer sent instead of HTTP
+		text = "no answer that is HTTP"
+	}
+	return fmt.Errorf("asking %s: %w", r.name(), &quoted{text: text, err: err})
 }
+
+// knows tells whether the key that the peer has is known here.
+func (r request) knows() bool { return len(r.sent.Names()) > 0 }
 
 // quoted is an error whose text is safe to show; the error itself is kept for errors.Is.
 type quoted struct {
@@ -104,12 +111,15 @@ func (r request) refused(got reply) error {
 	if got.status/100 == 3 {
 		return fmt.Errorf("asking %s: it answers %s, and redirects are never followed: write the URL that it leads to", r.name(), status)
 	}
-	// The key goes before the text is cut, so that no half of it is left.
-	words := outside.Text(r.sent.Scrub(string(bytes.TrimSpace(got.body))), r.words)
-	if words == "" {
+	body := bytes.TrimSpace(got.body)
+	switch {
+	case len(body) == 0:
 		return fmt.Errorf("asking %s: it answers %s", r.name(), status)
+	case !r.knows():
+		return fmt.Errorf("asking %s: it answers %s; its words are not repeated here, since its key may be in them", r.name(), status)
 	}
-	return fmt.Errorf("asking %s: it answers %s: %s", r.name(), status, words)
+	// The key goes before the text is cut, so that no half of it is left.
+	return fmt.Errorf("asking %s: it answers %s: %s", r.name(), status, outside.Text(r.sent.Scrub(string(body)), outside.MaxText))
 }
 
 // document reads a reply of JSON.

@@ -1,8 +1,14 @@
 package memory
 
 import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -12,7 +18,7 @@ func (w *World) Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "memory",
 		Summary: "a world in one process, for tests",
-		Account: func() any { return new(Account) },
+		Account: func() any { return &Account{world: w} },
 		Issuer: &providers.IssuerType{
 			Config:       func() providers.IssuerConfig { return new(IssuerConfig) },
 			Capabilities: Strict().IssuerCapabilities,
@@ -43,6 +49,12 @@ func (w *World) Descriptor() providers.Descriptor {
 			Config: func() any { return new(HealthConfig) },
 			Open: func(_ providers.Environment, _, c any) (providers.HealthSignal, error) {
 				return health{w, c.(*HealthConfig).Instances}, nil
+			},
+		},
+		Purge: &providers.PurgeType{
+			Config: func() any { return new(InstanceConfig) },
+			Open: func(_ providers.Environment, _, c any) (providers.Purger, error) {
+				return purger{w, c.(*InstanceConfig).name}, nil
 			},
 		},
 		Notifier: &providers.NotifierType{
@@ -88,7 +100,51 @@ func (w *World) Issuer(principal string) providers.Issuer {
 func (w *World) Store(path string) providers.Store { return secretStore{w, path} }
 
 // Account has nothing to say: the World is the account.
-type Account struct{}
+type Account struct{ world *World }
+
+var (
+	_ providers.Lister = (*Account)(nil)
+	_ providers.Prober = (*Account)(nil)
+)
+
+// pageOfPrincipals is how many principals a page has: few, so that tests see several pages.
+const pageOfPrincipals = 3
+
+// Principals implements providers.Lister.
+func (a *Account) Principals(ctx context.Context, page string) (names []string, next string, err error) {
+	err = a.world.do(ctx, OpPrincipals, func(time.Time) error {
+		names = slices.Sorted(maps.Keys(a.world.principals))
+		begin, found := slices.BinarySearch(names, page)
+		if found {
+			begin++ // page is the last name of the page before
+		}
+		names = names[begin:]
+		if len(names) > pageOfPrincipals {
+			names = names[:pageOfPrincipals]
+			next = names[pageOfPrincipals-1]
+		}
+		return nil
+	})
+	return names, next, err
+}
+
+// Keys implements providers.Lister.
+func (a *Account) Keys(ctx context.Context, principal string) ([]key.Info, error) {
+	keys, err := a.world.Issuer(principal).List(ctx)
+	if errors.Is(err, providers.ErrNotFound) {
+		return nil, nil
+	}
+	return keys, err
+}
+
+// Probe implements providers.Prober.
+func (a *Account) Probe(ctx context.Context, _ providers.Environment, _ providers.ProbeInput) (probed providers.Probed, err error) {
+	err = a.world.do(ctx, OpProbe, func(time.Time) error {
+		probed = providers.Probed{As: "the process itself", Lacks: slices.Clone(a.world.lacks)}
+		return nil
+	})
+	return probed, err
+}
 
 // IssuerConfig is the issuer's part of a credential.
 type IssuerConfig struct {

@@ -23,6 +23,12 @@ type InstanceSettings struct {
 	ReloadAfter time.Duration
 	// NeverReloads: it goes on with its first key.
 	NeverReloads bool
+	// Caches: it states the key that it got last, and goes on with the one before for this long, or until its cache
+	// is purged.
+	Caches time.Duration
+	// RunsEvery and RunsFor make a batch job: it runs every so often for so long, with the key that it had when the
+	// run began, and between two runs it states nothing and sends nothing.
+	RunsEvery, RunsFor time.Duration
 	// KeepsCopies: a key that was replaced stays with it until it is purged.
 	KeepsCopies bool
 	// Unreachable fails deliveries, Unhealthy its check, Mute its attestation.
@@ -36,6 +42,8 @@ type instance struct {
 	heldAt   time.Time
 	using    secret.Bundle // what it uses
 	copies   []secret.Bundle
+	run      int64 // of a batch job, counted from 1; 0 between two
+	purged   int
 	requests int
 	refused  int
 }
@@ -68,12 +76,28 @@ func (w *World) Held(name string) (secret.Bundle, time.Time) {
 	return copied(i.held), i.heldAt
 }
 
+// Using returns the ID of the key that an instance uses now; empty for none.
+func (w *World) Using(name string) (keyID string) {
+	_ = w.locked(func(now time.Time) error {
+		i := w.instances[name]
+		i.refresh(w, name, now)
+		if _, k := w.keyOf(i.using); k != nil {
+			keyID = k.info.KeyID
+		}
+		return nil
+	})
+	return keyID
+}
+
 // Request sends one request with the key that the instance uses now. nil: it was accepted;
 // providers.ErrKeyRefused: it was not, or there is no key.
 func (w *World) Request(name string) error {
 	return w.do(context.Background(), OpRequest, func(now time.Time) error {
 		i := w.instances[name]
-		i.refresh(w, now)
+		i.refresh(w, name, now)
+		if i.idle(now) {
+			return nil
+		}
 		i.requests++
 		err := w.use(now, i.using, name)
 		if err != nil {
@@ -102,7 +126,7 @@ func (w *World) Requests(name string) (sent, refused int) {
 }
 
 // refresh pulls, and begins to use what is due.
-func (i *instance) refresh(w *World, now time.Time) {
+func (i *instance) refresh(w *World, name string, now time.Time) {
 	if i.settings.Store != "" {
 		st := w.storeAt(i.settings.Store)
 		b, err := st.byLabel(i.settings.Label)
@@ -114,9 +138,37 @@ func (i *instance) refresh(w *World, now time.Time) {
 		}
 	}
 	first := len(i.using.Names()) == 0
-	if first || !i.settings.NeverReloads && !now.Before(i.heldAt.Add(i.settings.ReloadAfter)) {
-		i.using = i.held
+	due := !i.settings.NeverReloads && !now.Before(i.heldAt.Add(max(i.settings.ReloadAfter, i.settings.Caches)))
+	if i.settings.RunsEvery > 0 {
+		run := i.settings.run(now)
+		due = run == 0 || run != i.run
+		i.run = run
 	}
+	if first || due {
+		i.reload(w, name, now)
+	}
+}
+
+// run numbers the run of a batch job that is going on; 0 for none.
+func (s InstanceSettings) run(now time.Time) int64 {
+	since := now.UnixNano() % int64(s.RunsEvery)
+	if since >= int64(s.RunsFor) {
+		return 0
+	}
+	return now.UnixNano()/int64(s.RunsEvery) + 1
+}
+
+// idle tells whether it is a batch job that does not run now.
+func (i *instance) idle(now time.Time) bool {
+	return i.settings.RunsEvery > 0 && i.settings.run(now) == 0
+}
+
+// reload begins to use the key that it got last.
+func (i *instance) reload(w *World, name string, now time.Time) {
+	if p, k := w.keyOf(i.held); k != nil && !i.held.Equal(i.using) {
+		w.note(now, Event{Op: OpReload, Instance: name, Principal: p.name, KeyID: k.info.KeyID})
+	}
+	i.using = i.held
 }
 
 func (i *instance) take(b secret.Bundle, ref key.Ref, now time.Time) {
@@ -126,14 +178,18 @@ func (i *instance) take(b secret.Bundle, ref key.Ref, now time.Time) {
 	i.held, i.heldKey, i.heldAt = b, ref, now
 }
 
-// statement is what the instance states: the fingerprint of the key that it uses.
-func (i *instance) statement(w *World, now time.Time) []string {
-	i.refresh(w, now)
-	if len(i.using.Names()) == 0 {
+// statement is what the instance states: the fingerprint of the key that it uses, whatever its cache has.
+func (i *instance) statement(w *World, name string, now time.Time) []string {
+	i.refresh(w, name, now)
+	states := i.using
+	if i.settings.Caches > 0 && !now.Before(i.heldAt.Add(i.settings.ReloadAfter)) {
+		states = i.held
+	}
+	if len(states.Names()) == 0 {
 		return nil
 	}
-	b := i.using.Only(secret.ValueField)
-	if _, k := w.keyOf(i.using); k != nil {
+	b := states.Only(secret.ValueField)
+	if _, k := w.keyOf(states); k != nil {
 		b = k.bundle
 	}
 	return []string{b.Fingerprint()}
@@ -141,7 +197,7 @@ func (i *instance) statement(w *World, now time.Time) []string {
 
 // on runs an operation on an instance.
 func (w *World) on(ctx context.Context, op Op, name string, effect func(i *instance, now time.Time) error) error {
-	return w.do(ctx, op, func(now time.Time) error {
+	return w.doAt(ctx, op, name, func(now time.Time) error {
 		i := w.instances[name]
 		if i == nil {
 			return fmt.Errorf("%w: instance %q", providers.ErrNotFound, name)
@@ -159,7 +215,52 @@ type target struct {
 var (
 	_ providers.Target = target{}
 	_ providers.Purger = target{}
+	_ providers.Holder = target{}
 )
+
+// Holds implements providers.Holder.
+func (t target) Holds(ctx context.Context, d providers.Delivery) (held bool, err error) {
+	err = t.w.on(ctx, OpHolds, t.name(d.Instance), func(i *instance, _ time.Time) error {
+		if i.settings.Unreachable != nil {
+			return i.settings.Unreachable
+		}
+		held = i.held.Equal(d.Bundle)
+		return nil
+	})
+	return held, err
+}
+
+// purger is the purge hook of instances that cache.
+type purger struct {
+	w    *World
+	name func(instance string) string
+}
+
+var _ providers.Purger = purger{}
+
+// Purge implements providers.Purger.
+func (p purger) Purge(ctx context.Context, name string, ref key.Ref) error {
+	name = p.name(name)
+	return p.w.on(ctx, OpPurge, name, func(i *instance, now time.Time) error {
+		if i.settings.Unreachable != nil {
+			return i.settings.Unreachable
+		}
+		i.purged++
+		i.refresh(p.w, name, now) // who reads the store reads it anew
+		if i.settings.Caches > 0 && !i.held.Equal(i.using) {
+			p.w.note(now, Event{Op: OpPurge, Instance: name, KeyID: ref.KeyID})
+			i.reload(p.w, name, now)
+		}
+		return nil
+	})
+}
+
+// Purged is how often the purge hook of an instance was called and took effect.
+func (w *World) Purged(name string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.instances[name].purged
+}
 
 // Deliver implements providers.Target.
 func (t target) Deliver(ctx context.Context, d providers.Delivery) error {
@@ -231,7 +332,10 @@ func (a attestor) Attest(ctx context.Context, names []string) ([]key.Statement, 
 			if i.settings.Mute != nil {
 				return i.settings.Mute
 			}
-			list = append(list, key.Statement{Instance: asked, Keys: i.statement(a.w, now), ObservedAt: now, Source: "memory"})
+			if i.idle(now) {
+				return errors.New("connection refused: it does not run now")
+			}
+			list = append(list, key.Statement{Instance: asked, Keys: i.statement(a.w, name, now), ObservedAt: now, Source: "memory"})
 			return nil
 		})
 		if err != nil {
@@ -252,11 +356,15 @@ var _ providers.Check = check{}
 // Check implements providers.Check. A bundle is used as a smoke test does; an instance is well unless its
 // settings say otherwise.
 func (c check) Check(ctx context.Context, in providers.CheckInput) error {
-	return c.w.do(ctx, OpCheck, func(now time.Time) error {
+	name := ""
+	if in.Instance != "" {
+		name = c.name(in.Instance)
+	}
+	return c.w.doAt(ctx, OpCheck, name, func(now time.Time) error {
 		if len(in.Bundle.Names()) > 0 {
 			return c.w.use(now, in.Bundle, "smoke test")
 		}
-		i := c.w.instances[c.name(in.Instance)]
+		i := c.w.instances[name]
 		if i == nil {
 			return fmt.Errorf("%w: instance %q", providers.ErrNotFound, in.Instance)
 		}

@@ -19,6 +19,8 @@ type PrincipalSettings struct {
 	providers.IssuerCapabilities
 	// KnowsTokens: a token mints one live key. Otherwise each Issue mints another key.
 	KnowsTokens bool
+	// Objections are what CheckRights answers.
+	Objections []string
 }
 
 // Strict are the settings of an issuer that can do everything, at once.
@@ -174,6 +176,14 @@ func (w *World) use(now time.Time, b secret.Bundle, from string) error {
 	return nil
 }
 
+// Accepts tells whether a request with a key would be accepted now, that of a destroyed one too.
+func (w *World) Accepts(principal, keyID string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.principals[principal]
+	return slices.ContainsFunc(p.keys, func(k *issuedKey) bool { return k.info.KeyID == keyID && p.accepts(k, w.now().UTC()) })
+}
+
 // Scopes returns what a key may do.
 func (w *World) Scopes(principal, keyID string) []string {
 	w.mu.Lock()
@@ -194,10 +204,11 @@ type issuer struct {
 type disabling struct{ issuer }
 
 var (
-	_ providers.Issuer     = issuer{}
-	_ providers.SelfTester = issuer{}
-	_ providers.AuditLog   = issuer{}
-	_ providers.Disabler   = disabling{}
+	_ providers.Issuer        = issuer{}
+	_ providers.SelfTester    = issuer{}
+	_ providers.RightsChecker = issuer{}
+	_ providers.AuditLog      = issuer{}
+	_ providers.Disabler      = disabling{}
 )
 
 func (i issuer) do(ctx context.Context, op Op, effect func(p *principal, now time.Time) error) error {
@@ -364,6 +375,15 @@ func (i issuer) SelfTest(ctx context.Context, b secret.Bundle) error {
 		}
 		return nil
 	})
+}
+
+// CheckRights implements providers.RightsChecker.
+func (i issuer) CheckRights(ctx context.Context, _ []string) (objections []string, err error) {
+	err = i.do(ctx, OpCheckRights, func(p *principal, _ time.Time) error {
+		objections = slices.Clone(p.settings.Objections)
+		return nil
+	})
+	return objections, err
 }
 
 // Usage implements providers.AuditLog.

@@ -18,7 +18,7 @@ type Event struct {
 }
 
 // Ledger returns all events so far: issue, disable, enable, destroy, stage, promote, prune, put-metadata,
-// deliver, purge, notify, and each request that was refused. A call that found all as it should be is not
+// deliver, reload, purge, notify, and each request that was refused. A call that found all as it should be is not
 // in it.
 func (w *World) Ledger() []Event {
 	w.mu.Lock()

@@ -31,7 +31,10 @@ const (
 	OpDisable      Op = "disable"
 	OpEnable       Op = "enable"
 	OpSelfTest     Op = "self-test"
+	OpCheckRights  Op = "check-rights"
 	OpUsage        Op = "usage"
+	OpPrincipals   Op = "principals"
+	OpProbe        Op = "probe"
 
 	OpVersions    Op = "versions"
 	OpRead        Op = "read"
@@ -44,6 +47,7 @@ const (
 
 	OpDeliver Op = "deliver"
 	OpReach   Op = "reach"
+	OpHolds   Op = "holds"
 	OpPurge   Op = "purge"
 	OpAttest  Op = "attest"
 	OpCheck   Op = "check"
@@ -52,6 +56,8 @@ const (
 
 	// OpRequest is a consumer's use of its key. It is in the ledger when it was refused.
 	OpRequest Op = "request"
+	// OpReload is in the ledger alone: an instance begins to use another key.
+	OpReload Op = "reload"
 )
 
 // Phase is when a hook is called.
@@ -76,11 +82,28 @@ type World struct {
 	instances     map[string]*instance
 	notifications []providers.Notification
 	ledger        []Event
+	lacks         []string
 
 	trouble sync.Mutex // guards the following; not held during effects and hooks
 	hooks   map[Op][]func(Phase)
 	faults  map[Op][]fault
 	gates   map[Op][]chan struct{}
+	befall  func(context.Context, Call) error
+}
+
+// SetLacks says which rights Probe finds the worker to lack.
+func (w *World) SetLacks(lacks ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lacks = lacks
+}
+
+// Call is one phase of one call of an operation.
+type Call struct {
+	Op    Op
+	Phase Phase
+	// Instance is to which one; empty for what is not about instances.
+	Instance string
 }
 
 // NewWorld makes an empty World with this clock; the real one when nil. The clock must be safe for use by
@@ -102,6 +125,14 @@ func (w *World) On(op Op, hook func(Phase)) {
 	w.trouble.Lock()
 	defer w.trouble.Unlock()
 	w.hooks[op] = append(w.hooks[op], hook)
+}
+
+// Befall calls hook around each call of every operation, with the caller's context. Its error is what the caller
+// sees: before the effect there is none then, after it the reply is lost. It may block or panic, as hooks may.
+func (w *World) Befall(hook func(context.Context, Call) error) {
+	w.trouble.Lock()
+	defer w.trouble.Unlock()
+	w.befall = hook
 }
 
 // fault is what happens to one call; the zero fault is none.
@@ -141,6 +172,11 @@ func (w *World) Hang(op Op) (release func()) {
 
 // do runs one operation: hooks, faults, and in between its effect, which happens whole or not at all.
 func (w *World) do(ctx context.Context, op Op, effect func(now time.Time) error) error {
+	return w.doAt(ctx, op, "", effect)
+}
+
+// doAt is do for an operation on an instance.
+func (w *World) doAt(ctx context.Context, op Op, instance string, effect func(now time.Time) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -155,6 +191,11 @@ func (w *World) do(ctx context.Context, op Op, effect func(now time.Time) error)
 	for _, hook := range f.hooks {
 		hook(Before)
 	}
+	if f.befall != nil {
+		if err := f.befall(ctx, Call{op, Before, instance}); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -166,6 +207,11 @@ func (w *World) do(ctx context.Context, op Op, effect func(now time.Time) error)
 	}
 	for _, hook := range f.hooks {
 		hook(After)
+	}
+	if f.befall != nil {
+		if err := f.befall(ctx, Call{op, After, instance}); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
 	}
 	if f.loseReply {
 		return fmt.Errorf("%s: %w", op, ErrReplyLost)
@@ -181,15 +227,16 @@ func (w *World) locked(effect func(now time.Time) error) error {
 
 type preparation struct {
 	fault
-	hooks []func(Phase)
-	gates []chan struct{}
+	hooks  []func(Phase)
+	gates  []chan struct{}
+	befall func(context.Context, Call) error
 }
 
 // prepare takes the call's fault, hooks and gates.
 func (w *World) prepare(op Op) preparation {
 	w.trouble.Lock()
 	defer w.trouble.Unlock()
-	p := preparation{hooks: slices.Clone(w.hooks[op]), gates: slices.Clone(w.gates[op])}
+	p := preparation{hooks: slices.Clone(w.hooks[op]), gates: slices.Clone(w.gates[op]), befall: w.befall}
 	if waiting := w.faults[op]; len(waiting) > 0 {
 		p.fault, w.faults[op] = waiting[0], waiting[1:]
 	}

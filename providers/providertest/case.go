@@ -68,12 +68,18 @@ const (
 
 // briefly returns a context that ends soon, and a check that the call came back then.
 func briefly(t T) (ctx context.Context, returned func()) {
+	t.Helper()
+	return within(t, patience)
+}
+
+// within is briefly with a patience of one's own.
+func within(t T, patience time.Duration) (ctx context.Context, returned func()) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	begun := time.Now()
 	return ctx, func() {
 		t.Helper()
-		assert.Less(t, time.Since(begun), tooLate, "a call ends with its context")
+		assert.Less(t, time.Since(begun), patience+tooLate, "a call ends with its context")
 	}
 }
 

@@ -2,6 +2,7 @@ package providertest_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -114,4 +115,50 @@ func TestMemoryStore(t *testing.T) {
 func TestMemoryTarget(t *testing.T) {
 	t.Parallel()
 	providertest.Target(t, targetIn(func(_ *memory.World, target providers.Target) providers.Target { return target }))
+}
+
+// listerIn makes a World whose account is listed; wrap may plant a bug.
+func listerIn(wrap func(*memory.World, providers.Lister) providers.Lister) providertest.ListerSetup {
+	return providertest.ListerSetup{Open: func(providertest.T) providertest.ListerWorld {
+		w := memory.NewWorld(nil)
+		return providertest.ListerWorld{
+			Lister: wrap(w, w.Descriptor().Account().(providers.Lister)), Faults: faults(w),
+			Principal: func(name string, keys int) providers.Issuer {
+				w.SetPrincipal(name, memory.Strict())
+				for n := range keys {
+					w.AddKey(name, fmt.Sprintf("%s-key-%d", name, n), time.Now().Add(-time.Hour+time.Duration(n)*time.Minute))
+				}
+				return w.Issuer(name)
+			},
+		}
+	}}
+}
+
+func TestMemoryLister(t *testing.T) {
+	t.Parallel()
+	providertest.Lister(t, listerIn(func(_ *memory.World, l providers.Lister) providers.Lister { return l }))
+}
+
+// purgerIn makes a World whose instances cache; wrap may plant a bug.
+func purgerIn(wrap func(providers.Purger) providers.Purger) providertest.PurgerSetup {
+	return providertest.PurgerSetup{Open: func(t providertest.T, peer providertest.Peer) providertest.PurgerWorld {
+		w := memory.NewWorld(nil)
+		for _, name := range []string{"a", "b"} {
+			w.SetInstance(name, memory.InstanceSettings{Caches: time.Hour})
+		}
+		switch peer {
+		case providertest.Ill, providertest.Telltale:
+			w.SetInstance("a", memory.InstanceSettings{Unreachable: errNoRoute})
+		case providertest.Silent:
+			t.Cleanup(w.Hang(memory.OpPurge))
+		}
+		opened, err := w.Descriptor().Purge.Open(providers.Environment{}, nil, new(memory.InstanceConfig))
+		require.NoError(t, err)
+		return providertest.PurgerWorld{Purger: wrap(opened), Purged: w.Purged}
+	}}
+}
+
+func TestMemoryPurger(t *testing.T) {
+	t.Parallel()
+	providertest.Purger(t, purgerIn(func(p providers.Purger) providers.Purger { return p }))
 }

@@ -373,6 +373,7 @@ func TestStoreSuiteFindsBugs(t *testing.T) {
 
 type targetBugs struct {
 	nothing, disturbs, onlyFirst, wrongInstance, reachDelivers, closesKey, tellsKey, deaf, hidesFailure, purgesNothing, purgesLive, anyInstance, torn bool
+	holdsAnything, holdsNothing, holdsDelivers, holdsUnknown                                                                                          bool
 }
 
 // buggyTarget is memory's target with bugs.
@@ -433,6 +434,22 @@ func (b *buggyTarget) Purge(ctx context.Context, instance string, k key.Ref) err
 	return err
 }
 
+func (b *buggyTarget) Holds(ctx context.Context, d providers.Delivery) (bool, error) {
+	if b.bugs.holdsDelivers {
+		_ = b.Target.Deliver(ctx, d)
+	}
+	held, err := b.Target.(providers.Holder).Holds(ctx, d)
+	switch {
+	case err != nil && b.bugs.holdsUnknown:
+		return false, nil
+	case b.bugs.holdsAnything:
+		return true, err
+	case b.bugs.holdsNothing:
+		return false, err
+	}
+	return held, err
+}
+
 func TestTargetSuiteFindsBugs(t *testing.T) {
 	t.Parallel()
 	cases := func(bugs targetBugs) []providertest.Case {
@@ -454,5 +471,54 @@ func TestTargetSuiteFindsBugs(t *testing.T) {
 		"an unknown instance is no error":       {anyInstance: true},
 		"purging leaves a copy":                 {purgesNothing: true},
 		"purging the live key is no error":      {purgesLive: true},
+		"any key is in place":                   {holdsAnything: true},
+		"no key is ever in place":               {holdsNothing: true},
+		"looking delivers":                      {holdsDelivers: true},
+		"what cannot be looked at is no error":  {holdsUnknown: true},
+	})
+}
+
+type purgerBugs struct {
+	nothing, everybody, once, needsKey, hidesFailure, anyInstance, deaf bool
+}
+
+// buggyPurger is memory's purge hook with bugs.
+type buggyPurger struct {
+	providers.Purger
+	bugs purgerBugs
+	n    atomic.Int32
+}
+
+func (b *buggyPurger) Purge(ctx context.Context, instance string, k key.Ref) error {
+	switch {
+	case b.bugs.nothing, b.bugs.once && b.n.Add(1) > 1, b.bugs.needsKey && k.IsZero():
+		return nil
+	case b.bugs.everybody:
+		_ = b.Purger.Purge(ctx, "b", k)
+	case b.bugs.deaf:
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+	}
+	err := b.Purger.Purge(ctx, instance, k)
+	if b.bugs.hidesFailure && errors.Is(err, errNoRoute) || b.bugs.anyInstance && errors.Is(err, providers.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func TestPurgerSuiteFindsBugs(t *testing.T) {
+	t.Parallel()
+	cases := func(bugs purgerBugs) []providertest.Case {
+		return providertest.PurgerCases(purgerIn(func(p providers.Purger) providers.Purger { return &buggyPurger{Purger: p, bugs: bugs} }))
+	}
+	planted(t, cases, map[string]purgerBugs{
+		"nothing is purged":                  {nothing: true},
+		"others are purged, too":             {everybody: true},
+		"only the first time counts":         {once: true},
+		"without a key nothing is purged":    {needsKey: true},
+		"an instance in trouble is no error": {hidesFailure: true},
+		"an unknown instance is no error":    {anyInstance: true},
+		"it does not honour its context":     {deaf: true},
 	})
 }

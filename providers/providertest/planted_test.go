@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/providertest"
@@ -76,7 +79,10 @@ func planted[Bugs any](t *testing.T, cases func(Bugs) []providertest.Case, bugs 
 	for name, bug := range bugs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { assert.NotEmpty(t, failures(t, cases(bug)), "the suite did not notice") })
+			synctest.Test(t, func(t *testing.T) {
+				noticed := slices.ContainsFunc(cases(bug), func(c providertest.Case) bool { return len(failures(t, []providertest.Case{c})) > 0 })
+				assert.True(t, noticed, "the suite did not notice")
+			})
 		})
 	}
 }
@@ -92,7 +98,7 @@ func stall(ctx context.Context, deaf bool) error {
 	return ctx.Err()
 }
 
-const endless = 1600
+const tooLong = 1600
 
 type checkBugs struct {
 	alwaysWell, refusedIsPlain, illIsRefused, silentIsRefused, deaf, tellsKey, tellsAll, tellsControl, closesKey, onlyOnce, oneAtATime bool
@@ -134,7 +140,7 @@ func (c *check) Check(ctx context.Context, in providers.CheckInput) error {
 	case c.bugs.tellsKey:
 		return fmt.Errorf("bad key %s", v.Reveal())
 	case c.bugs.tellsAll:
-		return fmt.Errorf("%*d", endless, 1)
+		return fmt.Errorf("%*d", tooLong, 1)
 	case c.bugs.tellsControl:
 		return errors.New("\x1b[31mred")
 	}
@@ -345,7 +351,7 @@ func (n *notifier) Notify(ctx context.Context, m providers.Notification) error {
 	case n.peer == providertest.Refusing && !n.bugs.refusedPasses, n.peer == providertest.Ill && n.bugs.illIsFinal:
 		return providers.ErrInvalid
 	case n.peer == providertest.Telltale && n.bugs.tellsAll:
-		return fmt.Errorf("%*d", endless, 1)
+		return fmt.Errorf("%*d", tooLong, 1)
 	case n.peer != providertest.Well:
 		return errors.New("ill")
 	}
@@ -386,6 +392,101 @@ func TestNotifierSuiteFindsBugs(t *testing.T) {
 		"it does not honour its context":           {deaf: true},
 		"a silent receiver is final":               {silentIsFinal: true},
 		"it repeats whatever the receiver says is": {tellsAll: true},
+	})
+}
+
+type readerBugs struct {
+	readsAll, deaf, tellsAll, tellsControl, tellsSecret, tellsHalf, cutsFirst, believes bool
+}
+
+// reader reads a reply as a provider should, or not.
+func (bugs readerBugs) read(ctx context.Context, r providertest.Reply, sent secret.Bundle) (taken int64, err error) {
+	const most = 64 << 10
+	reading, writing := io.Pipe()
+	counted := &taking{to: writing}
+	hungUp, hangUp := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Write(hungUp, counted, sent)
+		_ = writing.Close()
+	}()
+	stop := context.AfterFunc(ctx, func() {
+		if !bugs.deaf {
+			_ = reading.CloseWithError(ctx.Err())
+		}
+	})
+	body, err := io.ReadAll(io.LimitReader(reading, most))
+	switch {
+	case bugs.deaf && ctx.Err() != nil:
+		<-time.After(6 * time.Second)
+	case bugs.readsAll:
+		_, _ = io.Copy(io.Discard, reading)
+	}
+	stop()
+	hangUp()
+	_ = reading.Close()
+	<-done
+	if err != nil {
+		return counted.n, err
+	}
+	if r.Status == 200 && bugs.believes {
+		return counted.n, nil
+	}
+	text := string(body)
+	value, _ := sent.Field(secret.ValueField)
+	known := string(value.Reveal())
+	switch {
+	case bugs.tellsSecret:
+	case bugs.tellsHalf:
+		text = strings.ReplaceAll(text, known, "")
+	case bugs.cutsFirst:
+		text = sent.Scrub(strings.ReplaceAll(text[:min(len(text), 1000+len(known)*3/4)], known, "")) + known[:len(known)*3/4]
+	default:
+		text = sent.Scrub(text)
+	}
+	switch {
+	case bugs.tellsAll:
+		return counted.n, errors.New(outside.Text(text, most))
+	case bugs.tellsControl:
+		return counted.n, errors.New(text[:min(len(text), 1000)])
+	}
+	return counted.n, errors.New("it says " + outside.Text(text, outside.MaxText))
+}
+
+type taking struct {
+	to io.Writer
+	n  int64
+}
+
+func (c *taking) Write(p []byte) (int, error) {
+	n, err := c.to.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func TestHostileSuiteFindsBugs(t *testing.T) {
+	t.Parallel()
+	cases := func(bugs readerBugs) []providertest.Case {
+		sent := secret.Single(secret.New([]byte("ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt")))
+		return providertest.HostileCases(providertest.HostileSetup{Sent: sent, Content: true, Open: func(_ providertest.T, r providertest.Reply) (func(context.Context) error, func() int64) {
+			var most int64
+			return func(ctx context.Context) error {
+				taken, err := bugs.read(ctx, r, sent)
+				most = taken
+				return err
+			}, func() int64 { return most }
+		}})
+	}
+	planted(t, cases, map[string]readerBugs{
+		"it reads to the end":                  {readsAll: true},
+		"it does not honour its context":       {deaf: true},
+		"it repeats whatever the peer says":    {tellsAll: true},
+		"it lets control characters through":   {tellsControl: true},
+		"it repeats the secret":                {tellsSecret: true},
+		"it looks for the secret as a whole":   {tellsHalf: true},
+		"it cuts the text before it looks":     {cutsFirst: true},
+		"it takes whatever a good status says": {believes: true},
 	})
 }
 

@@ -46,7 +46,7 @@ func Target(t *testing.T, s TargetSetup) {
 	run(t, TargetCases(s))
 }
 
-// TargetCases are the promises of providers.Target and providers.Purger.
+// TargetCases are the promises of providers.Target, and of providers.Purger and providers.Holder where it is one.
 func TargetCases(s TargetSetup) []Case {
 	var cases []Case
 	for _, c := range []struct {
@@ -67,6 +67,7 @@ func TargetCases(s TargetSetup) []Case {
 		{"an ended context has no effect", deliverExpired},
 		{"a delivery that is cancelled halfway ends, and can be made again", deliverInterrupted},
 		{"copies of a retired key are purged, and the live key is not", purge},
+		{"a target that can tells what is in place, and changes nothing", holds},
 		{"no error tells a key", targetErrors},
 	} {
 		cases = append(cases, Case{c.name, func(t T) { c.run(t, s.Open(t)) }})
@@ -261,6 +262,41 @@ func purge(t T, w TargetWorld) {
 		assert.Zero(t, w.Copies("a"))
 	}
 	holdsSecond()
+}
+
+func holds(t T, w TargetWorld) {
+	h, ok := w.Target.(providers.Holder)
+	if !ok {
+		skip(t, "the target cannot tell what is in place")
+		return
+	}
+	first, second := delivery(t, "a", "k1", firstValue), delivery(t, "a", "k2", secondValue)
+	is := func(d providers.Delivery, want bool) {
+		t.Helper()
+		before, _ := w.Read("a")
+		got, err := h.Holds(t.Context(), d)
+		require.NoError(t, err)
+		assert.Equal(t, want, got, "key %s", d.Key.KeyID)
+		w.has(t, "a", before)
+	}
+	is(first, false)
+	w.give(t, "a", "k1", firstValue)
+	mark := w.Mark("a")
+	is(first, true)
+	is(second, false)
+	is(delivery(t, "b", "k1", firstValue), false)
+	assert.Equal(t, mark, w.Mark("a"), "the instance was disturbed")
+	w.give(t, "a", "k2", secondValue)
+	is(first, false)
+	is(second, true)
+	_, err := h.Holds(expired(t), second)
+	require.ErrorIs(t, err, context.Canceled)
+	for _, instance := range []string{"nobody-knows-it", "../a"} {
+		held, err := h.Holds(t.Context(), delivery(t, instance, "k1", firstValue))
+		assert.False(t, held)
+		require.Error(t, err, "instance %q", instance)
+		assertFit(t, err, []byte(firstValue))
+	}
 }
 
 func targetErrors(t T, w TargetWorld) {

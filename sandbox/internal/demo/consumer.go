@@ -15,14 +15,12 @@ import (
 // requestTimeout is when a request counts as failed.
 const requestTimeout = 5 * time.Second
 
-// Consumer is one instance of a service that uses the key: it calls the gateway all the time, and follows
-// its key file.
+// Consumer is one instance of a service that uses the key: it makes requests all the time, and follows the
+// place where its key is.
 type Consumer struct {
-	name    string
-	gateway string
-	every   time.Duration
-	keys    *consumer.File
-	client  *http.Client
+	name   string
+	every  time.Duration
+	source source
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -31,10 +29,22 @@ type Consumer struct {
 	counts Counts
 }
 
+// source is where a consumer has its key from, and what it does with it.
+type source interface {
+	// use makes one request with the key in use now. It returns the HTTP status, 0 for no answer, and what
+	// the key is called by whoever answered.
+	use(ctx context.Context) (status int, keyID string)
+	// key is what the consumer states of its key.
+	key() string
+	// attest serves the statement.
+	attest(w http.ResponseWriter, r *http.Request)
+	close()
+}
+
 // Counts are a consumer's requests. Every request that was sent is in just one of the others, but for
 // one that is under way.
 type Counts struct {
-	// Name of the instance; Key is the fingerprint of the key in use, KeyID what the gateway called the
+	// Name of the instance; Key is what it states of the key in use, KeyID what was told of the
 	// key of the last request.
 	Name  string `json:"name"`
 	Key   string `json:"key"`
@@ -66,17 +76,55 @@ type ConsumerOptions struct {
 func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 	reload := 100 * time.Millisecond
 	if o.Stuck {
-		reload = 365 * 24 * time.Hour
+		reload = never
 	}
 	keys, err := consumer.Open(o.KeyFile, consumer.Options{Interval: reload})
 	if err != nil {
 		return nil, fmt.Errorf("starting consumer %s: %w", o.Name, err)
 	}
-	return &Consumer{
-		name: o.Name, gateway: o.Gateway, every: o.Every, keys: keys,
+	return newConsumer(o.Name, o.Every, &keyFile{
+		name: o.Name, gateway: o.Gateway, keys: keys,
 		client: &http.Client{Timeout: requestTimeout, Transport: http.DefaultTransport.(*http.Transport).Clone()},
-		done:   make(chan struct{}),
-	}, nil
+	}), nil
+}
+
+// never is longer than anything here runs.
+const never = 365 * 24 * time.Hour
+
+func newConsumer(name string, every time.Duration, from source) *Consumer {
+	return &Consumer{name: name, every: every, source: from, done: make(chan struct{})}
+}
+
+// keyFile is a source that calls the gateway with the key in a file.
+type keyFile struct {
+	name, gateway string
+	keys          *consumer.File
+	client        *http.Client
+}
+
+func (f *keyFile) key() string { return f.keys.Fingerprint() }
+
+func (f *keyFile) attest(w http.ResponseWriter, r *http.Request) { f.keys.Handler().ServeHTTP(w, r) }
+
+func (f *keyFile) close() {
+	_ = f.keys.Close()
+	f.client.CloseIdleConnections()
+}
+
+func (f *keyFile) use(ctx context.Context) (status int, keyID string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.gateway, nil)
+	if err != nil {
+		return 0, ""
+	}
+	req.Header.Set("Authorization", "Bearer "+f.keys.Key())
+	req.Header.Set("User-Agent", f.name)
+	resp, err := f.client.Do(req)
+	if err != nil {
+		return 0, ""
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10)) // so that the connection is used again
+	return resp.StatusCode, resp.Header.Get(keyIDHeader)
 }
 
 // Run sends requests until ctx ends or Close, from another goroutine. Call it once.
@@ -103,8 +151,7 @@ func (c *Consumer) Close() {
 		c.stop()
 		<-c.done
 	}
-	_ = c.keys.Close()
-	c.client.CloseIdleConnections()
+	c.source.close()
 }
 
 // send makes one request with the key in use now.
@@ -112,7 +159,8 @@ func (c *Consumer) send(ctx context.Context) {
 	c.mu.Lock()
 	c.counts.Sent++
 	c.mu.Unlock()
-	status, keyID := c.ask(ctx, c.keys.Key())
+	// A request that was sent is waited for, also when the consumer is to end.
+	status, keyID := c.source.use(context.WithoutCancel(ctx))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch status {
@@ -128,30 +176,12 @@ func (c *Consumer) send(ctx context.Context) {
 	}
 }
 
-// ask returns the status of the answer, 0 for none.
-func (c *Consumer) ask(ctx context.Context, key string) (status int, keyID string) {
-	// A request that was sent is waited for, also when the consumer is to end.
-	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, c.gateway, nil)
-	if err != nil {
-		return 0, ""
-	}
-	req.Header.Set("Authorization", "Bearer "+key)
-	req.Header.Set("User-Agent", c.name)
-	resp, err := c.client.Do(req)
-	if err != nil {
-		return 0, ""
-	}
-	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10)) // so that the connection is used again
-	return resp.StatusCode, resp.Header.Get(keyIDHeader)
-}
-
 // Counts are the requests so far.
 func (c *Consumer) Counts() Counts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	counts := c.counts
-	counts.Name, counts.Key = c.name, c.keys.Fingerprint()
+	counts.Name, counts.Key = c.name, c.source.key()
 	return counts
 }
 
@@ -160,7 +190,7 @@ func (c *Consumer) Counts() Counts {
 func (c *Consumer) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.Handle("/keyturn", c.keys.Handler())
+	mux.HandleFunc("/keyturn", c.source.attest)
 	mux.HandleFunc("/stats", func(w http.ResponseWriter, _ *http.Request) {
 		n := c.Counts()
 		reply(w, map[string]int{"errors": n.Refused + n.Failed, "total": n.Accepted + n.Refused + n.Failed})

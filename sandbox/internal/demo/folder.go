@@ -57,6 +57,9 @@ func (f Folder) Inventory() string { return f.in("inventory.yaml") }
 // Worker is the worker configuration.
 func (f Folder) Worker() string { return f.in("keyturn-worker.yaml") }
 
+// AWSCredentials is the shared credentials file of a worker on moto.
+func (f Folder) AWSCredentials() string { return f.in("aws-credentials") }
+
 // GatewayKeys is the gateway's key file: who may call it, as salted hashes.
 func (f Folder) GatewayKeys() string { return f.in("gateway", "keys.json") }
 

@@ -42,6 +42,8 @@ type Setting struct {
 	// Gateway is the URL that consumers call, Consumers the one below which each instance answers.
 	Gateway, Consumers string
 	Windows            Windows
+	// AWS: the key is that of an IAM user, in Secrets Manager.
+	AWS bool
 }
 
 func (s Setting) place() Place {
@@ -61,14 +63,8 @@ func (s Setting) KeysOf(instance string) string { return s.Folder.KeysOf(instanc
 // gateway accepts and that is CURRENT in the store, and each consumer's file with it. What a folder has
 // already stays, but for the YAML files: they are written again.
 func Seed(ctx context.Context, s Setting) error {
-	for name, path := range map[string]string{"inventory.yaml": s.Folder.Inventory(), "keyturn-worker.yaml": s.Folder.Worker()} {
-		text, err := s.write(name)
-		if err != nil {
-			return fmt.Errorf("writing %s: %w", name, err)
-		}
-		if err := renameio.WriteFile(path, text, 0o600); err != nil {
-			return fmt.Errorf("writing %s: %w", name, err)
-		}
+	if err := s.writeFiles(); err != nil {
+		return err
 	}
 	w, err := open(s.Folder)
 	if err != nil {
@@ -76,6 +72,24 @@ func Seed(ctx context.Context, s Setting) error {
 	}
 	if err := w.seed(ctx, s.Folder); err != nil {
 		return fmt.Errorf("seeding the sandbox: %w", err)
+	}
+	return nil
+}
+
+// writeFiles writes the two YAML files of keyturn.
+func (s Setting) writeFiles() error {
+	suffix := ".yaml"
+	if s.AWS {
+		suffix = "-aws.yaml"
+	}
+	for name, path := range map[string]string{"inventory": s.Folder.Inventory(), "keyturn-worker": s.Folder.Worker()} {
+		text, err := s.write(name + suffix)
+		if err == nil {
+			err = renameio.WriteFile(path, text, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("writing %s.yaml: %w", name, err)
+		}
 	}
 	return nil
 }

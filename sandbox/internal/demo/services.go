@@ -23,6 +23,8 @@ type Options struct {
 	Windows Windows
 	// Stuck instances never read their key file again.
 	Stuck []string
+	// AWS: instead of the gateway and the key files, IAM and Secrets Manager as the environment names them.
+	AWS bool
 	// GatewayPort and ConsumersPort; 0 for any free one.
 	GatewayPort, ConsumersPort int
 }
@@ -60,15 +62,15 @@ type Place struct {
 	Inventory  string `json:"inventory"`
 	Worker     string `json:"worker"`
 	Audit      string `json:"audit"`
-	// Gateway is the URL that consumers call. Below Consumers, each instance has its /healthz, /keyturn
+	// Gateway is the URL that consumers call, empty with AWS. Below Consumers, each instance has its /healthz, /keyturn
 	// and /stats.
-	Gateway   string `json:"gateway"`
+	Gateway   string `json:"gateway,omitempty"`
 	Consumers string `json:"consumers"`
 	// Snapshot answers GET with a Snapshot.
 	Snapshot string `json:"snapshot"`
 }
 
-// Services are the gateway and the consumers, running. The methods may be called from many goroutines.
+// Services are the consumers, running, and the gateway, if there is one. The methods may be called from many goroutines.
 type Services struct {
 	place     Place
 	gateway   *Gateway
@@ -94,25 +96,42 @@ func (s *Services) start(ctx context.Context, o Options) error {
 			return fmt.Errorf("there is no instance %q to be stuck; the instances are %s", name, strings.Join(Instances, ", "))
 		}
 	}
-	edge, err := listen(o.GatewayPort)
-	if err != nil {
-		return err
-	}
-	defer edge.unlessServed()
 	services, err := listen(o.ConsumersPort)
 	if err != nil {
 		return err
 	}
 	defer services.unlessServed()
-	// The files name the addresses, so those are known first.
-	setting := Setting{
-		Folder: o.Folder, Gateway: edge.url + "/ping", Consumers: services.url, Windows: o.Windows,
+	begin := s.withGateway
+	if o.AWS {
+		begin = s.withAWS
 	}
+	if err := begin(ctx, o, Setting{Folder: o.Folder, Consumers: services.url, Windows: o.Windows, AWS: o.AWS}); err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	for _, c := range s.consumers {
+		mux.Handle("/"+c.name+"/", http.StripPrefix("/"+c.name, c.Handler()))
+	}
+	mux.HandleFunc("GET /snapshot", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Snapshot()) })
+	s.serve(services, mux)
+	for _, c := range s.consumers {
+		c.Run(context.WithoutCancel(ctx)) // ctx is that of the start
+	}
+	return nil
+}
+
+// withGateway seeds the folder, and makes a gateway and consumers that read their key from files.
+func (s *Services) withGateway(ctx context.Context, o Options, setting Setting) error {
+	edge, err := listen(o.GatewayPort)
+	if err != nil {
+		return err
+	}
+	defer edge.unlessServed()
+	setting.Gateway = edge.url + "/ping" // the files name the addresses
 	if err := Seed(ctx, setting); err != nil {
 		return err
 	}
 	s.place = setting.place()
-
 	if s.verifier, err = gateway.OpenVerifier(o.Folder.GatewayKeys(), ""); err != nil { //nolint:contextcheck // it reports for longer than the start
 		return err
 	}
@@ -124,7 +143,6 @@ func (s *Services) start(ctx context.Context, o Options) error {
 		return grant.KeyID, accepted
 	})
 	s.serve(edge, s.gateway.Handler())
-	mux := http.NewServeMux()
 	for _, name := range Instances {
 		c, err := NewConsumer(ConsumerOptions{
 			Name: name, KeyFile: o.Folder.KeysOf(name), Gateway: setting.Gateway, Every: o.Every, Stuck: slices.Contains(o.Stuck, name),
@@ -133,12 +151,6 @@ func (s *Services) start(ctx context.Context, o Options) error {
 			return err
 		}
 		s.consumers = append(s.consumers, c)
-		mux.Handle("/"+name+"/", http.StripPrefix("/"+name, c.Handler()))
-	}
-	mux.HandleFunc("GET /snapshot", func(w http.ResponseWriter, _ *http.Request) { reply(w, s.Snapshot()) })
-	s.serve(services, mux)
-	for _, c := range s.consumers {
-		c.Run(context.WithoutCancel(ctx)) // ctx is that of the start
 	}
 	return nil
 }
@@ -152,7 +164,11 @@ func (s *Services) Snapshot() Snapshot {
 	for _, c := range s.consumers {
 		counts = append(counts, c.Counts())
 	}
-	return newSnapshot(time.Now(), counts, s.gateway.Ledger())
+	var ledger []Entry
+	if s.gateway != nil {
+		ledger = s.gateway.Ledger()
+	}
+	return newSnapshot(time.Now(), counts, ledger)
 }
 
 // Stop ends the traffic first: each request that was sent is answered. Then it ends the servers, where

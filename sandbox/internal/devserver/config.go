@@ -80,6 +80,9 @@ func dynamic(o Options) dynamicconfig.StaticClient {
 		// Changes of search attributes and namespaces are seen at once.
 		dynamicconfig.ForceSearchAttributesCacheRefreshOnRead.Key(): true,
 		dynamicconfig.NamespaceCacheRefreshInterval.Key():           200 * time.Millisecond,
+		// That is a read for each line of a list, and a list may have thousands.
+		dynamicconfig.FrontendPersistenceMaxQPS.Key(): 1_000_000,
+		dynamicconfig.HistoryPersistenceMaxQPS.Key():  1_000_000,
 		// Tests list workflows far more often than people.
 		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 1000,
 		// A process of a few hundred megabytes holds thousands of workflows, not all of them in memory.
@@ -87,6 +90,9 @@ func dynamic(o Options) dynamicconfig.StaticClient {
 		// The server asks nobody outside this machine whether there is a newer one.
 		dynamicconfig.EnableServerVersionCheck.Key():   false,
 		dynamicconfig.NamespaceMinRetentionLocal.Key(): time.Second,
+	}
+	if o.SuggestContinueAsNew > 0 {
+		d[dynamicconfig.HistoryCountSuggestContinueAsNew.Key()] = o.SuggestContinueAsNew
 	}
 	if o.Retention > 0 {
 		d[dynamicconfig.RetentionTimerJitterDuration.Key()] = time.Second

@@ -50,6 +50,9 @@ type Options struct {
 	// Retention of closed workflows. When zero, a new database gets DefaultRetention and an existing one
 	// keeps its own. When set, it is kept to the second, as tests need.
 	Retention time.Duration
+	// SuggestContinueAsNew is after how many events of its history a workflow is told to continue as new; Temporal's own
+	// default when zero.
+	SuggestContinueAsNew int
 	// Headless is without the Web UI.
 	Headless bool
 	// Log gets the server's warnings and errors as lines of JSON; nil to discard them.

@@ -64,7 +64,7 @@ func ended(o workflows.Outcome) State {
 func TestViewInTheOverlap(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, strings.TrimPrefix(`
-payments-api: overlap (6 of 12)
+payments-api: overlap (5 of 11)
   Both keys are accepted.
 
   waits for     the end of the overlap

@@ -31,7 +31,7 @@ type State struct {
 
 // phases are those of a rotation that goes well.
 var phases = []workflows.Phase{
-	workflows.PhaseInspect, workflows.PhaseIssue, workflows.PhaseVerify, workflows.PhaseDeliver, workflows.PhasePromote,
+	workflows.PhaseInspect, workflows.PhaseIssue, workflows.PhaseDeliver, workflows.PhasePromote,
 	workflows.PhaseOverlap, workflows.PhaseEvidence, workflows.PhaseRevokeGate, workflows.PhaseDisable, workflows.PhaseDisableSoak,
 	workflows.PhaseRevoke, workflows.PhaseRecord,
 }

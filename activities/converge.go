@@ -1,0 +1,271 @@
+package activities
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/patience"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// member is one instance of a wave, as one attempt to deliver sees it.
+type member struct {
+	consumer
+	name string
+	// given: the key was delivered and what was cached purged, by this attempt or the one before; looks and times are how
+	// often it was looked at since, and how often it was given the key again.
+	given        bool
+	looks, times int
+	// before: it had converged once, so that it is given the key again when it has lost it.
+	before bool
+	// converged by the last look; hopeless: trying again cannot help.
+	converged, hopeless bool
+	tries               int
+	seen                policy.Instance
+	bit                 int // in the cursor
+}
+
+func (m *member) settled() bool { return m.converged || m.hopeless }
+
+// cursor is what a delivery leaves in its heartbeat for the attempt that follows it: a bit for each instance, however
+// long its name. It is a hint alone. Whether an instance has converged, each attempt sees for itself.
+type cursor struct {
+	// Key and Of say what it is about: the key, and a digest of the instances in their order.
+	Key string `json:"key"`
+	Of  string `json:"of"`
+	// Done has a bit for each instance that was given the key and had converged.
+	Done []byte `json:"done"`
+}
+
+// left is the cursor that the attempt before left; the zero one for none, or of another version.
+func left(ctx context.Context) (c cursor) {
+	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &c) != nil {
+		return cursor{}
+	}
+	return c
+}
+
+func (c cursor) has(i int) bool { return i/8 < len(c.Done) && c.Done[i/8]&(1<<(i%8)) != 0 }
+
+// convergence is one attempt to bring a wave to a key.
+type convergence struct {
+	*Activities
+	site   *site
+	facts  policy.Facts
+	in     WaveInput
+	bundle secret.Bundle
+	list   []*member
+	turns  chan struct{} // as many as the policy lets be tried at once
+
+	mu     sync.Mutex // guards what follows
+	cursor cursor
+	record func() // sends the cursor as a heartbeat
+}
+
+// lastTry is how long an attempt may take that begins after the deadline, since the one before it died.
+const lastTry = 30 * time.Second
+
+// convergeAll brings the instances of the wave to the key: a bounded number of them is tried at once, and none that is
+// waited for holds up another. It returns what was last seen of each, at the deadline or before.
+func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Facts, in WaveInput, bundle secret.Bundle, from cursor) ([]policy.Instance, error) {
+	c := &convergence{Activities: a, site: s, facts: facts, in: in, bundle: bundle, turns: make(chan struct{}, s.spec.Credential.Parallel())}
+	c.gather(from)
+	// The SDK sends a heartbeat later, with the context that it was recorded with, and an activity whose heartbeat fails is
+	// cancelled: so that is the activity's own, which outlives this part of it.
+	whole := ctx
+	c.record = func() { activity.RecordHeartbeat(whole, c.cursor) }
+	left := in.Deadline.Sub(a.Now())
+	if left <= 0 {
+		left = lastTry
+	}
+	ctx, cancel := context.WithDeadline(ctx, time.Now().Add(left))
+	defer cancel()
+	beat, stop := c.heartbeat(ctx)
+	defer stop()
+	for {
+		c.each(func(m *member) bool { return !m.settled() }, func(m *member) { c.follow(beat, m) })
+		if !c.all((*member).settled) || c.all(func(m *member) bool { return m.tries == 1 }) {
+			break
+		}
+		// Some were waited for, and others may have lost the key since: the judgement rests on a look at all of them now.
+		c.each(func(m *member) bool { return m.converged }, func(m *member) { c.attend(beat, m) })
+		if c.all((*member).settled) {
+			break
+		}
+	}
+	if cause := context.Cause(beat); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		return nil, cause // cancelled, or the worker stops: another attempt will tell
+	}
+	seen := make([]policy.Instance, 0, len(c.list))
+	for _, m := range c.list {
+		seen = append(seen, m.seen)
+	}
+	return seen, nil
+}
+
+// gather lists the instances of the wave in the order of the spec.
+func (c *convergence) gather(from cursor) {
+	wanted := map[string]bool{}
+	for _, name := range c.in.Instances {
+		wanted[name] = true
+	}
+	digest := sha256.New()
+	for _, owner := range c.site.consumers {
+		for _, name := range owner.InstanceNames() {
+			whole := policy.InstanceName(owner.Name, name)
+			if len(wanted) > 0 && !wanted[whole] {
+				continue
+			}
+			one := owner
+			one.Instances = []string{name}
+			c.list = append(c.list, &member{consumer: one, name: name, bit: len(c.list), seen: policy.Instance{
+				Consumer: owner.Name, Instance: name, Wave: owner.waves[name], Pulls: owner.pulls, NotAttesting: "the time was over before it was asked",
+			}})
+			fmt.Fprintf(digest, "%s\x00", whole)
+		}
+	}
+	c.cursor = cursor{Key: c.in.Key.KeyID, Of: hex.EncodeToString(digest.Sum(nil)[:8]), Done: make([]byte, (len(c.list)+7)/8)}
+	if from.Key != c.cursor.Key || from.Of != c.cursor.Of {
+		return
+	}
+	for i, m := range c.list {
+		if from.has(i) {
+			m.given, m.before = true, true
+			c.cursor.Done[i/8] |= 1 << (i % 8)
+		}
+	}
+}
+
+// each does something with members, all at the same time.
+func (c *convergence) each(which func(*member) bool, do func(*member)) {
+	run := fanOut{atOnce: max(1, len(c.list))}
+	for _, m := range c.list {
+		if which(m) {
+			run.do(func() { do(m) })
+		}
+	}
+	run.wait()
+}
+
+func (c *convergence) all(is func(*member) bool) bool {
+	return !slices.ContainsFunc(c.list, func(m *member) bool { return !is(m) })
+}
+
+// follow tries an instance until it has converged, trying cannot help, or time is over.
+func (c *convergence) follow(ctx context.Context, m *member) {
+	for {
+		c.attend(ctx, m)
+		if m.settled() || patience.Pause(ctx, c.PollEvery) != nil || !c.Now().Before(c.in.Deadline) {
+			return
+		}
+	}
+}
+
+// againAfter is after how many looks an instance that was given the key, and does not state it, gets it again: its cache
+// may have taken the old value anew, from a store that still told it. It is twice as many each further time.
+const againAfter = 20
+
+// attend waits for its turn, gives an instance the key unless it has it, and looks at it once.
+func (c *convergence) attend(ctx context.Context, m *member) {
+	select {
+	case c.turns <- struct{}{}:
+		defer func() { <-c.turns }()
+	case <-ctx.Done():
+		return
+	}
+	m.tries++
+	if !m.given && !c.give(ctx, m) {
+		return
+	}
+	now := c.site.instances(ctx, []consumer{m.consumer}, look{
+		attest: true, keys: []key.Info{{KeyID: c.in.Retiring.KeyID}, {KeyID: c.in.Incoming.KeyID}}, known: []known{{c.in.Key, c.bundle}},
+	})
+	if ctx.Err() != nil {
+		return // a look that was cut short tells nothing: what was seen before stays
+	}
+	m.seen = c.facts.Believe(now)[0]
+	m.converged = c.in.converged(m.seen)
+	m.looks++
+	states := m.seen.Statement != nil && m.seen.Statement.Holds(c.in.Key)
+	switch {
+	case m.converged:
+		m.before = true
+	case m.before && !states:
+		m.given, m.before = false, false // it has lost the key since
+	case m.looks >= againAfter<<m.times && (!states || m.seen.Statement.Split):
+		m.given, m.looks = false, 0
+		m.times++
+	}
+	c.progress(m)
+}
+
+// give delivers to an instance and has it forget what it cached. What fails is seen as the instance's trouble.
+func (c *convergence) give(ctx context.Context, m *member) bool {
+	err := c.site.within() // still: a wave may take long
+	if err == nil && !m.pulls {
+		if err = m.target.Deliver(ctx, providers.Delivery{Instance: m.name, Key: c.in.Key, Bundle: c.bundle}); err != nil {
+			err = fmt.Errorf("delivering: %w", err)
+		}
+	}
+	if err == nil && m.purger != nil {
+		if err = m.purger.Purge(ctx, m.name, c.in.replaced()); err != nil {
+			err = fmt.Errorf("purging its caches: %w", err)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		m.seen.Statement, m.seen.NotAttesting = nil, trouble(err)
+	}
+	m.given, m.hopeless = err == nil, final(err)
+	return m.given
+}
+
+// replaced is the key that an instance is to forget: the zero one when that is not known.
+func (in WaveInput) replaced() key.Ref {
+	if in.Key.KeyID == in.Retiring.KeyID {
+		return in.Incoming
+	}
+	return in.Retiring
+}
+
+// progress notes in the heartbeat how far the wave has come.
+func (c *convergence) progress(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cursor.has(m.bit) == m.converged {
+		return
+	}
+	c.cursor.Done = slices.Clone(c.cursor.Done)
+	c.cursor.Done[m.bit/8] ^= 1 << (m.bit % 8)
+	c.record()
+}
+
+// heartbeatEvery is well below the heartbeat time-out of the long activities.
+const heartbeatEvery = 5 * time.Second
+
+// heartbeat keeps the activity alive and its cursor with the server, and ends the returned context when it is cancelled.
+func (c *convergence) heartbeat(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	beat := func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.record()
+	}
+	beat()
+	go func() {
+		for patience.Pause(ctx, heartbeatEvery) == nil {
+			beat()
+		}
+	}()
+	return ctx, cancel
+}

@@ -1,0 +1,126 @@
+package activities_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers/memory"
+)
+
+// An issuer that answers as before for some time after a change. The simulation found these.
+
+// isSlow makes the issuer answer late from now on. Time passes with each look at it.
+func (c *crashCase) isSlow() {
+	settings := memory.Strict()
+	settings.KnowsTokens, settings.UsageLag, settings.ConsistentWithin = false, time.Minute, 20*time.Millisecond
+	c.wait(time.Second)
+	c.world.SetPrincipal("payments-api", settings)
+	c.world.On(memory.OpList, func(p memory.Phase) {
+		if p == memory.After {
+			c.wait(30 * time.Millisecond)
+		}
+	})
+}
+
+// shown is the state in which the issuer shows the retiring key at this moment.
+func (c *crashCase) shown() key.State {
+	list, err := c.world.Issuer("payments-api").List(context.Background())
+	require.NoError(c.t, err)
+	for _, k := range list {
+		if k.KeyID == c.retiring.KeyID {
+			return k.State
+		}
+	}
+	return ""
+}
+
+func TestAChangeOfAKeyIsAwaited(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote")
+	c.passOverlap()
+	c.isSlow()
+	approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
+	var d policy.Decision
+	require.NoError(t, c.attempt("Disable", activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}, &d, 5))
+	require.True(t, d.OK, d.Message)
+	assert.Equal(t, key.Disabled, c.shown(), "else it would not be destroyed after a short soak")
+
+	require.NoError(t, c.attempt("Enable", c.subject(), nil, 5))
+	assert.Equal(t, key.Active, c.shown(), "else consumers would be given a key that is refused")
+}
+
+func TestADestroyedKeyThatIsStillListedIsGone(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote", "Disable")
+	c.wait(31 * time.Minute)
+	c.isSlow()
+	var once sync.Once
+	c.world.On(memory.OpSelfTest, func(p memory.Phase) {
+		if p == memory.Before {
+			once.Do(func() { panic("the process dies") }) // while it probes
+		}
+	})
+	var destroyed activities.Destroyed
+	c.execute("Destroy", activities.RevokeInput{
+		Rotation: c.subject(), Approvals: []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}},
+	}, &destroyed)
+	assert.True(t, destroyed.Decision.OK, destroyed.Decision.Message)
+}
+
+func TestDebtIsWhatTheIssuerStillHasAfterItSettled(t *testing.T) {
+	t.Parallel()
+	record := func(c *crashCase) (r activities.Recorded) {
+		c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "completed"}, &r)
+		return r
+	}
+	c := reached(t, "Issue", "DeliverWave", "Promote", "Disable")
+	c.wait(31 * time.Minute)
+	c.isSlow()
+	require.NoError(t, c.world.Issuer("payments-api").Destroy(context.Background(), c.retiring))
+	assert.Empty(t, record(c).Debt, "it was only listed late")
+	assert.Equal(t, "completed", c.metadata().LastRotation.Outcome)
+
+	c = reached(t, "Issue", "DeliverWave", "Promote", "Disable")
+	assert.Len(t, record(c).Debt, 1)
+	assert.Equal(t, "completed-with-debt", c.metadata().LastRotation.Outcome, "report and record end alike")
+}
+
+func TestTheEndOfAnOrphanIsRecordedWheneverTheProcessDies(t *testing.T) {
+	t.Parallel()
+	for name, step := range map[string]struct {
+		activity string
+		want     audit.Type
+	}{
+		"the next attempt destroys it": {"Issue", audit.OrphanDestroyed},
+		"a rollback destroys it":       {"Discard", audit.KeyDiscarded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCase(t)
+			for _, op := range []memory.Op{memory.OpIssue, memory.OpDisable, memory.OpDestroy} {
+				var once sync.Once
+				c.world.On(op, func(p memory.Phase) {
+					if p == memory.After {
+						once.Do(func() { panic("the process dies") })
+					}
+				})
+			}
+			require.Error(t, c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 1))
+			if step.activity == "Issue" {
+				c.executeOverLag("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil)
+			} else {
+				c.executeOverLag("Discard", c.subject(), nil)
+			}
+			c.auditHas(audit.OrphanDisabled, step.want)
+		})
+	}
+}

@@ -1,0 +1,333 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// SweepInput asks what nobody looks after at these credentials.
+type SweepInput struct {
+	Entries []Entry `json:"entries"`
+	// RetryAfter is how long after the end of a credential's last run its debt is taken up again.
+	RetryAfter time.Duration `json:"retryAfter,omitempty"`
+}
+
+// Swept is what was found.
+type Swept struct {
+	Credentials int              `json:"credentials"`
+	Findings    []policy.Finding `json:"findings,omitempty"`
+	// Debts are retired keys for which the revoke gate may be opened again.
+	Debts []RetiredKey `json:"debts,omitempty"`
+	// Steps are those of rotations that failed when they were looked at, with the attempt.
+	Steps map[string]int `json:"steps,omitempty"`
+}
+
+// RetiredKey is a retired key of a credential that is still alive.
+type RetiredKey struct {
+	Credential string `json:"credential"`
+	KeyID      string `json:"keyID"`
+}
+
+// Sweep looks at credentials: issuer, store, instances and the latest run, and judges. What cannot be looked at is
+// a finding, too; only the end of the activity's own time is an error. It changes nothing.
+func (a *Activities) Sweep(ctx context.Context, in SweepInput) (Swept, error) {
+	var out Swept
+	full := a.slotsFull(ctx)
+	for _, e := range in.Entries {
+		signed, err := a.Applied.SpecIn(ctx, e.Named)
+		switch {
+		case errors.Is(err, ErrLeft):
+			continue // it was removed since it was listed
+		case errors.Is(err, ErrSpec):
+			out.Findings = append(out.Findings, policy.Unreadable(e.Inventory, e.Credential, err.Error()))
+		case err != nil:
+			return Swept{}, forTemporal(err)
+		default:
+			a.sweep(ctx, e, signed, in.RetryAfter, full, &out)
+		}
+		if err := ctx.Err(); err != nil {
+			return Swept{}, err
+		}
+		out.Credentials++
+		activity.RecordHeartbeat(ctx)
+	}
+	for i := range out.Findings {
+		f := &out.Findings[i]
+		f.Message, f.Do, f.About = outside.Text(f.Message, longestFinding), outside.Text(f.Do, longestFinding), outside.Text(f.About, longestOutside)
+	}
+	return out, nil
+}
+
+// slotsFull is how many slots routine rotations have when all are taken. Where that is not known, no finding says so.
+func (a *Activities) slotsFull(ctx context.Context) int {
+	if a.Index == nil {
+		return 0
+	}
+	taken, err := a.Index.TakenSlots(ctx)
+	if err != nil {
+		activity.GetLogger(ctx).Warn("which slots are taken is not known", "error", err)
+		return 0
+	}
+	if limit := a.Config().Slots(); len(taken) >= limit {
+		return limit
+	}
+	return 0
+}
+
+// longestFinding bounds a sentence of a finding.
+const longestFinding = 600
+
+func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full int, out *Swept) {
+	declared, s, facts := a.survey(ctx, signed, true)
+	if declared.Problem != "" {
+		owner := ""
+		if peek, err := signed.Peek(); err == nil {
+			owner = peek.Credential.Owner
+		}
+		out.Findings = append(out.Findings, policy.NotSwept(declared, owner, s == nil))
+		return
+	}
+	swept := policy.SweptCredential{
+		Spec: s.spec, Facts: facts, Run: declared.Run, Paused: e.Paused, SlotsFull: full, FailedBefore: a.failedBefore(ctx, declared.Run, out),
+	}
+	out.Findings = append(out.Findings, policy.Sweep(swept, a.Now())...)
+	if id := policy.TakeUp(swept, retryAfter, a.Now()); id != "" {
+		out.Debts = append(out.Debts, RetiredKey{Credential: s.spec.Credential.Name, KeyID: id})
+	}
+}
+
+// failedBefore tells whether the sweep before saw the run's step fail too, at an earlier attempt: one that waits for
+// hours may fail once when it is looked at. It keeps what this sweep saw.
+func (a *Activities) failedBefore(ctx context.Context, r policy.Run, out *Swept) bool {
+	id, failing := r.FailingStep()
+	if !failing {
+		return false
+	}
+	if out.Steps == nil {
+		out.Steps = map[string]int{}
+	}
+	out.Steps[id] = r.StepAttempts
+	if a.Swept == nil {
+		return false
+	}
+	before, found, err := a.Swept(ctx)
+	if err != nil {
+		activity.GetLogger(ctx).Warn("what the sweep before saw is not known", "error", err)
+		return false
+	}
+	attempt, seen := before.Steps[id]
+	return found && seen && attempt < r.StepAttempts
+}
+
+// Bounds of what is looked at beside the credentials that are applied.
+const (
+	pagesOfRuns = 20
+	runsAPage   = 1000
+	mostAstray  = 500
+)
+
+// SweepAstray looks at rotations of credentials that no inventory has applied: of a file, or removed since. Those that
+// ended as they should are not told of. More tells that there are others, beyond its bounds. It changes nothing.
+func (a *Activities) SweepAstray(ctx context.Context) (Astray, error) {
+	if a.Runs == nil || a.Applied == nil {
+		return Astray{}, nil
+	}
+	entries, err := a.Applied.Entries(ctx)
+	if err != nil {
+		return Astray{}, forTemporal(err)
+	}
+	applied := map[string]bool{}
+	for _, e := range entries {
+		applied[e.Credential] = true
+	}
+	var out Astray
+	owners := map[string]string{}
+	request := &workflowservice.ListWorkflowExecutionsRequest{
+		Query: "WorkflowType IN ('Rotation', 'EmergencyRotation') AND ExecutionStatus IN ('Running', 'Failed', 'Terminated', 'TimedOut', 'Canceled')", PageSize: runsAPage,
+	}
+	for range pagesOfRuns {
+		answer, err := a.Runs.ListWorkflow(ctx, request)
+		if err != nil {
+			return Astray{}, forTemporal(fmt.Errorf("listing rotations: %w", err))
+		}
+		for _, e := range answer.GetExecutions() {
+			name, rotates := Credential(e.GetExecution().GetWorkflowId())
+			if !rotates || applied[name] || !inventory.IsName(name) {
+				continue
+			}
+			if _, seen := owners[name]; !seen && len(owners) == mostAstray {
+				out.More = true
+				continue
+			}
+			var owner string
+			if p := e.GetSearchAttributes().GetIndexedFields()["KeyturnOwner"]; p != nil {
+				_ = converter.GetDefaultDataConverter().FromPayload(p, &owner) // for display
+			}
+			owners[name] = owner
+		}
+		if request.NextPageToken = answer.GetNextPageToken(); len(request.NextPageToken) == 0 {
+			break
+		}
+		activity.RecordHeartbeat(ctx)
+	}
+	out.More = out.More || len(request.NextPageToken) > 0
+	var swept Swept
+	for _, name := range slices.Sorted(maps.Keys(owners)) {
+		run, err := a.run(ctx, name) // the latest one
+		if err != nil {
+			return Astray{}, forTemporal(err)
+		}
+		out.Findings = append(out.Findings, policy.Astray(name, outside.Text(owners[name], longestOutside), run, a.failedBefore(ctx, run, &swept), a.Now())...)
+		activity.RecordHeartbeat(ctx)
+	}
+	for i := range out.Findings {
+		out.Findings[i].Message = outside.Text(out.Findings[i].Message, longestFinding)
+	}
+	out.Steps = swept.Steps
+	return out, nil
+}
+
+// Astray is what was found of rotations whose credentials are not applied.
+type Astray struct {
+	Findings []policy.Finding `json:"findings,omitempty"`
+	Steps    map[string]int   `json:"steps,omitempty"`
+	More     bool             `json:"more,omitempty"`
+}
+
+// SweepSigners finds who may not sign for long any more, by the files of the worker configuration.
+func (a *Activities) SweepSigners(context.Context) ([]policy.Finding, error) {
+	config := a.Config()
+	var ends []policy.SignerEnd
+	look := func(file, what string) {
+		signers, err := signed.LoadSigners(file)
+		if err != nil {
+			return // doctor tells
+		}
+		signers.Ends(func(by signed.Signer, until time.Time) {
+			ends = append(ends, policy.SignerEnd{File: file, For: what, Name: by.Name, Key: by.Key, End: until})
+		})
+	}
+	for _, t := range config.Trust.Inventory {
+		look(t.AllowedSigners, "specs of "+strings.Join(t.Environments, ", "))
+	}
+	for _, group := range slices.Sorted(maps.Keys(config.Trust.Approvers)) {
+		look(config.Trust.Approvers[group], "as one of "+group)
+	}
+	return policy.Expiring(ends, a.Now()), nil
+}
+
+// LatestSweep returns the report of the last sweep that ended; the zero one when there is none.
+func (a *Activities) LatestSweep(ctx context.Context) (policy.SweepReport, error) {
+	if a.Swept == nil {
+		return policy.SweepReport{}, nil
+	}
+	report, _, err := a.Swept(ctx)
+	return report, forTemporal(err)
+}
+
+// AnnounceInput has what a sweep found that the one before did not.
+type AnnounceInput struct {
+	// Sweep names the run.
+	Sweep    string           `json:"sweep"`
+	At       time.Time        `json:"at"`
+	Findings []policy.Finding `json:"findings"`
+	// New counts them all, also those that are not listed.
+	New int `json:"new"`
+}
+
+// namedInMessage is how many findings a message names.
+const namedInMessage = 20
+
+// Announce tells people of new findings, in one message to each notifier: those of a credential that names notifiers go
+// to these alone. One notifier that fails does not keep the others from hearing; the error's details are the IDs of
+// the findings that some notifier has heard of.
+func (a *Activities) Announce(ctx context.Context, in AnnounceInput) error {
+	var told []string
+	var failed []error
+	config := a.Config()
+	for _, n := range config.Notify {
+		mine := slices.DeleteFunc(slices.Clone(in.Findings), func(f policy.Finding) bool { return !wants(config, n, f.Notify) })
+		if len(mine) == 0 {
+			continue
+		}
+		if err := a.tell(ctx, n, announcement(in, mine)); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		for _, f := range mine {
+			told = append(told, f.ID)
+		}
+	}
+	if err := errors.Join(failed...); err != nil {
+		slices.Sort(told)
+		return temporal.NewApplicationErrorWithOptions(capText(err.Error()), TypePassing, temporal.ApplicationErrorOptions{Details: []any{slices.Compact(told)}})
+	}
+	return nil
+}
+
+// wants tells whether a notifier is one of those named; all are when none of the names is configured any more.
+func wants(config *workerconfig.Config, n workerconfig.Notifier, named []string) bool {
+	there := slices.ContainsFunc(config.Notify, func(other workerconfig.Notifier) bool { return slices.Contains(named, other.Name) })
+	return !there || slices.Contains(named, n.Name)
+}
+
+// announcement is the message about findings; with those that are only counted, there are more.
+func announcement(in AnnounceInput, findings []policy.Finding) providers.Notification {
+	severity := providers.Action
+	var lines []string
+	for i, f := range findings {
+		if f.Alarming() {
+			severity = providers.Alert
+		}
+		if i < namedInMessage {
+			about := strings.TrimSpace(string(f.Kind) + " " + f.Credential)
+			if f.Owner != "" {
+				about += " of " + f.Owner
+			}
+			lines = append(lines, fmt.Sprintf("%s: %s. What to do: %s", about, f.Message, f.Do))
+		}
+	}
+	all := len(findings) + max(in.New-len(in.Findings), 0)
+	if more := all - len(lines); more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more: starter sweep", more))
+	}
+	subject := "Sweep found 1 thing that nobody looks after"
+	if all != 1 {
+		subject = fmt.Sprintf("Sweep found %d things that nobody looks after", all)
+	}
+	return providers.Notification{
+		ID: "sweep/" + in.Sweep, Type: "dev.keyturn.sweep.found", Severity: severity, Subject: subject, Body: strings.Join(lines, "\n"), At: in.At,
+		Data: map[string]string{"new": fmt.Sprint(all)},
+	}
+}
+
+// InspectDebt plans the end of a retired key that is still alive: the input's Retiring names it, by its ID alone.
+// It changes nothing.
+func (a *Activities) InspectDebt(ctx context.Context, r Rotation) (policy.Settlement, error) {
+	s, err := a.open(r)
+	if err != nil {
+		return policy.Settlement{}, forTemporal(err)
+	}
+	facts, err := s.facts(ctx, false)
+	if err != nil {
+		return policy.Settlement{}, forTemporal(fmt.Errorf("inspecting the debt of %q: %w", s.spec.Credential.Name, err))
+	}
+	return policy.Settle(s.spec, facts, r.Retiring.KeyID, s.config().CannotApprove), nil
+}

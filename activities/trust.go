@@ -1,0 +1,266 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// spec reads the spec strictly, once it is proved that somebody signed it who may, for its environment and
+// for this namespace. Where nobody is trusted to sign for the environment, and only there, a worker that
+// allows it takes an unsigned one. by is empty then.
+func (a *Activities) spec(in inventory.SignedSpec) (spec inventory.Spec, by string, err error) {
+	if in.Signature == "" {
+		spec, err := a.unsigned(in)
+		return spec, "", err
+	}
+	peek, err := in.Peek()
+	if err != nil {
+		return spec, "", fmt.Errorf("reading spec: %w: it is no JSON object of a spec", ErrSpec)
+	}
+	environment := peek.Credential.Environment
+	signers, err := a.Config().InventorySigners(environment)
+	if err != nil {
+		return spec, "", fmt.Errorf("reading spec: %w: %w", ErrUntrusted, err)
+	}
+	body, signer, err := in.Open(signed.Spec, signers, a.Now())
+	switch {
+	case errors.Is(err, signed.ErrUntrusted):
+		return spec, "", fmt.Errorf("reading spec of environment %q: %w: %w", environment, ErrUntrusted, err)
+	case err != nil:
+		return spec, "", fmt.Errorf("reading spec: %w: %w", ErrSpec, err)
+	}
+	spec, err = a.parse(body)
+	switch {
+	case err != nil:
+		return spec, "", err
+	case spec.Credential.Environment != environment:
+		// The envelope's own body said the environment twice, to choose other signers.
+		return spec, "", fmt.Errorf("reading spec: %w: it is not clear for which environment it is", ErrSpec)
+	case spec.Namespace != a.Namespace:
+		return spec, "", fmt.Errorf("reading spec: %w: it is signed for namespace %q, and this is %q", ErrSpec, spec.Namespace, a.Namespace)
+	}
+	return spec, signer.Name, nil
+}
+
+// current refuses a spec that was to be used until now: nothing may begin by it. What has begun may end.
+func (a *Activities) current(spec inventory.Spec) error {
+	if spec.NotAfter.IsZero() || a.Now().Before(spec.NotAfter) {
+		return nil
+	}
+	return fmt.Errorf("reading spec: %w: it is to be used until %s", ErrSpec, spec.NotAfter.UTC().Format(time.RFC3339))
+}
+
+func (a *Activities) unsigned(in inventory.SignedSpec) (inventory.Spec, error) {
+	if !a.AllowUnsigned {
+		return inventory.Spec{}, fmt.Errorf("reading spec: %w: it is unsigned, and the worker runs without --allow-unsigned: send it with --sign", ErrSpec)
+	}
+	spec, err := a.parse(in.Body)
+	switch {
+	case err != nil:
+		return spec, err
+	case a.Config().DemandsSignature(spec.Credential.Environment):
+		return spec, fmt.Errorf("reading spec: %w: it is unsigned, and the worker configuration names who signs for environment %q: send it with --sign", ErrSpec, spec.Credential.Environment)
+	case spec.Namespace != "" && spec.Namespace != a.Namespace:
+		return spec, fmt.Errorf("reading spec: %w: it is for namespace %q, and this is %q", ErrSpec, spec.Namespace, a.Namespace)
+	}
+	return spec, nil
+}
+
+// farAhead is how far in the future a generation may lie. One without bound would lock out every later
+// spec, since the highest generation that a key was issued with is kept.
+const farAhead = time.Hour
+
+func (a *Activities) parse(body []byte) (inventory.Spec, error) {
+	spec, err := inventory.ParseSpec(body, a.Catalog)
+	if err != nil {
+		return spec, fmt.Errorf("reading spec: %w: %w", ErrSpec, err)
+	}
+	if spec.Generation > a.Now().Add(farAhead).UnixMilli() {
+		return spec, fmt.Errorf("reading spec: %w: its generation %d lies in the future", ErrSpec, spec.Generation)
+	}
+	return spec, nil
+}
+
+// openForEffect opens the credential for an activity that changes something. Such an activity must run
+// in the credential's own rotation, whose workflow ID is the mutex, within the configured bounds, and by
+// a spec that is not older than the one that a key was last issued with. It has the secret for itself, among
+// the activities of this process, until release.
+func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, error) {
+	s, err := a.open(r)
+	if err != nil {
+		return nil, err
+	}
+	name := s.spec.Credential.Name
+	if id := activity.GetInfo(ctx).WorkflowExecution.ID; id != WorkflowID(name) {
+		return nil, fmt.Errorf("acting on %q: %w: workflow %q is not its rotation", name, ErrSpec, id)
+	}
+	if s.release, err = a.mutexes.lock(ctx, s.spec.Credential.Store.Account+"/"+s.path); err != nil {
+		return nil, err
+	}
+	// Temporal catches a panic: whatever happens here, the next attempt must find the secret free.
+	acting := false
+	defer func() {
+		if !acting {
+			s.release()
+		}
+	}()
+	if err := a.mayAct(ctx, s, r); err != nil {
+		return nil, err
+	}
+	acting = true
+	return s, nil
+}
+
+// openWithin opens the credential for an activity that only looks, within the configured bounds.
+func (a *Activities) openWithin(r Rotation) (*site, error) {
+	s, err := a.open(r)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.within()
+}
+
+// within refuses what is out of bounds.
+func (s *site) within() error {
+	if denied := s.denied(); len(denied) > 0 {
+		return fmt.Errorf("acting on %q: %w: %s", s.spec.Credential.Name, providers.ErrDenied, strings.Join(denied, "; "))
+	}
+	return nil
+}
+
+func (a *Activities) mayAct(ctx context.Context, s *site, r Rotation) error {
+	if err := s.within(); err != nil {
+		return err
+	}
+	name := s.spec.Credential.Name
+	m, err := s.store.Metadata(ctx)
+	if err != nil {
+		return fmt.Errorf("acting on %q: reading metadata of the store: %w", name, err)
+	}
+	if d := policy.Governs(s.spec, m); !d.OK {
+		refusing(ctx, d)
+		return fmt.Errorf("acting on %q: %w: %s", name, ErrSpec, d.Message)
+	}
+	if m.Generation > s.spec.Generation {
+		return fmt.Errorf("acting on %q: %w: the spec is of generation %d, and a key was already issued with %d", name, ErrSpec, s.spec.Generation, m.Generation)
+	}
+	return a.Audit.Append(ctx, told(ctx, r.Events, name)...)
+}
+
+// Prove finds out who signed decisions: for each, in their order, who it is and in which of the spec's
+// approver groups, or why nothing is proved. It changes nothing. What it says is for display and for the
+// workflow to follow; the activities that disable and destroy prove the same again.
+func (a *Activities) Prove(ctx context.Context, in ProveInput) ([]policy.Proof, error) {
+	spec, _, err := a.spec(in.Spec)
+	if err != nil {
+		return nil, forTemporal(err)
+	}
+	proofs := make([]policy.Proof, 0, len(in.Decisions))
+	for _, d := range in.Decisions {
+		proof := a.prove(spec.Credential.Approvals, d)
+		if proof.Problem != "" {
+			activity.GetLogger(ctx).Warn("decision not proved", "credential", spec.Credential.Name, "reason", proof.Problem)
+		}
+		proofs = append(proofs, proof)
+	}
+	return proofs, nil
+}
+
+// ProveInput has decisions as they were signed.
+type ProveInput struct {
+	Spec      inventory.SignedSpec `json:"spec"`
+	Decisions []signed.Envelope    `json:"decisions"`
+}
+
+func (a *Activities) prove(approvals inventory.Approvals, d signed.Envelope) policy.Proof {
+	var proof policy.Proof
+	var problems []string
+	for _, group := range groups(approvals) {
+		signers, err := a.Config().Approvers(group)
+		if err != nil {
+			problems = append(problems, err.Error())
+			continue
+		}
+		body, by, err := d.Open(signed.Decision, signers, a.Now())
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("group %s: %s", group, err))
+			continue
+		}
+		if proof.Request, err = policy.ParseRequest(body); err != nil {
+			return policy.Proof{Problem: capText(err.Error())}
+		}
+		// Under two names in two groups somebody would be two people: the first name counts.
+		if len(proof.Groups) == 0 || proof.By.Name == by.Name {
+			proof.By, proof.Groups = by, append(proof.Groups, group)
+		}
+	}
+	switch {
+	case len(proof.Groups) > 0:
+	case len(problems) == 0:
+		proof.Problem = "the spec names no approver group, so that nobody's signature counts"
+	default:
+		proof.Problem = capText(strings.Join(problems, "; "))
+	}
+	return proof
+}
+
+// groups are the approver groups of all gates, each once.
+func groups(a inventory.Approvals) []string {
+	var names []string
+	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
+		if needs := a.For(gate); needs != nil {
+			names = append(names, needs.From...)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// approvals returns what may be counted before an effect that a gate guards: where the gate asks for
+// signatures, only what is proved here and now to be an approval for that gate of this very run, rotation and
+// keys, by somebody of its groups. What was left out is why.
+func (a *Activities) approvals(ctx context.Context, s *site, gate inventory.Gate, r Rotation, claimed []policy.Verdict) (valid []policy.Verdict, why []string) {
+	needs := s.spec.Credential.Approvals.For(gate)
+	if needs == nil || needs.Trust == inventory.TrustAny {
+		return claimed, nil
+	}
+	execution := activity.GetInfo(ctx).WorkflowExecution
+	here := policy.Bound{
+		Namespace: a.Namespace, Workflow: execution.ID, Run: execution.RunID, Rotation: r.ID,
+		Gate: gate, Retiring: r.Retiring.KeyID, Incoming: r.Incoming.KeyID,
+	}
+	for _, c := range claimed {
+		if c.Signed == nil {
+			why = append(why, "an approval has no signature")
+			continue
+		}
+		v, problem := a.prove(inventory.Approvals{Revoke: needs}, *c.Signed).Binds(here, a.Now())
+		if problem != "" {
+			why = append(why, problem)
+			continue
+		}
+		valid = append(valid, v)
+	}
+	return valid, why
+}
+
+// AwaitTrust answers "not yet" until the spec is taken: a signer who was trusted when the rotation began,
+// and is not any more, holds it.
+func (a *Activities) AwaitTrust(_ context.Context, in inventory.SignedSpec) error {
+	_, _, err := a.spec(in)
+	if errors.Is(err, ErrUntrusted) {
+		return notYet(err.Error(), 0)
+	}
+	return forTemporal(err)
+}

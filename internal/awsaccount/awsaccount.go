@@ -1,0 +1,274 @@
+// Package awsaccount is what the AWS providers have in common: how an account is reached, by the SDK's
+// standard environment and nothing else, and what AWS's errors mean.
+package awsaccount
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
+	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/keyturn/keyturn/internal/endpoint"
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Account is an AWS account in one region, as an account of the worker configuration names it. What it
+// leaves out comes from the SDK's standard environment: AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL, shared
+// files, roles of the container or the instance.
+type Account struct {
+	// Region such as eu-central-1; AWS_REGION or the profile's otherwise.
+	Region string `json:"region,omitempty"`
+	// Profile of the shared configuration files; AWS_PROFILE otherwise.
+	Profile string `json:"profile,omitempty"`
+	// Endpoint is a URL to use instead of AWS's own: https, or http on this host. AWS_ENDPOINT_URL otherwise.
+	Endpoint string `json:"endpoint,omitempty"`
+
+	mu     sync.Mutex
+	loaded *aws.Config
+}
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// Problems tells what is wrong with the account.
+func (a *Account) Problems() []strictyaml.Problem {
+	var list []strictyaml.Problem
+	if a.Region != "" && !nameForm.MatchString(a.Region) {
+		list = append(list, strictyaml.Problem{Field: "region", What: "is no region", Write: "a name such as eu-central-1"})
+	}
+	if a.Profile != "" && !nameForm.MatchString(a.Profile) {
+		list = append(list, strictyaml.Problem{Field: "profile", What: "is no profile's name", Write: "the name of a profile in ~/.aws/config"})
+	}
+	if a.Endpoint != "" {
+		if what, write := endpoint.Judge(a.Endpoint); what != "" {
+			list = append(list, strictyaml.Problem{Field: "endpoint", What: what, Write: write})
+		}
+	}
+	return list
+}
+
+// OnThisHost tells whether a service of the account, such as IAM, is reached at a loopback address: a
+// double, not AWS. It goes by the order in which the SDK looks for an endpoint.
+func (a *Account) OnThisHost(service string) bool {
+	where := cmp.Or(os.Getenv("AWS_ENDPOINT_URL_"+service), a.Endpoint, os.Getenv("AWS_ENDPOINT_URL"))
+	u, err := url.Parse(where)
+	return err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())
+}
+
+// Config returns the SDK's configuration of the account. It is loaded once, so that credentials of a role
+// are fetched anew only when they expire.
+func (a *Account) Config(ctx context.Context) (aws.Config, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.loaded != nil {
+		return *a.loaded, nil
+	}
+	options := []func(*config.LoadOptions) error{
+		config.WithAPIOptions([]func(*middleware.Stack) error{boundReplies}),
+		config.WithLogger(logging.Nop{}), // what matters comes as an error; its own words may be those of a peer
+	}
+	if a.Region != "" {
+		options = append(options, config.WithRegion(a.Region))
+	}
+	if a.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(a.Profile))
+	}
+	if a.Endpoint != "" {
+		options = append(options, config.WithBaseEndpoint(a.Endpoint))
+	}
+	c, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return aws.Config{}, fmt.Errorf("reading AWS's environment: %w", err)
+	}
+	if c.Region == "" {
+		return aws.Config{}, fmt.Errorf("reading AWS's environment: %w: there is no region: set region in the account, or AWS_REGION", providers.ErrInvalid)
+	}
+	a.loaded = &c
+	return c, nil
+}
+
+const (
+	// maxReply bounds what is read of a reply: the SDK reads all that comes. The largest honest one has a page
+	// of names, or a secret of 64 KiB.
+	maxReply = 1 << 20
+	// maxWords bounds what is looked at of an error's text.
+	maxWords = 64 << 10
+	// maxPages bounds a list. Quotas of AWS keep honest ones far below.
+	maxPages = 100
+)
+
+// boundReplies ends a reply with an error once it is too long, and refuses what a service that speaks XML does
+// not answer: the SDK takes a reply without any XML, such as an empty one, for an empty list.
+func boundReplies(stack *middleware.Stack) error {
+	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("keyturn:BoundReplies",
+		func(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
+			out, metadata, err := next.HandleDeserialize(ctx, in)
+			reply, ok := out.RawResponse.(*smithyhttp.Response)
+			if !ok || reply.Body == nil {
+				return out, metadata, err
+			}
+			reply.Body = &bounded{ReadCloser: reply.Body, left: maxReply}
+			if err == nil && reply.StatusCode/100 == 2 && slices.Contains(speakXML, awsmiddleware.GetServiceID(ctx)) {
+				err = mustAnswer(awsmiddleware.GetOperationName(ctx), reply)
+			}
+			return out, metadata, err
+		}), middleware.After) // the last one is the first to see the reply
+}
+
+// speakXML are the services whose replies all are XML.
+var speakXML = []string{"IAM", "STS"}
+
+// mustAnswer refuses a reply whose root is not that of the operation's replies.
+func mustAnswer(operation string, reply *smithyhttp.Response) error {
+	var seen bytes.Buffer
+	decoder := xml.NewDecoder(io.TeeReader(reply.Body, &seen))
+	for {
+		token, err := decoder.RawToken()
+		if err != nil {
+			return &smithy.DeserializationError{Err: fmt.Errorf("reading the reply: %w", err)}
+		}
+		if root, ok := token.(xml.StartElement); ok {
+			if root.Name.Local != operation+"Response" {
+				return &smithy.DeserializationError{Err: fmt.Errorf("the reply is not one of %s", operation)}
+			}
+			break
+		}
+	}
+	reply.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(&seen, reply.Body), reply.Body}
+	return nil
+}
+
+type bounded struct {
+	io.ReadCloser
+	left int
+}
+
+var errTooLong = fmt.Errorf("the reply is longer than %d bytes", maxReply)
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooLong
+	}
+	n, err := b.ReadCloser.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// pager is a paginator of one of the SDK's clients.
+type pager[Page, Options any] interface {
+	HasMorePages() bool
+	NextPage(ctx context.Context, optFns ...func(*Options)) (*Page, error)
+}
+
+// Pages hands over page after page, up to the first error.
+func Pages[Page, Options any](ctx context.Context, p pager[Page, Options], each func(*Page) error) error {
+	for n := 0; p.HasMorePages(); n++ {
+		if n == maxPages {
+			return fmt.Errorf("the list has more than %d pages", maxPages)
+		}
+		page, err := p.NextPage(ctx)
+		if err != nil {
+			return err
+		}
+		if err := each(page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// codes says what the error codes of IAM, STS and Secrets Manager mean, as the API references of the three
+// list them. One that is not here is passing trouble: InternalFailure, ServiceUnavailable, an expired
+// token of the worker, which the SDK renews.
+var codes = map[string]error{
+	"Throttling": providers.ErrThrottled, "ThrottlingException": providers.ErrThrottled, "ThrottledException": providers.ErrThrottled,
+	"RequestLimitExceeded": providers.ErrThrottled, "TooManyRequestsException": providers.ErrThrottled, "RequestThrottled": providers.ErrThrottled,
+
+	"NoSuchEntity": providers.ErrNotFound, "NoSuchEntityException": providers.ErrNotFound, "ResourceNotFoundException": providers.ErrNotFound,
+
+	"AccessDenied": providers.ErrDenied, "AccessDeniedException": providers.ErrDenied, "UnauthorizedOperation": providers.ErrDenied,
+	"InvalidClientTokenId": providers.ErrDenied, "UnrecognizedClientException": providers.ErrDenied, "SignatureDoesNotMatch": providers.ErrDenied,
+
+	"ResourceExistsException": providers.ErrConflict,
+
+	"InvalidInput": providers.ErrInvalid, "ValidationError": providers.ErrInvalid, "InvalidParameterException": providers.ErrInvalid,
+	"InvalidParameterValue": providers.ErrInvalid, "InvalidRequestException": providers.ErrInvalid, "LimitExceededException": providers.ErrInvalid,
+	"MalformedPolicyDocumentException": providers.ErrInvalid, "DecryptionFailure": providers.ErrDenied, "EncryptionFailure": providers.ErrDenied,
+}
+
+// Code is the error code that AWS answered with; empty for an error of another kind.
+func Code(err error) string {
+	var answer smithy.APIError
+	if errors.As(err, &answer) {
+		return answer.ErrorCode()
+	}
+	return ""
+}
+
+// maxName bounds what is kept of a name that AWS gives to something.
+const maxName = 256
+
+// Name is a name that AWS gives to something, fit for errors and people.
+func Name(name *string) string { return outside.Text(aws.ToString(name), maxName) }
+
+// Error says what was going on when AWS answered with an error, and wraps the sentinel that it means. Its
+// text is bounded, and shows nothing of the secrets that were sent.
+func Error(doing string, err error, sent ...secret.Bundle) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s: %w", doing, cause(err))
+	}
+	text := err.Error()
+	var answer smithy.APIError
+	var unreadable *smithy.DeserializationError
+	switch {
+	case errors.As(err, &answer):
+		text = answer.ErrorCode() + ": " + answer.ErrorMessage()
+	case errors.Is(err, errTooLong):
+		text = errTooLong.Error()
+	case errors.As(err, &unreadable):
+		// The decoder's words may quote the reply, which may hold a key.
+		text = "the reply is not one of AWS's API"
+	}
+	text = text[:min(len(text), maxWords)]
+	for _, b := range sent {
+		text = b.Scrub(text)
+	}
+	text = outside.Text(text, outside.MaxText/2)
+	if sentinel, known := codes[Code(err)]; known {
+		return fmt.Errorf("%s: %w: %s", doing, sentinel, text)
+	}
+	return fmt.Errorf("%s: %s", doing, text)
+}
+
+// cause is the end of the context alone: the SDK wraps it in text of its own.
+func cause(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return context.Canceled
+	}
+	return context.DeadlineExceeded
+}

@@ -1,0 +1,106 @@
+package awsaccount_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/aws/smithy-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+)
+
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		account *awsaccount.Account
+		field   string
+	}{
+		"all by the environment":            {&awsaccount.Account{}, ""},
+		"everything said":                   {&awsaccount.Account{Region: "eu-central-1", Profile: "rotator", Endpoint: "https://iam.example.com"}, ""},
+		"a double on this host":             {&awsaccount.Account{Endpoint: "http://127.0.0.1:5000"}, ""},
+		"a region that is none":             {&awsaccount.Account{Region: "eu central"}, "region"},
+		"a profile that is none":            {&awsaccount.Account{Profile: "../x"}, "profile"},
+		"an endpoint elsewhere without TLS": {&awsaccount.Account{Endpoint: "http://aws.example.com"}, "endpoint"},
+		"an endpoint with a password":       {&awsaccount.Account{Endpoint: "https://a:b@aws.example.com"}, "endpoint"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			problems := c.account.Problems()
+			if c.field == "" {
+				assert.Empty(t, problems)
+				return
+			}
+			require.Len(t, problems, 1)
+			assert.Equal(t, c.field, problems[0].Field)
+		})
+	}
+}
+
+// Which endpoint counts follows the SDK: that of the service, the account's, that of all services.
+func TestOnThisHost(t *testing.T) {
+	const here, there = "http://127.0.0.1:5000", "https://iam.amazonaws.com"
+	for name, c := range map[string]struct {
+		account, all, service string
+		want                  bool
+	}{
+		"AWS itself":                             {"", "", "", false},
+		"the account's":                          {here, "", "", true},
+		"that of the environment":                {"", here, "", true},
+		"the account's before the environment's": {there, here, "", false},
+		"the service's before the account's":     {here, here, there, false},
+		"a name that only looks like this host":  {"https://localhost.example.com", "", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("AWS_ENDPOINT_URL", c.all)
+			t.Setenv("AWS_ENDPOINT_URL_IAM", c.service)
+			a := &awsaccount.Account{Endpoint: c.account}
+			assert.Equal(t, c.want, a.OnThisHost("IAM"))
+		})
+	}
+}
+
+func TestARegionIsNeeded(t *testing.T) {
+	t.Setenv("AWS_REGION", "")
+	t.Setenv("AWS_DEFAULT_REGION", "")
+	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
+	_, err := new(awsaccount.Account).Config(t.Context())
+	require.ErrorIs(t, err, providers.ErrInvalid)
+	require.ErrorContains(t, err, "set region in the account, or AWS_REGION")
+	c, err := (&awsaccount.Account{Region: "eu-central-1"}).Config(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "eu-central-1", c.Region)
+}
+
+func TestError(t *testing.T) {
+	t.Parallel()
+	const value = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+	answer := func(code, message string) error {
+		return fmt.Errorf("operation error: %w", &smithy.GenericAPIError{Code: code, Message: message})
+	}
+	for code, want := range map[string]error{
+		"Throttling": providers.ErrThrottled, "ThrottlingException": providers.ErrThrottled, "NoSuchEntity": providers.ErrNotFound,
+		"ResourceNotFoundException": providers.ErrNotFound, "AccessDenied": providers.ErrDenied, "InvalidClientTokenId": providers.ErrDenied,
+		"ResourceExistsException": providers.ErrConflict, "InvalidParameterException": providers.ErrInvalid,
+	} {
+		assert.ErrorIs(t, awsaccount.Error("asking", answer(code, "words")), want, code)
+	}
+	sent := secret.Single(secret.New([]byte(value)))
+	err := awsaccount.Error("putting", answer("InternalFailure", strings.Repeat("bad "+value+"\x1b[31m\n", 100)), sent)
+	assert.NotContains(t, err.Error(), value)
+	assert.NotContains(t, err.Error(), "\n")
+	assert.Less(t, len(err.Error()), 1024)
+	for _, sentinel := range []error{providers.ErrDenied, providers.ErrInvalid, providers.ErrNotFound} {
+		assert.NotErrorIs(t, err, sentinel, "what is not known is passing trouble")
+	}
+	require.NoError(t, awsaccount.Error("asking", nil))
+	require.ErrorIs(t, awsaccount.Error("asking", fmt.Errorf("request: %w", context.Canceled)), context.Canceled)
+	require.ErrorIs(t, awsaccount.Error("asking", fmt.Errorf("request: %w", context.DeadlineExceeded)), context.DeadlineExceeded)
+	assert.Empty(t, awsaccount.Code(errors.New("no route to host")))
+}

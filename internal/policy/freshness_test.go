@@ -1,0 +1,198 @@
+package policy_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+func TestACacheLengthensTheWait(t *testing.T) {
+	t.Parallel()
+	c := credential() // an overlap of 48h, promoted 50h ago, and quiet for 6h and a lag of 1h
+	assert.True(t, policy.Gather(c, promoted(), retiring, incoming).Complete)
+
+	c.Consumers[1].CacheTTL = hours(3)
+	lacks := func(f policy.Facts) []policy.Reason {
+		var reasons []policy.Reason
+		for _, d := range policy.Gather(c, f, retiring, incoming).Missing {
+			reasons = append(reasons, d.Reason)
+		}
+		return reasons
+	}
+	assert.Equal(t, []policy.Reason{policy.OverlapNotOver}, lacks(promoted()), "the overlap begins when the caches have run out")
+	f := promoted()
+	f.At = now.Add(time.Hour)
+	assert.Empty(t, lacks(f))
+	assert.True(t, policy.Kept(c, f))
+	assert.False(t, policy.Kept(c, promoted()), "until then there is a way back")
+
+	// The quiet window, too, when it is the longer one.
+	c.Overlap, c.QuietWindow = hours(1), hours(48)
+	f = promoted()
+	f.Keys[0].LastUsedAt = now.Add(-100 * time.Hour)
+	assert.Equal(t, []policy.Reason{policy.RetiringNotQuiet}, lacks(f))
+	f.At = now.Add(3 * time.Hour)
+	assert.Empty(t, lacks(f))
+}
+
+func TestWhatCachesAndRunsMayHaveIsNotDestroyed(t *testing.T) {
+	t.Parallel()
+	// Turned back: the retiring key was delivered again an hour ago, and nobody used the incoming one since long.
+	back := staged()
+	back.Instances = fleet("fp:old")
+	back.Keys[1].LastUsedAt = now.Add(-40 * time.Hour)
+	back.Metadata.Keys[0].DeliveredAt = now.Add(-time.Hour)
+	c := credential()
+	assert.True(t, policy.MayDiscard(c, back, incoming).OK)
+	for name, change := range map[string]func(*inventory.Consumer){
+		"a cache":                                func(x *inventory.Consumer) { x.CacheTTL = hours(2) },
+		"a run":                                  func(x *inventory.Consumer) { x.LongestRun = hours(2) },
+		"a run that began with what a cache had": func(x *inventory.Consumer) { x.CacheTTL, x.LongestRun = hours(1), hours(1) },
+	} {
+		c := credential()
+		change(&c.Consumers[1])
+		assert.Equal(t, policy.CachesNotOver, policy.MayDiscard(c, back, incoming).Reason, name)
+		later := back
+		later.At = now.Add(time.Hour)
+		assert.True(t, policy.MayDiscard(c, later, incoming).OK, name)
+	}
+}
+
+func TestWhoReadsPendingMayHaveCachedIt(t *testing.T) {
+	t.Parallel()
+	// Turned back before anything was delivered, an hour after the key was issued and PENDING.
+	f := staged()
+	f.Instances = fleet("fp:old")
+	f.Instances[0].Pulls, f.Instances[0].Wave = true, inventory.CanaryWave
+	f.Capabilities.ReportsUsage = false
+	for i := range f.Metadata.Keys {
+		f.Metadata.Keys[i].DeliveredAt, f.Metadata.Keys[i].IssuedAt = time.Time{}, now.Add(-time.Hour)
+	}
+	c := credential()
+	c.Consumers[0].CacheTTL = hours(5)
+	assert.Equal(t, policy.CachesNotOver, policy.MayDiscard(c, f, incoming).Reason)
+	f.At = now.Add(5 * time.Hour)
+	d := policy.MayDiscard(c, f, incoming)
+	assert.True(t, d.OK, d.Message)
+}
+
+func TestThePlanSaysWhatWavesAndCachesMean(t *testing.T) {
+	t.Parallel()
+	pulls := func(typ string) bool { return typ == "pull" }
+	c := credential()
+	c.WaveSteps = []inventory.WaveStep{"10%"}
+	c.Consumers[1].CacheTTL = hours(2)
+	c.Consumers = append(c.Consumers, inventory.Consumer{Name: "own", Target: inventory.Provider{Type: "pull"}})
+	f := before()
+	f.Instances = append(f.Instances, instance("own", "own", "rest", "fp:old"))
+	plan := policy.Make(spec(c), f, pulls, anybody)
+	assert.False(t, plan.Refused(), plan.Refusals)
+	var waves []string
+	for _, w := range plan.Waves {
+		waves = append(waves, fmt.Sprintf("%s %d %s %t", w.Name, len(w.Instances), w.Soak, w.ByPromotion))
+	}
+	assert.Equal(t, []string{"canary 1 1h false", "rest-10% 1 3h false", "rest 1 3h false", "rest 1 1h true"}, waves)
+	assert.Contains(t, strings.Join(plan.Warnings, "\n"), "waveSteps do not part those who read the store by themselves")
+	assert.Equal(t, hours(1+3+3+1+2+48+24), plan.Takes)
+	var steps []string
+	for _, s := range plan.Steps {
+		steps = append(steps, s.What)
+	}
+	assert.Contains(t, strings.Join(steps, "\n"), "wave rest-10%: deliver to checkout/")
+	assert.Contains(t, strings.Join(steps, "\n"), "caches run out within 2h; then both keys are accepted for 2d")
+
+	for i := range 5000 {
+		c.Consumers[1].Instances = append(c.Consumers[1].Instances, fmt.Sprintf("host-%d", i))
+	}
+	for _, s := range policy.Make(spec(c), f, pulls, anybody).Steps {
+		assert.Less(t, len(s.What), 1000, "thousands of instances are not named one by one")
+	}
+}
+
+func TestAnOverlapBelowTheLongestRunIsRefused(t *testing.T) {
+	t.Parallel()
+	c := credential()
+	c.Consumers[1].LongestRun = hours(48)
+	assert.False(t, policy.Make(spec(c), before(), noPulls, anybody).Refused())
+	c.Consumers[1].LongestRun = hours(49)
+	refusals := policy.Make(spec(c), before(), noPulls, anybody).Refusals
+	assert.Len(t, refusals, 1)
+	assert.Equal(t, policy.OverlapTooShort, refusals[0].Reason)
+	assert.Contains(t, refusals[0].Message, "a run of checkout may last 2d1h, and the overlap is 2d")
+}
+
+func TestReplicasThatDifferHaveNotConverged(t *testing.T) {
+	t.Parallel()
+	f := promoted()
+	f.Instances[1].Statement = &key.Statement{Instance: "a", Keys: []string{"fp:new", "fp:old"}, Split: true}
+	d := policy.MayDeliverNext(f.Instances, incoming)
+	assert.Equal(t, policy.InstanceNotConverged, d.Reason)
+	assert.Contains(t, d.Message, "the replicas of checkout/a do not all use key key-new")
+	assert.Equal(t, policy.InstanceNotConverged, policy.MayDisable(credential(), f, retiring, incoming, nil).Reason)
+	// One process that holds both while it reloads is another matter: the wave goes on, the evidence waits.
+	f.Instances[1].Statement.Split = false
+	assert.True(t, policy.MayDeliverNext(f.Instances, incoming).OK)
+	assert.Equal(t, policy.RetiringStillHeld, policy.MayDisable(credential(), f, retiring, incoming, nil).Reason)
+}
+
+func TestADisabledKeyIsMissed(t *testing.T) {
+	t.Parallel()
+	disabled := func(used time.Time) policy.Facts {
+		f := promoted()
+		f.Keys[0].State, f.Keys[0].LastUsedAt, f.Keys[0].LastUsedBy = key.Disabled, used, "night-batch"
+		f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = now.Add(-time.Hour), now.Add(-time.Hour)
+		return f
+	}
+	for name, c := range map[string]struct {
+		f    policy.Facts
+		want bool
+	}{
+		"nobody used it":                         {disabled(now.Add(-10 * time.Hour)), false},
+		"right before, by a clock that is ahead": {disabled(now.Add(-time.Hour + time.Second)), false},
+		"somebody used it since":                 {disabled(now.Add(-time.Minute)), true},
+		"it is enabled": {func() policy.Facts {
+			f := disabled(now.Add(-time.Minute))
+			f.Keys[0].State = key.Active
+			return f
+		}(), false},
+		"somebody else disabled it": {func() policy.Facts {
+			f := disabled(now.Add(-time.Minute))
+			f.Metadata.Keys[0].DisablingAt = time.Time{}
+			return f
+		}(), false},
+		"the issuer does not report uses": {func() policy.Facts {
+			f := disabled(now.Add(-time.Minute))
+			f.Capabilities.ReportsUsage = false
+			return f
+		}(), false},
+	} {
+		d := policy.Missed(c.f, retiring)
+		assert.Equal(t, !c.want, d.OK, name)
+		if c.want {
+			assert.Equal(t, policy.RetiringMissed, d.Reason)
+			assert.Contains(t, d.Message, "was used by night-batch")
+			assert.Contains(t, d.Message, "a consumer that went back to it, or somebody whom the inventory does not name")
+		}
+	}
+}
+
+// It is watched only where the issuer can tell: the plan says so, of a rotation and of a run that settles.
+func TestThePlanSaysWhetherTheIssuerTellsWhoMissesAKey(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct{ disables, reports, want bool }{
+		"it disables keys and reports their use": {true, true, true},
+		"it reports no use":                      {true, false, false},
+		"it disables no key":                     {false, true, false},
+	} {
+		f := before()
+		f.Capabilities.CanDisable, f.Capabilities.ReportsUsage = x.disables, x.reports
+		assert.Equal(t, x.want, policy.Make(spec(credential()), f, noPulls, anybody).TellsMissed, name)
+	}
+}

@@ -1,0 +1,128 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/signed"
+)
+
+// RequestSchema is the version of SignedRequest's JSON.
+const RequestSchema = "keyturn/decision/v1"
+
+// Bound is what a decision is worth for, and for nothing else.
+type Bound struct {
+	// Namespace, Workflow and Run are Temporal's: an approval dies with the run in which its gate opened,
+	// by a reset too.
+	Namespace string `json:"namespace"`
+	Workflow  string `json:"workflow"`
+	Run       string `json:"run"`
+	// Rotation is the rotation ID.
+	Rotation string `json:"rotation"`
+	// Gate and Evidence are the open gate and the digest of what it shows; empty for a decision that is for
+	// no gate.
+	Gate     inventory.Gate `json:"gate,omitempty"`
+	Evidence string         `json:"evidence,omitempty"`
+	// Retiring and Incoming are key IDs.
+	Retiring string `json:"retiring,omitempty"`
+	Incoming string `json:"incoming,omitempty"`
+}
+
+// SignedRequest is the body of a signed decision.
+type SignedRequest struct {
+	Schema string `json:"schema"`
+	Action Action `json:"action"`
+	Bound
+	Reason    string             `json:"reason,omitempty"`
+	Extension inventory.Duration `json:"extension,omitzero"`
+	// Nonce makes the decision one of its own: it counts once.
+	Nonce    string    `json:"nonce"`
+	SignedAt time.Time `json:"signedAt"`
+}
+
+// ParseRequest reads what signed.Envelope.Open returned.
+func ParseRequest(body []byte) (SignedRequest, error) {
+	var r SignedRequest
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&r); err != nil {
+		return r, fmt.Errorf("reading decision: %w", err)
+	}
+	switch {
+	case r.Schema != RequestSchema:
+		return r, fmt.Errorf("reading decision: its schema is %q, not %s", r.Schema, RequestSchema)
+	case r.Nonce == "" || len(r.Nonce) > 64:
+		return r, fmt.Errorf("reading decision: its nonce is empty or longer than 64 bytes")
+	case r.SignedAt.IsZero():
+		return r, fmt.Errorf("reading decision: it does not say when it was signed")
+	}
+	return r, nil
+}
+
+// Proof is what a worker found out about a signed decision, with the signers that its own configuration
+// names.
+type Proof struct {
+	Request SignedRequest `json:"request"`
+	By      signed.Signer `json:"by"`
+	// Groups are the approver groups of the spec that the signer is in.
+	Groups []string `json:"groups,omitempty"`
+	// Problem is why nothing is proved; empty when all is.
+	Problem string `json:"problem,omitempty"`
+}
+
+// clockSkew is how far ahead the clock of a signer may be.
+const clockSkew = 5 * time.Minute
+
+// mismatch says how a decision is bound to something else than here; empty when it fits.
+func (b Bound) mismatch(here Bound) (VerdictReason, string) {
+	for _, c := range []struct {
+		what, signed, here string
+		reason             VerdictReason
+	}{
+		{"namespace", b.Namespace, here.Namespace, OtherRotation},
+		{"workflow", b.Workflow, here.Workflow, OtherRotation},
+		{"rotation", b.Rotation, here.Rotation, OtherRotation},
+		{"run", b.Run, here.Run, OtherRun},
+		{"gate", string(b.Gate), string(here.Gate), NotOpen},
+		{"retiring key", b.Retiring, here.Retiring, OtherRotation},
+		{"incoming key", b.Incoming, here.Incoming, OtherRotation},
+		{"evidence", b.Evidence, here.Evidence, OtherEvidence},
+	} {
+		if c.signed != c.here {
+			return c.reason, fmt.Sprintf("it is signed for %s %q, and here it is %q: look again and decide again", c.what, c.signed, c.here)
+		}
+	}
+	return "", ""
+}
+
+// Binds judges a proved decision for the place where it shall count: an activity that is about to disable
+// or destroy. It returns the approval that it is, or why it is none. The evidence that its signer saw is
+// not compared: the activity has gathered its own.
+func (p Proof) Binds(here Bound, now time.Time) (Verdict, string) {
+	r := p.Request
+	here.Evidence = r.Evidence
+	v := Verdict{ID: r.Nonce, Action: r.Action, Gate: r.Gate, By: p.By.Name, Verified: true, Groups: p.Groups, At: r.SignedAt, Accepted: true, Reason: Accepted}
+	if p.Problem != "" {
+		return v, p.Problem
+	}
+	if r.Action != Approve {
+		return v, fmt.Sprintf("it is no approval but %q", r.Action)
+	}
+	if _, why := r.mismatch(here); why != "" {
+		return v, why
+	}
+	if r.SignedAt.After(now.Add(clockSkew)) {
+		return v, "it is signed in the future"
+	}
+	return v, ""
+}
+
+// trusted tells whether a verdict has the trust that an approval asks for.
+func trusted(v Verdict, needs inventory.Approval) bool {
+	return needs.Trust == inventory.TrustAny ||
+		v.Verified && slices.ContainsFunc(v.Groups, func(g string) bool { return slices.Contains(needs.From, g) })
+}

@@ -1,0 +1,154 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+)
+
+// Reasons why a routine rotation does not begin now.
+const (
+	AlreadyRunning Reason = "already-running"
+	BlackedOut     Reason = "blacked-out"
+	WindowClosed   Reason = "window-closed"
+	NotDue         Reason = "not-due"
+	LeftInventory  Reason = "left-the-inventory"
+)
+
+// MayBegin judges whether the calendar lets a routine rotation begin at a moment.
+func MayBegin(c inventory.Credential, at time.Time) Decision {
+	if d := blackout(c, at); !d.OK {
+		return d
+	}
+	if !c.Schedule.InWindow(at) {
+		return refuse(WindowClosed, "the window is closed; the next one opens %s", moment(c.Next(at), c))
+	}
+	return allow("the window is open")
+}
+
+// Waiter is a routine rotation that waits for a slot.
+type Waiter struct {
+	Credential string
+	Risk       inventory.Risk
+	// RotateBy is zero where nobody knows how old the key is.
+	RotateBy time.Time
+	// Since is when it was fired.
+	Since time.Time
+}
+
+// Before tells whether one gets a slot before another: the higher risk, then the earlier rotate-by, an unknown one
+// first, then who was fired first. Of times only whole seconds count, as an index may have rounded them.
+func (w Waiter) Before(other Waiter) bool {
+	second := func(a, b time.Time) int { return a.Truncate(time.Second).Compare(b.Truncate(time.Second)) }
+	return cmp.Or(
+		cmp.Compare(slices.Index(inventory.Risks, other.Risk), slices.Index(inventory.Risks, w.Risk)),
+		second(w.RotateBy, other.RotateBy), second(w.Since, other.Since), cmp.Compare(w.Credential, other.Credential),
+	) < 0
+}
+
+// IsDue judges whether a routine rotation shall begin: the calendar lets it, and the key is old enough. A key
+// whose age nobody knows is.
+func IsDue(c inventory.Credential, s inventory.State, at time.Time) Decision {
+	due := c.Due(s.RotateBy, s.KeyExpires)
+	if at.Before(due) {
+		return refuse(NotDue, "the key is to be rotated by %s, which is due from %s on", moment(s.RotateBy, c), moment(due, c))
+	}
+	if d := MayBegin(c, at); !d.OK {
+		return d
+	}
+	switch {
+	case s.KeyID == "":
+		return allow("there is no key yet")
+	case due.IsZero():
+		return allow("nobody knows how old the key is")
+	}
+	return allow("the key is to be rotated by %s", moment(s.RotateBy, c))
+}
+
+// NextRun is the first moment at which a routine rotation may begin and is due.
+func NextRun(c inventory.Credential, s inventory.State, now time.Time) time.Time {
+	due := c.Due(s.RotateBy, s.KeyExpires)
+	if due.Before(now) {
+		due = now
+	}
+	return c.Next(due)
+}
+
+// StateOf is what the facts say of the credential's key.
+func StateOf(c inventory.Credential, f Facts) inventory.State {
+	m := f.Metadata
+	s := inventory.State{RotateBy: m.RotateBy, Debt: len(m.Debt)}
+	if m.LastRotation != nil {
+		s.LastOutcome, s.LastRotation = m.LastRotation.Outcome, m.LastRotation.At
+	}
+	s.KeyID = f.currentKeyID(c.Adopt)
+	if s.KeyID == "" {
+		s.RotateBy = time.Time{}
+		return s
+	}
+	if k, live := f.Live(s.KeyID); live {
+		s.KeyIssuedAt, s.KeyExpires = k.CreatedAt, k.ExpiresAt
+	}
+	if mine, ours := m.Key(s.KeyID); ours && !mine.IssuedAt.IsZero() {
+		s.KeyIssuedAt = mine.IssuedAt
+	}
+	if !s.KeyIssuedAt.IsZero() {
+		s.RotateBy = s.KeyIssuedAt.Add(c.RotateEvery.Std()).UTC()
+	}
+	return s
+}
+
+// blackout refuses changes in a blackout.
+func blackout(c inventory.Credential, at time.Time) Decision {
+	until, why, blackedOut := c.Schedule.Blackout(at)
+	if !blackedOut {
+		return allow("no blackout")
+	}
+	if why != "" {
+		why = ": " + why
+	}
+	return refuse(BlackedOut, "a blackout lasts until %s%s", moment(until, c), why)
+}
+
+// moment writes a time as the credential's calendar has it.
+func moment(at time.Time, c inventory.Credential) string {
+	if at.IsZero() {
+		return "never"
+	}
+	return at.In(c.Schedule.Location()).Format(time.RFC3339)
+}
+
+// Drift lists where the index differs from the truth, for people.
+func Drift(index, truth inventory.State) []string {
+	var list []string
+	differ := func(what, is, shows string) {
+		if is != shows {
+			list = append(list, fmt.Sprintf("%s is %s, and the index says %s", what, orNothing(is), orNothing(shows)))
+		}
+	}
+	differ("the key", truth.KeyID, index.KeyID)
+	differ("its issue", day(truth.KeyIssuedAt), day(index.KeyIssuedAt))
+	differ("its end", day(truth.KeyExpires), day(index.KeyExpires))
+	differ("rotate-by", day(truth.RotateBy), day(index.RotateBy))
+	differ("the last outcome", truth.LastOutcome, index.LastOutcome)
+	differ("the last rotation", day(truth.LastRotation), day(index.LastRotation))
+	differ("debt", fmt.Sprint(truth.Debt), fmt.Sprint(index.Debt))
+	return list
+}
+
+func day(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return at.UTC().Format(time.RFC3339)
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}

@@ -1,0 +1,637 @@
+package policy
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// FindingKind names what Sweep found. Kinds are stable.
+type FindingKind string
+
+// The kinds of findings.
+const (
+	FoundOverdue         FindingKind = "overdue"
+	FoundStuck           FindingKind = "rotation-stuck"
+	FoundFailed          FindingKind = "rotation-failed"
+	FoundTerminated      FindingKind = "rotation-terminated"
+	FoundPendingLeft     FindingKind = "pending-left"
+	FoundRetiredAlive    FindingKind = "retired-key-alive"
+	FoundIncomingAlive   FindingKind = "incoming-key-alive"
+	FoundCopiesLeft      FindingKind = "copies-left"
+	FoundCurrentNotLive  FindingKind = "current-not-live"
+	FoundCurrentDisabled FindingKind = "current-disabled"
+	FoundDrift           FindingKind = "drift"
+	FoundSilent          FindingKind = "not-attesting"
+	FoundUnmanaged       FindingKind = "unmanaged-key"
+	FoundOrphaned        FindingKind = "orphaned-key"
+	FoundExpiring        FindingKind = "signature-expires"
+	FoundSpecRefused     FindingKind = "spec-refused"
+	FoundNotLooked       FindingKind = "not-looked"
+)
+
+// FindingKinds lists them all, those that need somebody soonest first.
+var FindingKinds = []FindingKind{
+	FoundCurrentNotLive, FoundCurrentDisabled, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused,
+	FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundOrphaned, FoundUnmanaged,
+}
+
+// alarming kinds are told as alerts; the others ask somebody to do something, in time.
+var alarming = []FindingKind{FoundCurrentNotLive, FoundCurrentDisabled, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused}
+
+// Alarming tells whether a finding should wake somebody.
+func (f Finding) Alarming() bool { return slices.Contains(alarming, f.Kind) }
+
+// Finding is something that nobody looks after.
+type Finding struct {
+	// ID is the same in each sweep that finds it again.
+	ID         string      `json:"id"`
+	Kind       FindingKind `json:"kind"`
+	Inventory  string      `json:"inventory,omitempty"`
+	Credential string      `json:"credential,omitempty"`
+	Owner      string      `json:"owner,omitempty"`
+	// Notify are the notifiers that the credential names; empty for all.
+	Notify []string `json:"notify,omitempty"`
+	// About names the key, consumer, version, signer or account.
+	About string `json:"about,omitempty"`
+	// Message says what is so, Do what to do.
+	Message string `json:"message"`
+	Do      string `json:"do"`
+	// Since is when a sweep found it first.
+	Since time.Time `json:"since,omitzero"`
+}
+
+// findingID names a finding by what it is about, in 64 bits.
+func findingID(kind FindingKind, parts ...string) string {
+	sum := sha256.Sum256([]byte(string(kind) + "\x00" + strings.Join(parts, "\x00")))
+	return hex.EncodeToString(sum[:8])
+}
+
+// SweptCredential is what a sweep gathered of one credential.
+type SweptCredential struct {
+	Spec  inventory.Spec
+	Facts Facts
+	Run   Run
+	// FailedBefore: the sweep before saw the same step of the run fail, some attempts ago.
+	FailedBefore bool
+	// Paused is why no routine rotation begins; empty when they do.
+	Paused string
+	// SlotsFull is how many slots routine rotations have when all are taken; 0 when one is free.
+	SlotsFull int
+}
+
+// soon is how long before its end a signature is told of.
+const soon = 14 * 24 * time.Hour
+
+// Bounds of what is taken for stuck.
+const (
+	stuckTasks = 5                // tries of a workflow task
+	stuckTask  = 10 * time.Minute // since one was due
+	stuckSteps = 10               // tries of a step that fails in two sweeps in a row
+	// stuckBeyond is how much longer than all its waits together a rotation may take.
+	stuckBeyond = 3 * 24 * time.Hour
+	// stuckGate is what a gate may take whose request does not expire.
+	stuckGate = 7 * 24 * time.Hour
+)
+
+// Sweep judges one credential. Of one in a rotation only the rotation itself is judged: the rest is its business.
+func Sweep(c SweptCredential, now time.Time) []Finding {
+	s := sweeping{c: c, now: now}
+	s.signature()
+	s.run()
+	if c.Run.Running {
+		return s.findings
+	}
+	s.overdue()
+	s.keys()
+	s.instances()
+	return s.findings
+}
+
+type sweeping struct {
+	c        SweptCredential
+	now      time.Time
+	findings []Finding
+}
+
+func (s *sweeping) find(kind FindingKind, about, message, do string) {
+	c := s.c.Spec.Credential
+	s.findings = append(s.findings, Finding{
+		ID: findingID(kind, s.c.Spec.Inventory, c.Name, about), Kind: kind, Inventory: s.c.Spec.Inventory, Credential: c.Name, Owner: c.Owner,
+		Notify: c.Notify, About: about, Message: message, Do: do,
+	})
+}
+
+func (s *sweeping) name() string { return s.c.Spec.Credential.Name }
+
+// signature tells of a spec by which nothing can begin soon.
+func (s *sweeping) signature() {
+	end := s.c.Spec.NotAfter
+	if end.IsZero() || s.now.Before(end.Add(-soon)) {
+		return
+	}
+	verb := "expires"
+	if !s.now.Before(end) {
+		verb = "expired"
+	}
+	s.find(FoundExpiring, "spec", fmt.Sprintf("the signature of its spec %s %s: after that no rotation begins", verb, end.UTC().Format(time.RFC3339)),
+		"apply it again, signed: starter apply -f FILE --sign KEY")
+}
+
+func (s *sweeping) run() {
+	r := s.c.Run
+	see := "see it with: starter status " + s.name()
+	switch {
+	case r.Running:
+		s.stuck()
+	case r.Status == RunFailed:
+		s.find(FoundFailed, "", "its last rotation failed, "+r.ClosedAt.UTC().Format(time.RFC3339), see+"; mend the cause it names; "+s.again())
+	case r.Status == RunTerminated, r.Status == RunTimedOut, r.Status == RunCanceled:
+		s.find(FoundTerminated, "", fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)),
+			s.again())
+	case r.Status == "" && s.c.Facts.Metadata.LastRotation != nil && s.c.Facts.Metadata.LastRotation.Outcome == "failed":
+		s.find(FoundFailed, "", "its last rotation failed, "+s.c.Facts.Metadata.LastRotation.At.UTC().Format(time.RFC3339)+"; its history is deleted", "see with starter plan "+s.name()+" what is in the way, mend it, and rotate again")
+	}
+}
+
+// again is what to do so that another rotation follows one that ended in the middle: first about what is in its way.
+func (s *sweeping) again() string {
+	c, f := s.c.Spec.Credential, s.c.Facts
+	standings := f.Standings(c.Adopt)
+	retired, kept := "", 0
+	for _, k := range f.Keys {
+		switch standings[k.KeyID] {
+		case StandingIncoming, StandingOrphan:
+			continue // the next rotation destroys it
+		case StandingRetired:
+			retired = cmp.Or(retired, k.KeyID)
+		}
+		kept++
+	}
+	full := f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots
+	rotate := "rotate again, and what it left is found and cleared away: starter rotate " + c.Name
+	if retired != "" {
+		switch d := MayTakeUp(s.c, retired, s.now); {
+		case d.OK:
+			return fmt.Sprintf("let the revoke gate be opened for its retired key %s: starter sweep --now; approve: starter approve %s --gate revoke; when that run has ended, %s", retired, c.Name, rotate)
+		case full && d.Reason != NotOurs:
+			return fmt.Sprintf("no rotation begins while the retired key %s has a slot: %s; once it is gone, %s", retired, d.Message, rotate)
+		}
+	}
+	if full {
+		return fmt.Sprintf("no rotation begins, since the issuer allows %d keys and has %d: %s; destroy one that is not in use, and %s", f.Capabilities.Slots, kept, describeKeys(f, standings), rotate)
+	}
+	return rotate
+}
+
+func (s *sweeping) stuck() {
+	r := s.c.Run
+	const about = "run"
+	_, failing := r.FailingStep()
+	switch longest := LongestRun(s.c.Spec.Credential); {
+	case r.TaskAttempts >= stuckTasks || !r.TaskSince.IsZero() && s.now.Sub(r.TaskSince) > stuckTask:
+		s.find(FoundStuck, about, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %d times", r.TaskSince.UTC().Format(time.RFC3339), r.TaskAttempts),
+			"run starter doctor: is there a worker of the current build? If so, the run in the Web UI names the error: go back to the build that began it")
+	case failing && s.c.FailedBefore:
+		s.find(FoundStuck, about, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure),
+			"mend what the error names; the step is tried again by itself. Or turn back: starter rollback "+s.name()+" --reason WHY")
+	case s.now.Sub(r.StartedAt) > longest:
+		s.find(FoundStuck, about, fmt.Sprintf("its rotation runs since %s, longer than all its waits together (%s)", r.StartedAt.UTC().Format(time.RFC3339), inventory.Duration(longest.Round(time.Minute))),
+			"see what it waits for, and who can unblock it: starter status "+s.name())
+	}
+}
+
+// LongestRun is how long a rotation may take before somebody should look.
+func LongestRun(c inventory.Credential) time.Duration {
+	waves := time.Duration(len(c.Waves(func(string) bool { return false })))
+	caches := c.LongestCache().Std()
+	longest := waves*(c.WaveTimeout.Std()+c.WaveSoak.Std()+caches) + caches + c.Overlap.Std() + c.QuietWindow.Std() + c.DisableSoak.Std() + stuckBeyond
+	for _, g := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
+		if a := c.Approvals.For(g); a != nil && a.Count > 0 {
+			longest += cmp.Or(a.RequestExpires.Std(), stuckGate)
+		}
+	}
+	return longest
+}
+
+func (s *sweeping) overdue() {
+	state := StateOf(s.c.Spec.Credential, s.c.Facts)
+	if state.RotateBy.IsZero() || !s.now.After(state.RotateBy) {
+		return
+	}
+	message := fmt.Sprintf("its key %s was to be rotated by %s", state.KeyID, state.RotateBy.UTC().Format(time.RFC3339))
+	do := "see what keeps it from rotating: starter plan " + s.name() + "; or rotate now: starter rotate " + s.name()
+	switch full := s.c.SlotsFull; {
+	case s.c.Paused != "":
+		message += ", and no routine rotation begins: " + s.c.Paused
+		do = "end the pause, or rotate now: starter rotate " + s.name()
+	case full > 0:
+		message += fmt.Sprintf(", and all slots of routine rotations are taken (%d)", full)
+		do = "raise maxRotations in the worker configuration, or rotate now, which needs no slot: starter rotate " + s.name()
+	}
+	s.find(FoundOverdue, state.KeyID, message, do)
+}
+
+func (s *sweeping) keys() {
+	c, f := s.c.Spec.Credential, s.c.Facts
+	current, hasCurrent := f.Version(providers.Current)
+	if hasCurrent && current.KeyID == "" {
+		s.find(FoundCurrentNotLive, current.ID, fmt.Sprintf("the store's CURRENT (version %s) is no live key: who reads it is refused", current.ID),
+			"put the value that consumers use into the store; if the key was destroyed by mistake, handle it as an emergency")
+	}
+	if pending, ok := f.Version(providers.Pending); ok {
+		s.find(FoundPendingLeft, pending.ID, fmt.Sprintf("version %s of the store is PENDING, and no rotation runs", pending.ID),
+			"the next rotation clears it away: starter rotate "+c.Name)
+	}
+	for _, d := range f.Metadata.Debt {
+		if d.Kind == string(FoundCopiesLeft) {
+			s.find(FoundCopiesLeft, d.About, fmt.Sprintf("copies of the dead key %s may be left at consumers, whose purge failed at %s", d.About, ago(d.Since)),
+				"mend what its last rotation names (starter status "+c.Name+"); the next rotation purges them again: starter rotate "+c.Name)
+		}
+	}
+	standings := f.Standings(c.Adopt)
+	for _, k := range f.Keys {
+		switch standings[k.KeyID] {
+		case StandingCurrent:
+			if k.State == key.Disabled {
+				s.find(FoundCurrentDisabled, k.KeyID, fmt.Sprintf("the current key %s is disabled at the issuer: who uses it is refused", k.KeyID),
+					"enable it at the issuer; if it was disabled since it is exposed, handle that as an emergency")
+			}
+		case StandingRetired:
+			if d := MayTakeUp(s.c, k.KeyID, s.now); d.Reason != NotOurs {
+				s.find(FoundRetiredAlive, k.KeyID, fmt.Sprintf("the retired key %s is still alive (%s, last used %s)", k.KeyID, k.State, ago(k.LastUsedAt)), d.Message)
+			}
+		case StandingIncoming, StandingOrphan:
+			s.find(FoundIncomingAlive, k.KeyID, fmt.Sprintf("key %s is alive, of a rotation that did not end", k.KeyID), "the next rotation destroys it once it is quiet: starter rotate "+c.Name)
+		case StandingUnknown:
+			s.find(FoundUnmanaged, k.KeyID, fmt.Sprintf("key %s of %s is not ours (%s, created %s, last used %s)", k.KeyID, k.Principal, k.State, ago(k.CreatedAt), ago(k.LastUsedAt)),
+				"name it under adopt of "+c.Name+", or destroy it at the issuer if nobody uses it; while it is active no rotation begins")
+		}
+	}
+}
+
+// instances holds what each consumer states against the store's CURRENT.
+func (s *sweeping) instances() {
+	f := s.c.Facts
+	current, ok := f.Version(providers.Current)
+	if !ok || current.KeyID == "" {
+		return
+	}
+	live, ok := f.Live(current.KeyID)
+	if !ok {
+		return
+	}
+	ref := f.Ref(live)
+	drifted, silent := map[string][]string{}, map[string][]string{}
+	for _, i := range f.Instances {
+		switch {
+		case i.Statement == nil:
+			silent[i.Consumer] = append(silent[i.Consumer], i.Name()+" ("+i.NotAttesting+")")
+		case !i.Statement.Holds(ref) && !otherName(i.Statement.Keys, f, ref):
+			drifted[i.Consumer] = append(drifted[i.Consumer], fmt.Sprintf("%s (states %s)", i.Name(), strings.Join(i.Statement.Keys, ", ")))
+		}
+	}
+	for _, consumer := range sortedKeys(drifted) {
+		s.find(FoundDrift, consumer, fmt.Sprintf("%s on another key than CURRENT, which is %s: %s", count(len(drifted[consumer]), "instance"), ref.KeyID, some(drifted[consumer])),
+			"let them load their key again; a key that was put there by hand belongs into the store")
+	}
+	for _, consumer := range sortedKeys(silent) {
+		s.find(FoundSilent, consumer, fmt.Sprintf("%s not state which key they use: %s", does(len(silent[consumer])), some(silent[consumer])),
+			"see whether they run and are reached; those that are gone for good, take out of the inventory")
+	}
+}
+
+func does(n int) string {
+	if n == 1 {
+		return "1 instance does"
+	}
+	return fmt.Sprintf("%d instances do", n)
+}
+
+// some names the first of many.
+func some(names []string) string {
+	const shown = 3
+	if len(names) > shown {
+		return strings.Join(names[:shown], ", ") + fmt.Sprintf(" and %d more", len(names)-shown)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Reasons why debt is not taken up.
+const (
+	NotPromoted      Reason = "current-never-promoted"
+	RunInTheWay      Reason = "rotation-running"
+	TriedLately      Reason = "tried-lately"
+	RotationsPaused  Reason = "paused"
+	EvidenceLacking  Reason = "evidence-lacking"
+	SignatureExpired Reason = "signature-expired"
+)
+
+// MayTakeUp judges whether the revoke gate may be opened again for a retired key that is still alive: everything
+// that disabling needs is proved, but for approvals. Its message says what happens next, or what to do.
+func MayTakeUp(c SweptCredential, retired string, now time.Time) Decision {
+	credential, f := c.Spec.Credential, c.Facts
+	current, hasCurrent := f.Version(providers.Current)
+	owned, _ := f.Metadata.Key(current.KeyID)
+	live, alive := f.Live(current.KeyID)
+	away, _ := f.Live(retired)
+	byHand := "destroy it at the issuer if nobody uses it"
+	switch {
+	case f.Standings(credential.Adopt)[retired] != StandingRetired || !hasCurrent || !alive:
+		return refuse(NotOurs, "it is not a retired key beside a current one")
+	case c.Run.Running:
+		return refuse(RunInTheWay, "a rotation runs, and may end it")
+	case owned.PromotedAt.IsZero():
+		return refuse(NotPromoted, "keyturn did not make the current key CURRENT, so that it cannot prove that everybody is on it: %s, or rotate", byHand)
+	case c.Paused != "":
+		return refuse(RotationsPaused, "it is not taken up while routine rotations are paused (%s): end the pause, or %s", c.Paused, byHand)
+	case !c.Spec.NotAfter.IsZero() && !now.Before(c.Spec.NotAfter):
+		return refuse(SignatureExpired, "it is taken up once the spec is applied again, signed: starter apply -f FILE --sign KEY")
+	}
+	if d := blackout(credential, now); !d.OK {
+		return refuse(d.Reason, "it is taken up after the blackout: %s", d.Message)
+	}
+	if e := Gather(credential, f, f.Ref(away), f.Ref(live)); !e.Complete {
+		return refuse(EvidenceLacking, "it is taken up once nobody needs it. What is missing: %s", e.Missing[0].Message)
+	}
+	return allow("Sweep opens the revoke gate for it: approve with: starter approve %s --gate revoke", credential.Name)
+}
+
+// DebtRetryAfter is how long after the end of a credential's last run its debt is taken up again: who rejected it,
+// or let the request expire, is not asked each hour.
+const DebtRetryAfter = 24 * time.Hour
+
+// TakeUp names the retired key to be taken up now, the oldest first; empty for none.
+func TakeUp(c SweptCredential, retryAfter time.Duration, now time.Time) string {
+	if !c.Run.ClosedAt.IsZero() && now.Before(c.Run.ClosedAt.Add(retryAfter)) {
+		return ""
+	}
+	for _, k := range c.Facts.Keys {
+		if MayTakeUp(c, k.KeyID, now).OK {
+			return k.KeyID
+		}
+	}
+	return ""
+}
+
+// NotSwept is the finding of a credential that could not be looked at: its spec is refused, or the world did not
+// answer.
+func NotSwept(d Declared, owner string, refused bool) Finding {
+	f := Finding{Kind: FoundNotLooked, Inventory: d.Inventory, Credential: d.Credential, Owner: owner, Message: "it could not be looked at: " + d.Problem,
+		Do: "run starter doctor, and then: starter plan " + d.Credential}
+	if refused {
+		f.Kind, f.Message = FoundSpecRefused, "no worker takes its spec: "+d.Problem
+		f.Do = "apply it again, signed by somebody who is trusted and within the bounds of the worker configuration: starter apply -f FILE --sign KEY"
+	}
+	f.ID = findingID(f.Kind, d.Inventory, d.Credential)
+	return f
+}
+
+// stuckAstray is how long a rotation may take whose waits nobody knows, since its credential is not applied.
+const stuckAstray = 60 * 24 * time.Hour
+
+// Astray judges the latest rotation of a credential that no inventory has applied.
+func Astray(credential, owner string, r Run, failedBefore bool, now time.Time) []Finding {
+	f := Finding{Credential: credential, Owner: owner, About: "run"}
+	_, failing := r.FailingStep()
+	const unapplied = "; it is not applied, so that nothing else looks after it"
+	see := "see it with: starter status " + credential
+	again := see + "; then apply the inventory that has it: starter apply -f FILE; what it left, and what to do about that, says: starter sweep --now"
+	switch {
+	case r.Running && (r.TaskAttempts >= stuckTasks || !r.TaskSince.IsZero() && now.Sub(r.TaskSince) > stuckTask):
+		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %d times", r.TaskSince.UTC().Format(time.RFC3339), r.TaskAttempts), "run starter doctor: is there a worker of the current build? "+see
+	case r.Running && failing && failedBefore:
+		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure), "mend what the error names; "+see
+	case r.Running && now.Sub(r.StartedAt) > stuckAstray:
+		f.Kind, f.Message, f.Do = FoundStuck, "its rotation runs since "+r.StartedAt.UTC().Format(time.RFC3339), "see what it waits for, and who can unblock it: starter status "+credential
+	case r.Status == RunFailed:
+		f.Kind, f.Message, f.Do = FoundFailed, "its last rotation failed, "+r.ClosedAt.UTC().Format(time.RFC3339), again
+	case r.Status == RunTerminated, r.Status == RunTimedOut, r.Status == RunCanceled:
+		f.Kind, f.Message, f.Do = FoundTerminated, fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)), again
+	default:
+		return nil
+	}
+	f.Message += unapplied
+	f.ID = findingID(f.Kind, "", credential, r.ID)
+	return []Finding{f}
+}
+
+// Unreadable is the finding of a Schedule in which there is no spec of its credential.
+func Unreadable(inventory, credential, problem string) Finding {
+	id := "keyturn/" + inventory + "/" + credential
+	return Finding{
+		ID: findingID(FoundSpecRefused, inventory, credential), Kind: FoundSpecRefused, Inventory: inventory, Credential: credential,
+		Message: "nothing rotates it: " + problem,
+		Do:      "if an inventory has it, apply that again, and it is written over: starter apply -f FILE --verify; else delete the Schedule: temporal schedule delete --schedule-id " + shellWord(id),
+	}
+}
+
+// shellWord quotes a text that whoever may write to the namespace has chosen, for a command that people copy.
+func shellWord(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// OfScan is the finding of a key that no credential has; ok is false for one that is looked after.
+func OfScan(k ScannedKey) (f Finding, ok bool) {
+	f = Finding{About: k.KeyID, Do: k.Advice, Message: fmt.Sprintf("key %s of %s at account %s (%s, created %s, last used %s) is of no credential",
+		k.KeyID, k.Principal, k.Account, k.State, ago(k.CreatedAt), ago(k.LastUsedAt))}
+	switch {
+	case k.Credential != "":
+		return f, false // its credential is swept itself
+	case k.Custody == Unmanaged:
+		f.Kind = FoundUnmanaged
+	case k.Custody == Orphaned:
+		f.Kind = FoundOrphaned
+	default:
+		return f, false
+	}
+	f.ID = findingID(f.Kind, k.Account, k.Principal, k.KeyID)
+	return f, true
+}
+
+// SignerEnd is until when a key may sign.
+type SignerEnd struct {
+	// File of the allowed signers, and what it is for: specs of environments, or an approver group.
+	File, For string
+	Name, Key string
+	End       time.Time
+}
+
+// Expiring finds the signers who may not sign for long any more, and those whose time is over.
+func Expiring(ends []SignerEnd, now time.Time) []Finding {
+	var list []Finding
+	for _, e := range ends {
+		if e.End.IsZero() || now.Before(e.End.Add(-soon)) {
+			continue
+		}
+		list = append(list, Finding{
+			ID: findingID(FoundExpiring, e.File, e.Name, e.Key), Kind: FoundExpiring, About: e.Name,
+			Message: fmt.Sprintf("the key %s of %s, who signs %s, is valid until %s", e.Key, e.Name, e.For, e.End.UTC().Format(time.RFC3339)),
+			Do:      "put the line of another key, or a later valid-before, into " + e.File + " on each worker's host; specs that this key signed must be applied again",
+		})
+	}
+	return list
+}
+
+// SweepReport is the result of a sweep.
+type SweepReport struct {
+	StartedAt time.Time `json:"startedAt"`
+	EndedAt   time.Time `json:"endedAt,omitzero"`
+	// Credentials is how many were looked at.
+	Credentials int `json:"credentials"`
+	// Counts are by kind, whether or not all are listed.
+	Counts map[FindingKind]int `json:"counts"`
+	// Findings are listed up to a bound, those that need somebody soonest first.
+	Findings []Finding `json:"findings"`
+	// New counts those that the sweep before did not find.
+	New int `json:"new"`
+	// TakenUp are the credentials whose revoke gate was opened again.
+	TakenUp []string `json:"takenUp,omitempty"`
+	Notes   []string `json:"notes,omitempty"`
+	// Known are the IDs of all findings, for the sweep that follows.
+	Known []string `json:"known,omitempty"`
+	// Steps are those that failed when this sweep looked, with the attempt, for the sweep that follows.
+	Steps map[string]int `json:"steps,omitempty"`
+}
+
+// Bounds of a report, so that it stays well below what Temporal lets pass.
+const (
+	mostFindings = 500
+	mostKnown    = 20_000
+	mostSteps    = 1000
+)
+
+// Saw adds steps that failed.
+func (r *SweepReport) Saw(steps map[string]int) {
+	ids := slices.Sorted(maps.Keys(steps)) //workflowcheck:ignore // in one order, so that a replay keeps the same ones of too many
+	for _, id := range ids {
+		if r.Steps == nil {
+			r.Steps = map[string]int{}
+		}
+		if len(r.Steps) < mostSteps {
+			r.Steps[id] = steps[id]
+		}
+	}
+}
+
+// Add adds findings to the report.
+func (r *SweepReport) Add(list ...Finding) {
+	if r.Counts == nil {
+		r.Counts = map[FindingKind]int{}
+	}
+	for _, f := range list {
+		r.Counts[f.Kind]++
+		if len(r.Known) < mostKnown {
+			r.Known = append(r.Known, f.ID)
+		}
+	}
+	r.Findings = append(r.Findings, list...)
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		return cmp.Or(slices.Index(FindingKinds, a.Kind)-slices.Index(FindingKinds, b.Kind), cmp.Compare(a.Credential, b.Credential), cmp.Compare(a.About, b.About))
+	})
+	r.Findings = r.Findings[:min(len(r.Findings), mostFindings)]
+}
+
+// Summary counts what was found, and where.
+func (r SweepReport) Summary() string {
+	return fmt.Sprintf("%s at %s, %d new", count(r.Total(), "finding"), count(r.Credentials, "credential"), r.New)
+}
+
+// Total counts the findings.
+func (r SweepReport) Total() int {
+	n := 0
+	for _, kind := range FindingKinds {
+		n += r.Counts[kind]
+	}
+	return n
+}
+
+// Since compares with the sweep before: it dates the findings, counts the new ones, and returns those of them that
+// are listed.
+func (r *SweepReport) Since(before SweepReport) []Finding {
+	known, since := map[string]bool{}, map[string]time.Time{}
+	for _, id := range before.Known {
+		known[id] = true
+	}
+	for _, f := range before.Findings {
+		since[f.ID] = f.Since
+	}
+	r.New = 0
+	for _, id := range r.Known {
+		if !known[id] {
+			r.New++
+		}
+	}
+	var fresh []Finding
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		f.Since = since[f.ID]
+		if f.Since.IsZero() {
+			f.Since = r.StartedAt
+		}
+		if !known[f.ID] {
+			fresh = append(fresh, *f)
+		}
+	}
+	return fresh
+}
+
+// Untold leaves out of what the next sweep takes for known the new findings that nobody was told of: told are the IDs
+// of those that somebody was.
+func (r *SweepReport) Untold(before SweepReport, told []string) {
+	known := map[string]bool{}
+	for _, id := range slices.Concat(before.Known, told) {
+		known[id] = true
+	}
+	r.Known = slices.DeleteFunc(r.Known, func(id string) bool { return !known[id] })
+}
+
+// Settlement is what a run would do that ends a retired key which is still alive.
+type Settlement struct {
+	Plan Plan `json:"plan"`
+	// Current is the key that everybody uses.
+	Current key.Ref `json:"current,omitzero"`
+	// Disabled: the retired key is disabled already, so that a turn leaves it so.
+	Disabled bool `json:"disabled,omitempty"`
+}
+
+// Settle plans the end of a retired key that is still alive. It refuses for every reason but that evidence is not
+// complete yet, which the run waits for.
+func Settle(spec inventory.Spec, f Facts, retired string, cannotApprove func(inventory.Approval) string) Settlement {
+	c := spec.Credential
+	s := Settlement{Plan: Plan{Credential: c.Name, MadeAt: f.At, CanDisable: f.Capabilities.CanDisable, TellsMissed: tellsMissed(f.Capabilities)}}
+	no := func(r Reason, format string, args ...any) {
+		s.Plan.Refusals = append(s.Plan.Refusals, refuse(r, format, args...))
+	}
+	if len(f.Denied) > 0 {
+		s.Plan.Refusals = append(outOfBounds(f.Denied), impassable(c, cannotApprove)...)
+		return s
+	}
+	s.Plan.Refusals = impassable(c, cannotApprove)
+	if f.Metadata.Generation > spec.Generation {
+		no(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec", spec.Generation, f.Metadata.Generation)
+	}
+	k, live := f.Live(retired)
+	current, _ := f.Version(providers.Current)
+	now, alive := f.Live(current.KeyID)
+	switch {
+	case !live:
+		no(NotOurs, "key %s does not exist any more: nothing is owed", retired)
+	case f.Standings(c.Adopt)[retired] != StandingRetired:
+		no(NotOurs, "key %s is not a retired key of %s", retired, c.Name)
+	case !alive || now.State != key.Active:
+		no(RetiringKeyNotLive, "the store's CURRENT is no active key, so that the retired one is not taken away")
+	default:
+		ref := f.Ref(k)
+		s.Plan.Retiring, s.Plan.RetiringExpires, s.Current, s.Disabled = &ref, k.ExpiresAt, f.Ref(now), k.State == key.Disabled
+		s.Plan.CanRollBack = false
+	}
+	return s
+}

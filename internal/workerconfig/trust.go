@@ -1,0 +1,67 @@
+package workerconfig
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// DemandsSignature tells whether specs of an environment must be signed: somebody is named who may.
+func (c *Config) DemandsSignature(environment string) bool {
+	return slices.ContainsFunc(c.Trust.Inventory, func(t InventoryTrust) bool { return slices.Contains(t.Environments, environment) })
+}
+
+// InventorySigners returns who may sign specs of an environment; nobody when none is named. The files are
+// read anew, so that who leaves one is trusted no more from then on.
+func (c *Config) InventorySigners(environment string) (signed.Signers, error) {
+	var all signed.Signers
+	for _, t := range c.Trust.Inventory {
+		if !slices.Contains(t.Environments, environment) {
+			continue
+		}
+		signers, err := signed.LoadSigners(t.AllowedSigners)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, signers...)
+	}
+	return all, nil
+}
+
+// Approvers returns who may decide as one of a group. providers.ErrDenied: this configuration does not
+// know the group. Like InventorySigners it reads the file anew.
+func (c *Config) Approvers(group string) (signed.Signers, error) {
+	file, ok := c.Trust.Approvers[group]
+	if !ok {
+		return nil, fmt.Errorf("%w: group %q is not under trust.approvers of the worker configuration", providers.ErrDenied, group)
+	}
+	return signed.LoadSigners(file)
+}
+
+// CannotApprove says why a gate that asks for signed approvals could never be passed here; empty when it
+// can, or when it takes any approval.
+func (c *Config) CannotApprove(a inventory.Approval) string {
+	if a.Count == 0 || a.Trust == inventory.TrustAny {
+		return ""
+	}
+	if len(a.From) == 0 {
+		return "it names no group in from, so that nobody could give one"
+	}
+	people := map[string]bool{}
+	for _, group := range a.From {
+		signers, err := c.Approvers(group)
+		if err != nil {
+			return err.Error()
+		}
+		for _, name := range signers.Names() {
+			people[name] = true
+		}
+	}
+	if len(people) < a.Count {
+		return fmt.Sprintf("only %d people can give one", len(people))
+	}
+	return ""
+}

@@ -1,0 +1,88 @@
+package workerconfig_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/all"
+)
+
+const anns = "ann ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBS0eKFkVS3Q9vv8TSXCaQ4KnLuMxBPbwqEcXUJ3Ywup\n"
+
+// withSigners writes the base configuration with two signers files, and loads it.
+func withSigners(t *testing.T, signers, approvers string) (*workerconfig.Config, string, error) {
+	t.Helper()
+	folder := t.TempDir()
+	in, by := filepath.Join(folder, "in"), filepath.Join(folder, "by")
+	require.NoError(t, os.WriteFile(in, []byte(signers), 0o600))
+	require.NoError(t, os.WriteFile(by, []byte(approvers), 0o600))
+	text := strings.NewReplacer("/etc/keyturn/inventory_signers", in, "/etc/keyturn/payments_signers", by).Replace(base)
+	path := filepath.Join(folder, "keyturn-worker.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	c, err := workerconfig.LoadFile(path, all.Descriptors())
+	return c, by, err
+}
+
+func TestBadFilesOfSignersAreFoundAtStart(t *testing.T) {
+	t.Parallel()
+	_, _, err := withSigners(t, "ann nonsense\n", "# nobody\n")
+	require.Error(t, err)
+	assert.ErrorContains(t, err, ":6:")
+	assert.ErrorContains(t, err, "trust.inventory[0].allowedSigners cannot be used")
+	assert.ErrorContains(t, err, "line 1: the key of ann")
+	assert.ErrorContains(t, err, "trust.approvers.payments-owners")
+	assert.ErrorContains(t, err, "names nobody")
+}
+
+func TestWhoMaySign(t *testing.T) {
+	t.Parallel()
+	c, by, err := withSigners(t, anns, anns)
+	require.NoError(t, err)
+	assert.True(t, c.DemandsSignature("production"))
+	assert.False(t, c.DemandsSignature("staging"))
+	in, err := c.InventorySigners("production")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"ann"}, in.Names())
+	in, err = c.InventorySigners("staging")
+	require.NoError(t, err)
+	assert.Empty(t, in)
+	_, err = c.Approvers("strangers")
+	require.ErrorIs(t, err, providers.ErrDenied)
+
+	require.NoError(t, os.WriteFile(by, []byte(strings.Replace(anns, "ann", "bob", 1)), 0o600))
+	group, err := c.Approvers("payments-owners")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"bob"}, group.Names(), "who leaves the file is trusted no more, at once")
+}
+
+func TestGatesThatNobodyCouldPass(t *testing.T) {
+	t.Parallel()
+	c, _, err := withSigners(t, anns, anns)
+	require.NoError(t, err)
+	for name, g := range map[string]struct {
+		gate inventory.Approval
+		says string
+	}{
+		"one of the group is enough":       {inventory.Approval{Count: 1, From: []string{"payments-owners"}}, ""},
+		"nobody is asked":                  {inventory.Approval{Trust: inventory.TrustSigned}, ""},
+		"anybody may":                      {inventory.Approval{Count: 3, Trust: inventory.TrustAny}, ""},
+		"no group is named":                {inventory.Approval{Count: 1, Trust: inventory.TrustSigned}, "names no group"},
+		"a group that is not configured":   {inventory.Approval{Count: 1, From: []string{"x"}}, "not under trust.approvers"},
+		"more people than the groups have": {inventory.Approval{Count: 2, From: []string{"payments-owners"}}, "only 1 people"},
+	} {
+		why := c.CannotApprove(g.gate)
+		if g.says == "" {
+			assert.Empty(t, why, name)
+			continue
+		}
+		assert.Contains(t, why, g.says, name)
+	}
+}

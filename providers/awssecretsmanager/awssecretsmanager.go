@@ -1,0 +1,125 @@
+// Package awssecretsmanager keeps credentials in AWS Secrets Manager, one secret each: CURRENT, PENDING and
+// PREVIOUS are its staging labels AWSCURRENT, AWSPENDING and AWSPREVIOUS, a version's ID is the token that
+// it was staged with, and keyturn's metadata is in the secret's tags. It is also the target of consumers
+// that read AWSCURRENT by themselves.
+package awssecretsmanager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/strictyaml"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Descriptor describes the type awssecretsmanager: store, and target of those who pull.
+func Descriptor() providers.Descriptor {
+	return providers.Descriptor{
+		Type:    "awssecretsmanager",
+		Summary: "keeps secrets in AWS Secrets Manager, from where consumers read them",
+		Account: func() any { return new(Account) },
+		Store: &providers.StoreType{
+			Config: func() providers.StoreConfig { return new(StoreConfig) },
+			Open: func(_ providers.Environment, account any, c providers.StoreConfig) (providers.Store, error) {
+				return &store{account: &account.(*Account).Account, name: c.(*StoreConfig).Path}, nil
+			},
+		},
+		Target: &providers.TargetType{
+			Config: func() any { return new(TargetConfig) },
+			Pulls:  true,
+			Open:   func(providers.Environment, any, any) (providers.Target, error) { return target{}, nil },
+		},
+	}
+}
+
+// Account is an AWS account.
+type Account struct{ awsaccount.Account }
+
+var _ providers.Prober = (*Account)(nil)
+
+// nobody stands for the part of a name that a glob leaves open: no secret is called so.
+const nobody = "keyturn-doctor-nobody"
+
+// Probe implements providers.Prober: it describes secrets that do not exist. Secrets Manager judges the right
+// before it looks for the secret. Rights to change one stay untried.
+func (a *Account) Probe(ctx context.Context, _ providers.Environment, in providers.ProbeInput) (providers.Probed, error) {
+	c, err := a.Config(ctx)
+	if err != nil {
+		return providers.Probed{}, err
+	}
+	own, err := sts.NewFromConfig(c).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return providers.Probed{}, awsaccount.Error("asking AWS who the worker is", err)
+	}
+	probed := providers.Probed{As: aws.ToString(own.Arn)}
+	client := secretsmanager.NewFromConfig(c)
+	for _, glob := range in.StorePaths {
+		name := strings.ReplaceAll(strings.ReplaceAll(glob, "**", "*"), "*", nobody)
+		if !nameForm.MatchString(name) {
+			continue // a path of another store type
+		}
+		_, err := client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &name})
+		switch err = awsaccount.Error("trying secretsmanager:DescribeSecret", err); {
+		case err == nil, errors.Is(err, providers.ErrNotFound), errors.Is(err, providers.ErrInvalid):
+		case errors.Is(err, providers.ErrDenied):
+			probed.Lacks = append(probed.Lacks, fmt.Sprintf("secretsmanager:DescribeSecret on secret:%s is not allowed: see docs/aws-worker-policy.json", glob))
+		default:
+			return probed, err
+		}
+	}
+	if len(in.StorePaths) > 0 {
+		probed.Untried = []string{"secretsmanager: calls that change a secret were not tried: there is no dry run of them"}
+	}
+	return probed, nil
+}
+
+// StoreConfig is the store's part of a credential.
+type StoreConfig struct {
+	// Path is the secret's name, such as payments/api; not its ARN.
+	Path string `json:"path"`
+}
+
+// SecretPath implements providers.StoreConfig.
+func (c *StoreConfig) SecretPath() string { return c.Path }
+
+// nameForm is what Secrets Manager allows as the name of a secret.
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9/_+=.@-]{1,512}$`)
+
+// arnSuffix is what Secrets Manager appends to a name to make an ARN: a name that ends like that is taken
+// for a partial ARN (API reference, CreateSecret).
+var arnSuffix = regexp.MustCompile(`-[A-Za-z0-9]{6}$`)
+
+// Problems tells what is wrong with the configuration.
+func (c *StoreConfig) Problems() []strictyaml.Problem {
+	switch {
+	case !nameForm.MatchString(c.Path):
+		return []strictyaml.Problem{{Field: "path", What: "is no name of a secret", Write: "the secret's name, such as payments/api, not its ARN"}}
+	case arnSuffix.MatchString(c.Path):
+		return []strictyaml.Problem{{
+			Field: "path", What: "ends with a hyphen and six characters, which AWS takes for the end of an ARN",
+			Write: "another name",
+		}}
+	}
+	return nil
+}
+
+// TargetConfig has nothing to say: the consumer reads the credential's secret, AWSCURRENT, or in the
+// canary wave AWSPENDING and, when no version bears that, AWSCURRENT.
+type TargetConfig struct{}
+
+// target delivers nothing: promotion does.
+type target struct{}
+
+// Deliver implements providers.Target.
+func (target) Deliver(ctx context.Context, _ providers.Delivery) error { return ctx.Err() }
+
+// Reach implements providers.Target.
+func (target) Reach(ctx context.Context, _ string) error { return ctx.Err() }

@@ -1,0 +1,317 @@
+package awssecretsmanager
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/moto"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/providertest"
+)
+
+// world is one moto for all tests here; each takes secrets of its own.
+type world struct {
+	*moto.AWS
+	account *awsaccount.Account
+	secrets atomic.Int64
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{AWS: moto.Start(t)}
+	w.User("worker", moto.Allow("secretsmanager:*"))
+	w.Environment(t, w.AccessKey("worker"))
+	w.account = new(awsaccount.Account)
+	t.Setenv("AWS_MAX_ATTEMPTS", "1") // one standard variable, so that faults cost no time
+	_, err := w.account.Config(t.Context())
+	require.NoError(t, err)
+	t.Setenv("AWS_MAX_ATTEMPTS", "")
+	return w
+}
+
+func (w *world) open(name string) *store { return &store{account: w.account, name: name} }
+
+func (w *world) name() string { return fmt.Sprintf("payments/api-%d", w.secrets.Add(1)) }
+
+var actions = map[providertest.Op]string{
+	providertest.OpVersions: "ListSecretVersionIds", providertest.OpRead: "GetSecretValue", providertest.OpReadLabel: "GetSecretValue",
+	providertest.OpStage: "PutSecretValue", providertest.OpPromote: "UpdateSecretVersionStage", providertest.OpPrune: "UpdateSecretVersionStage",
+	providertest.OpMetadata: "DescribeSecret", providertest.OpPutMetadata: "TagResource",
+}
+
+func action(op providertest.Op) string { return "secretsmanager:" + actions[op] }
+
+func TestOnMoto(t *testing.T) {
+	w := newWorld(t)
+	t.Run("conformance", func(t *testing.T) {
+		providertest.Store(t, providertest.StoreSetup{ForgetsUnlabelled: true, Open: func(providertest.T) providertest.StoreWorld {
+			name := w.name()
+			return providertest.StoreWorld{
+				Store: w.open(name), Other: w.open(w.name()), Reopen: func() providers.Store { return w.open(name) },
+				Faults: providertest.Faults{
+					LoseReply: func(op providertest.Op) { w.LoseReply(action(op), 0, 1) },
+					Throttle:  func(op providertest.Op) { w.Throttle(action(op), 0, 1) },
+					Hang:      func(op providertest.Op) func() { return w.Hang(action(op)) },
+				},
+			}
+		}})
+	})
+	for name, test := range map[string]func(t *testing.T, w *world){
+		"a lost reply is got over by the SDK alone":                          lostOnce,
+		"the first version of a secret is not CURRENT before it is promoted": firstVersion,
+		"an empty secret that exists is filled":                              emptySecret,
+		"members of other types stay as they are":                            otherTypes,
+		"a value that is no JSON object is refused":                          noObject,
+		"a secret of more than 64 KiB is refused before it is sent":          tooLarge,
+		"a secret with native rotation is refused":                           nativeRotation,
+		"a secret that is about to be deleted is refused until it is back":   deleted,
+		"other people's tags stay":                                           foreignTags,
+		"damaged metadata is neither read nor overwritten":                   damaged,
+		"metadata that grows and shrinks leaves no tag behind":               growing,
+		"AWS moves PREVIOUS along and leaves PENDING":                        facts,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, w) })
+	}
+}
+
+const tokenA, tokenB = "6ba7b810-9dad-51d1-80b4-00c04fd430c8", "6ba7b811-9dad-51d1-80b4-00c04fd430c8" //nolint:gosec // they open nothing
+
+func keyOf(id string) secret.Bundle {
+	return secret.NewBundle(map[string]secret.Value{"AccessKeyId": secret.New([]byte(id)), "SecretAccessKey": secret.New([]byte("secret-of-" + id))})
+}
+
+func (w *world) put(t *testing.T, name, value string) {
+	t.Helper()
+	_, err := w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{Name: &name, SecretString: &value})
+	require.NoError(t, err)
+}
+
+func (w *world) value(t *testing.T, name, stage string) string {
+	t.Helper()
+	out, err := w.Secrets().GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &name, VersionStage: &stage})
+	require.NoError(t, err)
+	return *out.SecretString
+}
+
+func lostOnce(t *testing.T, w *world) {
+	name := w.name()
+	s := &store{account: new(awsaccount.Account), name: name} // with the SDK's own three attempts
+	w.put(t, name, `{"AccessKeyId":"old","SecretAccessKey":"x"}`)
+	before, err := s.Versions(t.Context())
+	require.NoError(t, err)
+	w.LoseReply("secretsmanager:PutSecretValue", 0, 1)
+	_, err = s.Stage(t.Context(), tokenA, keyOf("new"))
+	require.NoError(t, err)
+	w.LoseReply("secretsmanager:UpdateSecretVersionStage", 0, 1)
+	require.NoError(t, s.Promote(t.Context(), before[0].ID, tokenA))
+	assert.Equal(t, map[string][]string{before[0].ID: {awsPrevious}, tokenA: {awsCurrent}}, w.Stages(name))
+	w.LoseReply("secretsmanager:UpdateSecretVersionStage", 0, 1)
+	require.NoError(t, s.Prune(t.Context(), before[0].ID))
+	assert.Equal(t, map[string][]string{tokenA: {awsCurrent}}, w.Stages(name))
+}
+
+func firstVersion(t *testing.T, w *world) {
+	name := w.name()
+	s := w.open(name)
+	_, err := s.Stage(t.Context(), tokenA, keyOf("first"))
+	require.NoError(t, err)
+	assert.JSONEq(t, `{}`, w.value(t, name, awsCurrent), "a consumer finds an empty object")
+	require.NoError(t, s.Promote(t.Context(), "", tokenA))
+	assert.Equal(t, map[string][]string{tokenA: {awsCurrent}}, w.Stages(name), "nothing is left of the placeholder")
+	assert.JSONEq(t, `{"AccessKeyId":"first","SecretAccessKey":"secret-of-first"}`, w.value(t, name, awsCurrent))
+}
+
+func emptySecret(t *testing.T, w *world) {
+	name := w.name()
+	_, err := w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{Name: &name})
+	require.NoError(t, err)
+	s := w.open(name)
+	versions, err := s.Versions(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, versions)
+	_, err = s.Stage(t.Context(), tokenA, keyOf("first"))
+	require.NoError(t, err)
+	_, err = s.ReadLabel(t.Context(), providers.Current)
+	require.ErrorIs(t, err, providers.ErrNotFound)
+	require.NoError(t, s.Promote(t.Context(), "", tokenA))
+	assert.Equal(t, map[string][]string{tokenA: {awsCurrent}}, w.Stages(name))
+}
+
+func otherTypes(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{"AccessKeyId":"old","SecretAccessKey":"x","port":12345678901234567890,"tls":{"verify":true},"note":null,"host":"h"}`)
+	s := w.open(name)
+	_, err := s.Stage(t.Context(), tokenA, keyOf("new"))
+	require.NoError(t, err)
+	got := w.value(t, name, awsPending)
+	assert.JSONEq(t, `{"AccessKeyId":"new","SecretAccessKey":"secret-of-new","port":12345678901234567890,"tls":{"verify":true},"note":null,"host":"h"}`, got)
+	assert.Contains(t, got, `"port":12345678901234567890`, "to the last digit")
+	b, err := s.ReadLabel(t.Context(), providers.Pending)
+	require.NoError(t, err)
+	port, _ := b.Field("port")
+	assert.Equal(t, "12345678901234567890", string(port.Reveal()))
+}
+
+func noObject(t *testing.T, w *world) {
+	for _, value := range []string{"plain-secret-text", `"plain-secret-text"`, `["plain-secret-text"]`, "null"} {
+		name := w.name()
+		w.put(t, name, value)
+		s := w.open(name)
+		_, err := s.ReadLabel(t.Context(), "")
+		require.ErrorIs(t, err, providers.ErrInvalid, value)
+		require.ErrorContains(t, err, "no JSON object")
+		assert.NotContains(t, err.Error(), "plain-secret")
+		_, err = s.Stage(t.Context(), tokenA, keyOf("new"))
+		require.ErrorIs(t, err, providers.ErrInvalid, value)
+		assert.Equal(t, value, w.value(t, name, awsCurrent))
+	}
+}
+
+func tooLarge(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{"foreign":"`+strings.Repeat("x", maxContent-60)+`"}`)
+	_, err := w.open(name).Stage(t.Context(), tokenA, keyOf("new"))
+	require.ErrorIs(t, err, providers.ErrInvalid)
+	require.ErrorContains(t, err, "65536")
+}
+
+func nativeRotation(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{"AccessKeyId":"old","SecretAccessKey":"x"}`)
+	_, err := w.Secrets().RotateSecret(t.Context(), &secretsmanager.RotateSecretInput{
+		SecretId: &name, RotationRules: &types.RotationRulesType{AutomaticallyAfterDays: aws.Int64(30)},
+	})
+	require.NoError(t, err)
+	w.refuses(t, name, "native rotation is on")
+}
+
+// refuses asserts that nothing is done to a secret, and why.
+func (w *world) refuses(t *testing.T, name, why string) {
+	t.Helper()
+	s := w.open(name)
+	_, versions := s.Versions(t.Context())
+	_, staging := s.Stage(t.Context(), tokenB, keyOf("new"))
+	_, reading := s.Metadata(t.Context())
+	for doing, err := range map[string]error{
+		"listing": versions, "staging": staging, "promoting": s.Promote(t.Context(), "", tokenB), "pruning": s.Prune(t.Context(), tokenB),
+		"reading metadata": reading, "writing metadata": s.PutMetadata(t.Context(), providers.Metadata{Generation: 1}),
+	} {
+		require.ErrorIs(t, err, providers.ErrDenied, doing)
+		require.ErrorContains(t, err, why, doing)
+	}
+}
+
+func deleted(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{"AccessKeyId":"old","SecretAccessKey":"x"}`)
+	_, err := w.Secrets().DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: &name, RecoveryWindowInDays: aws.Int64(7)})
+	require.NoError(t, err)
+	w.refuses(t, name, "scheduled for deletion")
+	_, err = w.Secrets().RestoreSecret(t.Context(), &secretsmanager.RestoreSecretInput{SecretId: &name})
+	require.NoError(t, err)
+	_, err = w.open(name).Stage(t.Context(), tokenA, keyOf("new"))
+	require.NoError(t, err)
+}
+
+func (w *world) tags(t *testing.T, name string) map[string]string {
+	t.Helper()
+	out, err := w.Secrets().DescribeSecret(t.Context(), &secretsmanager.DescribeSecretInput{SecretId: &name})
+	require.NoError(t, err)
+	tags := map[string]string{}
+	for _, tag := range out.Tags {
+		tags[*tag.Key] = *tag.Value
+	}
+	return tags
+}
+
+func foreignTags(t *testing.T, w *world) {
+	name := w.name()
+	_, err := w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
+		Name: &name, SecretString: aws.String(`{}`), Tags: []types.Tag{{Key: aws.String("team"), Value: aws.String("payments")}},
+	})
+	require.NoError(t, err)
+	s := w.open(name)
+	require.NoError(t, s.PutMetadata(t.Context(), large(30)))
+	require.NoError(t, s.PutMetadata(t.Context(), providers.Metadata{Generation: 2}))
+	tags := w.tags(t, name)
+	assert.Equal(t, "payments", tags["team"])
+	assert.Len(t, tags, 2)
+}
+
+// large is metadata that needs several tags.
+func large(debts int) providers.Metadata {
+	m := providers.Metadata{Generation: 7}
+	for i := range debts {
+		m.Debt = append(m.Debt, providers.Debt{Kind: "retired-key-alive", About: fmt.Sprintf("AKIA%016x", i*7919+1), Since: time.Unix(1700000000+int64(i)*977, 0).UTC()})
+	}
+	return m
+}
+
+func damaged(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{}`)
+	s := w.open(name)
+	require.NoError(t, s.PutMetadata(t.Context(), large(30)))
+	_, err := w.Secrets().TagResource(t.Context(), &secretsmanager.TagResourceInput{SecretId: &name, Tags: []types.Tag{{Key: aws.String("keyturn:1"), Value: aws.String("AAAA")}}})
+	require.NoError(t, err)
+	before := w.tags(t, name)
+	_, err = s.Metadata(t.Context())
+	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, s.PutMetadata(t.Context(), large(2)), ErrDamaged)
+	assert.Equal(t, before, w.tags(t, name))
+}
+
+func growing(t *testing.T, w *world) {
+	name := w.name()
+	s := w.open(name)
+	for _, n := range []int{0, 40, 3, 80, 1} {
+		require.NoError(t, s.PutMetadata(t.Context(), large(n)))
+		got, err := s.Metadata(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, large(n), got)
+	}
+	assert.Len(t, w.tags(t, name), 1)
+	require.ErrorIs(t, s.PutMetadata(t.Context(), large(2000)), providers.ErrInvalid)
+	got, err := s.Metadata(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, large(1), got, "what does not fit leaves what was there")
+}
+
+// facts are those of Secrets Manager that this package stands on, as far as moto has them.
+func facts(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{"AccessKeyId":"old"}`)
+	c := w.Secrets()
+	versions := func() map[string][]string { return w.Stages(name) }
+	var first string
+	for id := range versions() {
+		first = id
+	}
+	_, err := c.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &name, ClientRequestToken: aws.String(tokenA), SecretString: aws.String("{}"), VersionStages: []string{awsPending}})
+	require.NoError(t, err)
+	assert.Equal(t, map[string][]string{first: {awsCurrent}, tokenA: {awsPending}}, versions(), "a named stage moves nothing else")
+	move := func(from, to *string) error {
+		_, err := c.UpdateSecretVersionStage(t.Context(), &secretsmanager.UpdateSecretVersionStageInput{SecretId: &name, VersionStage: aws.String(awsCurrent), RemoveFromVersionId: from, MoveToVersionId: to})
+		return err
+	}
+	require.Error(t, move(nil, aws.String(tokenA)), "without naming who has it, nothing moves")
+	require.Error(t, move(aws.String(tokenA), aws.String(tokenA)), "nor when somebody else has it: a compare-and-swap")
+	require.NoError(t, move(&first, aws.String(tokenA)))
+	got := versions()
+	assert.Equal(t, []string{awsPrevious}, got[first])
+	assert.ElementsMatch(t, []string{awsCurrent, awsPending}, got[tokenA], "AWSPENDING stays until it is removed")
+	_, err = c.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &name, ClientRequestToken: aws.String(tokenB), SecretString: aws.String("{}")})
+	require.NoError(t, err)
+	assert.Equal(t, []string{awsCurrent}, versions()[tokenB], "without a stage AWSCURRENT moves at once")
+}

@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/providers"
+)
+
+var (
+	_ providers.Lister = (*Account)(nil)
+	_ providers.Prober = (*Account)(nil)
+)
+
+// pageOfPrincipals is how many principals a page has.
+const pageOfPrincipals = 500
+
+// Principals implements providers.Lister. A page is asked for by the last name of the one before.
+func (a *Account) Principals(ctx context.Context, page string) (names []string, next string, err error) {
+	f, err := a.read(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing principals: %w", err)
+	}
+	for _, r := range f.Keys {
+		if r.Principal > page {
+			names = append(names, r.Principal)
+		}
+	}
+	slices.Sort(names)
+	if names = slices.Compact(names); len(names) > pageOfPrincipals {
+		names = names[:pageOfPrincipals]
+		next = names[pageOfPrincipals-1]
+	}
+	return names, next, nil
+}
+
+// Keys implements providers.Lister.
+func (a *Account) Keys(ctx context.Context, principal string) ([]key.Info, error) {
+	i := issuer{account: *a, principal: principal}
+	return i.List(ctx)
+}
+
+func (a *Account) read(ctx context.Context) (*keyFile, error) {
+	i := issuer{account: *a}
+	return i.read(ctx)
+}
+
+// Probe implements providers.Prober: it reads both files, and sees whether the key file's folder can be
+// written to, since a change replaces the file.
+func (a *Account) Probe(ctx context.Context, _ providers.Environment, _ providers.ProbeInput) (providers.Probed, error) {
+	if _, err := a.read(ctx); err != nil {
+		return providers.Probed{}, err
+	}
+	var probed providers.Probed
+	if _, err := readUsage(a.usageFile()); err != nil {
+		probed.Lacks = append(probed.Lacks, fmt.Sprintf("%v: without it nobody knows whether a key is in use, and nothing is revoked", err))
+	}
+	if folder := filepath.Dir(a.KeyFile); !atomicfile.Writable(folder) {
+		probed.Lacks = append(probed.Lacks, fmt.Sprintf("folder %q cannot be written to by user %d, and the key file is replaced in it: give the worker's user the right", folder, os.Geteuid()))
+	}
+	return probed, nil
+}

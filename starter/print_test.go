@@ -1,0 +1,46 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// Whoever may write to the namespace can run a workflow that answers anything for a status.
+func TestATerminalObeysNothingThatARotationSays(t *testing.T) {
+	t.Parallel()
+	const bad = "\x1b]0;pwned\x07\x1b[2J\u009b31m\u202e\rx"
+	long := bad + strings.Repeat("y", 1<<20)
+	ref := key.Ref{Principal: bad, KeyID: long}
+	decisions := []policy.Decision{{Reason: policy.Reason(bad), Message: long}}
+	report := workflows.Report{
+		Credential: bad, Outcome: workflows.Outcome(bad), Message: long, Retiring: ref, Incoming: ref, Probe: bad,
+		Refusals: decisions, Open: []string{bad}, Debt: []providers.Debt{{Kind: bad, About: bad}},
+	}
+	status := workflows.Status{
+		Credential: bad, Phase: workflows.Phase(bad), Doing: long, WaitsFor: bad, UnblockedBy: bad, Retiring: ref, NoWayBack: bad,
+		Waves: []workflows.WaveStatus{{Name: bad, State: bad, Instances: []string{long}}}, Notices: []string{bad}, Gate: &policy.OpenGate{Gate: bad},
+		Evidence: &policy.Evidence{Missing: decisions}, Timeline: []workflows.Moment{{Phase: workflows.Phase(bad), What: long}},
+	}
+	plan := policy.Plan{
+		Credential: bad, Retiring: &ref, Steps: []policy.Step{{Phase: bad, What: bad, Undo: bad}}, Refusals: decisions, Warnings: []string{long},
+	}
+	for name, print := range map[string]func(*terminal, *bytes.Buffer){
+		"status": func(t *terminal, out *bytes.Buffer) { t.printStatus(out, status) },
+		"report": func(t *terminal, out *bytes.Buffer) { t.printReport(out, report) },
+		"plan":   func(t *terminal, out *bytes.Buffer) { t.printPlan(out, plan) },
+	} {
+		var out bytes.Buffer
+		print(&terminal{output: "table"}, &out)
+		assert.Equal(t, -1, strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }), name)
+		assert.Less(t, out.Len(), 64<<10, name)
+	}
+}

@@ -1,0 +1,662 @@
+package tests
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/host"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/namespace"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// mallory's client: full write access to the namespace.
+func (s *trustingStage) client() client.Client {
+	s.t.Helper()
+	c, err := client.Dial(client.Options{HostPort: s.address, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler))})
+	require.NoError(s.t, err)
+	s.t.Cleanup(c.Close)
+	return c
+}
+
+// captured is the signed spec of the rotation, which everybody can read who reads the namespace.
+func (s *trustingStage) captured(c client.Client) inventory.SignedSpec {
+	s.t.Helper()
+	value, err := c.QueryWorkflow(s.t.Context(), workflows.WorkflowID(credential), "", workflows.SpecName)
+	require.NoError(s.t, err)
+	var spec inventory.SignedSpec
+	require.NoError(s.t, value.Get(&spec))
+	return spec
+}
+
+// gatewayKeys are the keys that the gateway has, with their states.
+func (s *trustingStage) gatewayKeys() map[string]string {
+	s.t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.folder, "demo", "gateway", "keys.json"))
+	require.NoError(s.t, err)
+	var file struct {
+		Keys []struct{ ID, State string }
+	}
+	require.NoError(s.t, json.Unmarshal(text, &file))
+	keys := map[string]string{}
+	for _, k := range file.Keys {
+		keys[k.ID] = k.State
+	}
+	return keys
+}
+
+// logged sees that the worker said why it would not do something, since a mark.
+func (s *trustingStage) logged(since int, reason string) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool {
+		return strings.Contains(strings.ReplaceAll(s.log()[since:], `\"`, `"`), reason)
+	}, patience, 50*time.Millisecond, "the worker's log says %q", reason)
+}
+
+// log is what the worker has said so far.
+func (s *trustingStage) log() string {
+	s.worker.mu.Lock()
+	defer s.worker.mu.Unlock()
+	return s.worker.text.String()
+}
+
+func (s *trustingStage) rotate() {
+	s.t.Helper()
+	out, code := s.starter("rotate", credential, "-f", s.place.Inventory, "--sign", s.ann.file)
+	require.Zero(s.t, code, out)
+}
+
+func (s *trustingStage) approve() {
+	s.t.Helper()
+	out, code := s.starter("approve", credential, "--gate", "revoke", "--sign", s.olga.file)
+	require.Zero(s.t, code, out)
+}
+
+// harmless is what must hold whatever was tried: nothing ran, nothing lies where it should not, and no
+// request was refused.
+func (s *trustingStage) harmless() {
+	s.t.Helper()
+	_, err := os.Stat(s.ran)
+	require.ErrorIs(s.t, err, fs.ErrNotExist, "no program was run")
+	stolen, err := filepath.Glob(filepath.Join(s.folder, "stolen*"))
+	require.NoError(s.t, err)
+	assert.Empty(s.t, stolen, "no key lies where it should not")
+	counted := s.now()
+	assert.Zero(s.t, counted.Refused)
+	assert.Zero(s.t, counted.Failed)
+}
+
+// honestly rotates with nobody in the way, and sees that it completes.
+func (s *trustingStage) honestly(outcome workflows.Outcome) {
+	s.t.Helper()
+	s.rotate()
+	s.await(workflows.PhaseRevokeGate)
+	s.approve()
+	report := s.report()
+	require.Equal(s.t, outcome, report.Outcome, report.Message)
+	require.Len(s.t, report.Verdicts, 1)
+	assert.Equal(s.t, "olga", report.Verdicts[0].By)
+	assert.True(s.t, report.Verdicts[0].Verified)
+	s.harmless()
+	s.nobodyRefused()
+}
+
+// Specs: whoever may start workflows starts them with specs of foreign targets, programs, principals, paths
+// and hosts, changes a signed one, replays an old one, and runs one under another name.
+func TestAdversaryWithSpecs(t *testing.T) {
+	t.Parallel()
+	s := newTrustingStage(t)
+	mallory := s.client()
+	begin := func(id string, spec inventory.SignedSpec) workflows.Report {
+		t.Helper()
+		run, err := mallory.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: id, TaskQueue: workflows.TaskQueue},
+			workflows.Rotation, workflows.RotationInput{Spec: spec, RequestedBy: "ann"})
+		require.NoError(t, err)
+		var report workflows.Report
+		require.NoError(t, run.Get(t.Context(), &report))
+		return report
+	}
+	edit := func(old, with string) func(*inventory.Spec) {
+		return func(spec *inventory.Spec) {
+			text, err := json.Marshal(spec.Credential)
+			require.NoError(t, err)
+			require.Contains(t, string(text), old)
+			spec.Credential = inventory.Credential{}
+			require.NoError(t, json.Unmarshal([]byte(strings.ReplaceAll(string(text), old, with)), &spec.Credential))
+		}
+	}
+	folder := filepath.Join(s.folder, "demo", "keys", "checkout-{instance}")
+	foreignTarget := edit(folder+"/payments-api", filepath.Join(s.folder, "stolen-{instance}"))
+	foreignHost := edit(s.now0(), "http://127.0.0.1:1")
+	program := func(name string) func(*inventory.Spec) {
+		return func(spec *inventory.Spec) {
+			spec.Credential.Verify = []inventory.Provider{{Type: "exec", Config: json.RawMessage(`{"type":"exec","program":"` + name + `"}`)}}
+		}
+	}
+	unsigned := s.spec(s.mallory, asDeclared)
+	unsigned.Signature = ""
+	tampered := s.spec(s.ann, asDeclared)
+	tampered.Body = json.RawMessage(strings.Replace(string(tampered.Body), folder, filepath.Join(s.folder, "stolen"), 1))
+	rotation := workflows.WorkflowID(credential)
+	for _, attack := range []struct {
+		name, id string
+		spec     inventory.SignedSpec
+		says     string
+	}{
+		{"a spec without signature", rotation, unsigned, "unsigned"},
+		{"a spec signed by herself", rotation, s.spec(s.mallory, asDeclared), "not trusted"},
+		{"a foreign target", rotation, s.spec(s.mallory, foreignTarget), "not trusted"},
+		{"a program", rotation, s.spec(s.mallory, program("reload")), "not trusted"},
+		{"a program that is not listed, signed", rotation, s.spec(s.ann, program("rm")), `program "rm" is not under programs`},
+		{"a host", rotation, s.spec(s.mallory, foreignHost), "not trusted"},
+		{"a signed spec with another path", rotation, tampered, "does not hold"},
+		{"a signed spec for another namespace", rotation, s.spec(s.ann, func(spec *inventory.Spec) { spec.Namespace = "staging" }), `namespace "staging"`},
+		{"a signed spec under another workflow ID", "rotation/another", s.spec(s.ann, asDeclared), "the workflow ID"},
+		// Even who signs cannot go beyond the bounds of the worker configuration.
+		{"a principal out of bounds, signed", rotation, s.spec(s.ann, edit(`"principal":"payments-api"`, `"principal":"admin"`)), "bounds.sandbox.principals"},
+		{"a secret out of bounds, signed", rotation, s.spec(s.ann, edit(`"path":"payments-api"`, `"path":"other-team"`)), "bounds.sandbox.storePaths"},
+		{"a file out of bounds, signed", rotation, s.spec(s.ann, foreignTarget), "bounds.sandbox.fileRoots"},
+		{"a host out of bounds, signed", rotation, s.spec(s.ann, foreignHost), "bounds.sandbox.hosts"},
+		{"no approvals, signed", rotation, s.spec(s.ann, func(spec *inventory.Spec) { spec.Credential.Approvals.Revoke.Count = 0 }), "bounds.sandbox.minApprovals"},
+	} {
+		mark := len(s.log())
+		report := begin(attack.id, attack.spec)
+		assert.Equal(t, workflows.Refused, report.Outcome, attack.name)
+		assert.Contains(t, report.Message+" "+describe(report.Refusals), attack.says, attack.name)
+		s.logged(mark, attack.says)
+	}
+	assert.Equal(t, map[string]string{"made-by-hand-in-2024": "active"}, s.gatewayKeys(), "nothing was minted, nothing destroyed")
+	s.harmless()
+
+	// An old spec, of when the policy asked for less, is replayed after a newer one was used.
+	old := s.spec(s.ann, func(spec *inventory.Spec) { spec.Generation -= 60_000 })
+	s.rotate()
+	s.await(workflows.PhaseRevokeGate)
+	s.approve()
+	require.Equal(t, workflows.Completed, s.report().Outcome)
+	keys := s.gatewayKeys()
+	for _, attack := range []struct {
+		name   string
+		spec   inventory.SignedSpec
+		reason policy.Reason
+	}{
+		{"an old spec", old, policy.StaleSpec},
+		{"a spec of another inventory, signed by who may", s.spec(s.ann, func(spec *inventory.Spec) { spec.Inventory = "another-team" }), policy.OtherOwner},
+	} {
+		mark := len(s.log())
+		report := begin(rotation, attack.spec)
+		assert.Equal(t, workflows.Refused, report.Outcome, attack.name)
+		assert.Equal(t, attack.reason, report.Reason, attack.name)
+		assert.Equal(t, keys, s.gatewayKeys(), attack.name)
+		s.logged(mark, string(attack.reason))
+	}
+	s.honestly(workflows.Completed)
+}
+
+// now0 is the address of the consumers.
+func (s *trustingStage) now0() string {
+	address, _, _ := strings.Cut(strings.TrimPrefix(s.place.Snapshot, "http://"), "/")
+	return "http://" + address
+}
+
+func describe(refusals []policy.Decision) string {
+	var texts []string
+	for _, d := range refusals {
+		texts = append(texts, d.Message)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Approvals: forged, of a stranger, of another run, sent twice; and a reset, which makes void what was given.
+func TestAdversaryWithApprovals(t *testing.T) {
+	t.Parallel()
+	s := newTrustingStage(t, "--disable-soak", "20s")
+	mallory := s.client()
+	rotation := workflows.WorkflowID(credential)
+	s.rotate()
+	status := s.await(workflows.PhaseRevokeGate)
+	described, err := mallory.DescribeWorkflowExecution(t.Context(), rotation, "")
+	require.NoError(t, err)
+	first := described.GetWorkflowExecutionInfo().GetExecution().GetRunId()
+
+	decision := func(by person, change func(*policy.SignedRequest)) policy.Request {
+		body := policy.SignedRequest{
+			Schema: policy.RequestSchema, Action: policy.Approve, Nonce: rand.Text(), SignedAt: time.Now().UTC(),
+			Bound: policy.Bound{
+				Namespace: "default", Workflow: rotation, Run: first, Rotation: status.Rotation, Gate: inventory.GateRevoke,
+				Evidence: status.Gate.Evidence, Retiring: status.Retiring.KeyID, Incoming: status.Incoming.KeyID,
+			},
+		}
+		change(&body)
+		e, err := signed.Sign(signed.Decision, body, by.key)
+		require.NoError(t, err)
+		return policy.Request{By: "olga", Signed: &e}
+	}
+	send := func(name string, req policy.Request) policy.Verdict {
+		t.Helper()
+		handle, err := mallory.UpdateWorkflow(t.Context(), client.UpdateWorkflowOptions{
+			WorkflowID: rotation, UpdateName: name, WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{req},
+		})
+		require.NoError(t, err)
+		var v policy.Verdict
+		require.NoError(t, handle.Get(t.Context(), &v))
+		return v
+	}
+	asIs := func(*policy.SignedRequest) {}
+	forged := decision(s.olga, asIs)
+	forged.Signed.Body = json.RawMessage(strings.Replace(string(forged.Signed.Body), `"action":"approve"`, `"action":"reject"`, 1))
+	for _, attack := range []struct {
+		name string
+		req  policy.Request
+		want policy.VerdictReason
+	}{
+		{"a name without a signature", policy.Request{By: "olga", Gate: inventory.GateRevoke}, policy.SignatureNeeded},
+		{"her own signature under another's name", decision(s.mallory, asIs), policy.SignatureBad},
+		{"the signature of one who signs specs", decision(s.ann, asIs), policy.SignatureBad},
+		{"a changed body", forged, policy.SignatureBad},
+		{"one for another credential, redirected", decision(s.olga, func(r *policy.SignedRequest) { r.Workflow = "rotation/other" }), policy.OtherRotation},
+		{"one for another key", decision(s.olga, func(r *policy.SignedRequest) { r.Retiring = "another" }), policy.OtherRotation},
+		{"one for another run", decision(s.olga, func(r *policy.SignedRequest) { r.Run = "earlier" }), policy.OtherRun},
+		{"one for what was shown before", decision(s.olga, func(r *policy.SignedRequest) { r.Evidence = "earlier" }), policy.OtherEvidence},
+		{"one for the sign-off, redirected", decision(s.olga, func(r *policy.SignedRequest) { r.Gate = inventory.GateSignoff }), policy.NotOpen},
+		{"a rejection, sent as an approval", decision(s.olga, func(r *policy.SignedRequest) { r.Action, r.Reason = policy.Reject, "no" }), policy.OtherAction},
+	} {
+		mark := len(s.log())
+		v := send(workflows.ApproveName, attack.req)
+		assert.Equal(t, attack.want, v.Reason, "%s: %s", attack.name, v.Message)
+		assert.False(t, v.Accepted)
+		s.logged(mark, string(attack.want))
+	}
+	require.NoError(t, mallory.SignalWorkflow(t.Context(), rotation, "", workflows.ApproveName, policy.Request{By: "olga", Gate: inventory.GateRevoke}))
+	require.NoError(t, mallory.SignalWorkflow(t.Context(), rotation, "", workflows.ApproveName, "nonsense"))
+	assert.Equal(t, workflows.PhaseRevokeGate, s.status().Phase, "the gate still waits")
+
+	// Olga approves. Mallory resets the run to before the gate: what was given is void, also when replayed.
+	given := decision(s.olga, asIs)
+	require.True(t, send(workflows.ApproveName, given).Accepted)
+	s.await(workflows.PhaseDisableSoak)
+	s.reset(mallory, first)
+	status = s.awaitThat("the gate opens again in the new run", func(now workflows.Status) bool {
+		return now.Phase == workflows.PhaseRevokeGate && now.Gate != nil && now.Gate.Run != first
+	})
+	assert.Empty(t, status.Gate.Approvals, "what was given before the reset is void")
+	assert.Equal(t, policy.OtherRun, send(workflows.ApproveName, given).Reason)
+	assert.Contains(t, s.gatewayKeys(), "made-by-hand-in-2024", "nothing is destroyed")
+	s.approve()
+	report := s.report()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+
+	// A name brings no disabled key back; after a reset, which has forgotten that it is disabled, the same
+	// request is taken. It turns the rotation back, no more: everybody is on the retiring key, which works.
+	s.rotate()
+	s.await(workflows.PhaseRevokeGate)
+	s.approve()
+	status = s.await(workflows.PhaseDisableSoak)
+	v := send(workflows.RollbackName, policy.Request{By: "olga", Reason: "because"})
+	assert.Equal(t, policy.SignatureNeeded, v.Reason, v.Message)
+	described, err = mallory.DescribeWorkflowExecution(t.Context(), rotation, "")
+	require.NoError(t, err)
+	s.reset(mallory, described.GetWorkflowExecutionInfo().GetExecution().GetRunId())
+	report = s.report()
+	require.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	assert.Equal(t, map[string]string{status.Retiring.KeyID: "active"}, s.gatewayKeys())
+	s.harmless()
+	s.honestly(workflows.Completed)
+}
+
+// reset begins a run anew from before its revoke gate; the server applies all signals and updates again.
+func (s *trustingStage) reset(c client.Client, run string) {
+	s.t.Helper()
+	_, err := c.ResetWorkflowExecution(s.t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+		Namespace: "default", WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: workflows.WorkflowID(credential), RunId: run},
+		Reason: "mischief", RequestId: rand.Text(), WorkflowTaskFinishEventId: s.taskBeforeGate(c, run),
+	})
+	require.NoError(s.t, err)
+}
+
+// taskBeforeGate is the workflow task in which the rotation began its overlap.
+func (s *trustingStage) taskBeforeGate(c client.Client, run string) int64 {
+	s.t.Helper()
+	history := c.GetWorkflowHistory(s.t.Context(), workflows.WorkflowID(credential), run, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	var last int64
+	for history.HasNext() {
+		e, err := history.Next()
+		require.NoError(s.t, err)
+		if e.GetEventType() == enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
+			last = e.GetEventId()
+		}
+		if a := e.GetActivityTaskScheduledEventAttributes(); a.GetActivityType().GetName() == "GatherEvidence" {
+			return last
+		}
+	}
+	require.Fail(s.t, "the rotation gathered no evidence")
+	return 0
+}
+
+// answer is what an activity of the honest worker answered to a rogue workflow.
+type answer struct{ Result, Error string }
+
+// rogue starts a workflow worker of mallory's. try runs one activity of the honest worker's queue by a workflow of hers.
+type rogue struct {
+	worker.Worker
+	try func(id, activity string, input any) answer
+}
+
+func (s *trustingStage) rogue(mallory client.Client, queue string) rogue {
+	s.t.Helper()
+	type attempt struct {
+		Activity string
+		Input    any
+	}
+	evil := worker.New(mallory, "evil", worker.Options{})
+	evil.RegisterWorkflowWithOptions(func(ctx workflow.Context, a attempt) (answer, error) {
+		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+			TaskQueue: queue, StartToCloseTimeout: 20 * time.Second, HeartbeatTimeout: 10 * time.Second,
+			RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1},
+		})
+		var got any
+		err := workflow.ExecuteActivity(ctx, a.Activity, a.Input).Get(ctx, &got)
+		text, _ := json.Marshal(got)
+		result := answer{Result: string(text)}
+		if err != nil {
+			result.Error = err.Error()
+		}
+		return result, nil
+	}, workflow.RegisterOptions{Name: "Rogue"})
+	require.NoError(s.t, evil.Start())
+	s.t.Cleanup(evil.Stop)
+	return rogue{evil, func(id, name string, input any) answer {
+		s.t.Helper()
+		run, err := mallory.ExecuteWorkflow(s.t.Context(), client.StartWorkflowOptions{ID: id, TaskQueue: "evil"}, "Rogue", attempt{name, input})
+		require.NoError(s.t, err)
+		var got answer
+		require.NoError(s.t, run.Get(s.t.Context(), &got))
+		return got
+	}}
+}
+
+// A rogue workflow worker runs a workflow of its own under the rotation's ID, with the signed spec, and
+// schedules the honest worker's activities in an order and on keys of its choice.
+func TestAdversaryWithARogueWorkflow(t *testing.T) {
+	t.Parallel()
+	s := newTrustingStage(t, "--overlap", "2m")
+	mallory := s.client()
+	s.rotate()
+	status := s.await(workflows.PhaseOverlap)
+	spec := s.captured(mallory)
+	rotation := workflows.WorkflowID(credential)
+	require.NoError(t, mallory.TerminateWorkflow(t.Context(), rotation, "", "out of the way"))
+	before := s.gatewayKeys()
+	require.Len(t, before, 2)
+
+	rogue := s.rogue(mallory, workflows.AccountQueue("edge"))
+	subject := activities.Rotation{Spec: spec, ID: status.Rotation, Retiring: status.Retiring, Incoming: status.Incoming}
+	swapped := subject
+	swapped.Retiring, swapped.Incoming = swapped.Incoming, swapped.Retiring
+	lies := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "olga", Verified: true, Groups: []string{"owners"}, At: time.Now()}}
+	foreign := subject
+	foreign.Spec = s.spec(s.mallory, func(spec *inventory.Spec) {
+		spec.Credential.Consumers[0].Target.Config = json.RawMessage(`{"type":"file","path":"` + filepath.Join(s.folder, "stolen") + `"}`)
+	})
+	earlier := subject
+	earlier.Spec = s.spec(s.ann, func(spec *inventory.Spec) { spec.Generation -= 3_600_000 })
+	live := activities.WaveInput{Rotation: foreign, Key: status.Incoming, Wave: "x", Deadline: time.Now().Add(time.Minute)}
+	minimal := swapped
+	minimal.Retiring.Fingerprint, minimal.Incoming.Fingerprint = "", status.Incoming.Fingerprint
+	for _, attack := range []struct {
+		name, id, activity string
+		input              any
+		// says is in the answer and in the worker's log. What there is nothing to do for has no reason.
+		says string
+	}{
+		{"disable on approvals that nobody signed", rotation, "Disable", activities.RevokeInput{Rotation: subject, Approvals: lies}, "overlap"},
+		{"destroy at once", rotation, "Destroy", activities.RevokeInput{Rotation: subject, Approvals: lies}, "not-disabled"},
+		{"disable the key in use", rotation, "Disable", activities.RevokeInput{Rotation: swapped, Approvals: lies}, "not-ours"},
+		{"destroy the key in use", rotation, "Destroy", activities.RevokeInput{Rotation: minimal, Approvals: lies}, "not-ours"},
+		{"discard the key in use", rotation, "Discard", swapped, "0 unwanted keys destroyed"},
+		{"a way back that is none", rotation, "RestoreLabels", swapped, "minted by a rotation"},
+		{"deliver to her own file", rotation, "DeliverWave", live, "not trusted"},
+		{"issue by an older spec", rotation, "Issue", activities.IssueInput{Rotation: earlier, Ordinal: 1}, "generation"},
+		{"issue once more", rotation, "Issue", activities.IssueInput{Rotation: subject, Ordinal: 2}, "slots"},
+		{"disable from another workflow", "rotation/payments-apis", "Disable", activities.RevokeInput{Rotation: subject, Approvals: lies}, "is not its rotation"},
+		{"issue from another workflow", "evil", "Issue", activities.IssueInput{Rotation: subject, Ordinal: 2}, "is not its rotation"},
+		{"deliver a key of nobody", rotation, "DeliverWave", activities.WaveInput{Rotation: subject, Key: key.Ref{KeyID: "stranger", StoreVersion: status.Incoming.StoreVersion}, Wave: "x", Deadline: time.Now().Add(time.Minute)}, "not one of"},
+		{"a text of her own to everybody", "rotation/another", "Notify", activities.NotifyInput{Rotation: subject, What: "gate", Severity: "alert", Subject: "click here", At: time.Now()}, "is not its rotation"},
+		{"prune the value that consumers go back to", rotation, "Record",
+			activities.RecordInput{Rotation: activities.Rotation{Spec: spec, ID: "x", Retiring: key.Ref{KeyID: "dead", StoreVersion: status.Retiring.StoreVersion}}, Outcome: "completed"}, ""},
+	} {
+		mark := len(s.log())
+		got := rogue.try(attack.id, attack.activity, attack.input)
+		assert.Contains(t, got.Error+got.Result, attack.says, attack.name)
+		if attack.activity != "Discard" {
+			assert.NotContains(t, got.Result, `"ok":true`, "%s: %s", attack.name, got.Result)
+		}
+		assert.Equal(t, before, s.gatewayKeys(), attack.name)
+		if attack.says != "" && attack.activity != "Discard" {
+			s.logged(mark, attack.says)
+		}
+	}
+	s.harmless()
+	for _, c := range s.now().Consumers {
+		assert.True(t, status.Incoming.Is(c.Key), "%s still uses the key that it was given", c.Name)
+	}
+	versions, err := filepath.Glob(filepath.Join(s.folder, "demo", "store", "*"))
+	require.NoError(t, err)
+	assert.NotEmpty(t, versions)
+
+	// The attacker is gone. The rotation was cut in its overlap: both keys live. A rollback is not possible any
+	// more, a new rotation takes the place of the old one once there is a slot.
+	rogue.Stop()
+	s.rewrite(s.place.Worker, "quota: 50/s}", "quota: 50/s, slots: 3}")
+	s.worker.end(syscall.SIGTERM)
+	s.rewrite(s.place.Inventory, "overlap: 2m", "overlap: 5s")
+	s.startWorker()
+	s.honestly(workflows.CompletedWithDebt)
+}
+
+// liar answers every activity as if all had gone well, and does nothing.
+type liar struct{ incoming key.Ref }
+
+func (l *liar) Issue(context.Context, activities.IssueInput) (activities.Issued, error) {
+	return activities.Issued{Key: l.incoming, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}, nil
+}
+func (l *liar) DeliverWave(context.Context, activities.WaveInput) (activities.WaveResult, error) {
+	return activities.WaveResult{Decision: policy.Decision{OK: true, Reason: policy.Allowed, Message: "all delivered"}}, nil
+}
+func (l *liar) Promote(context.Context, activities.Rotation) (policy.Decision, error) {
+	return policy.Decision{OK: true, Reason: policy.Allowed}, nil
+}
+func (l *liar) Watch(context.Context, activities.Rotation) (policy.Decision, error) {
+	return policy.Decision{}, temporal.NewApplicationErrorWithOptions("fine", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+}
+func (l *liar) GatherEvidence(context.Context, activities.EvidenceInput) (policy.Evidence, error) {
+	return policy.Evidence{Complete: true, GatheredAt: time.Now(), Digest: "lie"}, nil
+}
+func (l *liar) Prove(_ context.Context, in activities.ProveInput) ([]policy.Proof, error) {
+	proofs := make([]policy.Proof, 0, len(in.Decisions))
+	for _, d := range in.Decisions {
+		r, err := policy.ParseRequest(d.Body)
+		proof := policy.Proof{Request: r, By: signed.Signer{Name: "olga"}, Groups: []string{"owners"}}
+		if err != nil {
+			proof.Problem = err.Error()
+		}
+		proofs = append(proofs, proof)
+	}
+	return proofs, nil
+}
+func (l *liar) Disable(context.Context, activities.RevokeInput) (policy.Decision, error) {
+	return policy.Decision{OK: true, Reason: policy.Allowed}, nil
+}
+func (l *liar) Destroy(context.Context, activities.RevokeInput) (activities.Destroyed, error) {
+	return activities.Destroyed{Decision: policy.Decision{OK: true, Reason: policy.Allowed}, Probe: "refused by everybody"}, nil
+}
+func (l *liar) Record(context.Context, activities.RecordInput) (activities.Recorded, error) {
+	return activities.Recorded{}, nil
+}
+func (l *liar) Log(context.Context, []json.RawMessage) error             { return nil }
+func (l *liar) Notify(context.Context, activities.NotifyInput) error     { return nil }
+func (l *liar) AwaitTrust(context.Context, inventory.SignedSpec) error   { return nil }
+func (l *liar) AwaitHealth(context.Context, activities.Rotation) error   { return nil }
+func (l *liar) Enable(context.Context, activities.Rotation) error        { return nil }
+func (l *liar) RestoreLabels(context.Context, activities.Rotation) error { return nil }
+func (l *liar) Discard(context.Context, activities.Rotation) (policy.Decision, error) {
+	return policy.Decision{OK: true}, nil
+}
+
+// lie starts a worker of mallory's that takes the place of the honest one: the same build, all queues.
+func (s *trustingStage) lie(c client.Client, l liar) (stop func()) {
+	s.t.Helper()
+	return s.lieOn(c, l, workflows.TaskQueue, workflows.AccountQueue("edge"))
+}
+
+func (s *trustingStage) lieOn(c client.Client, l liar, queues ...string) (stop func()) {
+	s.t.Helper()
+	options := worker.Options{DeploymentOptions: worker.DeploymentOptions{
+		UseVersioning: true, Version: worker.WorkerDeploymentVersion{DeploymentName: namespace.Deployment, BuildID: "test"},
+		DefaultVersioningBehavior: workflow.VersioningBehaviorAutoUpgrade,
+	}}
+	var workers []worker.Worker
+	for _, queue := range queues {
+		w := worker.New(c, queue, options)
+		host.Register(w)
+		w.RegisterActivityWithOptions(&l, activity.RegisterOptions{SkipInvalidStructFunctions: true})
+		require.NoError(s.t, w.Start())
+		workers = append(workers, w)
+	}
+	return func() {
+		for _, w := range workers {
+			w.Stop()
+		}
+	}
+}
+
+// A rogue activity worker takes the tasks of a rotation and answers with lies: from the overlap on, it says
+// that all is proved, approved, disabled and destroyed.
+func TestAdversaryWithARogueActivityWorker(t *testing.T) {
+	t.Parallel()
+	s := newTrustingStage(t, "--overlap", "10s")
+	mallory := s.client()
+	s.rotate()
+	status := s.await(workflows.PhaseOverlap)
+	before := s.gatewayKeys()
+	s.worker.end(syscall.SIGKILL)
+	stop := s.lie(mallory, liar{incoming: status.Incoming})
+	s.await(workflows.PhaseRevokeGate)
+	out, code := s.starter("approve", credential, "--gate", "revoke", "--sign", s.mallory.file)
+	require.Zero(t, code, "the lying worker says that olga signed: %s", out)
+	report := s.report()
+	assert.Equal(t, workflows.Completed, report.Outcome, "what a history says is for display")
+	stop()
+	assert.Equal(t, before, s.gatewayKeys(), "and nothing was disabled or destroyed")
+	s.harmless()
+
+	// The attacker is gone, and the lies are seen through: the retired key is debt.
+	s.rewrite(s.place.Worker, "quota: 50/s}", "quota: 50/s, slots: 3}")
+	s.startWorker()
+	s.honestly(workflows.CompletedWithDebt)
+	assert.Contains(t, s.gatewayKeys(), "made-by-hand-in-2024")
+}
+
+// The lies of a rogue activity worker while the honest one runs beside it: it says that keys were issued and
+// delivered that nobody has.
+func TestAdversaryWhoSaysThatKeysWereDelivered(t *testing.T) {
+	t.Parallel()
+	s := newTrustingStage(t)
+	mallory := s.client()
+	s.worker.end(syscall.SIGTERM)
+	stop := s.lie(mallory, liar{incoming: key.Ref{Principal: credential, KeyID: "made-up", StoreVersion: "none", Fingerprint: "fp:00000000000000000000000000000000"}})
+	s.startWorker()
+	s.rotate() // which worker gets which task is chance; whatever it is, it harms nobody
+	s.awaitThat("it ends, or waits", func(now workflows.Status) bool {
+		return now.Report != nil || now.Phase == workflows.PhaseRevokeGate || now.Phase == workflows.PhaseEvidence
+	})
+	stop()
+	s.harmless()
+	assert.Equal(t, "active", s.gatewayKeys()["made-by-hand-in-2024"])
+	if err := mallory.TerminateWorkflow(t.Context(), workflows.WorkflowID(credential), "", "begin anew"); err != nil {
+		assert.ErrorContains(t, err, "completed")
+	}
+	s.rewrite(s.place.Worker, "quota: 50/s}", "quota: 50/s, slots: 4}")
+	s.worker.end(syscall.SIGTERM)
+	s.startWorker()
+	s.rotate()
+	s.await(workflows.PhaseRevokeGate)
+	s.approve()
+	report := s.report()
+	assert.Contains(t, []workflows.Outcome{workflows.Completed, workflows.CompletedWithDebt}, report.Outcome, report.Message)
+	s.harmless()
+}
+
+// The sign-off is skipped by a rogue workflow, made up by it, and by a rogue worker that says of mallory's signature that it
+// is olga's: no key is minted.
+func TestAdversaryWithoutSignOff(t *testing.T) {
+	t.Parallel()
+	s := newTrustingStage(t)
+	s.rewrite(s.place.Inventory, "revoke: {count: 1, trust: signed, from: [owners]}", "signoff: {count: 1, trust: signed, from: [owners]}\n      revoke: {count: 1, trust: signed, from: [owners]}")
+	mallory, rotation := s.client(), workflows.WorkflowID(credential)
+	before := s.gatewayKeys()
+	rogue := s.rogue(mallory, workflows.AccountQueue("edge"))
+	subject := activities.Rotation{Spec: s.spec(s.ann, asDeclared), ID: "made-up", Retiring: key.Ref{Principal: credential, KeyID: "made-by-hand-in-2024"}}
+	for name, approvals := range map[string][]policy.Verdict{
+		"none":             nil,
+		"one that says so": {{Action: policy.Approve, Gate: inventory.GateSignoff, Accepted: true, By: "olga", Verified: true, Groups: []string{"owners"}, At: time.Now()}},
+	} {
+		mark := len(s.log())
+		got := rogue.try(rotation, "Issue", activities.IssueInput{Rotation: subject, Ordinal: 1, Approvals: approvals})
+		assert.Contains(t, got.Error, "0 of 1 approval of the signoff gate", name)
+		s.logged(mark, "approvals-missing")
+		assert.Equal(t, before, s.gatewayKeys(), name)
+	}
+	rogue.Stop()
+
+	s.rotate()
+	s.await(workflows.PhaseSignoff)
+	s.worker.end(syscall.SIGTERM)
+	stop := s.lieOn(mallory, liar{}, workflows.TaskQueue)
+	out, code := s.starter("approve", credential, "--gate", "signoff", "--sign", s.mallory.file)
+	require.Zero(t, code, "the lying worker says that olga signed: %s", out)
+	s.await(workflows.PhaseIssue)
+	stop()
+	s.startWorker()
+	report := s.report()
+	assert.NotContains(t, []workflows.Outcome{workflows.Completed, workflows.CompletedWithDebt}, report.Outcome)
+	assert.Contains(t, report.Message, "0 of 1 approval of the signoff gate")
+	s.logged(0, "approvals-missing")
+	assert.Equal(t, before, s.gatewayKeys(), "nothing was minted")
+	s.harmless()
+
+	s.rotate()
+	s.await(workflows.PhaseSignoff)
+	out, code = s.starter("approve", credential, "--gate", "signoff", "--sign", s.olga.file)
+	require.Zero(t, code, out)
+	s.await(workflows.PhaseRevokeGate)
+	s.approve()
+	report = s.report()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	s.harmless()
+}

@@ -1,0 +1,894 @@
+package simulation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/all"
+	"github.com/keyturn/keyturn/providers/memory"
+	"github.com/keyturn/keyturn/tests/invariant"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+const (
+	principal = "payments-api"
+	first     = "key-old" // the key that existed before
+)
+
+const (
+	budgetWindow = 5 * time.Minute
+	watched      = 30 * time.Second // the longest interval in which a rotation is watched
+)
+
+const workerConfig = `
+apiVersion: keyturn/worker/v1
+accounts: {edge: {type: memory}, vault: {type: memory}}
+bounds: {test: {principals: ["payments-*"], storePaths: ["payments-*"]}}
+notify: [{type: memory}]
+`
+
+// inventoryOf is the script's credential in YAML.
+func inventoryOf(s script) string {
+	var b strings.Builder
+	breach, path := "rollback", principal
+	if s.pauses {
+		breach = "pause"
+	}
+	fmt.Fprintf(&b, `
+apiVersion: keyturn/v1
+inventory: payments
+credentials:
+  - name: payments-api
+    owner: payments@example.com
+    purpose: charges
+    environment: test
+    rotateEvery: 90d
+    overlap: %s
+    quietWindow: %s
+    waveSoak: %s
+    waveTimeout: %s
+    disableSoak: %s
+    errorBudget: {ratio: 0.05, window: %s, minTotal: 10, onBreach: %s}
+`, s.overlap, s.quiet, s.waveSoak, s.waveTimeout, s.disableSoak, budgetWindow, breach)
+	expires := ""
+	if s.requestExpires > 0 {
+		expires = ", requestExpires: " + s.requestExpires.String()
+	}
+	fmt.Fprintf(&b, "    approvals: {revoke: {count: %d, trust: any%s}, signoff: {count: %d, trust: any}}\n", s.approvals, expires, s.signoffs)
+	if len(s.steps) > 0 {
+		fmt.Fprintf(&b, "    waveSteps: [%s]\n", strings.Join(s.steps, ", "))
+	}
+	if s.parallel > 0 {
+		fmt.Fprintf(&b, "    waveParallel: %d\n", s.parallel)
+	}
+	if s.adopted {
+		path = "payments-empty"
+		fmt.Fprintf(&b, "    adopt: [%s]\n", first)
+	}
+	fmt.Fprintf(&b, `    issuer: {type: memory, account: edge, principal: payments-api}
+    store: {type: memory, account: vault, path: %s}
+    verify: [{type: memory}]
+    health: [{type: memory}]
+    consumers:
+`, path)
+	for _, c := range s.consumers {
+		target, named, wave := "memory", "{instance}", ""
+		if c.pulls {
+			target = "memory-pull"
+		}
+		if c.instances[0] != c.name {
+			named = c.name + "-{instance}"
+		}
+		if c.wave != "" {
+			wave = "wave: " + c.wave + ", "
+		}
+		list := ""
+		if c.instances[0] != c.name {
+			list = fmt.Sprintf("instances: [%s], ", strings.Join(c.instances, ", "))
+		}
+		fresh := ""
+		if c.cacheTTL > 0 {
+			fresh += fmt.Sprintf("cacheTTL: %s, ", c.cacheTTL)
+		}
+		if c.longestRun > 0 {
+			fresh += fmt.Sprintf("longestRun: %s, ", c.longestRun)
+		}
+		if c.purge {
+			fresh += fmt.Sprintf("purge: {type: memory, instance: %q}, ", named)
+		}
+		fmt.Fprintf(&b, "      - {name: %s, %s%s%starget: {type: %s, instance: %q}, check: {type: memory, instance: %q}, attestation: {type: memory, instance: %q}}\n",
+			c.name, wave, list, fresh, target, named, named, named)
+	}
+	return b.String()
+}
+
+// waves number the waves of all instances that are delivered to.
+func (s script) waves() map[string]int {
+	c := inventory.Credential{Name: principal}
+	for _, step := range s.steps {
+		c.WaveSteps = append(c.WaveSteps, inventory.WaveStep(step))
+	}
+	named := map[string]consumer{}
+	for _, one := range s.consumers {
+		declared := inventory.Consumer{Name: one.name, Wave: one.wave}
+		if one.instances[0] != one.name {
+			declared.Instances = one.instances
+		}
+		if one.pulls {
+			declared.Target.Type = "memory-pull"
+		}
+		named[one.name] = one
+		c.Consumers = append(c.Consumers, declared)
+	}
+	at := map[string]int{}
+	for n, w := range c.Waves(func(typ string) bool { return typ == "memory-pull" }) {
+		for _, part := range w.Consumers {
+			for _, i := range part.InstanceNames() {
+				at[named[part.Name].instance(i)] = n
+			}
+		}
+	}
+	return at
+}
+
+// path is where the credential's secret is.
+func (s script) path() string {
+	if s.adopted {
+		return "payments-empty"
+	}
+	return principal
+}
+
+// plant is a bug that is put into keyturn, or between keyturn and its world. None when zero.
+type plant struct {
+	// told is the credential as keyturn is told it.
+	told func(*script)
+	// types changes what keyturn is given to reach the world.
+	types func(*memory.World, *providers.Descriptor)
+	// activity wraps every activity: it may change the input, and how it is called.
+	activity func(name string, in []any, call func([]any) (any, error)) (any, error)
+	// audit wraps the sink.
+	audit func(audit.Sink) audit.Sink
+}
+
+// play is a script that is played: the world, a Temporal test environment with skipped time, and the ledgers.
+// It runs in a synctest bubble, so that waiting takes no time.
+type play struct {
+	script script
+	plant  plant
+	env    *testsuite.TestWorkflowEnvironment
+	world  *memory.World
+	record *record
+
+	mu       sync.Mutex
+	calls    map[string]int
+	befell   map[string]bool // what was reached, for the count of rare states
+	attempts map[string]int32
+	canceled map[string]context.CancelFunc // by activity ID; nil once it is cancelled
+	stalled  map[string]time.Duration      // by activity ID: how long its attempts got no answer
+	ticking  atomic.Bool
+	running  atomic.Int32 // attempts
+	over     atomic.Bool
+	intruded atomic.Bool
+	gates    map[time.Time]bool // whether people decided on them, by when they were opened
+	wakes    int                // how often somebody undeclared was refused
+	acted    map[int]bool       // which acts that wait for a phase are done
+	stuck    string             // what the run waited for when it was given up
+	before   invariant.Before
+
+	clock, moved, latest time.Time // see now
+}
+
+// record is the audit record in memory, which keeps what a file would.
+type record struct {
+	mu     sync.Mutex
+	seen   map[string]bool
+	events []audit.Event
+	befall func(context.Context, memory.Call) error
+}
+
+func (r *record) Append(ctx context.Context, events ...audit.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	if err := r.befall(ctx, memory.Call{Op: opAudit, Phase: memory.Before}); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	for _, e := range events {
+		if !r.seen[e.ID] {
+			r.seen[e.ID] = true
+			r.events = append(r.events, e)
+		}
+	}
+	r.mu.Unlock()
+	return r.befall(ctx, memory.Call{Op: opAudit, Phase: memory.After})
+}
+
+// The clock moves by these while activities run. They are odd, so that two things seldom fall on one moment.
+const (
+	tick    = 700_000_003 * time.Nanosecond
+	traffic = 30_000_000_007 * time.Nanosecond
+	poll    = time.Second
+)
+
+// perform plays a script, and returns what was seen.
+func perform(s script, p plant) (*play, invariant.Seen, error) {
+	pl := &play{
+		script: s, plant: p, record: &record{seen: map[string]bool{}}, calls: map[string]int{}, befell: map[string]bool{}, attempts: map[string]int32{},
+		canceled: map[string]context.CancelFunc{}, stalled: map[string]time.Duration{}, gates: map[time.Time]bool{}, acted: map[int]bool{},
+	}
+	if err := pl.set(); err != nil {
+		return pl, invariant.Seen{}, err
+	}
+	report, err := pl.rotate()
+	if err != nil {
+		return pl, invariant.Seen{}, err
+	}
+	return pl, pl.seen(report), nil
+}
+
+// set builds the world and the environment.
+func (p *play) set() error {
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	p.env = suite.NewTestWorkflowEnvironment()
+	p.env.SetTestTimeout(10000 * time.Hour)
+	p.env.SetWorkflowRunTimeout(10 * 365 * 24 * time.Hour)
+	p.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
+	p.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{&attendant{play: p}}, DeadlockDetectionTimeout: time.Minute})
+	p.env.SetOnActivityCanceledListener(func(info *activity.Info) { p.cancel(info.ActivityID) })
+	p.world = memory.NewWorld(p.now)
+	p.record.befall = p.befall
+
+	descriptors := []providers.Descriptor{p.world.Descriptor(), p.world.PullDescriptor()}
+	if p.plant.types != nil {
+		for i := range descriptors {
+			p.plant.types(p.world, &descriptors[i])
+		}
+	}
+	catalog := all.Catalog(descriptors...)
+	told := p.script
+	if p.plant.told != nil {
+		p.plant.told(&told)
+	}
+	inv, err := inventory.Load("inventory.yaml", []byte(inventoryOf(told)), catalog)
+	if err != nil {
+		return err
+	}
+	config, err := workerconfig.Load("keyturn-worker.yaml", []byte(workerConfig), descriptors)
+	if err != nil {
+		return err
+	}
+	var sink audit.Sink = p.record
+	if p.plant.audit != nil {
+		sink = p.plant.audit(sink)
+	}
+	p.env.RegisterActivity(&activities.Activities{
+		Config: func() *workerconfig.Config { return config }, Descriptors: descriptors, Catalog: catalog, Audit: sink,
+		AllowUnsigned: true, Now: p.now, PollEvery: poll,
+	})
+	spec, err := inventory.NewSpec(inventory.Spec{Inventory: "payments", Generation: 100, Credential: inv.Credentials[0]})
+	if err != nil {
+		return err
+	}
+	p.env.RegisterWorkflowWithOptions(p.rotation(spec), workflow.RegisterOptions{Name: "rotation"})
+	if err := p.populate(); err != nil {
+		return err
+	}
+	p.world.Befall(p.befall)
+	return nil
+}
+
+// rotation is the workflow, and after it some time in which what was cancelled comes to rest.
+func (p *play) rotation(spec inventory.SignedSpec) func(workflow.Context) (workflows.Report, error) {
+	return func(ctx workflow.Context) (workflows.Report, error) {
+		var report workflows.Report
+		var err error
+		ended := false
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			report, err = workflows.Rotation(ctx, workflows.RotationInput{Spec: spec})
+			ended = true
+		})
+		own, _ := workflow.NewDisconnectedContext(ctx)
+		_ = workflow.Await(own, func() bool { return ended || p.stuck != "" })
+		p.over.Store(true)
+		_ = workflow.Sleep(own, time.Hour)
+		return report, err
+	}
+}
+
+func (p *play) populate() error {
+	s := p.script
+	ctx := context.Background()
+	settings := memory.PrincipalSettings{
+		KnowsTokens: s.tokens,
+		IssuerCapabilities: providers.IssuerCapabilities{
+			Slots: s.slots, CanDisable: s.canDisable, CanNarrow: true, ReportsUsage: s.reportsUsage, UsageLag: s.lag, ConsistentWithin: s.consistentWithin,
+		},
+	}
+	p.world.SetPrincipal(principal, memory.Strict())
+	long := p.env.Now().Add(-time.Hour)
+	bundle := p.world.AddKey(principal, first, long)
+	p.before = invariant.Before{Slots: s.slots, Current: first, Keys: []invariant.Key{{ID: first, State: key.Active, Standing: invariant.Ours}}}
+	if s.adopted {
+		p.before.Keys[0].Standing = invariant.Adopted
+	} else {
+		p.before.Version = p.world.AddVersion(principal, bundle)
+	}
+	if s.stranger != "" {
+		p.world.AddKey(principal, "stranger", long)
+		state := key.Active
+		if s.stranger == "disabled" {
+			state = key.Disabled
+			if err := p.world.Issuer(principal).(providers.Disabler).Disable(ctx, key.Ref{KeyID: "stranger"}); err != nil {
+				return err
+			}
+		}
+		p.before.Keys = append(p.before.Keys, invariant.Key{ID: "stranger", State: state, Standing: invariant.Stranger})
+	}
+	p.world.SetPrincipal(principal, settings)
+	waves := s.waves()
+	for _, c := range s.consumers {
+		for _, i := range c.instances {
+			name := c.instance(i)
+			settings := memory.InstanceSettings{
+				Caches: c.cacheTTL, ReloadAfter: s.reload[name], NeverReloads: name == s.never, KeepsCopies: len(name)%2 == 0}
+			declared := invariant.Instance{Name: name, Wave: waves[name], Holds: first, Batch: c.longestRun > 0}
+			if c.purge {
+				settings.Caches = 1000 * time.Hour
+			}
+			if c.longestRun > 0 {
+				settings.RunsEvery, settings.RunsFor = 3*c.longestRun, c.longestRun
+			}
+			if c.pulls {
+				settings.Store, settings.KeepsCopies = s.path(), false
+				if c.wave == "canary" {
+					settings.Label = providers.Pending
+				} else {
+					declared.Wave, declared.Follows = len(s.consumers)+len(s.steps), true // all of them follow the promotion at once
+				}
+			}
+			p.world.SetInstance(name, settings)
+			p.world.Give(name, bundle)
+			p.before.Instances = append(p.before.Instances, declared)
+			p.outages(name, settings)
+		}
+	}
+	p.world.SetInstance("undeclared", memory.InstanceSettings{})
+	p.world.Give("undeclared", bundle)
+	p.world.SetInstance("broken", memory.InstanceSettings{}) // it has no key: each request is refused
+	if s.leftover {
+		store := p.world.Store(s.path())
+		if err := store.PutMetadata(ctx, providers.Metadata{Intent: &providers.MintIntent{
+			Rotation: "terminated", Ordinal: 1, At: p.env.Now(), Known: p.known(),
+		}}); err != nil {
+			return err
+		}
+		issued, err := p.world.Issuer(principal).Issue(ctx, providers.IssueRequest{Token: policy.Token("terminated", 1)})
+		if err != nil && !errors.Is(err, providers.ErrSlotsFull) {
+			return err
+		}
+		if err == nil {
+			p.before.Keys = append(p.before.Keys, invariant.Key{ID: issued.Key.KeyID, State: key.Active, Standing: invariant.Ours})
+		}
+	}
+	return nil
+}
+
+func (p *play) known() (ids []string) {
+	for _, k := range p.before.Keys {
+		ids = append(ids, k.ID)
+	}
+	return ids
+}
+
+func (p *play) outages(name string, settings memory.InstanceSettings) {
+	trouble := errors.New("no route to host")
+	for _, o := range p.script.outages {
+		if o.instance != name {
+			continue
+		}
+		ill := settings
+		switch o.what {
+		case "unreachable":
+			ill.Unreachable = trouble
+		case "unhealthy":
+			ill.Unhealthy = trouble
+		default:
+			ill.Mute = trouble
+		}
+		p.env.RegisterDelayedCallback(func() { p.world.SetInstance(name, ill) }, o.from)
+		p.env.RegisterDelayedCallback(func() { p.world.SetInstance(name, settings) }, o.from+o.long)
+	}
+}
+
+// attendant sees each attempt of an activity: it ends what was cancelled, as the server would, and plants.
+type attendant struct {
+	interceptor.WorkerInterceptorBase
+	play *play
+}
+
+func (a *attendant) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
+	i := &attempt{play: a.play}
+	i.Next = next
+	return i
+}
+
+type attempt struct {
+	interceptor.ActivityInboundInterceptorBase
+	play *play
+}
+
+func (a *attempt) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
+	p, info := a.play, activity.GetInfo(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !p.begin(info, cancel) {
+		return nil, temporal.NewNonRetryableApplicationError(info.ActivityType.Name+" is cancelled", "cancelled", nil)
+	}
+	p.running.Add(1)
+	defer p.running.Add(-1)
+	p.keepTime()
+	call := func(args []any) (any, error) {
+		return a.Next.ExecuteActivity(ctx, &interceptor.ExecuteActivityInput{Args: args})
+	}
+	if p.plant.activity != nil {
+		return p.plant.activity(info.ActivityType.Name, in.Args, call)
+	}
+	return call(in.Args)
+}
+
+// begin notes an attempt; false for one of an activity that was cancelled.
+func (p *play) begin(info activity.Info, cancel context.CancelFunc) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known, ok := p.canceled[info.ActivityID]; p.over.Load() || ok && known == nil {
+		return false
+	}
+	p.canceled[info.ActivityID] = cancel
+	name := info.ActivityType.Name
+	p.attempts[name] = max(p.attempts[name], info.Attempt)
+	if info.Attempt == 2 {
+		p.befell["second attempt of "+name] = true
+	}
+	return true
+}
+
+func (p *play) cancel(activityID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if cancel := p.canceled[activityID]; cancel != nil {
+		cancel()
+	}
+	p.canceled[activityID] = nil
+}
+
+// reached notes that a state was reached.
+func (p *play) reached(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.befell[what] = true
+}
+
+// befall is what the world asks around each call: whether something befalls it.
+func (p *play) befall(ctx context.Context, c memory.Call) error {
+	if !activity.IsActivity(ctx) {
+		return nil
+	}
+	name := activity.GetInfo(ctx).ActivityType.Name
+	if c.Phase == memory.After && (c.Op == memory.OpDisable || c.Op == memory.OpDestroy || c.Op == memory.OpPromote || c.Op == memory.OpEnable) {
+		p.requests()
+	}
+	if c.Phase == memory.Before && c.Op == memory.OpPromote && p.script.overtaken && !p.intruded.Swap(true) {
+		p.world.AddVersion(principal, theirs())
+	}
+	if p.script.unpurged && c.Op == memory.OpPurge && (name == "Record" || name == "Discard") {
+		return errors.New("it purges nothing")
+	}
+	f, ok := p.fault(name, c)
+	if !ok {
+		return nil
+	}
+	p.reached(string(f.kind) + " " + string(f.op) + " in " + name)
+	switch f.kind {
+	case dieBefore, dieAfter:
+		panic("the process dies")
+	case loseReply:
+		return memory.ErrReplyLost
+	case throttle:
+		return providers.ErrThrottled
+	case fail:
+		return errors.New("connection reset")
+	}
+	return p.stall(ctx)
+}
+
+// theirs is a bundle that is no key of the principal.
+func theirs() secret.Bundle {
+	return secret.NewBundle(map[string]secret.Value{secret.ValueField: secret.New([]byte("something that another owner put there"))})
+}
+
+// stall is a peer that answers nothing, until the activity is nearly timed out, or for 90 seconds. The environment does not
+// try again after a time-out, as the server would, and takes the attempts of an activity together.
+func (p *play) stall(ctx context.Context) error {
+	info, wait := activity.GetInfo(ctx), 90*time.Second
+	p.mu.Lock()
+	if end, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(end)-time.Second-p.stalled[info.ActivityID])
+	}
+	if info.HeartbeatTimeout > 0 {
+		wait = min(wait, info.HeartbeatTimeout-time.Second)
+	}
+	p.stalled[info.ActivityID] += wait
+	p.mu.Unlock()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return errors.New("no answer")
+	}
+}
+
+// fault is what befalls a call. Calls are counted for each activity, operation and instance.
+func (p *play) fault(activityName string, c memory.Call) (fault, bool) {
+	about := activityName + " " + string(c.Op) + " " + c.Instance
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.Phase == memory.Before {
+		p.calls[about]++
+	}
+	for _, f := range p.script.faults {
+		after := f.kind == dieAfter || f.kind == loseReply
+		if f.activity == activityName && f.op == c.Op && f.instance == c.Instance && f.call == p.calls[about] && after == (c.Phase == memory.After) {
+			return f, true
+		}
+	}
+	return fault{}, false
+}
+
+// now is the environment's clock, which stands still while an activity waits, and what has passed in the bubble
+// since it last moved.
+func (p *play) now() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if told := p.env.Now(); told.After(p.clock) {
+		p.clock, p.moved = told, time.Now()
+	}
+	now := p.clock.Add(time.Since(p.moved))
+	if now.After(p.latest) {
+		p.latest = now
+	}
+	return p.latest
+}
+
+// keepTime lets the environment's clock follow while activities wait.
+func (p *play) keepTime() {
+	if !p.ticking.Swap(true) {
+		p.env.RegisterDelayedCallback(func() {
+			p.ticking.Store(false)
+			p.now()
+			if p.running.Load() > 0 {
+				p.keepTime()
+			}
+		}, tick)
+	}
+}
+
+// requests has every declared instance send a request with the key that it uses.
+func (p *play) requests() {
+	for _, name := range p.script.fleet() {
+		_ = p.world.Request(name) // the World notes what is refused
+	}
+}
+
+// horizon is when a run that has not ended is given up.
+const horizon = 24 * time.Hour
+
+// flow sends traffic for as long as the run lasts.
+func (p *play) flow(began time.Time) {
+	if !p.over.Load() {
+		now := p.env.Now().Sub(began)
+		if now > horizon {
+			p.stuck = p.standing()
+			p.env.SignalWorkflow("stuck", nil) // wakes it up
+			return
+		}
+		p.requests()
+		if now < p.script.undeclared {
+			_ = p.world.Request("undeclared")
+		}
+		if p.script.wakes && p.wakes < 20 && len(p.world.Happened(memory.OpDisable)) > 0 && p.state(first) != key.Active {
+			p.wakes++
+			_ = p.world.Request("undeclared")
+		}
+		if b := p.script.breachAt; b > 0 && now >= b && now < b+6*time.Minute {
+			for range 5 {
+				_ = p.world.Request("broken")
+			}
+		}
+		p.decide()
+		p.actInPhase()
+		p.env.RegisterDelayedCallback(func() { p.flow(began) }, traffic)
+	}
+}
+
+// state is what the issuer makes of a key; empty for a dead one.
+func (p *play) state(keyID string) key.State {
+	keys, err := p.world.Issuer(principal).List(context.Background())
+	if err != nil {
+		panic(err) // of a World nothing is refused outside an activity
+	}
+	for _, k := range keys {
+		if k.KeyID == keyID {
+			return k.State
+		}
+	}
+	return ""
+}
+
+// standing is what the run says of itself.
+func (p *play) standing() string {
+	value, err := p.env.QueryWorkflow(workflows.StatusName)
+	if err != nil {
+		return err.Error()
+	}
+	var text json.RawMessage
+	if err := value.Get(&text); err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// decide approves a gate that waits, once people have seen it.
+func (p *play) decide() {
+	if p.script.approvals+p.script.signoffs == 0 {
+		return
+	}
+	value, err := p.env.QueryWorkflow(workflows.StatusName)
+	if err != nil {
+		return
+	}
+	var st workflows.Status
+	if value.Get(&st) != nil || st.Gate == nil {
+		return
+	}
+	opened, late := st.Gate.OpenedAt, p.script.decideAfter
+	if _, seen := p.gates[opened]; !seen {
+		p.gates[opened] = false
+	}
+	if len(p.gates) > 2 {
+		late = min(late, 5*time.Minute) // they have been told often enough
+	}
+	if p.gates[opened] || p.env.Now().Before(opened.Add(late)) {
+		return
+	}
+	p.gates[opened] = true
+	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
+	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann", ID: "again"}) // counts once
+	if st.Gate.Needs.Count > 1 {
+		p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "bob"})
+	}
+}
+
+// actInPhase does what is to be done in the phase in which the run is.
+func (p *play) actInPhase() {
+	for n, a := range p.script.acts {
+		if a.in == "" || p.acted[n] {
+			continue
+		}
+		var st workflows.Status
+		if value, err := p.env.QueryWorkflow(workflows.StatusName); err == nil && value.Get(&st) == nil && st.Phase == a.in {
+			p.acted[n] = true
+			p.act(a)
+		}
+	}
+}
+
+func (p *play) act(a act) {
+	switch a.what {
+	case "rollback", "reject":
+		p.env.SignalWorkflow(a.what, policy.Request{By: "ann", Reason: "errors"})
+	case "extend":
+		p.env.SignalWorkflow(workflows.ExtendName, policy.Request{By: "ann", Extension: inventory.Duration(30 * time.Minute)})
+	case "cancel":
+		p.env.CancelWorkflow()
+	case "compromised":
+		p.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "a leak"})
+	}
+}
+
+// rotate runs the rotation to its end.
+func (p *play) rotate() (report *workflows.Report, err error) {
+	p.env.RegisterDelayedCallback(func() { p.flow(p.env.Now()) }, traffic)
+	for _, a := range p.script.acts {
+		if a.in != "" {
+			continue
+		}
+		p.env.RegisterDelayedCallback(func() {
+			if !p.over.Load() {
+				p.act(a)
+			}
+		}, a.after)
+	}
+	p.env.ExecuteWorkflow("rotation")
+	if p.stuck != "" {
+		return nil, fmt.Errorf("the run did not end: %s", p.stuck)
+	}
+	var r workflows.Report
+	failure := p.env.GetWorkflowError()
+	var ended *temporal.ApplicationError
+	switch {
+	case errors.As(failure, &ended) && ended.Type() == workflows.FailedType:
+		return &r, ended.Details(&r)
+	case failure != nil:
+		return nil, failure
+	}
+	return &r, p.env.GetWorkflowResult(&r)
+}
+
+// seen is what the ledgers tell at the end.
+func (p *play) seen(report *workflows.Report) invariant.Seen {
+	s := p.script
+	seen := invariant.Seen{Before: p.before, Report: report, Trail: audit.Trail{Events: p.record.events}}
+	seen.Policy = invariant.Policy{
+		Lag: s.lag, Overlap: s.overlap, WaveSoak: s.waveSoak, DisableSoak: s.disableSoak, CanDisable: s.canDisable, Approvals: s.approvals,
+		Slack: 2 * time.Minute, MayFail: p.mayFail(),
+	}
+	// One in six requests or more is refused, which the error budget shows within its window.
+	seen.Policy.Noticed = budgetWindow + watched
+	if s.reportsUsage {
+		// The use of the disabled key shows at the next look, of which one may hang.
+		seen.Policy.Quiet, seen.Policy.Noticed = s.quiet, watched+time.Minute
+	}
+	seen.Events = p.events()
+	seen.End = p.end(seen)
+	return seen
+}
+
+// mayFail tells whether the world has trouble that lasts too long for a rollback.
+func (p *play) mayFail() bool {
+	return p.script.never != "" || len(p.script.outages) > 0 || p.script.adopted
+}
+
+// keyIn names the key in each version that ever was.
+func (p *play) keyIn() map[string]string {
+	in := map[string]string{"v1": first}
+	if p.script.adopted {
+		in = map[string]string{}
+	}
+	minted := map[string]string{}
+	for _, e := range p.world.Ledger() {
+		switch e.Op {
+		case memory.OpIssue:
+			minted[e.Token] = e.KeyID
+		case memory.OpStage:
+			in[e.Version] = minted[e.Token]
+		}
+	}
+	return in
+}
+
+var kindsOf = map[memory.Op]invariant.Kind{
+	memory.OpIssue: invariant.Issued, memory.OpDisable: invariant.Disabled, memory.OpEnable: invariant.Enabled, memory.OpDestroy: invariant.Destroyed,
+	memory.OpStage: invariant.Staged, memory.OpPromote: invariant.Promoted, memory.OpPrune: invariant.Pruned,
+	memory.OpDeliver: invariant.Delivered, memory.OpReload: invariant.Using, memory.OpRequest: invariant.Refused,
+}
+
+// events are the World's ledger, with the uses of all keys.
+func (p *play) events() (list []invariant.Event) {
+	in := p.keyIn()
+	known := map[string]bool{}
+	for _, k := range p.before.Keys {
+		known[k.ID] = true
+	}
+	keys := maps.Clone(known)
+	for _, e := range p.world.Ledger() {
+		kind, ok := kindsOf[e.Op]
+		if !ok || e.Op == memory.OpIssue && known[e.KeyID] || e.Op == memory.OpDisable && e.Seq < 4 && e.KeyID == "stranger" {
+			continue
+		}
+		event := invariant.Event{At: e.At, Kind: kind, Key: e.KeyID, Version: e.Version, From: e.From, Instance: e.Instance}
+		if e.Version != "" {
+			event.Key = in[e.Version]
+		}
+		keys[e.KeyID] = keys[e.KeyID] || e.Op == memory.OpIssue
+		list = append(list, event)
+	}
+	log, _ := p.world.Issuer(principal).(providers.AuditLog)
+	for _, id := range slices.Sorted(maps.Keys(keys)) {
+		uses, err := log.Usage(context.Background(), key.Ref{Principal: principal, KeyID: id}, time.Time{}, 1<<20)
+		if err != nil {
+			panic(err) // of a World nothing is refused outside an activity
+		}
+		for _, u := range uses {
+			list = append(list, invariant.Event{At: u.At, Kind: invariant.Used, Key: id})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b invariant.Event) int { return a.At.Compare(b.At) })
+	return list
+}
+
+func (p *play) end(seen invariant.Seen) invariant.End {
+	ctx := context.Background()
+	end := invariant.End{Keys: map[string]key.State{}, Versions: []invariant.Version{}, Holds: map[string]string{}, DeadRefused: map[string]bool{}}
+	keys, err := p.world.Issuer(principal).List(ctx)
+	in := p.keyIn()
+	versions, verr := p.world.Store(p.script.path()).Versions(ctx)
+	m, merr := p.world.Store(p.script.path()).Metadata(ctx)
+	if err := errors.Join(err, verr, merr); err != nil {
+		panic(err) // of a World nothing is refused outside an activity
+	}
+	for _, k := range keys {
+		end.Keys[k.KeyID] = k.State
+	}
+	for _, v := range versions {
+		version := invariant.Version{ID: v.ID, Labels: v.Labels, Key: in[v.ID]}
+		if _, ours := in[v.ID]; !ours {
+			version.Standing = invariant.Stranger
+		}
+		end.Versions = append(end.Versions, version)
+	}
+	end.Metadata = &m
+	for _, name := range p.script.fleet() {
+		end.Holds[name] = p.world.Using(name)
+	}
+	for _, e := range seen.Events {
+		if e.Kind == invariant.Destroyed {
+			end.DeadRefused[e.Key] = !p.world.Accepts(principal, e.Key)
+		}
+	}
+	return end
+}
+
+// ledger is all that happened, for people.
+func (p *play) ledger() (lines []string) {
+	for _, e := range p.world.Ledger() {
+		lines = append(lines, e.At.Format(time.RFC3339Nano)+" "+line(e))
+	}
+	return lines
+}
+
+// course is what happened to each part of the world, in its order: to issuer and store, and to each instance. It is the
+// same whenever a seed is played.
+func (p *play) course() map[string][]string {
+	parts := map[string][]string{}
+	for _, e := range p.world.Ledger() {
+		if e.Op != memory.OpNotify { // people are told beside everything else
+			parts[e.Instance] = append(parts[e.Instance], line(e))
+		}
+	}
+	return parts
+}
+
+func line(e memory.Event) string {
+	return strings.Join(strings.Fields(fmt.Sprintf("%s %s %s %s %s", e.Op, e.KeyID, e.Version, e.From, e.Instance)), " ")
+}

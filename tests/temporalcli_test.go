@@ -1,0 +1,81 @@
+package tests
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// The page about the temporal CLI is run from its first command to its last, each on a rotation that stands
+// where its section takes it for granted.
+func TestTemporalCLI(t *testing.T) {
+	t.Parallel()
+	need(t, "temporal", "pip install -r tests/requirements.txt")
+	text, err := os.ReadFile("../docs/temporal-cli.md")
+	require.NoError(t, err)
+	s := newStage(t, "--overlap", "15s")
+	s.apply(0, "-f", s.place.Inventory)
+	run := func(command string) (string, error) {
+		t.Helper()
+		cmd := exec.Command("sh", "-c", command)
+		cmd.Env = s.environment()
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	var begin string // the page's own command
+	ran := 0
+	for section := range strings.SplitSeq(string(text), "```sh\n") {
+		block, _, ok := strings.Cut(section, "```\n")
+		if !ok || !strings.HasPrefix(block, "temporal ") {
+			continue
+		}
+		for command := range strings.Lines(block) {
+			command = strings.TrimSpace(command)
+			switch {
+			case strings.Contains(command, "workflow start"):
+				begin = command
+			case strings.Contains(command, "--name approve"):
+				s.await(workflows.PhaseRevokeGate)
+			case strings.Contains(command, "workflow result"): // of the one that is ending
+			case strings.Contains(command, `"gate":"signoff"`):
+				const signoff, revoke = "signoff: {count: 1, trust: any}\n      ", "revoke: {count: 1, trust: any}"
+				s.rewrite(s.place.Inventory, revoke, signoff+revoke)
+				s.apply(0, "-f", s.place.Inventory)
+				out, err := run(begin)
+				require.NoError(t, err, out)
+				s.await(workflows.PhaseSignoff)
+				s.rewrite(s.place.Inventory, signoff, "")
+			case s.status().Report != nil: // the one before has ended
+				out, code := s.starter("rotate", credential, "-f", s.place.Inventory)
+				require.Zero(t, code, out)
+				s.await(workflows.PhaseOverlap)
+			}
+			out, err := run(command)
+			require.NoError(t, err, "%s\n%s", command, out)
+			switch {
+			case command == begin:
+				s.await(workflows.PhaseOverlap)
+				again, err := run(command)
+				require.NoError(t, err, again)
+				one := regexp.MustCompile(`RunId\s+\S+`).FindString(out)
+				assert.NotEmpty(t, one, out)
+				assert.Contains(t, again, one, "it is the one that runs, and no other is begun")
+			case strings.Contains(command, "workflow update execute"):
+				assert.Contains(t, out, "accepted:true", command)
+			}
+			ran++
+		}
+	}
+	assert.Greater(t, ran, 15)
+	out, code := s.starter("rotate", credential, "-f", s.place.Inventory, "--wait")
+	assert.Equal(t, 3, code, "what the terminated one left is in the way: %s", out)
+	assert.Contains(t, out, "the issuer allows 2 keys and has 2")
+	s.nobodyRefused()
+}

@@ -1,0 +1,191 @@
+package workflows_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// fills plays a run until it hands over to the next one, and returns what that one is given.
+func (s *script) fills() workflows.RotationInput {
+	s.t.Helper()
+	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: s.body()}}})
+	require.True(s.t, s.env.IsWorkflowCompleted())
+	var next *workflow.ContinueAsNewError
+	require.ErrorAs(s.t, s.env.GetWorkflowError(), &next)
+	var in workflows.RotationInput
+	require.NoError(s.t, converter.GetDefaultDataConverter().FromPayloads(next.Input, &in))
+	require.NotNil(s.t, in.Carried)
+	return in
+}
+
+// goesOn plays the next run.
+func (s *script) goesOn(in workflows.RotationInput) workflows.Report {
+	s.t.Helper()
+	s.env.ExecuteWorkflow(workflows.Rotation, in)
+	require.True(s.t, s.env.IsWorkflowCompleted())
+	require.NoError(s.t, s.env.GetWorkflowError())
+	var report workflows.Report
+	require.NoError(s.t, s.env.GetWorkflowResult(&report))
+	return report
+}
+
+// crowd lets the server suggest to continue as new, and then something happen.
+func (s *script) crowd(after time.Duration) {
+	s.at(after, func() {
+		s.env.SetContinueAsNewSuggested(true)
+		s.ask(policy.Extend, policy.Request{ID: "noise", By: "ann"}, nil)
+	})
+}
+
+// overfill makes the history so long that the run ends whatever it waits for.
+func (s *script) overfill(after time.Duration) {
+	s.at(after, func() {
+		s.env.SetCurrentHistoryLength(10_000)
+		s.env.SignalWorkflow(workflows.ExtendName, policy.Request{By: "mallory"})
+	})
+}
+
+func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
+	t.Parallel()
+	approve := func(after time.Duration) func(*script) { return func(s *script) { s.approveAt(after) } }
+	for name, c := range map[string]struct {
+		change      func(*inventory.Credential)
+		first, next func(*script)
+		done, then  []string
+		want        workflows.Outcome
+	}{
+		"in a wave's soak: the wave is delivered to and watched again": {
+			first: func(s *script) { s.crowd(inFirstSoak) }, next: approve(atGate),
+			done: routine[:2], then: routine[1:], want: workflows.Completed,
+		},
+		"before the key is minted, in an overlong run: it is signed off anew": {
+			change: func(c *inventory.Credential) {
+				c.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
+			},
+			first: func(s *script) {
+				s.at(time.Minute, func() {
+					s.env.SetCurrentHistoryLength(10_000)
+					s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+				})
+			},
+			next: func(s *script) {
+				s.at(time.Minute, func() { assert.Equal(s.t, workflows.PhaseSignoff, s.status().Phase) })
+				s.approveAt(2 * time.Minute)
+				s.approveAt(2*time.Minute + atGate)
+			},
+			then: routine, want: workflows.Completed,
+		},
+		"in the overlap: it ends when it would have": {
+			first: func(s *script) { s.crowd(inOverlap) },
+			next: func(s *script) {
+				s.at(15*time.Minute, func() { assert.Equal(s.t, workflows.PhaseOverlap, s.status().Phase) })
+				s.approveAt(50 * time.Minute) // 40 are left of it
+			},
+			done: routine[:4], then: routine[4:], want: workflows.Completed,
+		},
+		"in the overlap, while somebody turns back": {
+			first: func(s *script) {
+				s.at(inOverlap, func() {
+					s.env.SetContinueAsNewSuggested(true)
+					s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil)
+				})
+			},
+			next: func(*script) {}, done: routine[:4],
+			then: []string{"restore labels", "deliver key-old to [canary checkout/a checkout/b]", "discard", "record rolled-back"}, want: workflows.RolledBack,
+		},
+		"at the gate, in an overlong run: approvals are given anew": {
+			change: func(c *inventory.Credential) { c.Approvals.Revoke.Count = 2 },
+			first: func(s *script) {
+				s.approveAt(atGate)
+				s.overfill(atGate + time.Minute)
+			},
+			next: func(s *script) {
+				s.at(time.Minute, func() { assert.Empty(s.t, s.status().Gate.Approvals) })
+				s.approveAt(2 * time.Minute)
+				s.at(3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
+			},
+			done: routine[:5], then: []string{"gather", "disable with 2 approvals", "destroy with 2 approvals", "record completed"}, want: workflows.Completed,
+		},
+		"in the disable soak, in an overlong run: the key is enabled until somebody approves anew": {
+			first: func(s *script) {
+				s.approveAt(atGate)
+				s.overfill(inDisableSoak)
+			},
+			next: approve(time.Minute), done: routine[:6], then: append([]string{"enable"}, routine[4:]...), want: workflows.Completed,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			if c.change != nil {
+				c.change(&s.credential)
+			}
+			c.first(s)
+			in := s.fills()
+			assert.Equal(t, c.done, s.asked)
+
+			next := newScript(t)
+			next.credential = s.credential
+			next.env.SetStartTime(s.env.Now())
+			next.disabled, next.requests = in.Carried.Disabled, s.requests
+			c.next(next)
+			report := next.goesOn(in)
+			assert.Equal(t, c.want, report.Outcome, report.Message)
+			assert.Equal(t, c.then, next.asked)
+			assert.Equal(t, in.Carried.Report.StartedAt, report.StartedAt)
+			assert.Zero(t, next.called("Inspect"), "it was looked at in the run before")
+		})
+	}
+}
+
+// A suggestion alone does not end a run whose approvals would be lost by that.
+func TestWhatWasApprovedKeepsTheRun(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.crowd(atGate)
+	s.crowd(inDisableSoak)
+	s.approveAt(atGate + time.Minute)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Equal(t, routine, s.asked)
+}
+
+// Decisions get their first verdict in the next run, too, and events have IDs of their own.
+func TestDecisionsAndEventsGoOnInTheNextRun(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.at(inOverlap, func() {
+		s.ask(policy.Extend, policy.Request{ID: "longer", By: "ann", Extension: minutes(30)}, func(v policy.Verdict) {
+			assert.True(t, v.Accepted, v.Message)
+		})
+	})
+	s.crowd(inOverlap + time.Minute)
+	in := s.fills()
+
+	next := newScript(t)
+	next.env.SetStartTime(s.env.Now())
+	next.at(time.Minute, func() {
+		next.ask(policy.Extend, policy.Request{ID: "longer", By: "ann", Extension: minutes(30)}, func(v policy.Verdict) {
+			assert.True(t, v.Accepted, v.Message)
+		})
+		assert.Equal(t, in.Carried.OverlapEnds, next.status().Until, "it is not extended twice")
+	})
+	next.requests = s.requests
+	next.approveAt(80 * time.Minute)
+	report := next.goesOn(in)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Len(t, report.Verdicts, 3, "the extension, the noise and the approval")
+	for _, e := range in.Carried.Events {
+		assert.NotContains(t, e.ID, fmt.Sprintf("/%d", in.Carried.Numbered+1))
+	}
+}

@@ -1,0 +1,93 @@
+package workflows
+
+import (
+	"errors"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// settle is a run that ends a retired key which an earlier one left alive, by the same gate and with the same proofs.
+// It mints and delivers nothing. Nobody decides in time: it ends, since a rotation may be due, and the next sweep
+// opens the gate again.
+func (r *rotation) settle() error {
+	for _, phase := range []func() error{r.inspectDebt, r.revokeDebt} {
+		if err := phase(); err != nil {
+			return r.leaveDebt(err)
+		}
+	}
+	return nil
+}
+
+// inspectDebt finds the retired key and the one that everybody uses.
+func (r *rotation) inspectDebt() error {
+	if err := r.accept(); err != nil {
+		return err
+	}
+	subject := r.subject()
+	subject.Retiring.KeyID = r.in.Settle
+	var s policy.Settlement
+	if err := r.run(inspecting, act.InspectDebt, subject, &s); err != nil {
+		return refused(policy.SpecRefused, "issuer or store could not be looked at: %s", cause(err))
+	}
+	r.plan, r.debtDisabled = s.Plan, s.Disabled
+	if s.Plan.Refused() {
+		first := s.Plan.Refusals[0]
+		r.happened(audit.PlanRefused, map[string]string{"reason": string(first.Reason), "message": first.Message})
+		return refused(first.Reason, "%s", first.Message)
+	}
+	r.status.Retiring, r.status.Incoming = *s.Plan.Retiring, s.Current
+	r.became(RoleIncoming, KeyCurrent)
+	r.became(RoleRetiring, map[bool]KeyState{false: KeyPrevious, true: KeyDisabled}[s.Disabled])
+	r.happened(audit.PlanMade, map[string]string{"retiring": r.status.Retiring.KeyID, "settles": "a retired key that was left alive"})
+	r.note("the retired key %s was left alive beside %s", r.status.Retiring.KeyID, r.status.Incoming.KeyID)
+	return nil
+}
+
+// revokeDebt takes the retired key away, on evidence and approval.
+func (r *rotation) revokeDebt() error {
+	evidence, err := r.evidence()
+	if err != nil {
+		return err
+	}
+	approvals, err := r.gate(inventory.GateRevoke, &evidence)
+	if errors.Is(err, errGateExpired) {
+		return refused(policy.ApprovalsMissing, "nobody decided on the revoke gate in time; a later sweep opens it again")
+	}
+	if err != nil {
+		return err
+	}
+	r.changed = true
+	r.startWatch()
+	gone, err := r.disableAndDestroy(activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals})
+	if err == nil && !gone {
+		return turnedBack(policy.EvidenceLacking, "what the approval stood on gave way; a later sweep opens the gate again")
+	}
+	return err
+}
+
+// leaveDebt ends the run with the retired key as it was found. There is nothing to deliver: everybody has the key
+// in CURRENT.
+func (r *rotation) leaveDebt(err error) error {
+	t := asTurn(err)
+	switch {
+	case t.outcome == Superseded, t.outcome == Refused:
+		return t
+	case !r.changed:
+		t.outcome = Refused
+		return t
+	}
+	r.stopWatch()
+	r.rollingBack = true
+	r.enter(PhaseRollback, "Leaving the retired key as it was: "+t.message)
+	r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.reason), "message": t.message})
+	if r.disabled && !r.debtDisabled {
+		if err := r.run(enabling, act.Enable, r.acting(), nil); err != nil {
+			return failed(t.reason, "%s. The retired key %s could not be enabled again: %s", t.message, r.status.Retiring.KeyID, cause(err))
+		}
+		r.became(RoleRetiring, KeyPrevious)
+	}
+	return t
+}
