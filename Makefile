@@ -5,7 +5,7 @@ WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments steady sandbox
 
 build:
 	go build ./... ./sandbox/...
@@ -41,6 +41,7 @@ fuzz:
 
 # Measures, and writes docs/benchmarks.md.
 bench:
+	go test ./activities -run '^$$' -bench .
 	go test ./tests -run '^$$' -bench . -benchtime 1x -timeout 60m -page "$(CURDIR)/docs/benchmarks.md"
 
 # Keeps the histories of a release, which later ones must be able to go on with: make histories RELEASE=v1.2.0
@@ -68,6 +69,16 @@ chaos:
 # The moments at which they are struck, held against what happens; UPDATE=1 writes the lists anew.
 moments:
 	go test ./tests -run '^TestMoments$$' -chaos all $(if $(UPDATE),-update-moments) -parallel 6 -count 1 -timeout 20m
+
+# A package as on a slow and busy machine: make steady PKG=./providers/exec N=20 RUN=TestDeadlines
+N   ?= 20
+RUN ?= .
+steady:
+	@test -n "$(PKG)" || { echo "say which: make steady PKG=./consumer"; exit 1; }
+	@command -v stress-ng > /dev/null || { echo "needs stress-ng: apt-get install stress-ng"; exit 1; }
+	go test -race -c -o /dev/null $(PKG)
+	stress-ng --quiet --cpu 6 & load=$$!; trap "kill $$load; wait" EXIT; \
+	GOMAXPROCS=1 go test -race -run '$(RUN)' -count $(N) -timeout 0 $(PKG)
 
 sandbox:
 	go run ./sandbox

@@ -54,6 +54,7 @@ type Activities struct {
 
 	mutexes mutexes
 	slots   slots
+	specs   specs
 }
 
 // Index is what activities know of Temporal itself: the credentials' Schedules, and what runs.

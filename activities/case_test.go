@@ -3,20 +3,17 @@ package activities_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
-	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
@@ -25,6 +22,7 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -117,6 +115,13 @@ func newCaseOf(t *testing.T, text string, names []string, bend func(*providers.D
 	c.do.Index = c.index
 
 	c.do.Applied = c
+	t.Cleanup(func() {
+		if shared, ok := activities.Kept(c.do, c.spec.Body); ok {
+			fresh, err := inventory.ParseSpec(c.spec.Body, catalog)
+			require.NoError(t, err)
+			assert.Equal(t, fresh, shared, "nobody wrote to the spec that all share")
+		}
+	})
 
 	// The issuer knows no tokens, as AWS IAM does not: each call mints a key.
 	settings := memory.Strict()
@@ -267,13 +272,9 @@ func (c *crashCase) executeToNotYet(name string, input any) {
 
 func (c *crashCase) attempt(name string, input, output any, attempts int32) error {
 	c.t.Helper()
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
-	env := suite.NewTestWorkflowEnvironment()
+	env := temporaltest.NewEnvironment()
 	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: activities.WorkflowID("payments-api")})
 	env.RegisterActivity(c.do)
-	env.SetTestTimeout(time.Minute)
-	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute}) // a slow machine is none
 	if c.heartbeat != nil {
 		env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) { c.heartbeat(details) })
 	}

@@ -324,8 +324,26 @@ func (a *Activities) giveBack(ctx context.Context, s *site, r Rotation, facts po
 // verifyRow is how many tries in a row must succeed: issuers are eventually consistent.
 const verifyRow = 3
 
-// settleMargin is how much longer than the issuer says a new key may be refused.
+// settling is the time in which an issuer may still answer as before a change.
+type settling struct {
+	until time.Time
+	looks int // that may be taken after that
+}
+
+// settleMargin is how many more looks an issuer gets than it says to need. Looks are counted, not time: a slow worker takes
+// as many as a quick one.
 const settleMargin = 20
+
+func settle(within time.Duration, looks int) settling { return settling{time.Now().Add(within), looks} }
+
+// over is asked after each look.
+func (s *settling) over() bool {
+	if time.Now().Before(s.until) {
+		return false
+	}
+	s.looks--
+	return s.looks < 0
+}
 
 // verify tries the staged key as a consumer would: the issuer's self-test and the smoke tests, several
 // times in a row. It says no when the key is still refused after the issuer had time to settle. A key that
@@ -364,7 +382,7 @@ func (a *Activities) refusal(ctx context.Context, s *site, ref key.Ref) (refusal
 	if err != nil {
 		return nil, err
 	}
-	until := time.Now().Add(capabilities.ConsistentWithin + settleMargin*a.PollEvery)
+	waiting := settle(capabilities.ConsistentWithin, settleMargin)
 	for good := 0; good < verifyRow; {
 		err := s.try(ctx, ref, bundle)
 		if err == nil {
@@ -375,7 +393,7 @@ func (a *Activities) refusal(ctx context.Context, s *site, ref key.Ref) (refusal
 		if !errors.Is(err, providers.ErrKeyRefused) {
 			return nil, err
 		}
-		if time.Now().After(until) {
+		if waiting.over() {
 			return err, nil
 		}
 		if err := patience.Pause(ctx, a.PollEvery); err != nil {

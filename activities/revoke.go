@@ -174,7 +174,7 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 	}
 	was := true
 	if mine.BeingDisabled() { // and whoever did it died: whether it came to that, the issuer shows
-		if was, err = a.shows(ctx, s, r.Retiring, key.Disabled, facts.Capabilities.ConsistentWithin); err != nil {
+		if was, err = a.shows(ctx, s, r.Retiring, key.Disabled, settle(facts.Capabilities.ConsistentWithin, 0)); err != nil {
 			return err
 		}
 		if was {
@@ -207,17 +207,16 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 }
 
 // awaitState waits until the issuer shows a key as it was changed: it may answer as before for some time.
-func (a *Activities) awaitState(ctx context.Context, s *site, ref key.Ref, want key.State, settle time.Duration) error {
-	shown, err := a.shows(ctx, s, ref, want, settle+settleMargin*a.PollEvery)
+func (a *Activities) awaitState(ctx context.Context, s *site, ref key.Ref, want key.State, within time.Duration) error {
+	shown, err := a.shows(ctx, s, ref, want, settle(within, settleMargin))
 	if err == nil && !shown {
 		err = fmt.Errorf("the issuer does not show key %s as %s", ref.KeyID, want)
 	}
 	return err
 }
 
-// shows tells whether the issuer shows a key in a state, now or before the time is over.
-func (a *Activities) shows(ctx context.Context, s *site, ref key.Ref, want key.State, within time.Duration) (bool, error) {
-	until := time.Now().Add(within)
+// shows tells whether the issuer shows a key in a state, now or before it has settled.
+func (a *Activities) shows(ctx context.Context, s *site, ref key.Ref, want key.State, waiting settling) (bool, error) {
 	for {
 		keys, err := s.issuer.List(ctx)
 		if err != nil {
@@ -226,7 +225,7 @@ func (a *Activities) shows(ctx context.Context, s *site, ref key.Ref, want key.S
 		if slices.ContainsFunc(keys, func(k key.Info) bool { return k.KeyID == ref.KeyID && k.State == want }) {
 			return true, nil
 		}
-		if time.Now().After(until) {
+		if waiting.over() {
 			return false, nil
 		}
 		if err := patience.Pause(ctx, a.PollEvery); err != nil {
@@ -338,7 +337,7 @@ func (a *Activities) probe(ctx context.Context, s *site, facts policy.Facts, ref
 	if !canTest && tests == 0 {
 		return "the issuer does not list it any more; there is no smoke test to try it with", nil
 	}
-	until := time.Now().Add(facts.Capabilities.ConsistentWithin + settleMargin*a.PollEvery)
+	waiting := settle(facts.Capabilities.ConsistentWithin, settleMargin)
 	for {
 		accepted := ""
 		if canTest {
@@ -354,7 +353,7 @@ func (a *Activities) probe(ctx context.Context, s *site, facts policy.Facts, ref
 		if accepted == "" {
 			return fmt.Sprintf("refused by the issuer's self-test (%t) and by %d smoke tests", canTest, tests), nil
 		}
-		if time.Now().After(until) {
+		if waiting.over() {
 			return "", fmt.Errorf("the key is destroyed and not refused: %s", accepted)
 		}
 		if err := patience.Pause(ctx, a.PollEvery); err != nil {

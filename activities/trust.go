@@ -82,7 +82,7 @@ func (a *Activities) unsigned(in inventory.SignedSpec) (inventory.Spec, error) {
 const farAhead = time.Hour
 
 func (a *Activities) parse(body []byte) (inventory.Spec, error) {
-	spec, err := inventory.ParseSpec(body, a.Catalog)
+	spec, err := a.specs.get(body, func(body []byte) (inventory.Spec, error) { return inventory.ParseSpec(body, a.Catalog) })
 	if err != nil {
 		return spec, fmt.Errorf("reading spec: %w: %w", ErrSpec, err)
 	}

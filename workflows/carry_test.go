@@ -21,6 +21,7 @@ func (s *script) fills() workflows.RotationInput {
 	s.t.Helper()
 	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: s.body()}}})
 	require.True(s.t, s.env.IsWorkflowCompleted())
+	s.allFell()
 	var next *workflow.ContinueAsNewError
 	require.ErrorAs(s.t, s.env.GetWorkflowError(), &next)
 	var in workflows.RotationInput
@@ -34,6 +35,7 @@ func (s *script) goesOn(in workflows.RotationInput) workflows.Report {
 	s.t.Helper()
 	s.env.ExecuteWorkflow(workflows.Rotation, in)
 	require.True(s.t, s.env.IsWorkflowCompleted())
+	s.allFell()
 	require.NoError(s.t, s.env.GetWorkflowError())
 	var report workflows.Report
 	require.NoError(s.t, s.env.GetWorkflowResult(&report))
@@ -41,16 +43,16 @@ func (s *script) goesOn(in workflows.RotationInput) workflows.Report {
 }
 
 // crowd lets the server suggest to continue as new, and then something happen.
-func (s *script) crowd(after time.Duration) {
-	s.at(after, func() {
+func (s *script) crowd(place string, after time.Duration) {
+	s.in(place, after, func() {
 		s.env.SetContinueAsNewSuggested(true)
 		s.ask(policy.Extend, policy.Request{ID: "noise", By: "ann"}, nil)
 	})
 }
 
 // overfill makes the history so long that the run ends whatever it waits for.
-func (s *script) overfill(after time.Duration) {
-	s.at(after, func() {
+func (s *script) overfill(place string, after time.Duration) {
+	s.in(place, after, func() {
 		s.env.SetCurrentHistoryLength(10_000)
 		s.env.SignalWorkflow(workflows.ExtendName, policy.Request{By: "mallory"})
 	})
@@ -66,7 +68,7 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 		want        workflows.Outcome
 	}{
 		"in a wave's soak: the wave is delivered to and watched again": {
-			first: func(s *script) { s.crowd(inFirstSoak) }, next: approve(atGate),
+			first: func(s *script) { s.crowd("canary soaking", inFirstSoak) }, next: approve(atGate),
 			done: routine[:2], then: routine[1:], want: workflows.Completed,
 		},
 		"before the key is minted, in an overlong run: it is signed off anew": {
@@ -74,29 +76,29 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 				c.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
 			},
 			first: func(s *script) {
-				s.at(time.Minute, func() {
+				s.in("signoff", time.Minute, func() {
 					s.env.SetCurrentHistoryLength(10_000)
 					s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
 				})
 			},
 			next: func(s *script) {
-				s.at(time.Minute, func() { assert.Equal(s.t, workflows.PhaseSignoff, s.status().Phase) })
+				s.in("signoff", time.Minute, func() {})
 				s.approveAt(2 * time.Minute)
 				s.approveAt(2*time.Minute + atGate)
 			},
 			then: routine, want: workflows.Completed,
 		},
 		"in the overlap: it ends when it would have": {
-			first: func(s *script) { s.crowd(inOverlap) },
+			first: func(s *script) { s.crowd("overlap", inOverlap) },
 			next: func(s *script) {
-				s.at(15*time.Minute, func() { assert.Equal(s.t, workflows.PhaseOverlap, s.status().Phase) })
+				s.in("overlap", 15*time.Minute, func() {})
 				s.approveAt(50 * time.Minute) // 40 are left of it
 			},
 			done: routine[:4], then: routine[4:], want: workflows.Completed,
 		},
 		"in the overlap, while somebody turns back": {
 			first: func(s *script) {
-				s.at(inOverlap, func() {
+				s.in("overlap", inOverlap, func() {
 					s.env.SetContinueAsNewSuggested(true)
 					s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil)
 				})
@@ -108,19 +110,19 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 			change: func(c *inventory.Credential) { c.Approvals.Revoke.Count = 2 },
 			first: func(s *script) {
 				s.approveAt(atGate)
-				s.overfill(atGate + time.Minute)
+				s.overfill("revoke-gate", atGate+time.Minute)
 			},
 			next: func(s *script) {
-				s.at(time.Minute, func() { assert.Empty(s.t, s.status().Gate.Approvals) })
+				s.in("revoke-gate", time.Minute, func() { assert.Empty(s.t, s.status().Gate.Approvals) })
 				s.approveAt(2 * time.Minute)
-				s.at(3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
+				s.in("revoke-gate", 3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
 			},
 			done: routine[:5], then: []string{"gather", "disable with 2 approvals", "destroy with 2 approvals", "record completed"}, want: workflows.Completed,
 		},
 		"in the disable soak, in an overlong run: the key is enabled until somebody approves anew": {
 			first: func(s *script) {
 				s.approveAt(atGate)
-				s.overfill(inDisableSoak)
+				s.overfill("disable-soak", inDisableSoak)
 			},
 			next: approve(time.Minute), done: routine[:6], then: append([]string{"enable"}, routine[4:]...), want: workflows.Completed,
 		},
@@ -153,8 +155,8 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 func TestWhatWasApprovedKeepsTheRun(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
-	s.crowd(atGate)
-	s.crowd(inDisableSoak)
+	s.crowd("revoke-gate", atGate)
+	s.crowd("disable-soak", inDisableSoak)
 	s.approveAt(atGate + time.Minute)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.Equal(t, routine, s.asked)
@@ -164,17 +166,17 @@ func TestWhatWasApprovedKeepsTheRun(t *testing.T) {
 func TestDecisionsAndEventsGoOnInTheNextRun(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
-	s.at(inOverlap, func() {
+	s.in("overlap", inOverlap, func() {
 		s.ask(policy.Extend, policy.Request{ID: "longer", By: "ann", Extension: minutes(30)}, func(v policy.Verdict) {
 			assert.True(t, v.Accepted, v.Message)
 		})
 	})
-	s.crowd(inOverlap + time.Minute)
+	s.crowd("overlap", inOverlap+time.Minute)
 	in := s.fills()
 
 	next := newScript(t)
 	next.env.SetStartTime(s.env.Now())
-	next.at(time.Minute, func() {
+	next.in("overlap", time.Minute, func() {
 		next.ask(policy.Extend, policy.Request{ID: "longer", By: "ann", Extension: minutes(30)}, func(v policy.Verdict) {
 			assert.True(t, v.Accepted, v.Message)
 		})

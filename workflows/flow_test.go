@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -16,16 +15,15 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/worker"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -73,8 +71,7 @@ func aPlan() policy.Plan {
 
 // script is a rotation whose activities answer as told, in the order in which they were asked.
 type script struct {
-	t          *testing.T
-	env        *testsuite.TestWorkflowEnvironment
+	timed
 	credential inventory.Credential
 	plan       policy.Plan
 	mu         sync.Mutex // guards what activities, which run at once, change
@@ -96,27 +93,15 @@ var act *activities.Activities
 func newScript(t *testing.T) *script {
 	t.Helper()
 	s := &script{
-		t: t, env: quiet(), credential: aCredential(), plan: aPlan(),
+		timed: timed{t: t, env: temporaltest.NewEnvironment()}, credential: aCredential(), plan: aPlan(),
 		answers: map[string]func(int) (any, error){}, calls: map[string]int{},
 	}
 	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
-	s.env.SetTestTimeout(time.Minute)
-	s.env.SetWorkflowRunTimeout(10 * 365 * 24 * time.Hour) // the environment ends activities with the run
 	s.began = s.env.Now()
 	s.env.RegisterActivity(&activities.Activities{})
 	s.env.RegisterWorkflow(workflows.Rotation)
 	s.mocks()
 	return s
-}
-
-// quiet is an environment that logs nothing, since what counts is in the results, and that takes no slow machine for a
-// deadlock.
-func quiet() *testsuite.TestWorkflowEnvironment {
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
-	env := suite.NewTestWorkflowEnvironment()
-	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
-	return env
 }
 
 // called is how often an activity was asked. A watch may be asked beside the test, also when the run has ended.
@@ -256,9 +241,6 @@ func answerOrWait(s *script, name string) (policy.Decision, error) {
 	return d, err
 }
 
-// at makes something happen at a time after the begin.
-func (s *script) at(after time.Duration, do func()) { s.env.RegisterDelayedCallback(do, after) }
-
 // ask sends a request as an update and hands over the verdict.
 func (s *script) ask(action policy.Action, req policy.Request, verdict func(policy.Verdict)) {
 	s.t.Helper()
@@ -276,9 +258,12 @@ func (s *script) ask(action policy.Action, req policy.Request, verdict func(poli
 	}, req)
 }
 
-// approveAt approves whatever gate waits then.
+// approveAt approves the gate that waits then.
 func (s *script) approveAt(after time.Duration) {
-	s.at(after, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
+	s.at(after, func() {
+		assert.NotNil(s.t, s.status().Gate, "after %s", after)
+		s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+	})
 }
 
 // body is that of the rotation's spec.
@@ -294,6 +279,7 @@ func (s *script) run() workflows.Report {
 	body := s.body()
 	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: body}}, Reason: "test", RequestedBy: "ann"})
 	require.True(s.t, s.env.IsWorkflowCompleted())
+	s.allFell()
 	var report workflows.Report
 	err := s.env.GetWorkflowError()
 	var ended *temporal.ApplicationError
@@ -304,15 +290,6 @@ func (s *script) run() workflows.Report {
 	require.NoError(s.t, err)
 	require.NoError(s.t, s.env.GetWorkflowResult(&report))
 	return report
-}
-
-func (s *script) status() workflows.Status {
-	s.t.Helper()
-	value, err := s.env.QueryWorkflow(workflows.StatusName)
-	require.NoError(s.t, err)
-	var status workflows.Status
-	require.NoError(s.t, value.Get(&status))
-	return status
 }
 
 // The routine way, up to the wait that each name says.
@@ -333,16 +310,14 @@ func TestRoutineRotation(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	s.approveAt(atGate)
-	s.at(inOverlap, func() {
+	s.in("overlap", inOverlap, func() {
 		st := s.status()
-		assert.Equal(t, workflows.PhaseOverlap, st.Phase)
 		assert.Equal(t, "the end of the overlap", st.WaitsFor)
 		assert.Equal(t, "time; or: extend, rollback", st.UnblockedBy)
 		assert.Contains(t, st.Notices, "The spec is unsigned.")
 	})
-	s.at(atGate-time.Minute, func() {
+	s.in("revoke-gate", atGate-time.Minute, func() {
 		st := s.status()
-		assert.Equal(t, workflows.PhaseRevokeGate, st.Phase)
 		require.NotNil(t, st.Gate)
 		assert.Equal(t, "digest", st.Gate.Evidence)
 		assert.Contains(t, st.UnblockedBy, "with approve")
@@ -383,11 +358,11 @@ func TestRefusals(t *testing.T) {
 		"a plan with refusals": func(s *script) { s.plan.Refusals = []policy.Decision{no(policy.SlotsFull)} },
 		"a sign-off that is rejected": func(s *script) {
 			s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
-			s.at(time.Minute, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "not today"}, nil) })
+			s.in("signoff", time.Minute, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "not today"}, nil) })
 		},
 		"a rollback before anything was changed": func(s *script) {
 			s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
-			s.at(time.Minute, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "not today"}, nil) })
+			s.in("signoff", time.Minute, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "not today"}, nil) })
 		},
 		"a workflow ID of another credential": func(s *script) {
 			s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("other"), TaskQueue: workflows.TaskQueue})
@@ -410,12 +385,12 @@ func TestSignoffComesBeforeAnythingIsChanged(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	s.credential.Approvals.Signoff = &inventory.Approval{Count: 2, Trust: inventory.TrustAny, RequestExpires: minutes(60)}
-	s.at(time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
-	s.at(2*time.Minute, func() {
+	s.in("signoff", time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
+	s.in("signoff", 2*time.Minute, func() {
 		s.ask(policy.Approve, policy.Request{By: "ann"}, func(v policy.Verdict) { assert.Equal(t, policy.AlreadyCounted, v.Reason) })
 		assert.Empty(t, s.asked)
 	})
-	s.at(3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
+	s.in("signoff", 3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
 	s.approveAt(atGate + 5*time.Minute)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.Equal(t, routine, s.asked)
@@ -439,7 +414,7 @@ func TestAFloodOfSignedDecisionsIsBounded(t *testing.T) {
 		return proofs, nil
 	})
 	flood := signed.Envelope{Body: json.RawMessage(`{}`), Signature: "mallory's"}
-	s.at(atGate-time.Minute, func() {
+	s.in("revoke-gate", atGate-time.Minute, func() {
 		for range 150 {
 			s.ask(policy.Approve, policy.Request{Signed: &flood}, func(v policy.Verdict) { assert.False(t, v.Accepted) })
 		}
@@ -472,7 +447,7 @@ func TestASpecThatIsNotTrustedAnyMoreHoldsTheRotation(t *testing.T) {
 			}
 			return nil, nil
 		}
-		s.at(40*time.Minute, func() {
+		s.in("promote", 40*time.Minute, func() {
 			st := s.status()
 			assert.Contains(t, st.Doing, "Held: the signer is not trusted")
 			assert.Contains(t, st.UnblockedBy, "rotate payments-api -f FILE --sign KEY")
@@ -500,17 +475,17 @@ func TestASpecThatIsNotTrustedAnyMoreHoldsTheRotation(t *testing.T) {
 		t.Parallel()
 		s := held(t)
 		body := string(s.body())
-		s.at(41*time.Minute, func() { resign(s, "mallory's", body, policy.SignatureBad) })
-		s.at(42*time.Minute, func() { resign(s, "bob's", `{"another":"spec"}`, policy.OtherRotation) })
-		s.at(43*time.Minute, func() { resign(s, "bob's", body, policy.Accepted) })
-		s.at(44*time.Minute, func() { resign(s, "bob's", body, policy.WrongPhase) })
+		s.in("promote", 41*time.Minute, func() { resign(s, "mallory's", body, policy.SignatureBad) })
+		s.in("promote", 42*time.Minute, func() { resign(s, "bob's", `{"another":"spec"}`, policy.OtherRotation) })
+		s.in("promote", 43*time.Minute, func() { resign(s, "bob's", body, policy.Accepted) })
+		s.in("overlap", 44*time.Minute, func() { resign(s, "bob's", body, policy.WrongPhase) })
 		s.approveAt(200 * time.Minute)
 		require.Equal(t, workflows.Completed, s.run().Outcome)
 	})
 	t.Run("or until somebody turns it back, once it is trusted", func(t *testing.T) {
 		t.Parallel()
 		s := held(t)
-		s.at(41*time.Minute, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "enough"}, nil) })
+		s.in("promote", 41*time.Minute, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "enough"}, nil) })
 		require.Equal(t, workflows.RolledBack, s.run().Outcome)
 	})
 }
@@ -540,10 +515,12 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 			}
 		}
 	}
-	asked := func(after time.Duration) func(*script) {
+	asked := func(place string, after time.Duration) func(*script) {
 		return func(s *script) {
-			s.approveAt(atGate)
-			s.at(after, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+			if after > atGate {
+				s.approveAt(atGate)
+			}
+			s.in(place, after, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
 		}
 	}
 	canaryBack := []string{"restore labels", "deliver key-old to [canary]", "discard", "record rolled-back"}
@@ -567,7 +544,7 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 				return nil, nil
 			}
 		}, 2, canaryBack},
-		"somebody asks in the canary's soak": {asked(inFirstSoak), 2, canaryBack},
+		"somebody asks in the canary's soak": {asked("canary soaking", inFirstSoak), 2, canaryBack},
 		"the watch breaches in the canary's soak": {func(s *script) {
 			s.answers["Watch"] = func(n int) (any, error) {
 				if n == 3 {
@@ -581,16 +558,16 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 		"promoting is refused": {func(s *script) {
 			s.answers["Promote"] = func(int) (any, error) { return no(policy.CurrentMoved), nil }
 		}, 4, allBack},
-		"somebody asks in the overlap": {asked(inOverlap), 4, allBack},
+		"somebody asks in the overlap": {asked("overlap", inOverlap), 4, allBack},
 		"somebody cancels the run in the overlap": {func(s *script) {
-			s.at(inOverlap, s.env.CancelWorkflow)
+			s.in("overlap", inOverlap, s.env.CancelWorkflow)
 		}, 4, allBack},
 		"somebody rejects the revoke gate": {func(s *script) {
-			s.at(atGate, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "batch job tonight"}, nil) })
+			s.in("revoke-gate", atGate, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "batch job tonight"}, nil) })
 		}, 5, allBack},
 		"disabling fails": {func(s *script) { s.approveAt(atGate); fails("Disable", 1)(s) }, 6,
 			append([]string{"enable"}, allBack...)},
-		"somebody asks in the disable soak": {asked(inDisableSoak), 6, append([]string{"enable"}, allBack...)},
+		"somebody asks in the disable soak": {asked("disable-soak", inDisableSoak), 6, append([]string{"enable"}, allBack...)},
 		"the watch breaches in the disable soak": {func(s *script) {
 			s.approveAt(atGate)
 			s.answers["Watch"] = func(int) (any, error) {
@@ -627,7 +604,7 @@ func TestAfterTheKeyIsDestroyed(t *testing.T) {
 			}
 			return nil, nil
 		}
-		s.at(atGate+30*time.Minute+500*time.Millisecond, func() {
+		s.in("revoke", atGate+30*time.Minute+500*time.Millisecond, func() {
 			s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, func(v policy.Verdict) {
 				asked = true
 				assert.Equal(t, policy.NoWayBack, v.Reason)
@@ -666,8 +643,7 @@ func TestEvidenceIsAwaited(t *testing.T) {
 		}
 		return nil, nil
 	}
-	s.at(81*time.Minute, func() {
-		assert.Equal(t, workflows.PhaseEvidence, s.status().Phase)
+	s.in("evidence", 81*time.Minute, func() {
 		assert.Contains(t, s.status().WaitsFor, "checkout/b")
 	})
 	s.approveAt(200 * time.Minute)
@@ -751,17 +727,17 @@ func TestRequests(t *testing.T) {
 	t.Run("an approval before its gate is not taken, and is not kept for it", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.at(inOverlap, func() {
+		s.in("overlap", inOverlap, func() {
 			s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, func(v policy.Verdict) { assert.Equal(t, policy.NotOpen, v.Reason) })
 		})
-		s.at(atGate, func() { assert.Empty(t, s.status().Gate.Approvals) })
+		s.in("revoke-gate", atGate, func() { assert.Empty(t, s.status().Gate.Approvals) })
 		s.approveAt(atGate + time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
 	t.Run("a signal approves as an update does", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.at(atGate, func() { s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: "ann"}) })
+		s.in("revoke-gate", atGate, func() { s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: "ann"}) })
 		report := s.run()
 		assert.Equal(t, workflows.Completed, report.Outcome)
 		assert.Equal(t, routine, s.asked)
@@ -771,8 +747,8 @@ func TestRequests(t *testing.T) {
 	t.Run("a signal that cannot be read is reported, not lost", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.at(inOverlap, func() { s.env.SignalWorkflow(workflows.ApproveName, 42) })
-		s.at(atGate, func() {
+		s.in("overlap", inOverlap, func() { s.env.SignalWorkflow(workflows.ApproveName, 42) })
+		s.in("revoke-gate", atGate, func() {
 			assert.Contains(t, fmt.Sprint(s.status().Notices), `a signal "approve" could not be read`)
 		})
 		s.approveAt(atGate)
@@ -783,23 +759,23 @@ func TestRequests(t *testing.T) {
 		s := newScript(t)
 		s.credential.Approvals.Revoke.Count = 2
 		var first policy.Verdict
-		s.at(atGate, func() {
+		s.in("revoke-gate", atGate, func() {
 			s.ask(policy.Approve, policy.Request{ID: "d1", By: "ann"}, func(v policy.Verdict) { first = v })
 		})
-		s.at(atGate+time.Minute, func() {
+		s.in("revoke-gate", atGate+time.Minute, func() {
 			s.ask(policy.Approve, policy.Request{ID: "d1", By: "bob"}, func(v policy.Verdict) { assert.Equal(t, first, v) })
 		})
-		s.at(atGate+2*time.Minute, func() { assert.Len(t, s.status().Gate.Approvals, 1) })
-		s.at(atGate+3*time.Minute, func() { s.ask(policy.Approve, policy.Request{ID: "d2", By: "bob"}, nil) })
+		s.in("revoke-gate", atGate+2*time.Minute, func() { assert.Len(t, s.status().Gate.Approvals, 1) })
+		s.in("revoke-gate", atGate+3*time.Minute, func() { s.ask(policy.Approve, policy.Request{ID: "d2", By: "bob"}, nil) })
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
 	t.Run("an extension lengthens the overlap", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.at(inOverlap, func() {
+		s.in("overlap", inOverlap, func() {
 			s.ask(policy.Extend, policy.Request{By: "ann", Extension: minutes(120)}, func(v policy.Verdict) { assert.True(t, v.Accepted, v.Message) })
 		})
-		s.at(190*time.Minute, func() { assert.Equal(t, workflows.PhaseOverlap, s.status().Phase) })
+		s.in("overlap", 190*time.Minute, func() {})
 		s.approveAt(210 * time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
@@ -807,7 +783,7 @@ func TestRequests(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
 		s.plan.RetiringExpires = s.env.Now().Add(30 * time.Minute)
-		s.at(inOverlap, func() { assert.Equal(t, workflows.PhaseRevokeGate, s.status().Phase) })
+		s.in("revoke-gate", inOverlap, func() {})
 		s.approveAt(inOverlap + time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
@@ -901,7 +877,7 @@ func TestCompromised(t *testing.T) {
 	t.Run("it stops in the overlap, changes nothing more, and says what is left open", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.at(inOverlap, func() { signal(s) })
+		s.in("overlap", inOverlap, func() { signal(s) })
 		report := s.run()
 		assert.Equal(t, workflows.Superseded, report.Outcome)
 		assert.Equal(t, routine[:4], s.asked)
@@ -910,7 +886,7 @@ func TestCompromised(t *testing.T) {
 	t.Run("nobody turns it back after that", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.at(atGate, func() {
+		s.in("revoke-gate", atGate, func() {
 			signal(s)
 			s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil)
 			s.ask(policy.Reject, policy.Request{By: "ann", Gate: "revoke", Reason: "errors"}, nil)
@@ -922,7 +898,7 @@ func TestCompromised(t *testing.T) {
 	t.Run("it stops a rollback before the exposed key is brought back", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.at(inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil); signal(s) })
+		s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil); signal(s) })
 		report := s.run()
 		assert.Equal(t, workflows.Superseded, report.Outcome)
 		assert.NotContains(t, s.asked, "restore labels")
@@ -932,7 +908,7 @@ func TestCompromised(t *testing.T) {
 func TestRollbackThatFails(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
-	s.at(inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+	s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
 	s.answers["DeliverWave"] = func(n int) (any, error) {
 		if n == 3 {
 			return activities.WaveResult{Decision: no(policy.InstanceNotConverged), Stragglers: []policy.Instance{{Consumer: "canary"}}}, nil
@@ -959,7 +935,7 @@ func TestConsumersThatPullFollowThePromotion(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	s.plan.Waves[1].ByPromotion = true
-	s.at(inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil) })
+	s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil) })
 	assert.Equal(t, workflows.RolledBack, s.run().Outcome)
 	assert.Equal(t, []string{
 		"issue 1", "deliver key-new to [canary]", "promote", "deliver key-new to [checkout/a checkout/b]",

@@ -95,29 +95,24 @@ func (f *findings) watch(s *stage) {
 	}
 	s.env.SetOnActivityCompletedListener(completed)
 	s.env.SetOnLocalActivityCompletedListener(completed)
-	for after := time.Second; after < 4*time.Hour; after += time.Minute {
-		s.at(after, func() {
-			if value, err := s.env.QueryWorkflow(workflows.StatusName); err == nil {
-				var st workflows.Status
-				if value.Get(&st) == nil {
-					f.markdown(st.Markdown())
-				}
-			}
-		})
-	}
+	s.every(time.Minute, 4*time.Hour, func() {
+		if st := s.status(); st.Phase != "" {
+			f.markdown(st.Markdown())
+		}
+	})
 }
 
 func TestNothingFromOutsideReachesTheHistoryAsItIs(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*stage){
 		"a check": func(s *stage) {
-			s.at(3*time.Minute, func() { s.world.SetInstance("canary", memory.InstanceSettings{Unhealthy: hostileError()}) })
+			s.in("canary soaking", 10*time.Second, func() { s.world.SetInstance("canary", memory.InstanceSettings{Unhealthy: hostileError()}) })
 		},
 		"a check before anything is changed": func(s *stage) { s.world.SetInstance("canary", memory.InstanceSettings{Unhealthy: hostileError()}) },
 		"an attestation in the overlap": func(s *stage) {
-			s.at(40*time.Minute, func() { s.world.SetInstance("canary", memory.InstanceSettings{Mute: hostileError()}) })
-			s.signal(150*time.Minute, "rollback", policy.Request{By: "ann", Reason: "enough"})
-			s.at(160*time.Minute, func() { s.world.SetInstance("canary", memory.InstanceSettings{}) })
+			s.impatient()
+			s.in("overlap", 10*time.Minute, func() { s.world.SetInstance("canary", memory.InstanceSettings{Mute: hostileError()}) })
+			s.request("evidence", 40*time.Minute, "rollback", policy.Request{By: "ann", Reason: "enough"})
 		},
 		"an attestation before anything is changed": func(s *stage) { s.world.SetInstance("canary", memory.InstanceSettings{Mute: hostileError()}) },
 		"a target":                func(s *stage) { s.world.SetInstance("canary", memory.InstanceSettings{Unreachable: hostileError()}) },
@@ -128,22 +123,25 @@ func TestNothingFromOutsideReachesTheHistoryAsItIs(t *testing.T) {
 		"a store that stages":     func(s *stage) { s.world.Fail(memory.OpStage, hostileError(), 10_000) },
 		"a store that is read":    func(s *stage) { s.world.Fail(memory.OpRead, hostileError(), 10_000) },
 		"a receiver of messages":  func(s *stage) { s.approve(); s.world.Fail(memory.OpNotify, hostileError(), 10_000) },
-		"a person's name":         func(s *stage) { s.signal(85*time.Minute, "approve", policy.Request{By: misleading}); s.approve() },
+		"a person's name": func(s *stage) {
+			s.request("revoke-gate", 20*time.Minute+30*time.Second, "approve", policy.Request{By: misleading})
+			s.approve()
+		},
 		"a person's reason": func(s *stage) {
-			s.signal(85*time.Minute, "reject", policy.Request{By: misleading, Reason: misleading})
+			s.request("revoke-gate", 20*time.Minute+30*time.Second, "reject", policy.Request{By: misleading, Reason: misleading})
 			s.approve()
 		},
 		"a person's endless reason": func(s *stage) {
-			s.signal(85*time.Minute, "reject", policy.Request{By: "ann", Reason: strings.Repeat("y", 1<<20)})
-			s.signal(85*time.Minute, "approve", policy.Request{By: "ann", Gate: "revoke", Run: strings.Repeat("y", 1<<20)})
+			s.request("revoke-gate", 20*time.Minute+30*time.Second, "reject", policy.Request{By: "ann", Reason: strings.Repeat("y", 1<<20)})
+			s.request("revoke-gate", 20*time.Minute+30*time.Second, "approve", policy.Request{By: "ann", Gate: "revoke", Run: strings.Repeat("y", 1<<20)})
 			s.approve()
 		},
 		"a signal that is none": func(s *stage) {
-			s.at(10*time.Minute, func() { s.env.SignalWorkflow("approve", misleading+strings.Repeat("y", 1<<20)) })
+			s.in("overlap", 10*time.Minute, func() { s.env.SignalWorkflow("approve", misleading+strings.Repeat("y", 1<<20)) })
 			s.approve()
 		},
 		"an incident": func(s *stage) {
-			s.at(10*time.Minute, func() {
+			s.in("overlap", 10*time.Minute, func() {
 				s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: misleading, Reason: hostileError().Error()})
 			})
 		},

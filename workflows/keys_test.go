@@ -25,10 +25,12 @@ func lives(s workflows.Status) (list []string) {
 func TestAStatusTellsWhatBecameOfBothKeys(t *testing.T) {
 	t.Parallel()
 	promoted := []string{"retiring current", "incoming pending", "incoming current", "retiring previous"}
-	asked := func(after time.Duration) func(*script) {
+	asked := func(place string, after time.Duration) func(*script) {
 		return func(s *script) {
-			s.approveAt(atGate)
-			s.at(after, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+			if after > atGate {
+				s.approveAt(atGate)
+			}
+			s.in(place, after, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
 		}
 	}
 	for name, c := range map[string]struct {
@@ -44,9 +46,9 @@ func TestAStatusTellsWhatBecameOfBothKeys(t *testing.T) {
 		"a refusal": {func(s *script) {
 			s.plan.Refusals = []policy.Decision{no(policy.SlotsFull)}
 		}, []string{"retiring current"}},
-		"a rollback before promotion":    {asked(inFirstSoak), []string{"retiring current", "incoming pending", "incoming destroyed"}},
-		"a rollback in the overlap":      {asked(inOverlap), append(promoted[:4:4], "retiring current", "incoming pending", "incoming destroyed")},
-		"a rollback in the disable soak": {asked(inDisableSoak), append(promoted[:4:4], "retiring disabled", "retiring current", "incoming pending", "incoming destroyed")},
+		"a rollback before promotion":    {asked("canary soaking", inFirstSoak), []string{"retiring current", "incoming pending", "incoming destroyed"}},
+		"a rollback in the overlap":      {asked("overlap", inOverlap), append(promoted[:4:4], "retiring current", "incoming pending", "incoming destroyed")},
+		"a rollback in the disable soak": {asked("disable-soak", inDisableSoak), append(promoted[:4:4], "retiring disabled", "retiring current", "incoming pending", "incoming destroyed")},
 		"a key that is not destroyed and enabled again": {func(s *script) {
 			s.approveAt(atGate)
 			s.approveAt(atGate + 3*time.Hour)

@@ -19,6 +19,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -49,7 +50,7 @@ type firing struct {
 
 func newFiring(t *testing.T) *firing {
 	t.Helper()
-	f := &firing{t: t, env: quiet()}
+	f := &firing{t: t, env: temporaltest.NewEnvironment()}
 	f.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.ScheduledID("payments-api"), TaskQueue: workflows.TaskQueue})
 	f.env.RegisterActivity(&activities.Activities{})
 	f.env.RegisterWorkflow(workflows.ScheduledRotation)
@@ -389,18 +390,16 @@ func TestARotationByNameIsThatOfTheSchedule(t *testing.T) {
 func TestARotationWaitsForTheEndOfABlackout(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	s.traffic(20 * time.Hour)
-	from, to := s.began.UTC().Add(40*time.Minute), s.began.UTC().Add(8*time.Hour).Truncate(time.Minute)
+	s.traffic(3 * time.Hour)
+	from, to := s.began.UTC().Add(10*time.Minute), s.began.UTC().Add(2*time.Hour).Truncate(time.Minute)
 	s.credential.Schedule.Blackouts = []inventory.Blackout{{From: from.Format("2006-01-02T15:04"), To: to.Format("2006-01-02T15:04"), Why: "launch"}}
-	for after := time.Minute; after < 20*time.Hour; after += 10 * time.Minute {
-		s.at(after, func() {
-			if status := s.status(); status.Gate != nil && len(status.Gate.Approvals) == 0 {
-				assert.False(t, s.env.Now().Before(to), "nobody is asked in a blackout")
-				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
-			}
-		})
-	}
-	s.at(6*time.Hour, func() { assert.Contains(t, s.status().WaitsFor, "a blackout lasts until") })
+	s.every(10*time.Minute, 4*time.Hour, func() {
+		if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
+			assert.False(t, s.env.Now().Before(to), "nobody is asked in a blackout")
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
+		}
+	})
+	s.in("evidence", 90*time.Minute, func() { assert.Contains(t, s.status().WaitsFor, "a blackout lasts until") })
 	report := s.run()
 	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	for _, m := range report.Timeline {
@@ -408,14 +407,6 @@ func TestARotationWaitsForTheEndOfABlackout(t *testing.T) {
 			assert.False(t, m.At.Before(to), "%s: %s", m.At, m.What)
 		}
 	}
-}
-
-func (s *stage) status() workflows.Status {
-	var status workflows.Status
-	if value, err := s.env.QueryWorkflow(workflows.StatusName); err == nil {
-		_ = value.Get(&status)
-	}
-	return status
 }
 
 // index is an activities.Index in memory.

@@ -85,6 +85,7 @@ func (s *stage) settles(keyID string) workflows.Report {
 	s.t.Helper()
 	s.index.specs["payments-api"] = s.spec()
 	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Credential: "payments-api", Settle: keyID, RequestedBy: "sweep"})
+	s.allFell()
 	require.NoError(s.t, s.env.GetWorkflowError())
 	var report workflows.Report
 	require.NoError(s.t, s.env.GetWorkflowResult(&report))
@@ -145,21 +146,18 @@ func TestARetiredKeyThatIsLeft(t *testing.T) {
 		happens []string
 	}{
 		"somebody says no": {func(s *stage) {
-			s.signal(3*time.Hour, "reject", policy.Request{By: "ann", Reason: "a batch needs it in April"})
+			s.request("revoke-gate", time.Hour, "reject", policy.Request{By: "ann", Reason: "a batch needs it in April"})
 		}, both, workflows.Refused, nil},
 		"nobody decides": {func(*stage) {}, both, workflows.Refused, nil},
 		"it is asked for when it is disabled": {func(s *stage) {
 			s.approve()
-			s.at(2*time.Hour, func() {})
-			for after := time.Hour; after < 4*time.Hour; after += time.Minute {
-				s.at(after, func() {
-					if len(s.happened(memory.OpDisable)) > 0 && len(s.happened(memory.OpEnable)) == 0 {
-						s.env.SignalWorkflow("rollback", policy.Request{By: "ann", Reason: "errors"})
-					}
-				})
-			}
+			s.every(time.Minute, 4*time.Hour, func() {
+				if len(s.happened(memory.OpDisable)) > 0 && len(s.happened(memory.OpEnable)) == 0 {
+					s.env.SignalWorkflow("rollback", policy.Request{By: "ann", Reason: "errors"})
+				}
+			})
 		}, both, workflows.RolledBack, []string{"disable key-old", "enable key-old"}},
-		"the run is cancelled": {func(s *stage) { s.at(2*time.Hour, s.env.CancelWorkflow) }, both, workflows.Refused, nil},
+		"the run is cancelled": {func(s *stage) { s.in("revoke-gate", time.Hour, s.env.CancelWorkflow) }, both, workflows.Refused, nil},
 		"it is gone when the run begins": {func(s *stage) {
 			require.NoError(s.t, s.world.Issuer("payments-api").Destroy(context.Background(), key.Ref{KeyID: "key-old"}))
 		}, []string{"new-1 active"}, workflows.Refused, []string{"destroy key-old"}},
@@ -167,7 +165,7 @@ func TestARetiredKeyThatIsLeft(t *testing.T) {
 			old, err := s.world.Store("payments-api").Read(context.Background(), s.first)
 			require.NoError(s.t, err)
 			s.world.Give("checkout-a", old)
-			s.signal(20*time.Hour, "rollback", policy.Request{By: "ann", Reason: "it is needed"})
+			s.request("evidence", 2*time.Hour, "rollback", policy.Request{By: "ann", Reason: "it is needed"})
 		}, both, workflows.Refused, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -38,17 +38,6 @@ func (s *stage) enlarge(n int, steps ...inventory.WaveStep) (names []string) {
 	return names
 }
 
-// use sends a request of each at intervals.
-func (s *stage) use(names []string, until time.Duration) {
-	for after := time.Duration(0); after < until; after += until / 100 {
-		s.at(after, func() {
-			for _, name := range names {
-				_ = s.world.Request(name)
-			}
-		})
-	}
-}
-
 func (s *stage) refusedOf(names []string) (n int) {
 	for _, name := range names {
 		_, refused := s.world.Requests(name)
@@ -64,16 +53,13 @@ func TestWavesBySteps(t *testing.T) {
 	s.use(names, 4*time.Hour)
 	s.approve()
 	// In the soak of each step, just so many have the key.
-	for after, want := range map[time.Duration]int{5 * time.Minute: 1, 15 * time.Minute: 5, 25 * time.Minute: 25, 35 * time.Minute: 50} {
-		s.at(after, func() { assert.Len(t, s.world.Happened(memory.OpDeliver), want, "after %s", after) })
+	for i, want := range []int{1, 5, 25, 50} {
+		step := []string{"rest-1%", "rest-10%", "rest-50%", "rest"}[i]
+		s.in(step+" soaking", time.Duration(2*i+1)*time.Minute, func() { assert.Len(t, s.world.Happened(memory.OpDeliver), want, step) })
 	}
 	var waves []string
-	s.at(45*time.Minute, func() {
-		value, err := s.env.QueryWorkflow(workflows.StatusName)
-		require.NoError(t, err)
-		var st workflows.Status
-		require.NoError(t, value.Get(&st))
-		for _, w := range st.Waves {
+	s.in("overlap", 10*time.Minute, func() {
+		for _, w := range s.status().Waves {
 			waves = append(waves, fmt.Sprintf("%s %d %s", w.Name, len(w.Instances), w.State))
 		}
 	})
@@ -89,7 +75,7 @@ func TestTheFirstStepThatBreaksIsTheOnlyOne(t *testing.T) {
 	s := newStage(t)
 	names := s.enlarge(50, "10%", "50%")
 	s.use(names, 2*time.Hour)
-	s.at(3*time.Minute, func() {
+	s.in("rest-10% soaking", 10*time.Second, func() {
 		for _, e := range s.world.Happened(memory.OpDeliver) {
 			s.world.SetInstance(e.Instance, memory.InstanceSettings{Unhealthy: errors.New("HTTP 500 since the reload")})
 		}
@@ -110,7 +96,8 @@ func TestHalfOfAWaveFailingTurnsBack(t *testing.T) {
 	s := newStage(t)
 	names := s.enlarge(200, "1%")
 	s.use(names, 2*time.Hour)
-	s.at(5*time.Minute, func() {
+	s.impatient()
+	s.in("rest-1% soaking", time.Minute, func() {
 		bad := 0
 		for _, name := range names {
 			if touched := slices.ContainsFunc(s.world.Happened(memory.OpDeliver), func(e memory.Event) bool { return e.Instance == name }); !touched && bad < 100 {
@@ -135,9 +122,9 @@ func TestWhoGoesOnWithAKeyIsNotCutOff(t *testing.T) {
 	hook := inventory.Provider{Type: "memory", Config: json.RawMessage(`{"type":"memory","instance":"checkout-{instance}"}`)}
 	for name, prepare := range map[string]func(*stage){
 		"a cache that runs out": func(s *stage) {
-			s.credential.Consumers[1].CacheTTL = minutes(40)
-			s.world.SetInstance("checkout-a", memory.InstanceSettings{Caches: 40 * time.Minute})
-			s.world.SetInstance("checkout-b", memory.InstanceSettings{Caches: 20 * time.Minute})
+			s.credential.Consumers[1].CacheTTL = minutes(10)
+			s.world.SetInstance("checkout-a", memory.InstanceSettings{Caches: 10 * time.Minute})
+			s.world.SetInstance("checkout-b", memory.InstanceSettings{Caches: 5 * time.Minute})
 		},
 		"a cache that is purged": func(s *stage) {
 			s.credential.Consumers[1].Purge = &hook
@@ -146,30 +133,30 @@ func TestWhoGoesOnWithAKeyIsNotCutOff(t *testing.T) {
 			}
 		},
 		"a batch job": func(s *stage) {
-			s.credential.Consumers[1].LongestRun = minutes(50)
+			s.credential.Consumers[1].LongestRun = minutes(12)
 			for _, name := range fleet[1:] {
-				s.world.SetInstance(name, memory.InstanceSettings{RunsEvery: time.Hour, RunsFor: 50 * time.Minute})
+				s.world.SetInstance(name, memory.InstanceSettings{RunsEvery: 15 * time.Minute, RunsFor: 12 * time.Minute})
 			}
 		},
 		"a batch job that says nothing at all": func(s *stage) {
-			s.credential.Consumers[1].LongestRun = minutes(50)
+			s.credential.Consumers[1].LongestRun = minutes(12)
 			s.credential.Consumers[1].Check, s.credential.Consumers[1].Attestation = nil, nil
 			for _, name := range fleet[1:] {
-				s.world.SetInstance(name, memory.InstanceSettings{RunsEvery: time.Hour, RunsFor: 50 * time.Minute})
+				s.world.SetInstance(name, memory.InstanceSettings{RunsEvery: 15 * time.Minute, RunsFor: 12 * time.Minute})
 			}
 		},
 	} {
-		for direction, rollback := range map[string]time.Duration{"": 0, ", turned back in the overlap": 75 * time.Minute, ", turned back in the soak": 5 * time.Minute} {
-			t.Run(name+direction, func(t *testing.T) {
+		for place, after := range map[string]time.Duration{"": 0, "overlap": 15 * time.Minute, "canary soaking": time.Minute} {
+			t.Run(name+map[bool]string{true: ", turned back in " + place}[place != ""], func(t *testing.T) {
 				t.Parallel()
 				s := newStage(t)
 				prepare(s)
 				s.traffic(8 * time.Hour)
 				s.approve()
 				want := workflows.Completed
-				if rollback > 0 {
+				if place != "" {
 					want = workflows.RolledBack
-					s.signal(rollback, "rollback", policy.Request{By: "ann", Reason: "errors"})
+					s.request(place, after, "rollback", policy.Request{By: "ann", Reason: "errors"})
 				}
 				report := s.run()
 				require.Equal(t, want, report.Outcome, report.Message)
@@ -210,7 +197,7 @@ func TestWhoMissesTheDisabledKeyGetsItBack(t *testing.T) {
 		}
 		s.at(10*time.Second, wake)
 	}
-	s.at(time.Hour, wake)
+	s.at(10*time.Minute, wake)
 	report := s.run()
 	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	assert.Zero(t, s.refused())
@@ -236,16 +223,11 @@ func TestTheEvidenceIsGatheredAgainWhenTheKeyIsMissed(t *testing.T) {
 		}
 		return nil, nil
 	}
-	for after := atGate + 10*time.Minute; after < atGate+6*time.Hour; after += 20 * time.Minute {
-		s.at(after, func() {
-			if value, err := s.env.QueryWorkflow(workflows.StatusName); err == nil {
-				var st workflows.Status
-				if value.Get(&st) == nil && st.Gate != nil && len(st.Gate.Approvals) == 0 {
-					s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
-				}
-			}
-		})
-	}
+	s.every(20*time.Minute, atGate+6*time.Hour, func() {
+		if gate := s.status().Gate; gate != nil && s.env.Now().Sub(s.began) > atGate && len(gate.Approvals) == 0 {
+			s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+		}
+	})
 	report := s.run()
 	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	again := slices.Index(s.asked, "enable")

@@ -18,13 +18,13 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/testsuite"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -46,11 +46,11 @@ credentials:
     labels: {team: payments}
     scopes: [charge:create]
     rotateEvery: 90d
-    overlap: 1h
-    quietWindow: 30m
-    waveSoak: 10m
-    waveTimeout: 2s
-    disableSoak: 30m
+    overlap: 16m
+    quietWindow: 5m
+    waveSoak: 2m
+    waveTimeout: 10m
+    disableSoak: 6m
     errorBudget: {ratio: 0.01, window: 5m, minTotal: 10}
     approvals: {revoke: {count: 1, trust: any, requestExpires: 3d}}
     issuer: {type: memory, account: edge, principal: payments-api}
@@ -75,8 +75,8 @@ notify: [{type: memory}]
 
 // stage is a World with a credential in it, and a Temporal test environment that rotates it.
 type stage struct {
-	t          *testing.T
-	env        *testsuite.TestWorkflowEnvironment
+	timed
+	do         *activities.Activities
 	world      *memory.World
 	credential inventory.Credential
 	catalog    inventory.Catalog
@@ -93,10 +93,8 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	s := &stage{t: t, env: quiet(), auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
+	s := &stage{timed: timed{t: t, env: temporaltest.NewEnvironment()}, auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
 	s.index = &index{specs: map[string]inventory.SignedSpec{}, states: map[string]inventory.State{}}
-	s.env.SetTestTimeout(time.Minute)
-	s.env.SetWorkflowRunTimeout(10 * 365 * 24 * time.Hour)
 	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
 	s.began = s.env.Now()
 	s.world = memory.NewWorld(s.env.Now)
@@ -112,11 +110,12 @@ func newStage(t *testing.T) *stage {
 	require.NoError(t, err)
 	s.env.RegisterWorkflow(workflows.Rotation)
 	s.env.RegisterWorkflow(workflows.Inspect)
-	s.env.RegisterActivity(&activities.Activities{
+	s.do = &activities.Activities{
 		Config: func() *workerconfig.Config { return config }, Descriptors: descriptors, Catalog: s.catalog, Audit: sink,
 		AllowUnsigned: true, Now: s.env.Now, PollEvery: 5 * time.Millisecond, Index: s.index, Applied: s, Runs: s,
 		Swept: func(context.Context) (policy.SweepReport, bool, error) { return s.latest, true, nil },
-	})
+	}
+	s.env.RegisterActivity(s.do)
 
 	settings := memory.Strict()
 	settings.UsageLag = time.Minute
@@ -139,36 +138,37 @@ func (s *stage) populate(settings memory.PrincipalSettings) {
 // fleet are the declared instances.
 var fleet = []string{"canary", "checkout-a", "checkout-b"}
 
-// traffic sends requests with whatever keys the instances use, 500 times until then. (The environment
-// holds a thousand callbacks before it begins.)
-func (s *stage) traffic(until time.Duration) {
-	for after := time.Duration(0); after < until; after += until / 500 {
-		s.env.RegisterDelayedCallback(func() {
-			for _, name := range fleet {
-				_ = s.world.Request(name) // the World counts what is refused
-			}
-		}, after)
-	}
+// traffic sends requests with whatever keys the instances use, until then.
+func (s *stage) traffic(until time.Duration) { s.use(fleet, until) }
+
+// use sends a request of each, three times a minute.
+func (s *stage) use(names []string, until time.Duration) {
+	s.every(20*time.Second, until, func() {
+		for _, name := range names {
+			_ = s.world.Request(name) // the World counts what is refused
+		}
+	})
 }
 
-func (s *stage) at(after time.Duration, do func()) { s.env.RegisterDelayedCallback(do, after) }
-
-func (s *stage) signal(after time.Duration, name string, req policy.Request) {
-	s.at(after, func() { s.env.SignalWorkflow(name, req) })
+// request is what a person signals when the run is at that place.
+func (s *stage) request(place string, after time.Duration, name string, req policy.Request) {
+	s.in(place, after, func() { s.env.SignalWorkflow(name, req) })
 }
 
-// approve approves the revoke gate as soon as it is open.
+// approve approves each revoke gate within a minute.
 func (s *stage) approve() {
-	for after := time.Minute; after < 20*time.Hour; after += 5 * time.Minute {
-		s.at(after, func() {
-			if value, err := s.env.QueryWorkflow(workflows.StatusName); err == nil {
-				var st workflows.Status
-				if value.Get(&st) == nil && st.Gate != nil && len(st.Gate.Approvals) == 0 {
-					s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
-				}
-			}
-		})
-	}
+	s.every(time.Minute, 20*time.Hour, func() {
+		if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
+		}
+	})
+}
+
+// impatient is for a case in which somebody never converges: giving up takes that long of real time, and others must have
+// converged by then.
+func (s *stage) impatient() {
+	s.credential.WaveTimeout = inventory.Duration(10 * time.Second)
+	s.do.PollEvery = 200 * time.Millisecond
 }
 
 func (s *stage) spec() inventory.SignedSpec {
@@ -182,6 +182,7 @@ func (s *stage) run() workflows.Report {
 	s.t.Helper()
 	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: s.spec()})
 	require.True(s.t, s.env.IsWorkflowCompleted())
+	s.allFell()
 	var report workflows.Report
 	err := s.env.GetWorkflowError()
 	var ended *temporal.ApplicationError
@@ -312,29 +313,31 @@ func normalise(types []audit.Type) []audit.Type {
 
 func TestRollbackInAWorld(t *testing.T) {
 	t.Parallel()
+	sorry := policy.Request{By: "ann", Reason: "errors"}
 	cases := map[string]func(*stage){
-		"asked for in the canary's soak": func(s *stage) { s.signal(5*time.Minute, "rollback", policy.Request{By: "ann", Reason: "errors"}) },
-		"asked for in the overlap":       func(s *stage) { s.signal(40*time.Minute, "rollback", policy.Request{By: "ann", Reason: "errors"}) },
-		"the gate is rejected":           func(s *stage) { s.signal(85*time.Minute, "reject", policy.Request{By: "ann", Reason: "errors"}) },
+		"asked for in the canary's soak": func(s *stage) { s.request("canary soaking", time.Minute, "rollback", sorry) },
+		"asked for in the overlap":       func(s *stage) { s.request("overlap", 10*time.Minute, "rollback", sorry) },
+		"the gate is rejected":           func(s *stage) { s.request("revoke-gate", 25*time.Minute, "reject", sorry) },
 		"asked for in the disable soak": func(s *stage) {
 			s.approve()
-			s.signal(105*time.Minute, "rollback", policy.Request{By: "ann", Reason: "errors"})
+			s.request("disable-soak", 25*time.Minute, "rollback", sorry)
 		},
 		"the canary falls ill": func(s *stage) {
-			s.at(3*time.Minute, func() { s.world.SetInstance("canary", memory.InstanceSettings{Unhealthy: errors.New("HTTP 500")}) })
+			s.in("canary soaking", 10*time.Second, func() { s.world.SetInstance("canary", memory.InstanceSettings{Unhealthy: errors.New("HTTP 500")}) })
 		},
 		"the error budget is breached in the overlap": func(s *stage) {
 			s.world.SetInstance("undeclared", memory.InstanceSettings{})
-			s.at(40*time.Minute, func() {
+			s.in("overlap", 10*time.Minute, func() {
 				for range 200 {
 					_ = s.world.Request("undeclared") // it has no key: each is refused
 				}
 			})
 		},
 		"a consumer never reloads": func(s *stage) {
+			s.impatient()
 			s.world.SetInstance("checkout-b", memory.InstanceSettings{NeverReloads: true})
 		},
-		"the run is cancelled": func(s *stage) { s.at(40*time.Minute, s.env.CancelWorkflow) },
+		"the run is cancelled": func(s *stage) { s.in("overlap", 10*time.Minute, s.env.CancelWorkflow) },
 	}
 	for name, prepare := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -488,7 +491,7 @@ func TestAdoption(t *testing.T) {
 		s.forgetStore()
 		s.traffic(3 * time.Hour)
 		s.approve()
-		s.signal(40*time.Minute, "rollback", policy.Request{By: "ann", Reason: "errors"})
+		s.request("overlap", 10*time.Minute, "rollback", policy.Request{By: "ann", Reason: "errors"})
 		report := s.run()
 		assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 		assert.Equal(t, policy.NoWayBack, report.Verdicts[0].Reason)
@@ -515,17 +518,13 @@ func TestIssuerThatCannotDisable(t *testing.T) {
 func TestAStragglerHoldsTheRevoke(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	s.traffic(10 * time.Hour)
+	s.traffic(3 * time.Hour)
 	s.approve()
 	// After the promotion one instance goes back to the retiring key, as a restored snapshot would.
 	retired, _ := s.world.Held("checkout-b")
-	s.at(50*time.Minute, func() { s.world.Give("checkout-b", retired) })
-	s.at(4*time.Hour, func() {
-		value, err := s.env.QueryWorkflow(workflows.StatusName)
-		require.NoError(t, err)
-		var st workflows.Status
-		require.NoError(t, value.Get(&st))
-		assert.Equal(t, workflows.PhaseEvidence, st.Phase)
+	s.in("overlap", 10*time.Minute, func() { s.world.Give("checkout-b", retired) })
+	s.in("evidence", 2*time.Hour, func() {
+		st := s.status()
 		assert.Contains(t, st.WaitsFor, "checkout/b is not on key")
 		assert.Empty(t, s.happened(memory.OpDisable, memory.OpDestroy))
 		var told []string

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -16,10 +15,8 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/interceptor"
-	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
@@ -28,6 +25,7 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -256,13 +254,8 @@ func perform(s script, p plant) (*play, invariant.Seen, error) {
 
 // set builds the world and the environment.
 func (p *play) set() error {
-	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
-	p.env = suite.NewTestWorkflowEnvironment()
-	p.env.SetTestTimeout(10000 * time.Hour)
-	p.env.SetWorkflowRunTimeout(10 * 365 * 24 * time.Hour)
+	p.env = temporaltest.NewEnvironment(&attendant{play: p})
 	p.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
-	p.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{&attendant{play: p}}, DeadlockDetectionTimeout: time.Minute})
 	p.env.SetOnActivityCanceledListener(func(info *activity.Info) { p.cancel(info.ActivityID) })
 	p.world = memory.NewWorld(p.now)
 	p.record.befall = p.befall

@@ -1,0 +1,74 @@
+package workflows_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// timed has things happen to a run at times after its begin, all in the environment's own goroutine.
+type timed struct {
+	t   *testing.T
+	env *testsuite.TestWorkflowEnvironment
+	// meant counts what a case is about, fell what of it has happened.
+	meant, fell int
+}
+
+// at makes something happen at a time after the begin.
+func (e *timed) at(after time.Duration, do func()) { e.env.RegisterDelayedCallback(do, after) }
+
+// in is at for what a case is about: the run must be at that place then, as where says it, and must not end before.
+func (e *timed) in(place string, after time.Duration, do func()) {
+	e.meant++
+	e.at(after, func() {
+		e.fell++
+		assert.Equal(e.t, place, e.where(), "after %s", after)
+		do()
+	})
+}
+
+// every makes something happen again and again. Each time begins the next: the environment holds a thousand callbacks
+// before it begins, and a run that ends early needs few.
+func (e *timed) every(interval, until time.Duration, do func()) {
+	var next func()
+	next = func() {
+		do()
+		if until -= interval; until > 0 {
+			e.at(interval, next)
+		}
+	}
+	e.at(interval, next)
+}
+
+// allFell sees that all that was to happen did, once the run has ended.
+func (e *timed) allFell() {
+	e.t.Helper()
+	assert.Equal(e.t, e.meant, e.fell, "the run ended before something that this case is about")
+}
+
+// status is what the run says of itself: nothing before its first step.
+func (e *timed) status() (status workflows.Status) {
+	e.t.Helper()
+	if value, err := e.env.QueryWorkflow(workflows.StatusName); err == nil {
+		assert.NoError(e.t, value.Get(&status))
+	}
+	return status
+}
+
+// where is the phase, and while waves are delivered to, which one and what becomes of it: "canary soaking".
+func (e *timed) where() string {
+	e.t.Helper()
+	status := e.status()
+	if status.Phase == workflows.PhaseDeliver {
+		for _, w := range status.Waves {
+			if w.State == "delivering" || w.State == "soaking" {
+				return w.Name + " " + w.State
+			}
+		}
+	}
+	return string(status.Phase)
+}
