@@ -38,13 +38,13 @@ var services = map[primitives.ServiceName]fx.Option{
 }
 
 // newServer makes all services in one process, on ports that are held already.
-func newServer(sql *config.SQL, p *ports, o Options) (temporal.Server, error) {
+func newServer(sql *config.SQL, p ports, o Options) (temporal.Server, error) {
 	options := []fx.Option{
 		temporal.TopLevelModule,
 		fx.Decorate(func() resource.ServiceNames { return nil }), // so that it makes none that listens by itself
 	}
 	for name := range services {
-		options = append(options, fx.Provide(onPort(name, p.services[name])))
+		options = append(options, fx.Provide(onPort(name, p[name])))
 	}
 	return temporal.NewServerFx(fx.Options(options...), serverOptions(sql, p, o)...)
 }
@@ -62,10 +62,11 @@ func onPort(name primitives.ServiceName, l net.Listener) func(temporal.ServicePr
 	}
 }
 
-func serverOptions(sql *config.SQL, p *ports, o Options) []temporal.ServerOption {
+func serverOptions(sql *config.SQL, p ports, o Options) []temporal.ServerOption {
 	configs := map[string]config.Service{}
 	hosts := map[primitives.ServiceName]static.Hosts{}
-	for name, l := range p.services {
+	for name := range services {
+		l := p[name]
 		configs[string(name)] = config.Service{RPC: config.RPC{GRPCPort: l.Addr().(*net.TCPAddr).Port, BindOnIP: loopback}}
 		hosts[name] = static.SingleLocalHost(l.Addr().String())
 	}

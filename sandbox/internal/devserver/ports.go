@@ -1,9 +1,11 @@
 package devserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"go.temporal.io/server/common/primitives"
 )
@@ -17,62 +19,48 @@ const (
 // ErrPortTaken: something else listens on the port.
 var ErrPortTaken = errors.New("the port is taken")
 
-// ports are what a server listens on. They are held from before it starts: Temporal and its Web UI would end the
-// process when they lost one meanwhile.
-type ports struct {
-	services map[primitives.ServiceName]net.Listener
-	ui       net.Listener // nil without the Web UI
-}
+// ports are what a server listens on, by its services. They are held from before it starts: Temporal and its Web UI would
+// end the process when they lost one meanwhile.
+type ports map[primitives.ServiceName]net.Listener
+
+// webUI is how its port is called beside those of Temporal's services.
+const webUI primitives.ServiceName = "web-ui"
 
 // hold listens on all ports, or on none.
-func hold(o Options) (*ports, error) {
-	p := &ports{services: map[primitives.ServiceName]net.Listener{}}
-	if err := p.listen(o); err != nil {
-		p.close()
-		return nil, err
+func hold(o Options) (ports, error) {
+	type wish struct {
+		name      primitives.ServiceName
+		port      int
+		orAnother bool
+	}
+	var wishes []wish
+	for name := range services {
+		wishes = append(wishes, wish{name: name})
+		if name == primitives.FrontendService {
+			wishes[len(wishes)-1] = wish{name, o.Port, o.OrAnotherPort}
+		}
+	}
+	if !o.Headless {
+		wishes = append(wishes, wish{webUI, o.UIPort, o.OrAnotherUIPort})
+	}
+	// Whoever takes any port comes last, since any may be the one that another asks for.
+	slices.SortFunc(wishes, func(a, b wish) int { return cmp.Compare(b.port, a.port) })
+	p := ports{}
+	for _, w := range wishes {
+		l, err := listen(w.port, w.orAnother)
+		if err != nil {
+			p.close()
+			return nil, fmt.Errorf("listening for %s: %w", w.name, err)
+		}
+		p[w.name] = l
 	}
 	return p, nil
 }
 
-func (p *ports) listen(o Options) error {
-	for name := range services {
-		port, orAnother := 0, false
-		if name == primitives.FrontendService {
-			port, orAnother = o.Port, o.OrAnotherPort
-		}
-		l, err := listen(port, orAnother)
-		if err != nil {
-			return err
-		}
-		p.services[name] = l
-	}
-	if o.Headless {
-		return nil
-	}
-	l, err := listen(o.UIPort, o.OrAnotherUIPort)
-	if err != nil {
-		return fmt.Errorf("starting the Web UI: %w", err)
-	}
-	p.ui = l
-	return nil
-}
+func (p ports) address() string { return p[primitives.FrontendService].Addr().String() }
 
-func (p *ports) address() string { return p.services[primitives.FrontendService].Addr().String() }
-
-// all are the listeners that there are.
-func (p *ports) all() []net.Listener {
-	var all []net.Listener
-	for _, l := range p.services {
-		all = append(all, l)
-	}
-	if p.ui != nil {
-		all = append(all, p.ui)
-	}
-	return all
-}
-
-func (p *ports) close() {
-	for _, l := range p.all() {
+func (p ports) close() {
+	for _, l := range p {
 		_ = l.Close()
 	}
 }

@@ -66,7 +66,7 @@ type Options struct {
 
 // Server is a running server. Its methods may be called from many goroutines at once.
 type Server struct {
-	ports    *ports
+	ports    ports
 	uiURL    string
 	database *database
 	temporal temporal.Server
@@ -134,7 +134,7 @@ func (s *Server) start(ctx context.Context, o Options) (err error) {
 	if o.Headless {
 		return nil
 	}
-	return s.startUI(ctx, s.ports.ui)
+	return s.startUI(ctx, s.ports[webUI])
 }
 
 // Address is the host:port of the frontend.
@@ -161,9 +161,7 @@ func (s *Server) Stop() {
 		if s.temporal != nil {
 			_ = s.temporal.Stop() // there is nothing left to do about it
 		}
-		if s.ports != nil {
-			s.ports.close() // those that nobody came to serve
-		}
+		s.ports.close() // those that nobody came to serve
 		if s.database != nil {
 			s.database.close()
 		}

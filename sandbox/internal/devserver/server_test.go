@@ -299,8 +299,8 @@ func TestServersThatWantTheSamePortsBothLive(t *testing.T) {
 	t.Parallel()
 	first := start(t, Options{})
 	second := start(t, Options{
-		Port: first.ports.services[primitives.FrontendService].Addr().(*net.TCPAddr).Port, OrAnotherPort: true,
-		UIPort: first.ports.ui.Addr().(*net.TCPAddr).Port, OrAnotherUIPort: true,
+		Port: first.ports[primitives.FrontendService].Addr().(*net.TCPAddr).Port, OrAnotherPort: true,
+		UIPort: first.ports[webUI].Addr().(*net.TCPAddr).Port, OrAnotherUIPort: true,
 	})
 	assert.NotEqual(t, first.Address(), second.Address())
 	assert.NotEqual(t, first.UIURL(), second.UIURL())
@@ -357,8 +357,8 @@ func TestStopGivesEverythingFree(t *testing.T) {
 // requireGivenFree asks the listeners themselves: their ports may be those of somebody else by now.
 func requireGivenFree(t *testing.T, s *Server) {
 	t.Helper()
-	require.Len(t, s.ports.all(), 5)
-	for _, l := range s.ports.all() {
+	require.Len(t, s.ports, 5)
+	for _, l := range s.ports {
 		_, err := l.Accept()
 		require.ErrorIs(t, err, net.ErrClosed)
 	}
