@@ -52,12 +52,11 @@ func newServer(sql *config.SQL, p ports, o Options) (temporal.Server, error) {
 // onPort makes a service as Temporal's own providers do, but for its listener.
 func onPort(name primitives.ServiceName, l net.Listener) func(temporal.ServiceProviderParamsCommon) (temporal.ServicesGroupOut, error) {
 	return func(params temporal.ServiceProviderParamsCommon) (temporal.ServicesGroupOut, error) {
-		app := fx.New(
-			params.GetCommonServiceOptions(name),
-			fx.Supply(params.CustomFrontendInterceptors),
-			services[name],
-			fx.Decorate(func() net.Listener { return l }),
-		)
+		made := services[name]
+		if name == primitives.FrontendService {
+			made = fx.Options(made, fx.Supply(params.CustomFrontendInterceptors))
+		}
+		app := fx.New(params.GetCommonServiceOptions(name), made, fx.Decorate(func() net.Listener { return l }))
 		return temporal.NewService(app, name, params.Logger), app.Err()
 	}
 }
