@@ -97,7 +97,7 @@ func useMoto(ctx context.Context, endpoint string) (restore func() error, key *t
 
 // checkCallers says after how many calls moto checks signatures and policies, and returns what held before.
 func checkCallers(ctx context.Context, endpoint, after string) (before string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint+"/moto-api/reset-auth", strings.NewReader(after)) //nolint:gosec // a loopback address
 	if err != nil {

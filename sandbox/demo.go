@@ -56,6 +56,24 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	return o.leave(folder, o.demonstrate(ctx, folder, out))
+}
+
+// leave removes the state that nobody needs any more: of --once, in a folder that was made for it, when all went well.
+func (o demoOptions) leave(folder demo.Folder, err error) error {
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; the state is in %s", err, folder)
+	case !o.once || o.folder != "":
+		return nil
+	}
+	if err := os.RemoveAll(string(folder)); err != nil {
+		return fmt.Errorf("removing the state: %w", err)
+	}
+	return nil
+}
+
+func (o demoOptions) demonstrate(ctx context.Context, folder demo.Folder, out io.Writer) error {
 	screen := live.NewScreen(out)
 	peer := "a gateway"
 	if o.aws {
@@ -63,7 +81,7 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) error {
 	}
 	screen.Print("Starting Temporal, " + peer + " and three consumers; the state is in " + string(folder))
 
-	server, err := startServer(ctx, folder)
+	server, err := startServer(ctx, folder, screen)
 	if err != nil {
 		return err
 	}
@@ -82,6 +100,7 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) error {
 	logger := slog.New(slog.NewTextHandler(logFile, nil))
 	c, err := client.DialContext(ctx, client.Options{
 		HostPort: server.Address(), Namespace: devserver.Namespace, Logger: log.NewStructuredLogger(logger),
+		ConnectionOptions: client.ConnectionOptions{GetSystemInfoTimeout: devserver.ReadyWithin},
 	})
 	if err != nil {
 		return fmt.Errorf("connecting to the sandbox's Temporal: %w", err)
@@ -125,13 +144,14 @@ func runDemo(ctx context.Context, o demoOptions, out io.Writer) error {
 	return conclude(out, report, services.Snapshot(), time.Since(begun))
 }
 
-func startServer(ctx context.Context, folder demo.Folder) (*devserver.Server, error) {
+func startServer(ctx context.Context, folder demo.Folder, screen *live.Screen) (*devserver.Server, error) {
 	logFile, err := os.OpenFile(folder.ServerLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the server's log: %w", err)
 	}
 	return devserver.Start(ctx, devserver.Options{
-		File: folder.Database(), Port: devserver.Prefer(devserver.DefaultPort), UIPort: devserver.Prefer(devserver.DefaultUIPort), Log: logFile,
+		File: folder.Database(), Log: logFile, Waiting: func(line string) { screen.Print(line) },
+		Port: devserver.DefaultPort, OrAnotherPort: true, UIPort: devserver.DefaultUIPort, OrAnotherUIPort: true,
 	})
 }
 
@@ -195,7 +215,7 @@ func (d *demonstration) watch(ctx context.Context) (workflows.Report, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return workflows.Report{}, errors.New("ended before the rotation did; its state is in " + d.state.Folder)
+			return workflows.Report{}, errors.New("ended before the rotation did")
 		case <-time.After(watchEvery):
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends the process at once: not everything that starts can be told to end
 	err := newRoot().ExecuteContext(ctx)
 	stop()
 	if err != nil {
@@ -45,5 +46,5 @@ rotation of the key that they use, until Ctrl-C. All of it listens on loopback o
 
 func addDemoFlags(cmd *cobra.Command, o *demoOptions) {
 	cmd.Flags().StringVar(&o.folder, "folder", "", "folder of the state (default a new temporary one)")
-	cmd.Flags().BoolVar(&o.once, "once", false, "approve by itself, and end with one line of JSON once the rotation has")
+	cmd.Flags().BoolVar(&o.once, "once", false, "approve by itself, end with one line of JSON once the rotation has, and remove a temporary folder after a success")
 }

@@ -4,13 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +30,10 @@ const asSandbox = "KEYTURN_TEST_AS_SANDBOX"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asSandbox) != "" {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin) // until whoever began it ends
+			os.Exit(1)
+		}()
 		main()
 		os.Exit(0)
 	}
@@ -47,12 +52,20 @@ func begin(t *testing.T, args ...string) *process {
 	p := &process{cmd: exec.Command(os.Args[0], args...)}
 	p.cmd.Env = append(os.Environ(), asSandbox+"=1")
 	p.cmd.Stderr = &p.errors
+	_, err := p.cmd.StdinPipe()
+	require.NoError(t, err)
 	out, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
 	p.lines = bufio.NewScanner(out)
 	p.lines.Buffer(nil, 1<<20)
 	require.NoError(t, p.cmd.Start())
-	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait() // an error when it was waited for
+		if t.Failed() {
+			t.Logf("%s said:\n%s", args, p.errors.String())
+		}
+	})
 	return p
 }
 
@@ -73,7 +86,9 @@ func (p *process) waits(t *testing.T) {
 	t.Helper()
 	require.False(t, p.lines.Scan(), "it prints nothing more")
 	require.NoError(t, p.cmd.Wait(), "it ends well")
-	assert.Empty(t, p.errors.String())
+	for line := range strings.Lines(p.errors.String()) {
+		assert.Contains(t, line, "still starting", "of errors it has none")
+	}
 }
 
 func TestServerServesUntilItIsTold(t *testing.T) {
@@ -83,7 +98,10 @@ func TestServerServesUntilItIsTold(t *testing.T) {
 	var s served
 	p.reads(t, &s)
 	assert.Equal(t, served{Address: s.Address, UI: s.UI, Namespace: "default", Database: file, PID: p.cmd.Process.Pid}, s)
-	c, err := client.Dial(client.Options{HostPort: s.Address, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler))})
+	c, err := client.Dial(client.Options{
+		HostPort: s.Address, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler)),
+		ConnectionOptions: client.ConnectionOptions{GetSystemInfoTimeout: devserver.ReadyWithin},
+	})
 	require.NoError(t, err)
 	c.Close()
 	resp, err := http.Get(s.UI)
@@ -92,24 +110,58 @@ func TestServerServesUntilItIsTold(t *testing.T) {
 	assert.Equal(t, http.StatusOK, resp.StatusCode)
 	p.ends(t)
 	p.waits(t)
-	_, err = net.Dial("tcp", s.Address)
-	require.Error(t, err)
 	assert.FileExists(t, file+".log")
 }
 
-func TestServerTakesAnotherPortWhenTheUsualIsTaken(t *testing.T) {
+func TestServersAtOnceTakePortsOfTheirOwn(t *testing.T) {
 	t.Parallel()
-	usual := "127.0.0.1:" + strconv.Itoa(devserver.DefaultPort)
-	if l, err := net.Listen("tcp", usual); err == nil { // else somebody else has it
-		defer l.Close()
+	both := []*process{begin(t, "server", "-o", "json"), begin(t, "server", "-o", "json")} // both want the usual ports
+	var at [2]served
+	for i, p := range both {
+		p.reads(t, &at[i])
 	}
-	p := begin(t, "server", "--headless", "-o", "json")
-	var s served
-	p.reads(t, &s)
-	assert.NotEqual(t, usual, s.Address)
-	assert.Empty(t, s.UI)
-	p.ends(t)
-	p.waits(t)
+	assert.NotEqual(t, at[0].Address, at[1].Address)
+	assert.NotEqual(t, at[0].UI, at[1].UI)
+	for _, p := range both {
+		p.ends(t)
+		p.waits(t)
+	}
+}
+
+func TestOnceLeavesItsFolderWhenThereIsAReason(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("the rotation failed")
+	for name, c := range map[string]struct {
+		once, given bool
+		err         error
+		stays       bool
+	}{
+		"a success":                      {once: true},
+		"a failure":                      {once: true, err: failed, stays: true},
+		"a success in somebody's folder": {once: true, given: true, stays: true},
+		"a failure in somebody's folder": {once: true, given: true, err: failed, stays: true},
+		"a sandbox to look at":           {stays: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			folder, err := demo.MakeFolder(filepath.Join(t.TempDir(), "state"))
+			require.NoError(t, err)
+			o := demoOptions{once: c.once}
+			if c.given {
+				o.folder = string(folder)
+			}
+			err = o.leave(folder, c.err)
+			require.ErrorIs(t, err, c.err)
+			if c.err != nil {
+				assert.ErrorContains(t, err, string(folder))
+			}
+			if c.stays {
+				assert.DirExists(t, folder.Store())
+			} else {
+				assert.NoDirExists(t, string(folder))
+			}
+		})
+	}
 }
 
 func TestServerTellsPeopleHowToUseIt(t *testing.T) {

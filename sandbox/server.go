@@ -41,12 +41,8 @@ tests. Its namespace "default" has keyturn's search attributes. Everybody on thi
 			}
 			o.Retention = retention.Std()
 			// A port that was asked for must be had; another than the usual one will do.
-			if !cmd.Flags().Changed("port") {
-				o.Port = devserver.Prefer(o.Port)
-			}
-			if !cmd.Flags().Changed("ui-port") {
-				o.UIPort = devserver.Prefer(o.UIPort)
-			}
+			o.OrAnotherPort, o.OrAnotherUIPort = !cmd.Flags().Changed("port"), !cmd.Flags().Changed("ui-port")
+			o.Waiting = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
 			if logFile != "" {
 				f, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 				if err != nil {

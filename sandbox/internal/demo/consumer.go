@@ -13,7 +13,7 @@ import (
 )
 
 // requestTimeout is when a request counts as failed.
-const requestTimeout = 5 * time.Second
+const requestTimeout = 30 * time.Second
 
 // Consumer is one instance of a service that uses the key: it makes requests all the time, and follows the
 // place where its key is.

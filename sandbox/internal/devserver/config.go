@@ -3,7 +3,6 @@ package devserver
 import (
 	"io"
 	"net"
-	"strconv"
 	"time"
 
 	"go.temporal.io/server/common/authorization"
@@ -15,8 +14,14 @@ import (
 	"go.temporal.io/server/common/metrics"
 	"go.temporal.io/server/common/persistence/sql/sqlplugin/sqlite"
 	"go.temporal.io/server/common/primitives"
-	"go.temporal.io/server/common/testing/freeport"
+	"go.temporal.io/server/common/resource"
+	"go.temporal.io/server/service/frontend"
+	"go.temporal.io/server/service/history"
+	"go.temporal.io/server/service/history/replication"
+	"go.temporal.io/server/service/matching"
+	"go.temporal.io/server/service/worker"
 	"go.temporal.io/server/temporal"
+	"go.uber.org/fx"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -24,23 +29,52 @@ import (
 // clusterName is how Temporal calls a cluster that is alone.
 const clusterName = "active"
 
-// serverOptions are all four services of Temporal in one process, each alone of its kind.
-func serverOptions(sql *config.SQL, port int, o Options) []temporal.ServerOption {
-	ports := map[primitives.ServiceName]int{
-		primitives.FrontendService: port,
-		primitives.HistoryService:  freeport.MustGetFreePort(),
-		primitives.MatchingService: freeport.MustGetFreePort(),
-		primitives.WorkerService:   freeport.MustGetFreePort(),
+// services are those of Temporal, each alone of its kind, and what they are made of.
+var services = map[primitives.ServiceName]fx.Option{
+	primitives.FrontendService: frontend.Module,
+	primitives.HistoryService:  fx.Options(history.QueueModule, history.Module, replication.Module),
+	primitives.MatchingService: matching.Module,
+	primitives.WorkerService:   worker.Module,
+}
+
+// newServer makes all services in one process, on ports that are held already.
+func newServer(sql *config.SQL, p ports, o Options) (temporal.Server, error) {
+	options := []fx.Option{
+		temporal.TopLevelModule,
+		fx.Decorate(func() resource.ServiceNames { return nil }), // so that it makes none that listens by itself
 	}
-	services := map[string]config.Service{}
+	for name := range services {
+		options = append(options, fx.Provide(onPort(name, p[name])))
+	}
+	return temporal.NewServerFx(fx.Options(options...), serverOptions(sql, p, o)...)
+}
+
+// onPort makes a service as Temporal's own providers do, but for its listener.
+func onPort(name primitives.ServiceName, l net.Listener) func(temporal.ServiceProviderParamsCommon) (temporal.ServicesGroupOut, error) {
+	return func(params temporal.ServiceProviderParamsCommon) (temporal.ServicesGroupOut, error) {
+		made := services[name]
+		if name == primitives.FrontendService {
+			made = fx.Options(made, fx.Supply(params.CustomFrontendInterceptors))
+		}
+		app := fx.New(params.GetCommonServiceOptions(name), made, fx.Decorate(func() net.Listener { return l }))
+		return temporal.NewService(app, name, params.Logger), app.Err()
+	}
+}
+
+func serverOptions(sql *config.SQL, p ports, o Options) []temporal.ServerOption {
+	configs := map[string]config.Service{}
 	hosts := map[primitives.ServiceName]static.Hosts{}
-	for name, p := range ports {
-		services[string(name)] = config.Service{RPC: config.RPC{GRPCPort: p, BindOnIP: loopback}}
-		hosts[name] = static.SingleLocalHost(net.JoinHostPort(loopback, strconv.Itoa(p)))
+	for name := range services {
+		l := p[name]
+		configs[string(name)] = config.Service{RPC: config.RPC{GRPCPort: l.Addr().(*net.TCPAddr).Port, BindOnIP: loopback}}
+		hosts[name] = static.SingleLocalHost(l.Addr().String())
 	}
-	frontend := net.JoinHostPort(loopback, strconv.Itoa(port))
 	c := &config.Config{
-		Global: config.Global{Metrics: &metrics.Config{}},
+		Global: config.Global{
+			Metrics: &metrics.Config{},
+			// Twice this long is how long the services may take to start.
+			Membership: config.Membership{MaxJoinDuration: ReadyWithin / 2},
+		},
 		Persistence: config.Persistence{
 			DefaultStore: sqlite.PluginName, VisibilityStore: sqlite.PluginName, NumHistoryShards: 1,
 			DataStores: map[string]config.DataStore{sqlite.PluginName: {SQL: sql}},
@@ -48,12 +82,12 @@ func serverOptions(sql *config.SQL, port int, o Options) []temporal.ServerOption
 		ClusterMetadata: &cluster.Config{
 			FailoverVersionIncrement: 10, MasterClusterName: clusterName, CurrentClusterName: clusterName,
 			ClusterInformation: map[string]cluster.ClusterInformation{
-				clusterName: {Enabled: true, InitialFailoverVersion: 1, RPCAddress: frontend},
+				clusterName: {Enabled: true, InitialFailoverVersion: 1, RPCAddress: p.address()},
 			},
 		},
 		DCRedirectionPolicy: config.DCRedirectionPolicy{Policy: "noop"},
-		Services:            services,
-		PublicClient:        config.PublicClient{HostPort: frontend},
+		Services:            configs,
+		PublicClient:        config.PublicClient{HostPort: p.address()},
 		// The server refuses to start where archival is left unsaid.
 		Archival: config.Archival{
 			History:    config.HistoryArchival{State: config.ArchivalDisabled},

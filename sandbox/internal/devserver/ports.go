@@ -1,11 +1,13 @@
 package devserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
-	"go.temporal.io/server/common/testing/freeport"
+	"go.temporal.io/server/common/primitives"
 )
 
 // The ports that Temporal's own development server has, and every client tries by default.
@@ -17,31 +19,62 @@ const (
 // ErrPortTaken: something else listens on the port.
 var ErrPortTaken = errors.New("the port is taken")
 
-// Prefer returns the port when it is free, and any free one when it is not.
-func Prefer(port int) int {
-	if probe(port) != nil {
-		return freeport.MustGetFreePort()
+// ports are what a server listens on, by its services. They are held from before it starts: Temporal and its Web UI would
+// end the process when they lost one meanwhile.
+type ports map[primitives.ServiceName]net.Listener
+
+// webUI is how its port is called beside those of Temporal's services.
+const webUI primitives.ServiceName = "web-ui"
+
+// hold listens on all ports, or on none.
+func hold(o Options) (ports, error) {
+	type wish struct {
+		name      primitives.ServiceName
+		port      int
+		orAnother bool
 	}
-	return port
+	var wishes []wish
+	for name := range services {
+		wishes = append(wishes, wish{name: name})
+		if name == primitives.FrontendService {
+			wishes[len(wishes)-1] = wish{name, o.Port, o.OrAnotherPort}
+		}
+	}
+	if !o.Headless {
+		wishes = append(wishes, wish{webUI, o.UIPort, o.OrAnotherUIPort})
+	}
+	// Whoever takes any port comes last, since any may be the one that another asks for.
+	slices.SortFunc(wishes, func(a, b wish) int { return cmp.Compare(b.port, a.port) })
+	p := ports{}
+	for _, w := range wishes {
+		l, err := listen(w.port, w.orAnother)
+		if err != nil {
+			p.close()
+			return nil, fmt.Errorf("listening for %s: %w", w.name, err)
+		}
+		p[w.name] = l
+	}
+	return p, nil
 }
 
-// claim returns the port, or for 0 any free one. It fails when the port is taken: Temporal and its Web UI
-// would end the process then.
-func claim(port int) (int, error) {
-	if port == 0 {
-		return freeport.MustGetFreePort(), nil
+func (p ports) address() string { return p[primitives.FrontendService].Addr().String() }
+
+func (p ports) close() {
+	for _, l := range p {
+		_ = l.Close()
 	}
-	if err := probe(port); err != nil {
-		return 0, fmt.Errorf("port %d: %w (%w); choose another, or 0 for any free one", port, ErrPortTaken, err)
-	}
-	return port, nil
 }
 
-// probe listens for a moment.
-func probe(port int) error {
+// listen takes the port, or for 0 any free one, or, if that will do, another than the one that is taken.
+func listen(port int, orAnother bool) (net.Listener, error) {
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.ParseIP(loopback), Port: port})
-	if err != nil {
-		return err
+	switch {
+	case err == nil:
+		return l, nil
+	case port == 0:
+		return nil, err
+	case orAnother:
+		return listen(0, false)
 	}
-	return l.Close()
+	return nil, fmt.Errorf("port %d: %w (%w); choose another, or 0 for any free one", port, ErrPortTaken, err)
 }

@@ -8,11 +8,9 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,8 +32,11 @@ const Namespace = client.DefaultNamespace
 // DefaultRetention is how long closed workflows are kept when Options do not say.
 const DefaultRetention = 3 * 24 * time.Hour
 
-// readyWithin bounds the wait for the server to answer.
-const readyWithin = 30 * time.Second
+// ReadyWithin ends a start that hangs. A slow machine may need minutes; each sayEvery it is told that they pass.
+const (
+	ReadyWithin = 10 * time.Minute
+	sayEvery    = 15 * time.Second
+)
 
 // loopback is the only address that anything listens on.
 const loopback = "127.0.0.1"
@@ -45,8 +46,10 @@ type Options struct {
 	// File is the SQLite database; empty for one in memory. It is made when it does not exist, its folder
 	// is not. Only one server at a time can have it.
 	File string
-	// Port of the frontend and UIPort of the Web UI; 0 for any free one. Starting fails on a taken one.
-	Port, UIPort int
+	// Port of the frontend and UIPort of the Web UI; 0 for any free one. Starting fails on a taken one, unless another one
+	// will do.
+	Port, UIPort                   int
+	OrAnotherPort, OrAnotherUIPort bool
 	// Retention of closed workflows. When zero, a new database gets DefaultRetention and an existing one
 	// keeps its own. When set, it is kept to the second, as tests need.
 	Retention time.Duration
@@ -57,35 +60,59 @@ type Options struct {
 	Headless bool
 	// Log gets the server's warnings and errors as lines of JSON; nil to discard them.
 	Log io.Writer
+	// Waiting is told, a line each time, that starting takes long; nil to tell nobody. It is not called once Start has returned.
+	Waiting func(line string)
 }
 
 // Server is a running server. Its methods may be called from many goroutines at once.
 type Server struct {
-	address, uiURL string
-	database       *database
-	temporal       temporal.Server
-	ui             *uiserver.Server
-	stop           sync.Once
+	ports    ports
+	uiURL    string
+	database *database
+	temporal temporal.Server
+	ui       *uiserver.Server
+	stop     sync.Once
 }
 
 // Start returns when the namespace can be used: workflows started with keyturn's search attributes,
 // listed by them, and shown by the Web UI. ctx bounds the starting alone.
 func Start(ctx context.Context, o Options) (*Server, error) {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
-	defer cancel()
-	port, err := claim(o.Port)
-	if err != nil {
-		return nil, fmt.Errorf("starting Temporal: %w", err)
-	}
-	s := &Server{address: net.JoinHostPort(loopback, strconv.Itoa(port))}
-	if err := s.start(ctx, o, port); err != nil {
+	s := &Server{}
+	if err := patiently(ctx, o.Waiting, func(ctx context.Context) error { return s.start(ctx, o) }); err != nil {
 		s.Stop()
 		return nil, fmt.Errorf("starting Temporal: %w", err)
 	}
 	return s, nil
 }
 
-func (s *Server) start(ctx context.Context, o Options, port int) (err error) {
+// patiently gives start its time, and says meanwhile that it goes on.
+func patiently(ctx context.Context, say func(line string), start func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, ReadyWithin)
+	defer cancel()
+	ended, said := make(chan struct{}), make(chan struct{})
+	defer func() { close(ended); <-said }()
+	go func() {
+		defer close(said)
+		ticker := time.NewTicker(sayEvery)
+		defer ticker.Stop()
+		for begun := time.Now(); ; {
+			select {
+			case <-ended:
+				return
+			case <-ticker.C:
+				if say != nil {
+					say(fmt.Sprintf("Temporal is still starting after %s; it has %s.", time.Since(begun).Round(time.Second), ReadyWithin))
+				}
+			}
+		}
+	}()
+	return start(ctx)
+}
+
+func (s *Server) start(ctx context.Context, o Options) (err error) {
+	if s.ports, err = hold(o); err != nil {
+		return err
+	}
 	retention := o.Retention
 	if retention == 0 {
 		retention = DefaultRetention
@@ -93,7 +120,7 @@ func (s *Server) start(ctx context.Context, o Options, port int) (err error) {
 	if s.database, err = openDatabase(o.File, retention); err != nil {
 		return err
 	}
-	server, err := temporal.NewServer(serverOptions(s.database.sql, port, o)...)
+	server, err := newServer(s.database.sql, s.ports, o)
 	if err != nil {
 		return err
 	}
@@ -107,11 +134,11 @@ func (s *Server) start(ctx context.Context, o Options, port int) (err error) {
 	if o.Headless {
 		return nil
 	}
-	return s.startUI(ctx, o.UIPort)
+	return s.startUI(ctx, s.ports[webUI])
 }
 
 // Address is the host:port of the frontend.
-func (s *Server) Address() string { return s.address }
+func (s *Server) Address() string { return s.ports.address() }
 
 // UIURL is the address of the Web UI, without a slash at its end; empty when there is none.
 func (s *Server) UIURL() string { return s.uiURL }
@@ -134,6 +161,7 @@ func (s *Server) Stop() {
 		if s.temporal != nil {
 			_ = s.temporal.Stop() // there is nothing left to do about it
 		}
+		s.ports.close() // those that nobody came to serve
 		if s.database != nil {
 			s.database.close()
 		}
@@ -143,7 +171,7 @@ func (s *Server) Stop() {
 // ready waits until the namespace can be used with keyturn's search attributes, and sets its retention.
 func (s *Server) ready(ctx context.Context, retention time.Duration) error {
 	c, err := client.NewLazyClient(client.Options{
-		HostPort: s.address, Namespace: Namespace, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler)),
+		HostPort: s.Address(), Namespace: Namespace, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler)),
 	})
 	if err != nil {
 		return err

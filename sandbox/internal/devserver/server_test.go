@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -29,6 +31,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+	"go.temporal.io/server/common/primitives"
 	schema "go.temporal.io/server/schema/sqlite"
 
 	"github.com/keyturn/keyturn/workflows"
@@ -48,8 +51,11 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Println(s.Address())
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed, or whoever began it ends
 }
+
+// patience ends a hang. What is waited for surely comes, in its own time.
+const patience = 3 * time.Minute
 
 func start(t *testing.T, o Options) *Server {
 	t.Helper()
@@ -61,7 +67,10 @@ func start(t *testing.T, o Options) *Server {
 
 func dial(t *testing.T, address string) client.Client {
 	t.Helper()
-	c, err := client.Dial(client.Options{HostPort: address, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler))})
+	c, err := client.Dial(client.Options{
+		HostPort: address, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler)),
+		ConnectionOptions: client.ConnectionOptions{GetSystemInfoTimeout: patience},
+	})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
@@ -78,13 +87,17 @@ func begin(t *testing.T, c client.Client, id string) {
 	require.NoError(t, err)
 }
 
-func listed(t *testing.T, c client.Client, id string) bool {
+// awaitListed returns once a list by search attributes has the workflow.
+func awaitListed(t *testing.T, c client.Client, id string) {
 	t.Helper()
-	found, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
-		Query: fmt.Sprintf("KeyturnCredential = '%s' AND KeyturnLabels = 'team=payments'", id),
-	})
-	require.NoError(t, err)
-	return len(found.GetExecutions()) == 1
+	ctx := t.Context()
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		found, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+			Query: fmt.Sprintf("KeyturnCredential = '%s' AND KeyturnLabels = 'team=payments'", id),
+		})
+		assert.NoError(t, err)
+		assert.Len(t, found.GetExecutions(), 1)
+	}, patience, 20*time.Millisecond)
 }
 
 func retention(t *testing.T, c client.Client) time.Duration {
@@ -101,7 +114,7 @@ func TestServerCanBeUsedAtOnce(t *testing.T) {
 	c := dial(t, s.Address())
 
 	begin(t, c, "payments-api")
-	assert.Eventually(t, func() bool { return listed(t, c, "payments-api") }, 5*time.Second, 20*time.Millisecond)
+	awaitListed(t, c, "payments-api")
 	assert.Equal(t, DefaultRetention, retention(t, c))
 
 	asked := map[string]string{
@@ -146,29 +159,46 @@ func TestWorkflowsSetSearchAttributesAtOnce(t *testing.T) {
 	require.NoError(t, run.Get(t.Context(), nil))
 }
 
+// child is a server in a process of its own, until it is killed.
+func child(t *testing.T, file string) (address string, kill func()) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childFile+"="+file)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	_, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	kill = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(func() {
+		kill()
+		if t.Failed() {
+			t.Logf("the child said:\n%s", said.String())
+		}
+	})
+	lines := bufio.NewScanner(out)
+	require.True(t, lines.Scan(), "the child says where it is")
+	return lines.Text(), kill
+}
+
 func TestFileSurvivesAKill(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "a b?c#d%20.db")
 	for round := range 3 {
-		child := exec.Command(os.Args[0])
-		child.Env = append(os.Environ(), childFile+"="+file)
-		child.Stderr = os.Stderr
-		out, err := child.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, child.Start())
-		t.Cleanup(func() { _ = child.Process.Kill() })
-		lines := bufio.NewScanner(out)
-		require.True(t, lines.Scan(), "the child says where it is")
-
-		c := dial(t, lines.Text())
+		address, kill := child(t, file)
+		c := dial(t, address)
 		for before := range round {
-			assert.Eventually(t, func() bool { return listed(t, c, "credential-"+strconv.Itoa(before)) }, 5*time.Second, 20*time.Millisecond)
+			awaitListed(t, c, "credential-"+strconv.Itoa(before))
 		}
 		id := "credential-" + strconv.Itoa(round)
 		begin(t, c, id)
-		require.Eventually(t, func() bool { return listed(t, c, id) }, 5*time.Second, 20*time.Millisecond)
-		require.NoError(t, child.Process.Kill())
-		_ = child.Wait()
+		awaitListed(t, c, id)
+		kill()
 	}
 	for _, name := range []string{file, file + "-wal"} {
 		info, err := os.Stat(name)
@@ -201,13 +231,12 @@ func TestClosedWorkflowsGoAfterTheRetention(t *testing.T) {
 	c := dial(t, s.Address())
 	begin(t, c, "payments-api")
 	require.NoError(t, c.TerminateWorkflow(t.Context(), "payments-api", "", "no need"))
-	_, err := c.DescribeWorkflowExecution(t.Context(), "payments-api", "")
-	require.NoError(t, err)
-	assert.Eventually(t, func() bool {
-		_, err := c.DescribeWorkflowExecution(t.Context(), "payments-api", "")
+	ctx := t.Context()
+	assert.EventuallyWithT(t, func(t *assert.CollectT) {
+		_, err := c.DescribeWorkflowExecution(ctx, "payments-api", "")
 		var gone *serviceerror.NotFound
-		return assert.ErrorAs(new(testing.T), err, &gone)
-	}, 15*time.Second, 50*time.Millisecond)
+		assert.ErrorAs(t, err, &gone)
+	}, patience, 50*time.Millisecond)
 }
 
 func TestStartRefuses(t *testing.T) {
@@ -236,29 +265,111 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-func TestPrefer(t *testing.T) {
+func TestListenersAtOnceGetPortsOfTheirOwn(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", loopback+":0")
+	taken, err := listen(0, false)
 	require.NoError(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	other := Prefer(port)
-	assert.NotEqual(t, port, other)
-	assert.Positive(t, other)
-	require.NoError(t, l.Close())
-	assert.Equal(t, port, Prefer(port))
+	t.Cleanup(func() { _ = taken.Close() })
+	port := taken.Addr().(*net.TCPAddr).Port
+
+	// Half of them come after somebody else, half while the port is given free.
+	const many = 16
+	var (
+		all  = make([]net.Listener, many)
+		errs = make([]error, many)
+		wg   sync.WaitGroup
+	)
+	for i := range many {
+		if i == many/2 {
+			require.NoError(t, taken.Close())
+		}
+		wg.Go(func() { all[i], errs[i] = listen(port, true) })
+	}
+	wg.Wait()
+	seen := map[string]bool{}
+	for i, l := range all {
+		require.NoError(t, errs[i])
+		t.Cleanup(func() { _ = l.Close() })
+		assert.False(t, seen[l.Addr().String()], "two listen on %s", l.Addr())
+		seen[l.Addr().String()] = true
+	}
+}
+
+func TestServersThatWantTheSamePortsBothLive(t *testing.T) {
+	t.Parallel()
+	first := start(t, Options{})
+	second := start(t, Options{
+		Port: first.ports[primitives.FrontendService].Addr().(*net.TCPAddr).Port, OrAnotherPort: true,
+		UIPort: first.ports[webUI].Addr().(*net.TCPAddr).Port, OrAnotherUIPort: true,
+	})
+	assert.NotEqual(t, first.Address(), second.Address())
+	assert.NotEqual(t, first.UIURL(), second.UIURL())
+	for i, s := range []*Server{first, second} {
+		id := "credential-" + strconv.Itoa(i)
+		c := dial(t, s.Address())
+		begin(t, c, id)
+		awaitListed(t, c, id)
+		require.NoError(t, answers(t.Context(), s.UIURL()+"/api/v1/namespaces/default/workflows/"+id), "the Web UI talks to this server")
+	}
+}
+
+func TestASlowStartIsWaitedForAndTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, c := range map[string]struct {
+			takes time.Duration
+			lines int
+			err   error
+		}{
+			"a start as usual":    {5 * time.Second, 0, nil},
+			"one of minutes":      {5*time.Minute + time.Second, 20, nil},
+			"one that never ends": {24 * time.Hour, 40, context.DeadlineExceeded},
+		} {
+			var lines []string
+			begun := time.Now()
+			err := patiently(t.Context(), func(line string) { lines = append(lines, line) }, func(ctx context.Context) error {
+				return await(ctx, "the frontend", func() error {
+					if time.Since(begun) < c.takes {
+						return errors.New("not yet")
+					}
+					return nil
+				})
+			})
+			assert.ErrorIs(t, err, c.err, name)
+			assert.InDelta(t, c.lines, len(lines), 1, name)
+			if len(lines) > 0 {
+				assert.Equal(t, "Temporal is still starting after 15s; it has 10m0s.", lines[0])
+			}
+		}
+	})
 }
 
 func TestStopGivesEverythingFree(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "x.db")
 	s := start(t, Options{File: file})
-	address, ui := s.Address(), s.UIURL()
 	s.Stop()
 	s.Stop()
-	_, err := net.Dial("tcp", address)
-	require.Error(t, err)
-	require.Error(t, answers(t.Context(), ui))
+	requireGivenFree(t, s)
 	start(t, Options{File: file})
+}
+
+// requireGivenFree asks the listeners themselves: their ports may be those of somebody else by now.
+func requireGivenFree(t *testing.T, s *Server) {
+	t.Helper()
+	require.Len(t, s.ports, 5)
+	for _, l := range s.ports {
+		_, err := l.Accept()
+		require.ErrorIs(t, err, net.ErrClosed)
+	}
+}
+
+func TestAFailedStartGivesEverythingFree(t *testing.T) {
+	t.Parallel()
+	s := &Server{}
+	require.ErrorIs(t, s.start(t.Context(), Options{File: filepath.Join(t.TempDir(), "no", "x.db")}), os.ErrNotExist)
+	s.Stop()
+	requireGivenFree(t, s)
 }
 
 func TestRunURL(t *testing.T) {

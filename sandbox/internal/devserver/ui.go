@@ -2,23 +2,21 @@ package devserver
 
 import (
 	"context"
-	"fmt"
+	"net"
+	"reflect"
 
+	"github.com/labstack/echo/v4"
 	uiserver "github.com/temporalio/ui-server/v2/server"
 	uiconfig "github.com/temporalio/ui-server/v2/server/config"
 	uioptions "github.com/temporalio/ui-server/v2/server/server_options"
 )
 
 // startUI returns when the Web UI answers.
-func (s *Server) startUI(ctx context.Context, port int) error {
-	port, err := claim(port)
-	if err != nil {
-		return fmt.Errorf("starting the Web UI: %w", err)
-	}
+func (s *Server) startUI(ctx context.Context, l net.Listener) error {
 	s.ui = uiserver.NewServer(uioptions.WithConfigProvider(&uiconfig.Config{
-		TemporalGRPCAddress: s.address,
+		TemporalGRPCAddress: s.Address(),
 		Host:                loopback,
-		Port:                port,
+		Port:                l.Addr().(*net.TCPAddr).Port,
 		EnableUI:            true,
 		DefaultNamespace:    Namespace,
 		HideLogs:            true,
@@ -27,11 +25,18 @@ func (s *Server) startUI(ctx context.Context, port int) error {
 		// which does not leave this machine.
 		CORS: uiconfig.CORS{CookieInsecure: true},
 	}))
+	listensOn(s.ui, l)
 	go func() { _ = s.ui.Start() }() // ends with Stop; on any other error the library ends the process
-	url := fmt.Sprintf("http://%s:%d", loopback, port)
+	url := "http://" + l.Addr().String()
 	if err := await(ctx, "the Web UI", func() error { return answers(ctx, url+"/healthz") }); err != nil {
 		return err
 	}
 	s.uiURL = url
 	return nil
+}
+
+// listensOn has the Web UI use l. The library takes no listener, but what it is made with does.
+func listensOn(ui *uiserver.Server, l net.Listener) {
+	field := reflect.ValueOf(ui).Elem().FieldByName("httpServer")
+	reflect.NewAt(field.Type(), field.Addr().UnsafePointer()).Elem().Interface().(*echo.Echo).Listener = l
 }
