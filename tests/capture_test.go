@@ -55,7 +55,7 @@ func (r *rotating) await(phase workflows.Phase) {
 
 func (r *rotating) awaitThat(what string, holds func(workflows.Status) bool) {
 	r.t.Helper()
-	if !assert.Eventually(r.t, func() bool { return holds(r.status()) }, patience, 20*time.Millisecond, what) {
+	if !comes(func() bool { return holds(r.status()) }, patience, 20*time.Millisecond) {
 		require.Fail(r.t, what, "but it stands so: %+v", r.status())
 	}
 }
@@ -149,7 +149,7 @@ var lives = map[string]struct {
 		}
 		gate()
 		r.await(workflows.PhaseDisableSoak)
-		require.Eventually(r.t, func() bool { return r.world.Request(r.name+"-undeclared") == nil }, patience, 100*time.Millisecond, "it is enabled again")
+		eventually(r.t, func() bool { return r.world.Request(r.name+"-undeclared") == nil }, patience, 100*time.Millisecond, "it is enabled again")
 		gate()
 	}, workflows.Completed, false},
 	"waves by steps": {func(c *inventory.Credential) {

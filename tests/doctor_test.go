@@ -132,14 +132,14 @@ func TestDoctor(t *testing.T) {
 	failing, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: "sweep/lost", TaskQueue: "of-nobody"}, workflows.SweepName, workflows.SweepInput{})
 	require.NoError(t, err)
 	require.NoError(t, c.TerminateWorkflow(t.Context(), failing.GetID(), "", "by somebody in a hurry"))
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		out, code = s.starter("sweep")
 		return code == 1
 	}, patience, 200*time.Millisecond, "%s", out)
 	assert.Regexp(t, `no sweep has ended well: the sweeps since .* failed \(1\): terminated`, out)
 	s.fails(policy.CheckSweep, "failed (1): terminated", "starter sweep --now")
 	s.sweep()
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		checks, _ = s.doctor()
 		return checks[policy.CheckSweep].State == policy.CheckOK
 	}, patience, time.Second, "one has ended well since")
@@ -149,9 +149,8 @@ func TestDoctor(t *testing.T) {
 	require.NoError(t, err)
 	other := filepath.Join(s.folder, "other-worker.yaml")
 	require.NoError(t, os.WriteFile(other, []byte(strings.Replace(string(text), "audit: {", "audit: {retention: 30d, ", 1)), 0o600))
-	health := freeAddress(t)
-	second := s.start("worker", "--config", other, s.connection(), "--health-address", health, "--build-id", "test")
-	require.Eventually(t, func() bool { return s.get("http://"+health+"/readyz") == 200 }, patience, 50*time.Millisecond)
+	second := s.start("worker", "--config", other, s.connection(), "--health-address", anyPort, "--build-id", "test")
+	s.polls(second)
 	checks, code = s.doctor()
 	assert.Equal(t, 1, code)
 	assert.Equal(t, policy.CheckFailed, checks[policy.CheckConfig].State)
