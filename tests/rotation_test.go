@@ -23,12 +23,12 @@ func TestGatewayRotation(t *testing.T) {
 
 	out, code = s.starter("rotate", credential, "-f", s.place.Inventory, "--reason", "quarterly", "--as", "ann")
 	require.Zero(t, code, out)
+	out, code = s.starter("approve", credential, "--gate", "revoke")
+	assert.Equal(t, 3, code, "an approval before its gate: %s", out)
 	out, code = s.starter("rotate", credential, "-f", s.place.Inventory)
 	assert.Equal(t, 3, code, "one at a time: %s", out)
 	out, code = s.starter("rotate", "nobody", "-f", s.place.Inventory)
 	assert.Equal(t, 4, code, out)
-	out, code = s.starter("approve", credential, "--gate", "revoke")
-	assert.Equal(t, 3, code, "an approval before its gate: %s", out)
 
 	status := s.await(workflows.PhaseRevokeGate)
 	assert.Contains(t, status.UnblockedBy, "approve")

@@ -268,7 +268,7 @@ func TestACanaryThatBreaksIsTheOnlyOne(t *testing.T) {
 func TestHalfOfTwoHundredInstancesFailing(t *testing.T) {
 	t.Parallel()
 	s := prepare(t)
-	s.stepsOf("waveTimeout: 15s\n    waveSteps: [1%, 10%]")
+	s.stepsOf("waveTimeout: 30s\n    waveSteps: [1%, 10%]")
 	f := s.addFleet(200, "")
 	s.flags = []string{"--allow-unsigned"}
 	s.startWorker()
@@ -407,7 +407,7 @@ func doneIn(c client.Client, t *testing.T) (n int) {
 func TestOneReplicaBehindABalancerStaysBehind(t *testing.T) {
 	t.Parallel()
 	s := prepare(t)
-	s.stepsOf("waveTimeout: 10s")
+	s.stepsOf("waveTimeout: 20s")
 	f := s.addFleet(3, "") // the replicas, each with a reader of its own of one file
 	shared := f.hosts["i0"].file
 	f.mu.Lock()
