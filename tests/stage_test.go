@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -447,14 +446,6 @@ func (s *stage) status() workflows.Status {
 func (s *stage) await(phase workflows.Phase) workflows.Status {
 	s.t.Helper()
 	return s.awaitThat("the rotation comes to "+string(phase), func(status workflows.Status) bool { return status.Phase == phase })
-}
-
-// passes waits until the rotation is in a phase, or has left it: a short one may be over before anybody looks.
-func (s *stage) passes(phase workflows.Phase) {
-	s.t.Helper()
-	s.awaitThat("the rotation passes "+string(phase), func(status workflows.Status) bool {
-		return slices.ContainsFunc(status.Timeline, func(m workflows.Moment) bool { return m.Phase == phase })
-	})
 }
 
 // awaitThat waits until the rotation stands as described.
