@@ -280,7 +280,7 @@ func awsRollback(t *testing.T) {
 
 // A credential whose secret does not exist yet, and one whose key nobody ever stored.
 func awsFirstAndAdopted(t *testing.T) {
-	s := newAWSStage(t)
+	s := prepareAWS(t)
 	text, err := os.ReadFile(s.place.Inventory)
 	require.NoError(t, err)
 	head, _, found := strings.Cut(string(text), "    consumers:\n")
@@ -292,7 +292,8 @@ func awsFirstAndAdopted(t *testing.T) {
 	head = strings.Replace(head, "scopes: ["+credential+"]", "scopes: [payments-new]", 1)
 	s.rewrite(s.place.Worker, "principals: ["+credential+"]", "principals: [payments-new]")
 	s.rewrite(s.place.Worker, "storePaths: ["+secretName+"]", "storePaths: [sandbox/payments-new]")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 	s.aws.User("payments-new", moto.Allow("s3:GetObject"))
 	keys := func() map[string]string { return s.aws.AccessKeys("payments-new") }
 
@@ -441,7 +442,7 @@ func awsSecretDeleted(t *testing.T) {
 
 // A consumer with one instance attests by what IAM tells of its key's last use. The client is the test's own.
 func awsByUsage(t *testing.T) {
-	s := newAWSStage(t)
+	s := prepareAWS(t)
 	retiring := s.key("AWSCURRENT")
 	s.services.end(15)
 	text, err := os.ReadFile(s.place.Inventory)
@@ -456,7 +457,8 @@ func awsByUsage(t *testing.T) {
         attestation: {type: awsiam, account: aws, principal: `+credential+`}
 `), 0o600))
 	s.rewrite(s.place.Worker, "audit:", "programs: {well: [\"/bin/sh\", \"-c\", \"cat >/dev/null; echo '{\\\"ok\\\":true}'\"]}\naudit:")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 
 	ctx, stop := context.WithCancel(t.Context())
 	var works errgroup.Group

@@ -64,10 +64,11 @@ func has(r policy.SweepReport, kind policy.FindingKind, about string) bool {
 // and what is owed is gone after the approval.
 func TestSweep(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := prepare(t)
 	s.rewrite(s.place.Worker, "type: gateway,", "type: gateway, scan: true,")
 	s.rewrite(s.place.Worker, "principals: ["+credential+"]", "principals: ['payments-*', '"+credential+"']")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 	out, code := s.starter("sweep")
 	assert.Equal(t, 4, code, out)
 	assert.Contains(t, out, "starter sweep --now")
@@ -162,8 +163,7 @@ func TestSweep(t *testing.T) {
 	assert.Equal(t, 1, report.Credentials)
 	assert.Less(t, s.replaysKept(c, "sweep", id, run), 100, "events of a sweep of one credential")
 	s.replaysKept(c, "scan", workflows.ScanID+"/"+id, "")
-	// A worker that ended a moment ago is still asked, until Temporal forgets it.
-	eventually(t, func() bool { _, code := s.doctor(); return code == 0 }, 2*patience, time.Second, "doctor finds nothing")
+	eventually(t, func() bool { _, code := s.doctor(); return code == 0 }, patience, time.Second, "doctor finds nothing")
 	var doctor string
 	eventually(t, func() bool {
 		listed, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowType = 'Doctor'"})
