@@ -306,7 +306,7 @@ func TestHalfOfTwoHundredInstancesFailing(t *testing.T) {
 // converged is not disturbed again, and is asked again.
 func TestAWaveGoesOnWhereItWasKilled(t *testing.T) {
 	t.Parallel()
-	s := prepare(t)
+	s := prepare(t, "--wave-soak", "8s") // time to hold two
 	s.stepsOf("waveTimeout: 3m\n    waveParallel: 2")
 	f := s.addFleet(30, "")
 	s.rewrite(s.place.Inventory, f.url+"/{instance}/keyturn\", pointer: /key}", f.url+"/{instance}/keyturn\", pointer: /key, timeout: 1m}\n        purge: {type: http, url: \""+f.url+"/{instance}/purge\"}")
