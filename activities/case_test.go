@@ -39,7 +39,7 @@ credentials:
     environment: test
     overlap: 1h
     quietWindow: 30m
-    waveTimeout: 5s
+    waveTimeout: 1h
     disableSoak: 30m
     approvals: {revoke: {count: 1, trust: any}}
     issuer: {type: memory, account: edge, principal: payments-api}
@@ -62,6 +62,13 @@ notify: [{type: memory}]
 `
 
 var fleet = []string{"canary", "checkout-a", "checkout-b"}
+
+// patience ends what hangs, on a real clock. A wave lasts longer: it is over when all have converged, or when the clock of
+// the case says so.
+const (
+	patience  = 4 * time.Minute
+	wavesLast = time.Hour
+)
 
 // crashCase is a World with one credential, and its activities, run one by one as Temporal would.
 type crashCase struct {
@@ -145,7 +152,7 @@ func (c *crashCase) run(step string) {
 	c.t.Helper()
 	approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
 	revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}
-	wave := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(5 * time.Second)}
+	wave := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}
 	var d policy.Decision
 	var destroyed activities.Destroyed
 	var delivered activities.WaveResult
@@ -280,7 +287,7 @@ func (c *crashCase) attempt(name string, input, output any, attempts int32) erro
 	}
 	env.ExecuteWorkflow(func(ctx workflow.Context) (any, error) {
 		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-			StartToCloseTimeout: time.Minute, HeartbeatTimeout: 30 * time.Second,
+			StartToCloseTimeout: patience, HeartbeatTimeout: patience,
 			RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: attempts},
 		})
 		var result any

@@ -55,13 +55,38 @@ const withHook = `        purge: {type: memory, instance: "web-{instance}"}
 `
 
 func (c *crashCase) wave() activities.WaveInput {
-	return activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(5 * time.Second)}
+	return activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}
 }
 
 func (c *crashCase) deliver(in activities.WaveInput) (result activities.WaveResult) {
 	c.t.Helper()
 	require.NoError(c.t, c.attempt("DeliverWave", in, &result, 5))
 	return result
+}
+
+// endsWave returns a hook that lets the time of the wave be over, by the clock of the case, once op was tried on each of
+// failing, and each of well was checked. It closes all then.
+func (c *crashCase) endsWave(failing []string, op memory.Op, well []string, all chan struct{}) func(memory.Call) {
+	var mu sync.Mutex
+	awaited := map[memory.Call]bool{}
+	for _, name := range failing {
+		awaited[memory.Call{Op: op, Phase: memory.Before, Instance: name}] = true
+	}
+	for _, name := range well {
+		awaited[memory.Call{Op: memory.OpCheck, Phase: memory.After, Instance: name}] = true
+	}
+	return func(call memory.Call) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !awaited[call] {
+			return
+		}
+		delete(awaited, call)
+		if len(awaited) == 0 {
+			c.wait(wavesLast)
+			close(all)
+		}
+	}
 }
 
 // calls counts the calls of operations on each instance, by attempt.
@@ -188,7 +213,7 @@ func TestWhoNeverStatesTheKeyIsGivenItAFewTimes(t *testing.T) {
 	var looks atomic.Int32
 	c.world.Befall(func(_ context.Context, call memory.Call) error {
 		if call.Op == memory.OpAttest && call.Phase == memory.Before && looks.Add(1) == 100 {
-			c.wait(time.Minute) // its time is over
+			c.wait(wavesLast) // its time is over
 		}
 		return nil
 	})
@@ -239,16 +264,20 @@ func TestHalfOfTheInstancesFailing(t *testing.T) {
 	for _, name := range names[:100] {
 		c.world.SetInstance(name, memory.InstanceSettings{Unreachable: errors.New("no route to host")})
 	}
+	all := make(chan struct{})
+	seen := c.endsWave(names[:100], memory.OpDeliver, names[100:], all)
 	c.world.Befall(func(ctx context.Context, call memory.Call) error {
+		seen(call)
 		if call.Op == memory.OpDeliver && call.Phase == memory.Before && call.Instance == names[7] {
-			<-ctx.Done()
-			return ctx.Err()
+			select {
+			case <-all:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		return nil
 	})
-	in := c.wave()
-	in.Deadline = c.now().Add(5 * time.Second)
-	result := c.deliver(in)
+	result := c.deliver(c.wave())
 	assert.False(t, result.Decision.OK)
 	assert.Equal(t, 100, len(result.Stragglers)+result.More)
 	assert.Contains(t, result.Decision.Message, "and 99 more of 200 instances")
@@ -299,9 +328,12 @@ func TestThousandsOfInstancesFitIntoAHistory(t *testing.T) {
 			most.Store(max(most.Load(), int64(len(text))))
 		}
 	}
-	in := c.wave()
-	in.Deadline = c.now().Add(8 * time.Second)
-	result := c.deliver(in)
+	seen := c.endsWave(names[:1000], memory.OpDeliver, names[1000:], make(chan struct{}))
+	c.world.Befall(func(_ context.Context, call memory.Call) error {
+		seen(call)
+		return nil
+	})
+	result := c.deliver(c.wave())
 	text, err := json.Marshal(result)
 	require.NoError(t, err)
 	assert.Less(t, len(text), 64<<10, "a result of 1000 stragglers")
@@ -334,15 +366,15 @@ func TestCachesArePurgedWithEachDelivery(t *testing.T) {
 func TestAPurgeThatFailsIsTheReasonOfAStraggler(t *testing.T) {
 	t.Parallel()
 	c, names := aWave(t, 2, withHook, "", nil)
+	seen := c.endsWave(names[1:], memory.OpPurge, names[:1], make(chan struct{}))
 	c.world.Befall(func(_ context.Context, call memory.Call) error {
+		seen(call)
 		if call.Op == memory.OpPurge && call.Instance == names[1] {
 			return errors.New("the cache answers 500")
 		}
 		return nil
 	})
-	in := c.wave()
-	in.Deadline = c.now().Add(2 * time.Second)
-	result := c.deliver(in)
+	result := c.deliver(c.wave())
 	require.Len(t, result.Stragglers, 1)
 	assert.Contains(t, result.Decision.Message, "web/i1")
 	assert.Contains(t, result.Decision.Message, "purging its caches")
@@ -651,13 +683,14 @@ func TestOneReplicaThatStaysBehindIsNoticed(t *testing.T) {
 				if !behind.Load() {
 					return nil
 				}
+				if asked.Load() > 3*15 {
+					c.wait(wavesLast) // it has had several looks
+				}
 				return []string{"key-old"}
 			}}, err
 		}
 	})
-	in := c.wave()
-	in.Deadline = c.now().Add(2 * time.Second)
-	result := c.deliver(in)
+	result := c.deliver(c.wave())
 	assert.Equal(t, policy.InstanceNotConverged, result.Decision.Reason)
 	assert.Contains(t, result.Decision.Message, "the replicas of web/i0 do not all use key")
 	assert.Equal(t, c.incoming.KeyID, c.world.Using(names[0]))
@@ -744,7 +777,7 @@ func TestInstancesKnowTheirStep(t *testing.T) {
 	for _, i := range []string{"web-i0", "web-i1", "web-i2", "web-i3", "web-i4", "web-i5", "web-i6", "web-i7", "web-i8", "web-i9"} {
 		c.world.SetInstance(i, memory.InstanceSettings{Mute: errors.New("not now")})
 	}
-	in.Deadline = c.now().Add(2 * time.Second)
+	in.Deadline = c.now().Add(-time.Second) // one look
 	result := c.deliver(in)
 	require.Len(t, result.Stragglers, 4)
 	for _, s := range result.Stragglers {

@@ -18,8 +18,10 @@ import (
 
 // An issuer that answers as before for some time after a change. The simulation found these.
 
-// isSlow makes the issuer answer late from now on. Time passes with each look at it.
+// isSlow makes the issuer answer late from now on. Time passes with each look at it, and the activity, whose patience is in
+// real time, has some for a second look.
 func (c *crashCase) isSlow() {
+	c.do.PollEvery = time.Second
 	settings := memory.Strict()
 	settings.KnowsTokens, settings.UsageLag, settings.ConsistentWithin = false, time.Minute, 20*time.Millisecond
 	c.wait(time.Second)

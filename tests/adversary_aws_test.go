@@ -22,7 +22,7 @@ import (
 func TestAdversaryOnAWS(t *testing.T) {
 	t.Parallel()
 	moto.Need(t)
-	double := prepareAWS(t, "--overlap", "2m")
+	double := prepareAWS(t, "--overlap", "10m")
 	s := trusting(t, double.stage)
 	retiring := double.key("AWSCURRENT")
 	mallory, rotation := s.client(), workflows.WorkflowID(credential)
@@ -79,7 +79,7 @@ func TestAdversaryOnAWS(t *testing.T) {
 	// The attacker is gone. IAM has two slots, so that a person destroys the key that the interrupted rotation retired.
 	_, err := double.aws.IAM().DeleteAccessKey(t.Context(), &iam.DeleteAccessKeyInput{UserName: aws.String(credential), AccessKeyId: &retiring.ID})
 	require.NoError(t, err)
-	s.rewrite(s.place.Inventory, "overlap: 2m", "overlap: 5s")
+	s.rewrite(s.place.Inventory, "overlap: 10m", "overlap: 5s")
 	s.honestly(workflows.Completed)
 	assert.Len(t, double.aws.AccessKeys(credential), 1)
 	assert.Equal(t, map[string][]string{s.report().Incoming.StoreVersion: {"AWSCURRENT"}}, double.aws.Stages(secretName), "the dead key's version is gone, too")

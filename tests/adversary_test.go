@@ -73,17 +73,13 @@ func (s *trustingStage) gatewayKeys() map[string]string {
 // logged sees that the worker said why it would not do something, since a mark.
 func (s *trustingStage) logged(since int, reason string) {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool {
+	eventually(s.t, func() bool {
 		return strings.Contains(strings.ReplaceAll(s.log()[since:], `\"`, `"`), reason)
 	}, patience, 50*time.Millisecond, "the worker's log says %q", reason)
 }
 
 // log is what the worker has said so far.
-func (s *trustingStage) log() string {
-	s.worker.mu.Lock()
-	defer s.worker.mu.Unlock()
-	return s.worker.text.String()
-}
+func (s *trustingStage) log() string { return s.worker.said() }
 
 func (s *trustingStage) rotate() {
 	s.t.Helper()
@@ -376,7 +372,7 @@ func (s *trustingStage) rogue(mallory client.Client, queue string) rogue {
 	evil := worker.New(mallory, "evil", worker.Options{})
 	evil.RegisterWorkflowWithOptions(func(ctx workflow.Context, a attempt) (answer, error) {
 		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-			TaskQueue: queue, StartToCloseTimeout: 20 * time.Second, HeartbeatTimeout: 10 * time.Second,
+			TaskQueue: queue, StartToCloseTimeout: patience, HeartbeatTimeout: time.Minute,
 			RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1},
 		})
 		var got any
@@ -404,7 +400,7 @@ func (s *trustingStage) rogue(mallory client.Client, queue string) rogue {
 // schedules the honest worker's activities in an order and on keys of its choice.
 func TestAdversaryWithARogueWorkflow(t *testing.T) {
 	t.Parallel()
-	s := newTrustingStage(t, "--overlap", "2m")
+	s := newTrustingStage(t, "--overlap", "10m")
 	mallory := s.client()
 	s.rotate()
 	status := s.await(workflows.PhaseOverlap)
@@ -474,7 +470,7 @@ func TestAdversaryWithARogueWorkflow(t *testing.T) {
 	rogue.Stop()
 	s.rewrite(s.place.Worker, "quota: 50/s}", "quota: 50/s, slots: 3}")
 	s.worker.end(syscall.SIGTERM)
-	s.rewrite(s.place.Inventory, "overlap: 2m", "overlap: 5s")
+	s.rewrite(s.place.Inventory, "overlap: 10m", "overlap: 5s")
 	s.startWorker()
 	s.honestly(workflows.CompletedWithDebt)
 }

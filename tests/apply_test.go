@@ -73,7 +73,7 @@ func (s *stage) apply(code int, args ...string) applied {
 func (a *applying) listed(names ...string) []schedule.Entry {
 	a.t.Helper()
 	var entries []schedule.Entry
-	require.Eventually(a.t, func() bool {
+	eventually(a.t, func() bool {
 		var err error
 		entries, err = a.schedules.List(a.t.Context(), "", "")
 		var have []string
@@ -126,7 +126,7 @@ func TestApplyShowsWhatItDoesAndDoesItOnce(t *testing.T) {
 	a.listed("a", "b", "d")
 
 	// A pause that the inventory takes back ends.
-	require.Eventually(t, func() bool { return a.listed("a", "b", "d")[1].Paused }, patience, 50*time.Millisecond)
+	eventually(t, func() bool { return a.listed("a", "b", "d")[1].Paused }, patience, 50*time.Millisecond)
 	file = a.file("payments.yaml", declared("payments", []string{"a", "b", "d"}, nothingMore))
 	assert.Equal(t, "resume", a.apply(0, "-f", file).actions()["b"])
 	b, err = a.schedules.Describe(t.Context(), "payments", "b")
@@ -146,7 +146,7 @@ func TestApplySignsAgainOnlyWhatIsNotSignedSo(t *testing.T) {
 	by := a.apply(0, "-f", file, "--sign", bea.file)
 	require.Equal(t, "change", by.actions()["a"])
 	assert.Equal(t, "signer", by.Changes[0].Fields[0].Field)
-	require.Eventually(t, func() bool { return a.listed("a")[0].Signer == by.Changes[0].Fields[0].To }, patience, 50*time.Millisecond)
+	eventually(t, func() bool { return a.listed("a")[0].Signer == by.Changes[0].Fields[0].To }, patience, 50*time.Millisecond)
 
 	out, code := a.starter("apply", "-f", a.file("payments.yaml", declared("payments", []string{"a"}, func(string) string { return "    rotateEvery: 60d\n" })))
 	assert.Equal(t, 3, code, out)
@@ -209,7 +209,7 @@ func TestApplyDoesNotUnpauseWhatAPersonPaused(t *testing.T) {
 	a.listed("a")
 	handle := a.client.ScheduleClient().GetHandle(t.Context(), schedule.ID("payments", "a"))
 	require.NoError(t, handle.Pause(t.Context(), client.SchedulePauseOptions{Note: "audit"}))
-	require.Eventually(t, func() bool { return a.listed("a")[0].Paused }, patience, 50*time.Millisecond)
+	eventually(t, func() bool { return a.listed("a")[0].Paused }, patience, 50*time.Millisecond)
 	file = a.file("payments.yaml", declared("payments", []string{"a"}, func(string) string { return "    rotateEvery: 60d\n" }))
 	changed := a.apply(0, "-f", file)
 	assert.Contains(t, changed.Changes[0].Notes, "it stays paused, as somebody made it: audit")
@@ -230,7 +230,7 @@ func TestApplyGoesOnWhereItWasInterrupted(t *testing.T) {
 	}
 	file := a.file("many.yaml", declared("many", names, nothingMore))
 	first := a.start("starter", "--address", a.address, "apply", "-f", file)
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		entries, err := a.schedules.List(t.Context(), "many", "")
 		return err == nil && len(entries) > 5
 	}, patience, 10*time.Millisecond)

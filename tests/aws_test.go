@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/keyturn/keyturn/internal/moto"
 	"github.com/keyturn/keyturn/workflows"
@@ -87,6 +90,17 @@ func (s *awsStage) value(stage string) string {
 	out, err := s.aws.Secrets().GetSecretValue(s.t.Context(), &secretsmanager.GetSecretValueInput{SecretId: aws.String(secretName), VersionStage: &stage})
 	require.NoError(s.t, err)
 	return *out.SecretString
+}
+
+// current is the key in AWSCURRENT, for any goroutine.
+func (s *awsStage) current() (moto.Key, error) {
+	out, err := s.aws.Secrets().GetSecretValue(s.t.Context(), &secretsmanager.GetSecretValueInput{SecretId: aws.String(secretName)})
+	if err != nil {
+		return moto.Key{}, err
+	}
+	var k struct{ AccessKeyId, SecretAccessKey string } //nolint:revive // AWS's spelling
+	err = json.Unmarshal([]byte(*out.SecretString), &k)
+	return moto.Key{ID: k.AccessKeyId, Secret: k.SecretAccessKey}, err
 }
 
 // use makes a call with a key, as a consumer does.
@@ -205,7 +219,7 @@ func TestAWS(t *testing.T) {
 }
 
 func awsRoutine(t *testing.T) {
-	s := newAWSStage(t)
+	s := newAWSStage(t, "--wave-soak", "5s")
 	retiring := s.key("AWSCURRENT")
 	out, code := s.starter("plan", credential, "-f", s.place.Inventory)
 	require.Zero(t, code, out)
@@ -224,7 +238,9 @@ func awsRoutine(t *testing.T) {
 	assert.Equal(t, retiring.ID, s.key("AWSPREVIOUS").ID)
 	require.NoError(t, s.use(retiring), "both keys are accepted")
 	s.approve()
-	s.await(workflows.PhaseDisableSoak)
+	s.awaitThat("the retiring key is disabled", func(now workflows.Status) bool { // or was: the soak is short
+		return slices.ContainsFunc(now.Keys, func(m workflows.KeyMoment) bool { return m.Key == workflows.RoleRetiring && m.State == workflows.KeyDisabled })
+	})
 	require.ErrorContains(t, s.use(retiring), "InvalidClientTokenId", "an inactive key is refused")
 	s.rotated(retiring)
 	s.replays()
@@ -264,7 +280,7 @@ func awsRollback(t *testing.T) {
 
 // A credential whose secret does not exist yet, and one whose key nobody ever stored.
 func awsFirstAndAdopted(t *testing.T) {
-	s := newAWSStage(t)
+	s := prepareAWS(t)
 	text, err := os.ReadFile(s.place.Inventory)
 	require.NoError(t, err)
 	head, _, found := strings.Cut(string(text), "    consumers:\n")
@@ -276,7 +292,8 @@ func awsFirstAndAdopted(t *testing.T) {
 	head = strings.Replace(head, "scopes: ["+credential+"]", "scopes: [payments-new]", 1)
 	s.rewrite(s.place.Worker, "principals: ["+credential+"]", "principals: [payments-new]")
 	s.rewrite(s.place.Worker, "storePaths: ["+secretName+"]", "storePaths: [sandbox/payments-new]")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 	s.aws.User("payments-new", moto.Allow("s3:GetObject"))
 	keys := func() map[string]string { return s.aws.AccessKeys("payments-new") }
 
@@ -400,7 +417,7 @@ func awsThrottled(t *testing.T) {
 // The secret is deleted in the overlap. Nothing is destroyed, nobody is refused, and once it is restored and
 // the key that is left over is gone, a rotation completes.
 func awsSecretDeleted(t *testing.T) {
-	s := newAWSStage(t)
+	s := newAWSStage(t, "--overlap", "15s")
 	s.rotate()
 	status := s.await(workflows.PhaseOverlap)
 	_, err := s.aws.Secrets().DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: aws.String(secretName), RecoveryWindowInDays: aws.Int64(7)})
@@ -425,7 +442,7 @@ func awsSecretDeleted(t *testing.T) {
 
 // A consumer with one instance attests by what IAM tells of its key's last use. The client is the test's own.
 func awsByUsage(t *testing.T) {
-	s := newAWSStage(t)
+	s := prepareAWS(t)
 	retiring := s.key("AWSCURRENT")
 	s.services.end(15)
 	text, err := os.ReadFile(s.place.Inventory)
@@ -440,34 +457,39 @@ func awsByUsage(t *testing.T) {
         attestation: {type: awsiam, account: aws, principal: `+credential+`}
 `), 0o600))
 	s.rewrite(s.place.Worker, "audit:", "programs: {well: [\"/bin/sh\", \"-c\", \"cat >/dev/null; echo '{\\\"ok\\\":true}'\"]}\naudit:")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 
-	stop, done := make(chan struct{}), make(chan struct{})
-	var sent, refused int
-	go func() { // reads AWSCURRENT and signs a call each 50 ms
-		defer close(done)
+	ctx, stop := context.WithCancel(t.Context())
+	var works errgroup.Group
+	var sent atomic.Int64
+	works.Go(func() error { // reads AWSCURRENT and signs a call each 50 ms
 		ticker := time.NewTicker(50 * time.Millisecond)
 		defer ticker.Stop()
 		for {
 			select {
-			case <-stop:
-				return
+			case <-ctx.Done():
+				return nil
 			case <-ticker.C:
-				sent++
-				if s.use(s.key("AWSCURRENT")) != nil {
-					refused++
+				k, err := s.current()
+				if err == nil {
+					err = s.use(k)
 				}
+				if err != nil {
+					return err
+				}
+				sent.Add(1)
 			}
 		}
-	}()
+	})
 	s.rotate()
 	s.approve()
 	report := s.report()
-	close(stop)
-	<-done
 	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
-	assert.Greater(t, sent, 100)
-	assert.Zero(t, refused)
+	comes(func() bool { return sent.Load() > 100 }, patience, 50*time.Millisecond)
+	stop()
+	require.NoError(t, works.Wait(), "none is refused")
+	assert.Greater(t, sent.Load(), int64(100))
 	require.ErrorContains(t, s.use(retiring), "InvalidClientTokenId")
 	workerCalls.add(s.aws.Actions(s.identity.ID))
 }

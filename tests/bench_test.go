@@ -3,7 +3,6 @@ package tests
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -82,18 +81,11 @@ credentials:
 // server starts Temporal, in memory, and returns its address.
 func server(tb testing.TB, flags ...string) string {
 	tb.Helper()
-	cmd := exec.Command(filepath.Join(programs, "sandbox"), append([]string{"server", "-o", "json", "--port", "0", "--ui-port", "0"}, flags...)...)
-	out, err := cmd.StdoutPipe()
-	require.NoError(tb, err)
-	require.NoError(tb, cmd.Start())
-	tb.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
+	server := follow(tb, "sandbox", exec.Command(filepath.Join(programs, "sandbox"), append([]string{"server", "-o", "json", "--port", "0", "--ui-port", "0"}, flags...)...))
 	var where struct {
 		Address string `json:"address"`
 	}
-	require.NoError(tb, json.NewDecoder(out).Decode(&where))
+	server.firstLine(&where)
 	return where.Address
 }
 
@@ -255,7 +247,7 @@ func BenchmarkHistory(b *testing.B) {
 		})
 		run, err := f.rotate(b.Context(), name, spec)
 		require.NoError(b, err)
-		require.Eventually(b, func() bool {
+		eventually(b, func() bool {
 			value, err := f.client.QueryWorkflow(b.Context(), run.GetID(), "", workflows.StatusName)
 			var status workflows.Status
 			return err == nil && value.Get(&status) == nil && status.Gate != nil
@@ -310,7 +302,7 @@ func BenchmarkOverlap(b *testing.B) {
 		})
 	}
 	require.NoError(b, group.Wait())
-	require.Eventually(b, func() bool {
+	eventually(b, func() bool {
 		found, err := f.client.CountWorkflow(b.Context(), &workflowservice.CountWorkflowExecutionsRequest{Namespace: client.DefaultNamespace, Query: "KeyturnPhase = 'overlap'"})
 		return err == nil && found.Count == many
 	}, 10*time.Minute, time.Second)

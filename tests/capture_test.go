@@ -55,20 +55,26 @@ func (r *rotating) await(phase workflows.Phase) {
 
 func (r *rotating) awaitThat(what string, holds func(workflows.Status) bool) {
 	r.t.Helper()
-	if !assert.Eventually(r.t, func() bool { return holds(r.status()) }, patience, 20*time.Millisecond, what) {
+	if !comes(func() bool { return holds(r.status()) }, patience, 20*time.Millisecond) {
 		require.Fail(r.t, what, "but it stands so: %+v", r.status())
 	}
 }
 
 func (r *rotating) ask(action policy.Action, request any) {
 	r.t.Helper()
+	verdict := r.judged(action, request)
+	require.True(r.t, verdict.Accepted, "%s: %s", action, verdict.Message)
+}
+
+// judged is what the rotation says of a request.
+func (r *rotating) judged(action policy.Action, request any) (verdict policy.Verdict) {
+	r.t.Helper()
 	handle, err := r.client.UpdateWorkflow(r.t.Context(), client.UpdateWorkflowOptions{
 		WorkflowID: r.id, UpdateName: string(action), WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{request},
 	})
 	require.NoError(r.t, err)
-	var verdict policy.Verdict
 	require.NoError(r.t, handle.Get(r.t.Context(), &verdict))
-	require.True(r.t, verdict.Accepted, "%s: %s", action, verdict.Message)
+	return verdict
 }
 
 func (r *rotating) approve() {
@@ -105,7 +111,7 @@ var lives = map[string]struct {
 		r.ask(policy.Approve, policy.Request{By: "ann"})
 		r.approve()
 	}, workflows.Completed, false},
-	"extended": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(2 * time.Second) }, nil, func(r *rotating) {
+	"extended": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(10 * time.Second) }, nil, func(r *rotating) {
 		r.await(workflows.PhaseOverlap)
 		r.ask(policy.Extend, policy.Request{By: "ann", Extension: inventory.Duration(time.Second)})
 		r.approve()
@@ -116,7 +122,8 @@ var lives = map[string]struct {
 		r.awaitThat("the gate opened again", func(s workflows.Status) bool {
 			return s.Gate != nil && len(s.Timeline) > 0 && s.Gate.OpenedAt.Sub(s.Timeline[0].At) > 2*time.Second
 		})
-		r.ask(policy.Approve, policy.Request{By: "ann"})
+		// It may just be closed again.
+		eventually(r.t, func() bool { return r.judged(policy.Approve, policy.Request{By: "ann"}).Accepted }, patience, 20*time.Millisecond)
 	}, workflows.Completed, false},
 	"evidence that lacked something": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Second) }, func(r *rotating) {
 		r.world.SetPrincipal(r.name, memory.Strict()) // it tells who used what
@@ -131,7 +138,7 @@ var lives = map[string]struct {
 		r.approve()
 	}, workflows.Completed, false},
 	"enabled again as the disabled key was missed": {func(c *inventory.Credential) {
-		c.Overlap, c.DisableSoak = inventory.Duration(time.Second), inventory.Duration(10*time.Second)
+		c.Overlap, c.DisableSoak = inventory.Duration(time.Second), inventory.Duration(20*time.Second)
 	}, func(r *rotating) {
 		r.world.SetPrincipal(r.name, memory.Strict()) // it tells who used what
 		first, _ := r.world.Held(r.name + "-a")
@@ -149,7 +156,7 @@ var lives = map[string]struct {
 		}
 		gate()
 		r.await(workflows.PhaseDisableSoak)
-		require.Eventually(r.t, func() bool { return r.world.Request(r.name+"-undeclared") == nil }, patience, 100*time.Millisecond, "it is enabled again")
+		eventually(r.t, func() bool { return r.world.Request(r.name+"-undeclared") == nil }, patience, 100*time.Millisecond, "it is enabled again")
 		gate()
 	}, workflows.Completed, false},
 	"waves by steps": {func(c *inventory.Credential) {
@@ -168,7 +175,7 @@ var lives = map[string]struct {
 		r.ask(policy.Reject, policy.Request{By: "ann", Reason: "batch job tonight"})
 	}, workflows.RolledBack, false},
 	"rolled back in issue": {nil, func(r *rotating) { r.world.Fail(memory.OpIssue, providers.ErrDenied, 1) }, nil, workflows.RolledBack, true},
-	"rolled back as the canary did not converge": {func(c *inventory.Credential) { c.WaveTimeout = inventory.Duration(time.Second) }, func(r *rotating) {
+	"rolled back as the canary did not converge": {func(c *inventory.Credential) { c.WaveTimeout = inventory.Duration(5 * time.Second) }, func(r *rotating) {
 		r.world.SetInstance(r.name+"-canary", memory.InstanceSettings{NeverReloads: true})
 	}, nil, workflows.RolledBack, false},
 	"rolled back in promote": {nil, func(r *rotating) { r.world.Fail(memory.OpPromote, providers.ErrDenied, 1) }, nil, workflows.RolledBack, true},

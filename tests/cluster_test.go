@@ -2,7 +2,6 @@ package tests
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -30,6 +29,7 @@ type cluster struct {
 	*stage
 	file     composeFile
 	database string
+	aws      string
 	// here has what is called otherwise in a container.
 	here *strings.Replacer
 	// ports are those of Temporal's services.
@@ -50,44 +50,29 @@ func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	initdb, postgres := need(t, "initdb", "apt-get install postgresql"), need(t, "postgres", "apt-get install postgresql")
 	need(t, "temporal", "pip install -r tests/requirements.txt")
-	aws := freeAddress(t)
-	double := exec.Command(moto.Need(t), "--host", "127.0.0.1", "--port", port(aws))
+	double := exec.Command(moto.Need(t), "--host", "127.0.0.1", "--port", "0")
 
 	text, err := os.ReadFile("../docker-compose.yml")
 	require.NoError(t, err)
-	s := &stage{t: t, folder: t.TempDir(), address: lowAddress(t), variables: map[string][]string{}}
-	c := &cluster{stage: s, database: freeAddress(t), here: strings.NewReplacer(
-		"${KEYTURN_BUILD:-1}", "1", "${POSTGRES_PASSWORD:-temporal}", "of-this-test",
-		"temporal:7233", s.address, "127.0.0.1:5000", aws, "--consumers-port=5001", "--consumers-port=0",
-		"/var/lib/keyturn", filepath.Join(s.folder, "demo"))}
+	s := &stage{t: t, folder: t.TempDir(), variables: map[string][]string{}}
+	c := &cluster{stage: s}
+	c.settles(follow(t, "moto", double).says(`Running on http://([\d.:]+)`))
 	require.NoError(t, yaml.Unmarshal(text, &c.file))
 	s.buildTemporal()
 
-	s.follow("moto", double)
 	c.serveDatabase(initdb, postgres)
-	require.Eventually(t, func() bool { _, err := net.Dial("tcp", c.database); return err == nil }, patience, 50*time.Millisecond, "PostgreSQL answers")
 	require.NoError(t, c.run("schema"))
 	require.NoError(t, c.run("schema"), "when it is there already")
-
-	for _, name := range []string{"FRONTEND_HTTP_PORT", "FRONTEND_MEMBERSHIP_PORT", "MATCHING_GRPC_PORT", "MATCHING_MEMBERSHIP_PORT",
-		"HISTORY_GRPC_PORT", "HISTORY_MEMBERSHIP_PORT", "WORKER_GRPC_PORT", "WORKER_MEMBERSHIP_PORT"} {
-		c.ports = append(c.ports, name+"="+port(lowAddress(t)))
-	}
 	return c
 }
 
-// lowAddress is a free one whose port fits the column of 16 bits in which Temporal keeps those of its services.
-func lowAddress(t *testing.T) string {
-	t.Helper()
-	for {
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))); err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
+// settles notes where the moto of this test is, and its Temporal.
+func (c *cluster) settles(aws string) {
+	c.aws, c.here = aws, strings.NewReplacer(
+		"${KEYTURN_BUILD:-1}", "1", "${POSTGRES_PASSWORD:-temporal}", "of-this-test",
+		"temporal:7233", c.address, "127.0.0.1:5000", aws, "--consumers-port=5001", "--consumers-port=0",
+		"/var/lib/keyturn", filepath.Join(c.folder, "demo"))
 }
-
-func port(address string) string { return address[strings.LastIndex(address, ":")+1:] }
 
 // need returns where a program is. Where it is missing the test is skipped, with a line that says how to
 // get it; in CI that fails it.
@@ -99,10 +84,7 @@ func need(t *testing.T, program, how string) string {
 	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + program); len(found) > 0 { // where Debian has PostgreSQL's
 		return found[len(found)-1]
 	}
-	if os.Getenv("CI") != "" {
-		require.Fail(t, program+" is not installed: "+how)
-	}
-	t.Skip(program + " is not installed: " + how)
+	missing(t, program+" is not installed: "+how)
 	return ""
 }
 
@@ -144,10 +126,14 @@ func (c *cluster) serveDatabase(initdb, postgres string) {
 	make.SysProcAttr, make.Dir = as, folder
 	out, err := make.CombinedOutput()
 	require.NoError(c.t, err, string(out))
-	serve := exec.Command(postgres, "-D", data, "-p", port(c.database), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off")
-	serve.SysProcAttr, serve.Dir = as, folder
-	p := c.follow("postgresql", serve)
-	c.t.Cleanup(func() { p.end(syscall.SIGINT) }) // SIGTERM waits for its clients to leave
+	c.listens(func() bool {
+		c.database = freeAddress(c.t)
+		serve := exec.Command(postgres, "-D", data, "-p", port(c.database), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off")
+		serve.SysProcAttr, serve.Dir = as, folder
+		p := follow(c.t, "postgresql", serve)
+		c.t.Cleanup(func() { p.end(syscall.SIGINT) }) // SIGTERM waits for its clients to leave
+		return p.hears("(ready to accept connections)") != nil
+	})
 }
 
 // environmentOf is what a service has in its environment, with what differs here.
@@ -171,8 +157,8 @@ func (c *cluster) environmentOf(service string) map[string]string {
 	return variables
 }
 
-// command is what a service runs. An image's own entrypoint is the program.
-func (c *cluster) command(service, program string) *exec.Cmd {
+// service is what a service runs. An image's own entrypoint is the program.
+func (c *cluster) service(service, program string) *exec.Cmd {
 	c.t.Helper()
 	var words []string
 	for _, word := range append(c.file.Services[service].Entrypoint, c.file.Services[service].Command...) {
@@ -198,26 +184,36 @@ func (c *cluster) command(service, program string) *exec.Cmd {
 
 // run runs a service that ends by itself.
 func (c *cluster) run(service string) error {
-	if out, err := c.command(service, "").CombinedOutput(); err != nil {
+	if out, err := c.service(service, "").CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", service, err, out)
 	}
 	return nil
 }
 
-// startTemporal starts the server, or starts it again.
-func (c *cluster) startTemporal() *process {
+// startTemporal starts the server, or starts it again at its ports.
+func (c *cluster) startTemporal() {
 	c.t.Helper()
 	dynamic := filepath.Join(c.folder, "dynamic.yaml")
 	require.NoError(c.t, os.WriteFile(dynamic, []byte(c.file.Configs["temporal"].Content), 0o600))
-	cmd := c.command("temporal", "temporal-server")
-	cmd.Args = append(cmd.Args, "start")
-	cmd.Env = append(append(cmd.Env, "FRONTEND_GRPC_PORT="+port(c.address), "DYNAMIC_CONFIG_FILE_PATH="+dynamic), c.ports...)
-	server := c.follow("temporal", cmd)
-	require.Eventually(c.t, func() bool {
-		connection, err := net.Dial("tcp", c.address)
-		return err == nil && connection.Close() == nil
-	}, patience, 50*time.Millisecond, "Temporal answers")
-	return server
+	again := c.server != nil
+	c.listens(func() bool {
+		if !again {
+			c.address, c.ports = freeAddress(c.t), nil
+			c.settles(c.aws)
+			for _, name := range []string{"FRONTEND_HTTP_PORT", "FRONTEND_MEMBERSHIP_PORT", "MATCHING_GRPC_PORT", "MATCHING_MEMBERSHIP_PORT",
+				"HISTORY_GRPC_PORT", "HISTORY_MEMBERSHIP_PORT", "WORKER_GRPC_PORT", "WORKER_MEMBERSHIP_PORT"} {
+				c.ports = append(c.ports, name+"="+port(freeAddress(c.t))) // Temporal keeps some in a column of 16 bits
+			}
+		}
+		cmd := c.service("temporal", "temporal-server")
+		cmd.Args = append(cmd.Args, "start")
+		cmd.Env = append(append(cmd.Env, "FRONTEND_GRPC_PORT="+port(c.address), "DYNAMIC_CONFIG_FILE_PATH="+dynamic), c.ports...)
+		c.server = follow(c.t, "temporal", cmd)
+		return comes(func() bool {
+			connection, err := net.Dial("tcp", c.address)
+			return c.server.ended() || err == nil && connection.Close() == nil
+		}, patience, 50*time.Millisecond) && !c.server.ended()
+	})
 }
 
 // startUI starts the Web UI and returns its URL.
@@ -227,12 +223,17 @@ func (c *cluster) startUI() string {
 	where.Dir = "../sandbox"
 	root, err := where.Output() // its configuration is a file beside its source, and in its image
 	require.NoError(c.t, err)
-	address := freeAddress(c.t)
-	cmd := c.command("ui", "ui-server")
-	cmd.Args = append(cmd.Args, "--root", strings.TrimSpace(string(root)), "--config", "config", "--env", "docker", "start")
-	cmd.Env = append(cmd.Env, "TEMPORAL_UI_PORT="+port(address))
-	c.follow("ui", cmd)
-	return "http://" + address
+	var url string
+	c.listens(func() bool {
+		address := freeAddress(c.t)
+		url = "http://" + address
+		cmd := c.service("ui", "ui-server")
+		cmd.Args = append(cmd.Args, "--root", strings.TrimSpace(string(root)), "--config", "config", "--env", "docker", "start")
+		cmd.Env = append(cmd.Env, "TEMPORAL_UI_PORT="+port(address))
+		ui := follow(c.t, "ui", cmd)
+		return comes(func() bool { return ui.ended() || c.get(url) != 0 }, patience, 50*time.Millisecond) && !ui.ended()
+	})
+	return url
 }
 
 // TestCluster runs what docker-compose.yml describes: a rotation on AWS's interfaces on a Temporal cluster of
@@ -240,29 +241,28 @@ func (c *cluster) startUI() string {
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	server := c.startTemporal()
-	require.Eventually(t, func() bool { return c.run("namespace") == nil }, patience, 200*time.Millisecond, "the namespace is made")
+	c.startTemporal()
+	eventually(t, func() bool { return c.run("namespace") == nil }, patience, 200*time.Millisecond, "the namespace is made")
 	require.NoError(t, c.run("namespace"), "when it is there already")
-	require.Eventually(t, func() bool { return c.run("setup") == nil }, patience, 200*time.Millisecond, "the namespace is prepared")
+	eventually(t, func() bool { return c.run("setup") == nil }, patience, 200*time.Millisecond, "the namespace is prepared")
 	require.NoError(t, c.run("setup"), "when it is prepared already")
 
-	c.services = c.follow("demo", c.command("demo", "sandbox"))
+	c.services = follow(t, "demo", c.service("demo", "sandbox"))
 	c.services.firstLine(&c.place)
-	worker := c.command("worker", "worker")
-	c.health = freeAddress(t)
-	worker.Args = append(worker.Args, "--health-address", c.health)
-	c.worker = c.follow("worker", worker)
-	require.Eventually(t, func() bool { return c.get("http://"+c.health+"/readyz") == http.StatusOK }, patience, 50*time.Millisecond, "the worker polls")
+	worker := c.service("worker", "worker")
+	worker.Args = append(worker.Args, "--health-address", anyPort)
+	c.worker = follow(t, "worker", worker)
+	c.health = c.polls(c.worker)
 	ui := c.startUI()
 
 	out, code := c.starter("rotate", credential, "-f", c.place.Inventory, "--reason", "first rotation")
 	require.Zero(t, code, out)
 	c.await(workflows.PhaseOverlap)
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		return c.get(ui+"/api/v1/namespaces/default/workflows/rotation%2F"+credential) == http.StatusOK
 	}, patience, 200*time.Millisecond, "the Web UI shows it")
 
-	server.end(syscall.SIGKILL)
+	c.server.end(syscall.SIGKILL)
 	c.startTemporal()
 	c.awaitThat("the gate, after Temporal was killed", func(status workflows.Status) bool { return status.Phase == workflows.PhaseRevokeGate })
 	out, code = c.starter("approve", credential, "--gate", "revoke", "--as", "ann")

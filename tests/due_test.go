@@ -35,7 +35,7 @@ func TestTwoHundredDueAtOnce(t *testing.T) {
 		most  = 32
 		quota = 25 // calls a second
 	)
-	s := openStage(t, nil, fmt.Sprintf("maxRotations: %d\n", most))
+	s := openStage(t, fmt.Sprintf("maxRotations: %d\n", most))
 	s.rewrite(s.place.Worker, "quota: 50/s", fmt.Sprintf("quota: %d/s", quota))
 	s.rewrite(s.place.Worker, "minApprovals: 1", "minApprovals: 0")
 	var names []string
@@ -62,7 +62,7 @@ func TestTwoHundredDueAtOnce(t *testing.T) {
 		require.NoError(t, err)
 	}
 	const firings = "WorkflowType = 'ScheduledRotation'"
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		fired := map[string]bool{}
 		for _, r := range s.runs(c, firings) {
 			if id := r.GetExecution().GetWorkflowId(); !strings.HasSuffix(id, "-by-hand") {
@@ -73,7 +73,7 @@ func TestTwoHundredDueAtOnce(t *testing.T) {
 	}, patience, 500*time.Millisecond)
 	s.startWorker()
 	begin := time.Now()
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		answer, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: firings + " AND ExecutionStatus = 'Running'"})
 		return err == nil && answer.GetCount() == 0
 	}, 4*patience, 500*time.Millisecond) // three minutes of a machine of its own; beside all other tests several times that
@@ -148,7 +148,7 @@ func TestTwoHundredDueAtOnce(t *testing.T) {
 	}
 
 	// What people see. The index is updated after a rotation has ended.
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		done := 0
 		for _, e := range s.inventory(0) {
 			if e.State.LastOutcome == "completed" && e.Phase == "" && e.NextRun.After(e.State.LastRotation.Add(5*time.Minute)) {
@@ -175,7 +175,7 @@ func TestTwoHundredDueAtOnce(t *testing.T) {
 // What a firing saw before it waited for a slot does not count after it; and one that could see nothing needs a slot, too.
 func TestAFiringAndItsSlot(t *testing.T) {
 	t.Parallel()
-	s := openStage(t, nil, "maxRotations: 1\n")
+	s := openStage(t, "maxRotations: 1\n")
 	s.rewrite(s.place.Worker, "minApprovals: 1", "minApprovals: 0")
 	s.startWorker()
 	text := declared("one", []string{"wanted", "stranger"}, func(string) string {
@@ -183,7 +183,7 @@ func TestAFiringAndItsSlot(t *testing.T) {
 	})
 	before, stranger, _ := strings.Cut(strings.ReplaceAll(text, "count: 1, trust: any", "count: 0"), "- name: stranger")
 	s.apply(0, "-f", s.file("one.yaml", before+"- name: stranger"+strings.Replace(stranger, "environment: sandbox", "environment: unbounded", 1)))
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 2 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 2 }, patience, 100*time.Millisecond)
 	_, c := s.schedules()
 	begin := func(id, kind string, input ...any) client.WorkflowRun {
 		run, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: id, TaskQueue: workflows.TaskQueue}, kind, input...)
@@ -196,7 +196,7 @@ func TestAFiringAndItsSlot(t *testing.T) {
 	var firings []client.WorkflowRun
 	for n := range 2 {
 		firing := begin(fmt.Sprintf("%s-%d", workflows.ScheduledID("wanted"), n), workflows.ScheduledName, workflows.RotationInput{Credential: "wanted"})
-		require.Eventually(t, func() bool {
+		eventually(t, func() bool {
 			described, err := c.DescribeWorkflowExecution(t.Context(), firing.GetID(), "")
 			return err == nil && slices.ContainsFunc(described.GetPendingActivities(), func(a *workflow.PendingActivityInfo) bool {
 				return a.GetActivityType().GetName() == "AwaitSlot" && a.GetLastFailure() != nil
@@ -220,7 +220,7 @@ func TestAFiringAndItsSlot(t *testing.T) {
 	assert.Contains(t, fired.Message, "unbounded")
 	id := workflows.ScheduledID("stranger") + "-by-hand"
 	s.replaysRun(c, "ScheduledRotation-not-looked-at", id, "")
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		return slices.ContainsFunc(s.runs(c, "WorkflowType = 'RotationSlot'"), func(r *workflow.WorkflowExecutionInfo) bool {
 			return r.GetParentExecution().GetWorkflowId() == id
 		})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/common/v1"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/history/v1"
 	"go.temporal.io/api/serviceerror"
@@ -120,7 +121,7 @@ func TestAScheduleRotatesAKeyWhenItIsDue(t *testing.T) {
 	fired := s.fire(c, credential)
 	assert.Equal(t, workflows.Skipped, fired.Outcome)
 	assert.Equal(t, policy.AlreadyRunning, fired.Reason)
-	require.Eventually(t, func() bool { return s.inventory(0)[credential].Phase == string(workflows.PhaseRevokeGate) }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return s.inventory(0)[credential].Phase == string(workflows.PhaseRevokeGate) }, patience, 100*time.Millisecond)
 
 	// Another spec is applied meanwhile. The rotation keeps its own; the next run follows the new one.
 	s.rewrite(s.place.Inventory, "rotateEvery: 5m", "rotateEvery: 20m")
@@ -143,7 +144,7 @@ func TestAScheduleRotatesAKeyWhenItIsDue(t *testing.T) {
 	assert.Equal(t, policy.NotDue, fired.Reason, fired.Message)
 
 	var e listedEntry
-	require.Eventually(t, func() bool { e = s.inventory(0)[credential]; return e.State.LastOutcome != "" && e.Phase == "" }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { e = s.inventory(0)[credential]; return e.State.LastOutcome != "" && e.Phase == "" }, patience, 100*time.Millisecond)
 	assert.Equal(t, "completed", e.State.LastOutcome)
 	assert.Equal(t, "gateway/edge/payments-api", e.Issuer)
 	assert.NotEmpty(t, e.KeyAge)
@@ -181,7 +182,7 @@ func TestAScheduleRotatesAKeyWhenItIsDue(t *testing.T) {
 	// Each kind of run replays under this build.
 	var ended []*workflowpb.WorkflowExecutionInfo
 	kinds := map[string]int{}
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		answer, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 			Query: "WorkflowType IN ('ScheduledRotation', 'RotationSlot', 'Verify', 'Inspect') AND ExecutionStatus != 'Running'",
 		})
@@ -199,7 +200,7 @@ func TestAScheduleRotatesAKeyWhenItIsDue(t *testing.T) {
 
 	// Once it has left the inventory, no name leads to it.
 	require.NoError(t, schedules.Delete(t.Context(), "sandbox", credential))
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 0 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 0 }, patience, 100*time.Millisecond)
 	fired = s.fire(c, credential)
 	assert.Equal(t, workflows.Refused, fired.Outcome)
 	assert.Equal(t, policy.LeftInventory, fired.Reason)
@@ -220,19 +221,14 @@ func TestWhatNobodyLookedAtIsNotSaidToBeInTime(t *testing.T) {
 	assert.Contains(t, out, "1 of the credentials have not been looked at")
 	found := s.inventory(1, "--overdue", "--verify") // 1: the index differed
 	assert.True(t, found[credential].Overdue)
-	require.Eventually(t, func() bool { return s.inventory(0, "--overdue")[credential].Overdue }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return s.inventory(0, "--overdue")[credential].Overdue }, patience, 100*time.Millisecond)
 }
 
 // openStage has a worker whose bounds let it make the first keys of credentials of any name.
-func openStage(t *testing.T, server []string, limits string) *stage {
+func openStage(t *testing.T, limits string) *stage {
 	t.Helper()
 	s := &stage{t: t, folder: t.TempDir(), flags: []string{"--allow-unsigned"}}
-	s.server = s.start("sandbox", append([]string{"server", "-o", "json", "--port", "0", "--headless", "--db", filepath.Join(s.folder, "temporal.db")}, server...)...)
-	var where struct {
-		Address string `json:"address"`
-	}
-	s.server.firstLine(&where)
-	s.address = where.Address
+	s.startServer("--headless")
 	s.startServices()
 	out, code := s.starter("setup", "--build-id", "test")
 	require.Zero(t, code, out)
@@ -245,26 +241,30 @@ func openStage(t *testing.T, server []string, limits string) *stage {
 // What the last rotation did is known when Temporal has forgotten the rotation.
 func TestTheLastRotationOutlivesItsHistory(t *testing.T) {
 	t.Parallel()
-	s := openStage(t, []string{"--retention", "5s"}, "")
+	s := openStage(t, "")
 	s.startWorker()
 	_, c := s.schedules()
 	file := s.file("one.yaml", declared("one", []string{"a"}, func(string) string { return "    schedule: {paused: only by hand}\n" }))
 	s.apply(0, "-f", file)
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
 	out, code := s.starter("rotate", "a", "--wait", "-o", "json")
 	require.Zero(t, code, out)
 	var report workflows.Report
 	require.NoError(t, json.Unmarshal([]byte(out), &report), out)
 	require.Equal(t, workflows.Completed, report.Outcome)
 
-	require.Eventually(t, func() bool {
+	_, err := c.WorkflowService().DeleteWorkflowExecution(t.Context(), &workflowservice.DeleteWorkflowExecutionRequest{
+		Namespace: client.DefaultNamespace, WorkflowExecution: &common.WorkflowExecution{WorkflowId: workflows.WorkflowID("a")},
+	})
+	require.NoError(t, err)
+	eventually(t, func() bool {
 		_, err := c.DescribeWorkflowExecution(t.Context(), workflows.WorkflowID("a"), "")
 		var gone *serviceerror.NotFound
 		return errors.As(err, &gone)
 	}, patience, 200*time.Millisecond, "Temporal deletes the history")
 	e := s.inventory(0)["a"]
 	assert.Equal(t, "completed", e.State.LastOutcome)
-	assert.WithinDuration(t, report.EndedAt, e.State.LastRotation, 10*time.Second)
+	assert.WithinDuration(t, report.EndedAt, e.State.LastRotation, patience)
 	assert.Equal(t, report.Incoming.KeyID, e.State.KeyID)
 	assert.True(t, e.Paused)
 	assert.True(t, e.NextRun.IsZero())
@@ -276,22 +276,22 @@ func TestTheLastRotationOutlivesItsHistory(t *testing.T) {
 		content.State.LastOutcome, content.State.KeyID = "rolled-back", "another"
 		return true, nil
 	}))
-	require.Eventually(t, func() bool { return s.inventory(0)["a"].State.KeyID == "another" }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return s.inventory(0)["a"].State.KeyID == "another" }, patience, 100*time.Millisecond)
 	assert.Contains(t, fmt.Sprint(s.inventory(1, "--verify")["a"].Drift), "the index says another")
-	require.Eventually(t, func() bool { return s.inventory(0)["a"].State.KeyID == report.Incoming.KeyID }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return s.inventory(0)["a"].State.KeyID == report.Incoming.KeyID }, patience, 100*time.Millisecond)
 }
 
 // While all slots are taken, three wait. One leaves the inventory; of the others the critical one is applied last, and goes first.
 func TestWhoWaitsForASlot(t *testing.T) {
 	t.Parallel()
-	s := openStage(t, nil, "maxRotations: 1\n")
+	s := openStage(t, "maxRotations: 1\n")
 	_, c := s.schedules()
 	_, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: workflows.SlotID(1), TaskQueue: workflows.TaskQueue}, workflows.RotationSlot)
 	require.NoError(t, err)
 	s.startWorker()
 	waiting := func(n int) {
 		t.Helper()
-		require.Eventually(t, func() bool {
+		eventually(t, func() bool {
 			answer, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{
 				Query: "WorkflowType = 'ScheduledRotation' AND KeyturnPhase = 'slot' AND ExecutionStatus = 'Running'",
 			})
@@ -309,7 +309,7 @@ func TestWhoWaitsForASlot(t *testing.T) {
 	require.NoError(t, c.CancelWorkflow(t.Context(), workflows.SlotID(1), ""))
 
 	ended := map[string]workflows.ScheduledReport{}
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		answer, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 			Query: "WorkflowType = 'ScheduledRotation' AND ExecutionStatus = 'Completed'",
 		})
@@ -353,18 +353,18 @@ func TestAScheduledRotationSurvivesRestarts(t *testing.T) {
 	s.server.end(syscall.SIGKILL)
 	s.startServer()
 	s.startWorker()
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		_, code := s.starter("approve", credential, "--gate", "revoke", "--as", "ann")
 		return code == 0
 	}, patience, 500*time.Millisecond)
 	assert.Equal(t, workflows.Completed, s.report().Outcome)
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		answer, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 			Query: "WorkflowType = 'ScheduledRotation' AND KeyturnOutcome = 'completed' AND ExecutionStatus = 'Completed'",
 		})
 		return err == nil && len(answer.GetExecutions()) == 1
 	}, patience, 200*time.Millisecond)
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		answer, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: "WorkflowType = 'RotationSlot' AND ExecutionStatus = 'Running'"})
 		return err == nil && answer.GetCount() == 0
 	}, patience, 200*time.Millisecond, "its slot is free again")
@@ -380,7 +380,7 @@ func TestTheTemporalCLIBesideApply(t *testing.T) {
 	s := newStage(t)
 	schedules, c := s.schedules()
 	s.apply(0, "-f", s.place.Inventory) // its key was made a moment ago
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
 	ran := 0
 	for section := range strings.SplitSeq(string(text), "```sh\n") {
 		block, _, _ := strings.Cut(section, "```\n")
@@ -400,11 +400,11 @@ func TestTheTemporalCLIBesideApply(t *testing.T) {
 				described, err := schedules.Describe(t.Context(), "sandbox", credential)
 				require.NoError(t, err)
 				assert.True(t, described.Paused)
-				require.Eventually(t, func() bool { return s.inventory(0)[credential].Paused }, patience, 100*time.Millisecond)
+				eventually(t, func() bool { return s.inventory(0)[credential].Paused }, patience, 100*time.Millisecond)
 				s.rewrite(s.place.Inventory, "rotateEvery: 90d", "rotateEvery: 80d")
 				assert.Contains(t, fmt.Sprint(s.apply(0, "-f", s.place.Inventory).Changes[0].Notes), "it stays paused, as somebody made it: the vault is moving")
 			case strings.Contains(command, "schedule trigger"):
-				require.Eventually(t, func() bool {
+				eventually(t, func() bool {
 					return len(s.runs(c, "WorkflowType = 'ScheduledRotation' AND KeyturnOutcome = 'skipped' AND ExecutionStatus = 'Completed'")) == 1
 				}, patience, 100*time.Millisecond, "it fires, though no rotation is due")
 			case strings.Contains(command, "workflow execute"):
@@ -412,7 +412,7 @@ func TestTheTemporalCLIBesideApply(t *testing.T) {
 			case strings.Contains(command, "workflow list"):
 				assert.Contains(t, string(out), workflows.ScheduledID(credential))
 			case strings.Contains(command, "schedule delete"):
-				require.Eventually(t, func() bool { return len(s.inventory(0)) == 0 }, patience, 100*time.Millisecond)
+				eventually(t, func() bool { return len(s.inventory(0)) == 0 }, patience, 100*time.Millisecond)
 				assert.Equal(t, "create", s.apply(0, "-f", s.place.Inventory).actions()[credential])
 			}
 		}
@@ -443,11 +443,11 @@ func TestAScheduleThatCannotBeRead(t *testing.T) {
 	schedules, c := s.schedules()
 	garbage(t, c, "by-hand")
 	garbage(t, c, "it's `mine`")
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 2 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 2 }, patience, 100*time.Millisecond)
 	done := s.apply(0, "-f", s.place.Inventory)
 	assert.Equal(t, map[string]string{credential: "create", "by-hand": "leave", "it's `mine`": "leave"}, done.actions())
 	assert.Contains(t, fmt.Sprint(done.Changes), "its Schedule cannot be read")
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 3 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 3 }, patience, 100*time.Millisecond)
 	assert.Contains(t, s.inventory(0)["by-hand"].Problem, "its Schedule cannot be read")
 	assert.Empty(t, s.inventory(0)[credential].Problem)
 	out, code := s.starter("inventory")
@@ -489,7 +489,7 @@ func TestAScheduleThatSomebodyWroteTo(t *testing.T) {
 	s := newStage(t)
 	schedules, _ := s.schedules()
 	s.apply(0, "-f", s.place.Inventory)
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
 	honest, err := schedules.Describe(t.Context(), "sandbox", credential)
 	require.NoError(t, err)
 	spec, err := json.Marshal(workflows.RotationInput{Spec: honest.Signed})
@@ -500,7 +500,7 @@ func TestAScheduleThatSomebodyWroteTo(t *testing.T) {
 		{"--type", workflows.ScheduledName, "--task-queue", "elsewhere", "--input", string(spec)},
 	} {
 		s.temporal(append([]string{"schedule", "update", "--schedule-id", schedule.ID("sandbox", credential), "--workflow-id", "by-hand", "--interval", "1h"}, action...)...)
-		require.Eventually(t, func() bool {
+		eventually(t, func() bool {
 			_, err := schedules.Describe(t.Context(), "sandbox", credential)
 			return errors.Is(err, schedule.ErrUnreadable)
 		}, patience, 100*time.Millisecond)
@@ -528,7 +528,7 @@ func TestAdversaryWithSchedules(t *testing.T) {
 	schedules, c := s.schedules()
 	before := s.gatewayKeys()
 	s.apply(0, "-f", s.place.Inventory, "--sign", s.ann.file)
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
 	honest, err := schedules.Describe(t.Context(), "sandbox", credential)
 	require.NoError(t, err)
 
@@ -553,6 +553,6 @@ func TestAdversaryWithSchedules(t *testing.T) {
 	assert.Equal(t, "change", s.apply(0, "-f", s.place.Inventory, "--sign", s.ann.file).actions()[credential])
 	out, code := s.starter("plan", credential)
 	assert.Zero(t, code, out)
-	require.Eventually(t, func() bool { return s.now().Sent > 100 }, patience, 100*time.Millisecond, "consumers have gone on for a while")
+	eventually(t, func() bool { return s.now().Sent > 100 }, patience, 100*time.Millisecond, "consumers have gone on for a while")
 	s.nobodyRefused()
 }

@@ -75,11 +75,12 @@ func filledIn(text string) string {
 
 func TestScan(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := prepare(t)
 	const day = 24 * time.Hour
 	s.rewrite(s.place.Worker, "principals: ["+credential+"]", "principals: ['payments-*', '"+credential+"']")
 	s.rewrite(s.place.Worker, "storePaths: ["+credential+"]", "storePaths: ['found-*', '"+credential+"']")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 	s.oldKey("payments-batch", "made-in-2024", time.Now().Add(-500*day))
 	s.oldKey("payments-batch", "made-yesterday", time.Now().Add(-day))
 	s.oldKey("payments-batch", "switched-off", time.Now().Add(-day))
@@ -180,10 +181,11 @@ func actionsOf(t *testing.T, file string) []string {
 func TestScanOfAWS(t *testing.T) {
 	t.Parallel()
 	moto.Need(t)
-	s := newAWSStage(t)
+	s := prepareAWS(t)
 	s.services.end(15)
 	s.rewrite(s.place.Worker, "principals: ["+credential+"]", "principals: ['payments-*']")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 	current := s.key("AWSCURRENT")
 	s.aws.User("payments-batch", "")
 	s.aws.User("payments-empty", "")
@@ -204,11 +206,11 @@ func TestScanOfAWS(t *testing.T) {
 	want := map[string]string{
 		credential + " " + current.ID: "managed", "payments-batch " + batch.ID: "unmanaged, over-age", "payments-batch " + off.ID: "unmanaged, disabled-alive, over-age",
 	}
-	assert.Eventually(t, func() bool {
+	comes(func() bool {
 		seen, report = s.scan("-f", s.place.Inventory, "--max-age", "1s")
 		return maps.Equal(want, seen)
-	}, patience, time.Second, "a second later they are older than that")
-	assert.Equal(t, want, seen)
+	}, patience, time.Second)
+	assert.Equal(t, want, seen, "a second later they are older than that")
 	assert.NotContains(t, seen, "finance "+finance.ID)
 	assert.Equal(t, 4, report.Accounts[0].OutOfBounds, "finance, and those of the stage itself")
 

@@ -103,7 +103,7 @@ func TestASchedulesIndexSaysWhatItsSpecAndTheStoreSay(t *testing.T) {
 	assert.Equal(t, described.Spec.Credential.Next(due), described.NextRuns[0].UTC(), "and is where the calendar of the inventory has it")
 
 	var entries []schedule.Entry
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		entries, err = schedules.List(t.Context(), "payments", "KeyturnOwner = 'payments@example.com'")
 		return err == nil && len(entries) == 1 && entries[0].State == state
 	}, patience, 50*time.Millisecond)
@@ -126,7 +126,7 @@ func TestASchedulesIndexSaysWhatItsSpecAndTheStoreSay(t *testing.T) {
 	other := specsOf(t, declared("payments", []string{"a-key"}, func(string) string { return "    scopes: [charge:create]\n" }))[0]
 	require.ErrorIs(t, schedules.Declare(t.Context(), other, 1), schedule.ErrOvertaken)
 	require.NoError(t, schedules.Declare(t.Context(), other, described.Generation))
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		entries, err = schedules.List(t.Context(), "payments", "")
 		return err == nil && len(entries) == 1 && entries[0].Signer == ""
 	}, patience, 50*time.Millisecond)

@@ -3,6 +3,8 @@ package tests
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +43,27 @@ const credential = "payments-api"
 // and busy, and costs nothing where the condition comes true.
 const patience = 5 * time.Minute
 
+// eventually waits for a condition. Other than testify it asks in the test's own goroutine, where a condition may end the test.
+func eventually(t testing.TB, condition func() bool, within, every time.Duration, what ...any) {
+	t.Helper()
+	if !comes(condition, within, every) {
+		require.Fail(t, "it never came true", what...)
+	}
+}
+
+// comes tells whether a condition comes true.
+func comes(condition func() bool, within, every time.Duration) bool {
+	end, tick := time.Now().Add(within), time.NewTicker(every)
+	defer tick.Stop()
+	for !condition() {
+		if time.Now().After(end) {
+			return false
+		}
+		<-tick.C
+	}
+	return true
+}
+
 // stage is one machine with everything running on it: a Temporal server, the demo services with their
 // traffic, and a worker, each a process of its own.
 type stage struct {
@@ -63,6 +87,8 @@ type stage struct {
 	mu sync.Mutex
 	// said is all that the command line printed.
 	said bytes.Buffer
+	// asks is this test's own connection to Temporal.
+	asks client.Client
 }
 
 // place is what the demo services say of themselves.
@@ -111,19 +137,44 @@ func prepareWith(t *testing.T, variables map[string][]string, windows ...string)
 	return s
 }
 
-func (s *stage) startServer() {
+// startServer starts Temporal, or starts it again at its address, with more flags of sandbox server.
+func (s *stage) startServer(more ...string) {
 	s.t.Helper()
-	port := "0"
 	if s.server != nil { // it was there before
-		_, port, _ = net.SplitHostPort(s.address)
+		require.NoError(s.t, s.serve(more...))
+		return
 	}
-	s.server = s.start("sandbox", "server", "-o", "json", "--port", port, "--ui-port", "0",
-		"--db", s.database(), "--log-file", s.database()+".log")
+	s.listens(func() bool {
+		s.address = freeAddress(s.t)
+		return s.serve(more...) == nil
+	})
+}
+
+// listens starts a program that is told its port, until it has that: another may have come first.
+func (s *stage) listens(start func() bool) {
+	s.t.Helper()
+	for range 5 {
+		if start() {
+			return
+		}
+	}
+	require.Fail(s.t, "it does not start")
+}
+
+// serve starts Temporal at its address. Any goroutine may.
+func (s *stage) serve(more ...string) error {
+	server, err := launch(s.t, "sandbox", s.command("sandbox", append([]string{"server", "-o", "json", "--port", port(s.address), "--ui-port", "0",
+		"--db", s.database(), "--log-file", s.database() + ".log"}, more...)...))
+	if err != nil {
+		return err
+	}
+	s.server = server
 	var where struct {
 		Address string `json:"address"`
 	}
-	s.server.firstLine(&where)
-	s.address = where.Address
+	err = s.server.first(&where)
+	s.address = cmp.Or(where.Address, s.address)
+	return err
 }
 
 // database is Temporal's file.
@@ -137,10 +188,21 @@ func (s *stage) startServices(flags ...string) {
 
 func (s *stage) startWorker() {
 	s.t.Helper()
-	s.health = freeAddress(s.t)
 	s.worker = s.start("worker", append([]string{"--config", s.place.Worker, s.connection(),
-		"--health-address", s.health, "--build-id", "test", "--log-format", "json"}, s.flags...)...)
-	require.Eventually(s.t, func() bool { return s.get("http://"+s.health+"/readyz") == http.StatusOK }, patience, 50*time.Millisecond, "the worker polls")
+		"--health-address", anyPort, "--build-id", "test", "--log-format", "json"}, s.flags...)...)
+	s.health = s.polls(s.worker)
+}
+
+// anyPort has a program choose its port; it tells which one that is.
+const anyPort = "127.0.0.1:0"
+
+// polls waits until a worker polls, and returns the address of its health checks.
+func (s *stage) polls(worker *process) string {
+	s.t.Helper()
+	health := worker.says(`serving health checks"\W+address\W+([\d.:]+)`)
+	eventually(s.t, func() bool { return worker.ended() || s.get("http://"+health+"/readyz") == http.StatusOK }, patience, 50*time.Millisecond, "the worker polls")
+	require.False(s.t, worker.ended(), "the worker ended")
+	return health
 }
 
 func (s *stage) restartWorker() {
@@ -167,8 +229,8 @@ func (s *stage) get(url string) int {
 	return resp.StatusCode
 }
 
-// freeAddress is one that nobody listens on, and that no connection and no other test is given by chance: it is below
-// the ports that the system chooses from.
+// freeAddress is one that nobody listens on, for programs that cannot choose and tell, or that come back to their port: no
+// connection and no other test is given it by chance, since it is below the ports that the system chooses from.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for range 1000 {
@@ -185,9 +247,11 @@ func freeAddress(t *testing.T) string {
 // ports counts those that were given out.
 var ports atomic.Int32
 
+func port(address string) string { return address[strings.LastIndex(address, ":")+1:] }
+
 // process is a program that runs until the test ends.
 type process struct {
-	t     *testing.T
+	t     testing.TB
 	cmd   *exec.Cmd
 	lines chan string
 
@@ -199,19 +263,34 @@ type process struct {
 // start runs a program with nothing of this test's environment but what Go programs need.
 func (s *stage) start(program string, args ...string) *process {
 	s.t.Helper()
+	return follow(s.t, program, s.command(program, args...))
+}
+
+func (s *stage) command(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(programs, program), args...)
 	cmd.Env = append(s.environment(), s.variables[program]...)
-	return s.follow(program, cmd)
+	return cmd
 }
 
 // follow starts a command and keeps what it says.
-func (s *stage) follow(name string, cmd *exec.Cmd) *process {
-	s.t.Helper()
-	p := &process{t: s.t, cmd: cmd, lines: make(chan string, 1000), done: make(chan struct{})}
+func follow(t testing.TB, name string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p, err := launch(t, name, cmd)
+	require.NoError(t, err)
+	return p
+}
+
+// launch is follow for any goroutine.
+func launch(t testing.TB, name string, cmd *exec.Cmd) (*process, error) {
+	p := &process{t: t, cmd: cmd, lines: make(chan string, 1000), done: make(chan struct{})}
 	out, err := p.cmd.StdoutPipe()
-	require.NoError(s.t, err)
+	if err != nil {
+		return nil, err
+	}
 	p.cmd.Stderr = p
-	require.NoError(s.t, p.cmd.Start())
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
 	go func() {
 		scanner := bufio.NewScanner(out)
 		scanner.Buffer(nil, 1<<20)
@@ -225,15 +304,13 @@ func (s *stage) follow(name string, cmd *exec.Cmd) *process {
 		_ = p.cmd.Wait()
 		close(p.done)
 	}()
-	s.t.Cleanup(func() {
+	t.Cleanup(func() {
 		p.end(syscall.SIGTERM)
-		if s.t.Failed() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			s.t.Logf("%s said:\n%s", name, p.text.String())
+		if t.Failed() {
+			t.Logf("%s said:\n%s", name, p.said())
 		}
 	})
-	return p
+	return p, nil
 }
 
 func (s *stage) environment() []string {
@@ -259,17 +336,58 @@ func (p *process) Write(b []byte) (int, error) {
 	return p.text.Write(b)
 }
 
+// said is its standard error so far.
+func (p *process) said() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.String()
+}
+
+// says waits for what a pattern describes on the standard error, and returns its first group.
+func (p *process) says(pattern string) string {
+	p.t.Helper()
+	found := p.hears(pattern)
+	require.NotNil(p.t, found, "it never said %s", pattern)
+	return found[1]
+}
+
+// hears is says for a program that may end before: then there is nothing.
+func (p *process) hears(pattern string) (found []string) {
+	what := regexp.MustCompile(pattern)
+	comes(func() bool {
+		ended := p.ended() // then this is all
+		found = what.FindStringSubmatch(p.said())
+		return found != nil || ended
+	}, patience, 20*time.Millisecond)
+	return found
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // firstLine reads the JSON with which a program says that it is ready.
 func (p *process) firstLine(into any) {
 	p.t.Helper()
+	require.NoError(p.t, p.first(into))
+}
+
+// first is firstLine for any goroutine.
+func (p *process) first(into any) error {
 	select {
 	case line, ok := <-p.lines:
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		require.True(p.t, ok, "the program ended: %s", p.text.String())
-		require.NoError(p.t, json.Unmarshal([]byte(line), into), line)
+		if !ok {
+			<-p.done
+			return fmt.Errorf("the program ended: %s", p.said())
+		}
+		return json.Unmarshal([]byte(line), into)
 	case <-time.After(patience):
-		require.Fail(p.t, "the program said nothing")
+		return errors.New("the program said nothing")
 	}
 }
 
@@ -278,7 +396,7 @@ func (p *process) end(signal syscall.Signal) {
 	_ = p.cmd.Process.Signal(signal)
 	select {
 	case <-p.done:
-	case <-time.After(40 * time.Second):
+	case <-time.After(patience):
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
@@ -304,7 +422,20 @@ func (s *stage) starter(args ...string) (string, int) {
 
 // status is what the rotation says of itself; the zero one while it cannot be asked.
 func (s *stage) status() workflows.Status {
+	s.t.Helper()
+	if s.asks == nil {
+		var err error
+		s.asks, err = client.NewLazyClient(client.Options{HostPort: s.address, Namespace: s.namespace, Logger: silent})
+		require.NoError(s.t, err)
+		s.t.Cleanup(s.asks.Close)
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
 	var status workflows.Status
+	if answer, err := s.asks.QueryWorkflow(ctx, workflows.WorkflowID(credential), "", workflows.StatusName); err == nil && answer.Get(&status) == nil {
+		return status
+	}
+	// No worker answers: the command line knows the end of one that has ended.
 	if out, code := s.starter("status", credential, "-o", "json"); code == 0 {
 		_ = json.Unmarshal([]byte(out), &status)
 	}
@@ -321,10 +452,10 @@ func (s *stage) await(phase workflows.Phase) workflows.Status {
 func (s *stage) awaitThat(what string, holds func(workflows.Status) bool) workflows.Status {
 	s.t.Helper()
 	var status workflows.Status
-	assert.Eventually(s.t, func() bool {
+	comes(func() bool {
 		status = s.status()
 		return holds(status) || status.Report != nil // an ended one changes no more
-	}, patience, 200*time.Millisecond, what)
+	}, patience, 100*time.Millisecond)
 	if holds(status) {
 		return status
 	}

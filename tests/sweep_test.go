@@ -39,7 +39,7 @@ func (s *stage) sweep() policy.SweepReport {
 func (s *stage) sweepUntil(what string, holds func(policy.SweepReport) bool) policy.SweepReport {
 	s.t.Helper()
 	var report policy.SweepReport
-	require.Eventually(s.t, func() bool {
+	eventually(s.t, func() bool {
 		report = s.sweep()
 		return holds(report)
 	}, patience, 500*time.Millisecond, what)
@@ -64,10 +64,11 @@ func has(r policy.SweepReport, kind policy.FindingKind, about string) bool {
 // and what is owed is gone after the approval.
 func TestSweep(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := prepare(t)
 	s.rewrite(s.place.Worker, "type: gateway,", "type: gateway, scan: true,")
 	s.rewrite(s.place.Worker, "principals: ["+credential+"]", "principals: ['payments-*', '"+credential+"']")
-	s.restartWorker()
+	s.flags = []string{"--allow-unsigned"}
+	s.startWorker()
 	out, code := s.starter("sweep")
 	assert.Equal(t, 4, code, out)
 	assert.Contains(t, out, "starter sweep --now")
@@ -109,7 +110,7 @@ func TestSweep(t *testing.T) {
 	end := s.report()
 	require.Equal(t, workflows.Completed, end.Outcome, end.Message)
 	assert.Empty(t, end.Debt)
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		state := s.inventory(0)[credential].State
 		return state.LastOutcome == "completed" && !state.LastRotation.IsZero()
 	}, patience, 100*time.Millisecond, "what was terminated has an end in the inventory")
@@ -150,7 +151,7 @@ func TestSweep(t *testing.T) {
 	handle := c.ScheduleClient().GetHandle(t.Context(), workflows.SweepScheduleID)
 	require.NoError(t, handle.Trigger(t.Context(), client.ScheduleTriggerOptions{}))
 	var id, run string
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		d, err := handle.Describe(t.Context())
 		if err != nil || len(d.Info.RecentActions) == 0 || d.Info.RecentActions[0].StartWorkflowResult == nil {
 			return false
@@ -162,10 +163,9 @@ func TestSweep(t *testing.T) {
 	assert.Equal(t, 1, report.Credentials)
 	assert.Less(t, s.replaysKept(c, "sweep", id, run), 100, "events of a sweep of one credential")
 	s.replaysKept(c, "scan", workflows.ScanID+"/"+id, "")
-	// A worker that ended a moment ago is still asked, until Temporal forgets it.
-	require.Eventually(t, func() bool { _, code := s.doctor(); return code == 0 }, 2*patience, time.Second, "doctor finds nothing")
+	eventually(t, func() bool { _, code := s.doctor(); return code == 0 }, patience, time.Second, "doctor finds nothing")
 	var doctor string
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		listed, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowType = 'Doctor'"})
 		if err == nil && len(listed.GetExecutions()) > 0 {
 			doctor = listed.GetExecutions()[0].GetExecution().GetWorkflowId()
@@ -200,7 +200,7 @@ func TestSweepOfARotationThatWasNeverApplied(t *testing.T) {
 	require.Equal(t, [][]string{{"status", credential}, {"apply", "-f", "FILE"}, {"sweep", "--now"}}, first)
 	carryOut(first[0]...)
 	carryOut("apply", "-f", s.place.Inventory)
-	require.Eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
+	eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
 	report := s.sweep()
 	assert.True(t, has(report, policy.FoundRetiredAlive, retired), report.Findings)
 	then := advice(report)

@@ -20,7 +20,7 @@ func TestTemporalCLI(t *testing.T) {
 	need(t, "temporal", "pip install -r tests/requirements.txt")
 	text, err := os.ReadFile("../docs/temporal-cli.md")
 	require.NoError(t, err)
-	s := newStage(t, "--overlap", "15s")
+	s := newStage(t, "--overlap", "30s")
 	s.apply(0, "-f", s.place.Inventory)
 	run := func(command string) (string, error) {
 		t.Helper()
@@ -41,6 +41,13 @@ func TestTemporalCLI(t *testing.T) {
 			switch {
 			case strings.Contains(command, "workflow start"):
 				begin = command
+			case strings.Contains(command, "--name extend"): // the overlap of the one that was looked at may be over
+				out, code := s.starter("rollback", credential, "--reason", "begin anew")
+				require.Zero(t, code, out)
+				s.report()
+				out, err := run(begin)
+				require.NoError(t, err, out)
+				s.await(workflows.PhaseOverlap)
 			case strings.Contains(command, "--name approve"):
 				s.await(workflows.PhaseRevokeGate)
 			case strings.Contains(command, "workflow result"): // of the one that is ending

@@ -18,14 +18,11 @@ import (
 // agent starts an SSH agent that has the keys, for the starter.
 func (s *trustingStage) agent(people ...person) {
 	s.t.Helper()
-	if _, err := exec.LookPath("ssh-agent"); err != nil {
-		missing(s.t, "ssh-agent is not installed: apt-get install openssh-client")
-	}
+	need(s.t, "ssh-agent", "apt-get install openssh-client")
+	need(s.t, "ssh-add", "apt-get install openssh-client")
 	socket := s.folder + "/agent"
-	agent := exec.Command("ssh-agent", "-D", "-a", socket)
-	require.NoError(s.t, agent.Start())
-	s.t.Cleanup(func() { _ = agent.Process.Kill(); _ = agent.Wait() })
-	require.Eventually(s.t, func() bool { _, err := os.Stat(socket); return err == nil }, patience, 20*time.Millisecond)
+	agent := follow(s.t, "ssh-agent", exec.Command("ssh-agent", "-D", "-a", socket))
+	eventually(s.t, func() bool { _, err := os.Stat(socket); return err == nil || agent.ended() }, patience, 20*time.Millisecond)
 	s.variables = map[string][]string{"starter": {"SSH_AUTH_SOCK=" + socket}}
 	for _, p := range people {
 		add := exec.Command("ssh-add", p.file)
@@ -65,12 +62,13 @@ func TestSigning(t *testing.T) {
 
 	s.rotate()
 	s.await(workflows.PhaseRevokeGate)
-	require.EventuallyWithT(t, func(t *assert.CollectT) { // Temporal's list may be a moment late
-		out, code := s.starter("approvals")
-		assert.Zero(t, code, out)
-		assert.Contains(t, out, "approve "+credential+" --gate revoke --sign KEY")
-		assert.Contains(t, out, "0 of 1")
+	comes(func() bool { // Temporal's list may be a moment late
+		out, code = s.starter("approvals")
+		return strings.Contains(out, credential)
 	}, patience, time.Second)
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "approve "+credential+" --gate revoke --sign KEY")
+	assert.Contains(t, out, "0 of 1")
 	out, code = s.starter("approvals", "--group", "strangers")
 	require.Zero(t, code, out)
 	assert.Contains(t, out, "Nothing waits")
@@ -104,7 +102,7 @@ func TestSigning(t *testing.T) {
 // whom, and goes on once somebody who is trusted has signed the same spec.
 func TestSignerLeaves(t *testing.T) {
 	t.Parallel()
-	s := newTrustingStage(t, "--overlap", "10s")
+	s := newTrustingStage(t, "--overlap", "20s")
 	s.rotate()
 	s.await(workflows.PhaseOverlap)
 	bob := newPerson(t, s.folder, "bob")

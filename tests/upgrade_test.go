@@ -74,7 +74,7 @@ func TestARotationEndsUnderTheNextBuild(t *testing.T) {
 		}
 		require.Equal(t, timers, found, "steps that only the next build has")
 	}
-	before := begin("bench-before", 10*time.Second)
+	before := begin("bench-before", 30*time.Second)
 	before.await(workflows.PhaseOverlap)
 	f.nextBuild(t)
 	out, code := s.starter("setup", "--build-id", "next")

@@ -101,7 +101,7 @@ func newVictim(t *testing.T, r row, server *stage) *victim {
 			assert.NoError(t, err)
 		}
 	}, patience, 200*time.Millisecond)
-	require.Eventually(t, func() bool { _, code := v.starter("setup", "--build-id", "test"); return code == 0 }, patience, 200*time.Millisecond)
+	eventually(t, func() bool { _, code := v.starter("setup", "--build-id", "test"); return code == 0 }, patience, 200*time.Millisecond)
 	v.cable = newCable(t, v.address)
 	windows := v.windows()
 	if r.aws {
@@ -127,18 +127,17 @@ func (v *victim) employ() {
 		mine = v.aws.AccessKey("worker")
 		v.variables["worker"] = lines(v.aws.Variables(mine))
 	}
-	health := freeAddress(v.t)
 	traced, err := trace.New(filepath.Dir(v.place.Audit), filepath.Join(programs, "worker"), append([]string{"--config", v.place.Worker,
-		"--address=" + v.cable.address, "--health-address", health, "--build-id", "test", "--log-format", "json"}, v.flags...)...)
+		"--address=" + v.cable.address, "--health-address", anyPort, "--build-id", "test", "--log-format", "json"}, v.flags...)...)
 	require.NoError(v.t, err)
 	traced.Cmd.Env = append(append(traced.Cmd.Env, v.environment()...), v.variables["worker"]...)
-	w := v.follow("worker", traced.Cmd)
+	w := follow(v.t, "worker", traced.Cmd)
 	v.mu.Lock()
 	v.worker = w
 	v.signs[mine.ID] = w
 	v.mu.Unlock()
 	go func() { _ = traced.Follow(func(s trace.Stop) { v.file(w, s) }) }()
-	require.Eventually(v.t, func() bool { return v.get("http://"+health+"/readyz") == http.StatusOK }, patience, 50*time.Millisecond, "the worker polls")
+	v.polls(w)
 }
 
 // begin starts the rotation.
@@ -271,7 +270,7 @@ func (v *victim) attend(asked map[workflows.Phase]bool) {
 		v.revive = false
 		v.employ()
 	}
-	ctx, cancel := context.WithTimeout(v.t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(v.t.Context(), 10*time.Second)
 	defer cancel()
 	var status workflows.Status
 	answer, err := v.client.QueryWorkflow(ctx, workflows.WorkflowID(credential), "", workflows.StatusName)

@@ -64,6 +64,7 @@ func run(t *testing.T, killAt int) (stops []trace.Stop, folder string, code int)
 	out, err := traced.Cmd.StdoutPipe() // it is closed when the program is dead
 	require.NoError(t, err)
 	require.NoError(t, traced.Cmd.Start())
+	t.Cleanup(func() { _, _ = traced.Cmd.Process.Kill(), traced.Cmd.Wait() })
 	require.NoError(t, traced.Follow(func(s trace.Stop) {
 		s.Path, _ = filepath.Rel(folder, s.Path)
 		stops = append(stops, s)
