@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"strings"
@@ -128,16 +129,21 @@ func (f *File) follow() {
 	}
 }
 
-// tell reports trouble once, and again when it is another.
+// tell reports trouble once, and again when it is another. A file that goes is missing to the look at it or, when it
+// goes right then, to the reading: that is one trouble.
 func (f *File) tell(err error) {
 	if err == nil {
 		f.trouble = ""
 		return
 	}
-	if f.trouble != err.Error() && f.options.OnError != nil {
+	trouble := err.Error()
+	if failed := (*fs.PathError)(nil); errors.As(err, &failed) {
+		trouble = failed.Err.Error() // whatever was tried
+	}
+	if f.trouble != trouble && f.options.OnError != nil {
 		f.options.OnError(fmt.Errorf("following key file: %w", err))
 	}
-	f.trouble = err.Error()
+	f.trouble = trouble
 }
 
 // reload reads the file, when it may have changed, and puts its key into use. After an error the key in

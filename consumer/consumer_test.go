@@ -48,8 +48,11 @@ func open(t testing.TB, content string, o consumer.Options) (*consumer.File, str
 }
 
 func becomes(t testing.TB, f *consumer.File, want string) {
-	require.Eventually(t, func() bool { return f.Key() == want }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.Key() == want }, time.Minute, time.Millisecond)
 }
+
+// looks passes the time of many looks at the file, in a test whose time is synctest's.
+func looks() { <-time.After(time.Second) }
 
 func TestANewKeyIsUsedWithoutARestart(t *testing.T) {
 	t.Parallel()
@@ -64,7 +67,7 @@ func TestANewKeyIsUsedWithoutARestart(t *testing.T) {
 	becomes(t, f, second)
 	assert.NotEqual(t, before, f.Fingerprint())
 	assert.True(t, f.LoadedAt().After(loaded))
-	require.Eventually(t, func() bool { return changes.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return changes.Load() == 1 }, time.Minute, time.Millisecond)
 
 	put(t, path, first) // the way back, of a rollback
 	becomes(t, f, first)
@@ -89,7 +92,7 @@ func TestTheSameKeyAgainIsNoChange(t *testing.T) {
 		loaded := f.LoadedAt()
 		for range 5 {
 			put(t, path, first+"\n")
-			<-time.After(time.Second) // many looks at the file
+			looks()
 		}
 		assert.Equal(t, loaded, f.LoadedAt())
 	})
@@ -111,27 +114,37 @@ func TestTheLastGoodKeyStaysInUse(t *testing.T) {
 		"the field is empty":       {consumer.JSON, object, func(t *testing.T, p string) { put(t, p, object("")) }, `the field "value" is missing or empty`},
 		"the field is no string":   {consumer.JSON, object, func(t *testing.T, p string) { put(t, p, `{"value":7}`) }, `the field "value" is missing or empty`},
 		"the variable is missing":  {consumer.Env, variable, func(t *testing.T, p string) { put(t, p, "# value="+second) }, `the field "value" is missing`},
-		"the file is a folder":     {consumer.Plain, plain, func(t *testing.T, p string) { require.NoError(t, os.Remove(p)); require.NoError(t, os.Mkdir(p, 0o700)) }, "is a directory"},
+		"the file is a folder":     {consumer.Plain, plain, folder, "is a directory"},
 		"the file is beyond bound": {consumer.Plain, plain, func(t *testing.T, p string) { put(t, p, second+strings.Repeat("x", 64<<10)) }, "longer than 65536 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			told := make(chan error, 100)
-			f, path := open(t, c.good(first), consumer.Options{Format: c.format, OnError: func(err error) { told <- err }})
-			fingerprint := f.Fingerprint()
-			c.spoil(t, path)
-			err := <-told
-			require.ErrorContains(t, err, c.problem)
-			assert.NotContains(t, err.Error(), second)
-			assert.Equal(t, first, f.Key())
-			assert.Equal(t, fingerprint, f.Fingerprint())
+			synctest.Test(t, func(t *testing.T) {
+				told := make(chan error, 100)
+				f, path := open(t, c.good(first), consumer.Options{Format: c.format, OnError: func(err error) { told <- err }})
+				fingerprint := f.Fingerprint()
+				c.spoil(t, path)
+				looks()
+				require.Len(t, told, 1, "trouble is told once")
+				err := <-told
+				require.ErrorContains(t, err, c.problem)
+				assert.NotContains(t, err.Error(), second)
+				assert.Equal(t, first, f.Key())
+				assert.Equal(t, fingerprint, f.Fingerprint())
 
-			require.Never(t, func() bool { return len(told) > 0 }, 20*time.Millisecond, 5*time.Millisecond, "trouble is told once")
-			_ = os.Remove(path)
-			put(t, path, c.good(second))
-			becomes(t, f, second)
+				put(t, path, c.good(second))
+				looks()
+				assert.Equal(t, second, f.Key())
+				assert.Empty(t, told)
+			})
 		})
 	}
+}
+
+// folder puts a folder in the place of the file, in one step.
+func folder(t *testing.T, path string) {
+	require.NoError(t, os.Symlink(t.TempDir(), path+".next"))
+	require.NoError(t, os.Rename(path+".next", path))
 }
 
 func plain(key string) string    { return key }
@@ -147,6 +160,22 @@ func TestTroubleIsToldAgainAfterItWasOver(t *testing.T) {
 		require.ErrorIs(t, <-told, os.ErrNotExist)
 		put(t, path, key)
 		becomes(t, f, key)
+	}
+}
+
+// A file may go at any moment of a look at it.
+func TestAFileThatGoesIsToldOnce(t *testing.T) {
+	t.Parallel()
+	told := make(chan error, 100)
+	f, path := open(t, first, consumer.Options{Interval: time.Nanosecond, OnError: func(err error) { told <- err }})
+	for n := range 100 {
+		require.NoError(t, os.Remove(path))
+		require.ErrorIs(t, <-told, os.ErrNotExist)
+		<-time.After(time.Millisecond) // some more looks
+		key := fmt.Sprint(first, n)
+		put(t, path, key)
+		becomes(t, f, key)
+		require.Empty(t, told)
 	}
 }
 
@@ -290,11 +319,14 @@ func TestAWeakKeyIsAttestedByItsID(t *testing.T) {
 func TestTheShellLineOfTheDocumentationGivesTheFingerprint(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("sha256sum"); err != nil {
-		t.Skip("no sha256sum here")
+		if os.Getenv("CI") != "" {
+			t.Fatal("sha256sum is missing: apt-get install coreutils")
+		}
+		t.Skip("sha256sum is missing: apt-get install coreutils")
 	}
 	f, _ := open(t, first, consumer.Options{})
 	line := exec.Command("/bin/sh", "-c", `printf 'keyturn/fingerprint/v1\0value\0%s\0' "$KEY" | sha256sum | cut -c1-32`)
-	line.Env = append(os.Environ(), "KEY="+first)
+	line.Env, line.Stderr = append(os.Environ(), "KEY="+first), os.Stderr
 	out, err := line.Output()
 	require.NoError(t, err)
 	assert.Equal(t, "fp:"+strings.TrimSpace(string(out)), f.Fingerprint())

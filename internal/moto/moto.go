@@ -7,12 +7,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -103,33 +102,52 @@ func missing(t T) {
 	require.Fail(t, how)
 }
 
-// run starts moto and returns its address once it answers.
-func run(t T, program string) string {
+// listens is how moto tells its address, once it takes calls.
+var listens = regexp.MustCompile(`Running on http://(127\.0\.0\.1:[0-9]+)\s`)
+
+// run starts moto on a port that is free, and returns its address once it listens. What it said is shown when the test
+// fails.
+func run(t T, program string) (address string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a port that is free now
-	require.NoError(t, err)
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, listener.Close())
 	out, err := os.Create(filepath.Join(t.TempDir(), "moto.log"))
 	require.NoError(t, err)
-	server := exec.Command(program, "--host", "127.0.0.1", "--port", port) //nolint:gosec,noctx // ended below
+	server := exec.Command(program, "--host", "127.0.0.1", "--port", "0") //nolint:gosec,noctx // ended below
 	server.Stdout, server.Stderr = out, out
 	require.NoError(t, server.Start())
+	ended := make(chan struct{})
+	go func() {
+		_ = server.Wait()
+		close(ended)
+	}()
+	said := func() []byte {
+		text, _ := os.ReadFile(out.Name())
+		return text
+	}
 	t.Cleanup(func() {
 		_ = server.Process.Kill()
-		_ = server.Wait()
+		<-ended
 		_ = out.Close()
-	})
-	address := "127.0.0.1:" + port
-	require.Eventually(t, func() bool {
-		answer, err := http.Get("http://" + address + "/moto-api/") //nolint:noctx,gosec // our own server
-		if err != nil {
-			return false
+		if f, ok := t.(interface {
+			Failed() bool
+			Logf(format string, args ...any)
+		}); ok && f.Failed() {
+			text := said()
+			f.Logf("moto said, at last:\n%s", text[max(0, len(text)-16<<10):])
 		}
-		_, _ = io.Copy(io.Discard, answer.Body)
-		return answer.Body.Close() == nil
-	}, time.Minute, 50*time.Millisecond, "moto answers")
-	return address
+	})
+	hung := time.After(5 * time.Minute)
+	for {
+		if found := listens.FindSubmatch(said()); found != nil {
+			return string(found[1])
+		}
+		select {
+		case <-ended:
+			require.Fail(t, "moto ended before it listened")
+		case <-hung:
+			require.Fail(t, "moto does not listen")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Allow is a policy document that allows actions on everything.

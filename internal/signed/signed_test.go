@@ -1,6 +1,7 @@
 package signed_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -269,9 +270,20 @@ func TestKeysInTheAgent(t *testing.T) {
 	require.ErrorContains(t, err, "ssh-add")
 
 	daemon := exec.CommandContext(t.Context(), "ssh-agent", "-D", "-a", socket)
+	var complaints bytes.Buffer
+	daemon.Stderr = &complaints
+	said, err := daemon.StdoutPipe()
+	require.NoError(t, err)
 	require.NoError(t, daemon.Start())
-	t.Cleanup(func() { _ = daemon.Process.Kill(); _ = daemon.Wait() })
-	require.Eventually(t, func() bool { _, err := os.Stat(socket); return err == nil }, 10*time.Second, 10*time.Millisecond)
+	t.Cleanup(func() {
+		_ = daemon.Process.Kill()
+		_ = daemon.Wait()
+		if t.Failed() {
+			t.Logf("ssh-agent said: %s", complaints.String())
+		}
+	})
+	_, err = bufio.NewReader(said).ReadString('\n') // where it listens, once it does
+	require.NoError(t, err)
 	t.Setenv("SSH_AUTH_SOCK", socket)
 	out, err := exec.CommandContext(t.Context(), "ssh-add", file).CombinedOutput()
 	require.NoError(t, err, string(out))

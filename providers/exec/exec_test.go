@@ -1,13 +1,15 @@
 package exec_test
 
 import (
+	"bufio"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -31,6 +33,8 @@ const (
 	apiKey = "ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"
 	// helper as first argument makes this test binary a program that speaks the protocol.
 	helper = "exec-protocol-helper"
+	// patient is the time-out of a test that is not about it: on a busy machine a program takes its time.
+	patient = inventory.Duration(2 * time.Minute)
 )
 
 func TestMain(m *testing.M) {
@@ -78,7 +82,7 @@ func program(behaviour string) {
 		}
 		os.Exit(1)
 	case string(providertest.Silent):
-		select {}
+		<-time.After(time.Hour)
 	case "show":
 		cwd, _ := os.Getwd()
 		own := syscall.Getpgrp() == os.Getpid()
@@ -90,7 +94,7 @@ func program(behaviour string) {
 
 // open opens a check whose program is the given command line.
 func open(t require.TestingT, timeout time.Duration, command ...string) providers.Check {
-	c := &exec.Config{Program: "ping", Timeout: inventory.Duration(timeout)}
+	c := &exec.Config{Program: "ping", Timeout: cmp.Or(inventory.Duration(timeout), patient)}
 	require.Empty(t, c.Problems())
 	check, err := exec.Descriptor().Check.Open(providers.Environment{Program: func(name string) ([]string, error) {
 		if name != "ping" {
@@ -209,42 +213,70 @@ func TestReplies(t *testing.T) {
 	}
 }
 
+func TestAProgramThatDoesNotAnswerEndsWithItsTimeout(t *testing.T) {
+	t.Parallel()
+	err := open(t, 100*time.Millisecond, "/bin/sh", script(t, `exec sleep 300`)).Check(t.Context(), input())
+	require.ErrorContains(t, err, "it was killed")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
 func TestTheWholeGroupDiesWithTheDeadline(t *testing.T) {
 	t.Parallel()
-	pids := filepath.Join(t.TempDir(), "pids")
-	path := script(t, `
+	path, group := alive(t, `
 trap '' TERM INT
-sleep 300 & echo $! >> `+pids+`
-(trap '' TERM; sleep 300 & echo $! >> `+pids+`; wait) &
-sleep 0.1; echo $$ >> `+pids+`; wait`)
-	begun := time.Now()
-	err := open(t, time.Second, "/bin/sh", path).Check(t.Context(), input())
-	require.ErrorContains(t, err, "it was killed")
-	assert.Less(t, time.Since(begun), time.Minute) // the programs sleep for five
-	text, err := os.ReadFile(pids)
-	require.NoError(t, err)
-	started := strings.Fields(string(text))
-	require.Len(t, started, 3)
-	for _, pid := range started {
-		assert.Eventually(t, func() bool { return !runs(pid) }, 5*time.Second, 10*time.Millisecond, "process %s", pid)
+sleep 300 & echo started >&3
+(trap '' TERM; sleep 300 & echo started >&3; wait) &
+wait`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	check, ended := open(t, 0, "/bin/sh", path), make(chan error, 1)
+	go func() { ended <- check.Check(ctx, input()) }()
+	for range 2 {
+		group.starts(t)
 	}
+	cancel()
+	require.ErrorContains(t, <-ended, "it was killed")
+	group.dies(t)
 }
 
 func TestAProcessThatIsLeftBehindDies(t *testing.T) {
 	t.Parallel()
-	pid := filepath.Join(t.TempDir(), "pid")
-	path := script(t, `sleep 300 & echo $! > `+pid+`; echo '{"ok":true}'`)
+	path, group := alive(t, `sleep 300 & echo started >&3; echo '{"ok":true}'`)
 	err := open(t, 0, "/bin/sh", path).Check(t.Context(), input())
 	require.ErrorContains(t, err, "left a process behind that holds its output")
-	left, err := os.ReadFile(pid)
-	require.NoError(t, err)
-	assert.Eventually(t, func() bool { return !runs(strings.TrimSpace(string(left))) }, 5*time.Second, 10*time.Millisecond)
+	group.starts(t)
+	group.dies(t)
 }
 
-// runs tells whether a process lives; one that nobody has reaped yet does not.
-func runs(pid string) bool {
-	state, err := osexec.Command("ps", "-o", "stat=", "-p", pid).Output()
-	return err == nil && !strings.HasPrefix(string(state), "Z")
+// group is a pipe that the processes of a script hold, and that nobody holds any more when all of them are dead.
+type group struct {
+	said *bufio.Reader
+	held io.Closer // the test's own hold
+}
+
+// alive writes a script that has a group's pipe as descriptor 3.
+func alive(t *testing.T, body string) (path string, g *group) {
+	pipe := filepath.Join(t.TempDir(), "alive")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	reading, err := os.OpenFile(pipe, os.O_RDONLY|syscall.O_NONBLOCK, 0) // does not wait for a writer
+	require.NoError(t, err)
+	held, err := os.OpenFile(pipe, os.O_WRONLY, 0) // so that it does not end before the script has it
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = reading.Close(); _ = held.Close() })
+	require.NoError(t, reading.SetReadDeadline(time.Now().Add(4*time.Minute))) // the scripts sleep for five
+	return script(t, "exec 3>"+pipe+"\n"+body), &group{bufio.NewReader(reading), held}
+}
+
+func (g *group) starts(t *testing.T) {
+	line, err := g.said.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "started\n", line)
+}
+
+func (g *group) dies(t *testing.T) {
+	require.NoError(t, g.held.Close())
+	_, err := g.said.ReadByte()
+	require.ErrorIs(t, err, io.EOF, "a process of the group lives")
 }
 
 func TestAProgramThatMayNotOrCannotRun(t *testing.T) {
@@ -310,7 +342,7 @@ func attest(file, instance string) {
 	case !exists:
 		fmt.Println(`{"ok":false,"message":"no such instance"}`)
 	case i.Peer == providertest.Silent:
-		select {}
+		<-time.After(time.Hour)
 	case i.Peer == providertest.Ill:
 		fmt.Println(`{"ok":false,"message":"the host is down"}`)
 	case i.Peer == providertest.Telltale:
@@ -326,8 +358,7 @@ func TestAttestation(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	// A program takes its time to start, on a busy machine.
-	providertest.Attestor(t, providertest.AttestorSetup{Patience: 3 * time.Second, Open: func(t providertest.T, instances map[string]providertest.Instance) providers.Attestor {
+	providertest.Attestor(t, providertest.AttestorSetup{Open: func(t providertest.T, instances map[string]providertest.Instance, now func() time.Time) providers.Attestor {
 		world := map[string]any{}
 		for name, i := range instances {
 			var keys []string
@@ -340,8 +371,8 @@ func TestAttestation(t *testing.T) {
 		require.NoError(t, err)
 		file := filepath.Join(t.TempDir(), "world.json")
 		require.NoError(t, os.WriteFile(file, text, 0o600))
-		e := providers.Environment{Now: time.Now, Program: func(string) ([]string, error) { return []string{self, helper, file}, nil }}
-		a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask"})
+		e := providers.Environment{Now: now, Program: func(string) ([]string, error) { return []string{self, helper, file}, nil }}
+		a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 		require.NoError(t, err)
 		return a
 	}})
@@ -384,7 +415,7 @@ func TestPurgeConforms(t *testing.T) {
 		folder := filepath.Join(t.TempDir(), "world."+string(peer))
 		require.NoError(t, os.Mkdir(folder, 0o700))
 		e := providers.Environment{Now: time.Now, Program: func(string) ([]string, error) { return []string{self, helper, folder}, nil }}
-		p, err := exec.Descriptor().Purge.Open(e, nil, &exec.Config{Program: "ask"})
+		p, err := exec.Descriptor().Purge.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 		require.NoError(t, err)
 		return providertest.PurgerWorld{Purger: p, Purged: func(instance string) int {
 			text, err := os.ReadFile(filepath.Join(folder, instance))
@@ -411,7 +442,7 @@ func TestWhatAProgramMayNotState(t *testing.T) {
 			e := providers.Environment{Now: time.Now, Program: func(string) ([]string, error) {
 				return []string{"/bin/sh", "-c", `cat >/dev/null; printf %s "$0"`, answer}, nil
 			}}
-			a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask"})
+			a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 			require.NoError(t, err)
 			got, err := a.Attest(t.Context(), []string{"one"})
 			require.Error(t, err)

@@ -47,17 +47,17 @@ func TestHostilePrograms(t *testing.T) {
 		open func(t providertest.T, e providers.Environment) func(ctx context.Context) error
 	}{
 		"a smoke test of a key": {secret.Single(secret.New([]byte(apiKey))), func(t providertest.T, e providers.Environment) func(ctx context.Context) error {
-			check, err := exec.Descriptor().Check.Open(e, nil, &exec.Config{Program: "ask"})
+			check, err := exec.Descriptor().Check.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 			require.NoError(t, err)
 			return func(ctx context.Context) error { return check.Check(ctx, input()) }
 		}},
 		"a purge": {secret.Bundle{}, func(t providertest.T, e providers.Environment) func(ctx context.Context) error {
-			p, err := exec.Descriptor().Purge.Open(e, nil, &exec.Config{Program: "ask"})
+			p, err := exec.Descriptor().Purge.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 			require.NoError(t, err)
 			return func(ctx context.Context) error { return p.Purge(ctx, "a", key.Ref{KeyID: "k"}) }
 		}},
 		"an attestation": {secret.Bundle{}, func(t providertest.T, e providers.Environment) func(ctx context.Context) error {
-			a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask"})
+			a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 			require.NoError(t, err)
 			return func(ctx context.Context) error {
 				_, err := a.Attest(ctx, []string{"a"})

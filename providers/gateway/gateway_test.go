@@ -360,10 +360,11 @@ func TestUsage(t *testing.T) {
 		e := newEdge(t)
 		ref, value := issue(t, e.issuer(t, "p"), "t1")
 		require.NoError(t, e.issuer(t, "p").(providers.Disabler).Disable(t.Context(), ref))
+		before := time.Now()
 		_, ok := e.verifier.Verify(value)
 		require.False(t, ok)
 		require.NoError(t, e.verifier.Close())
-		assert.WithinDuration(t, time.Now(), last(t, e, ref.KeyID).LastUsedAt, 10*time.Second)
+		assert.WithinRange(t, last(t, e, ref.KeyID).LastUsedAt, before, time.Now())
 	})
 	t.Run("two gateways report into one file", func(t *testing.T) {
 		t.Parallel()
@@ -412,10 +413,11 @@ func TestUsage(t *testing.T) {
 		ref, value := issue(t, e.issuer(t, "p"), "t1")
 		require.NoError(t, os.WriteFile(gateway.UsageFileOf(e.keyFile), []byte("garbage"), 0o600))
 		e.verifier.VerifyFrom(value, "me")
+		i := e.issuer(t, "p")
 		require.Eventually(t, func() bool {
-			list, err := e.issuer(t, "p").List(t.Context())
+			list, err := i.List(t.Context())
 			return err == nil && list[0].KeyID == ref.KeyID && !list[0].LastUsedAt.IsZero()
-		}, 5*time.Second, 20*time.Millisecond)
+		}, time.Minute, 20*time.Millisecond)
 	})
 	t.Run("without a usage file there is no list", func(t *testing.T) {
 		t.Parallel()
@@ -444,7 +446,7 @@ func TestUsage(t *testing.T) {
 		require.NoError(t, os.Mkdir(usage, 0o700))
 		_, ok := e.verifier.Verify(value)
 		assert.True(t, ok, "requests pass all the same")
-		require.Eventually(t, func() bool { return e.verifier.Err() != nil }, 5*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return e.verifier.Err() != nil }, time.Minute, 20*time.Millisecond)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,12 +29,11 @@ type Instance struct {
 
 // AttestorSetup is the world of an attestor.
 type AttestorSetup struct {
-	// Open starts the instances and opens the attestor for them. Others do not exist.
-	Open func(t T, instances map[string]Instance) providers.Attestor
+	// Open starts the instances and opens the attestor for them. Others do not exist. now is the attestor's clock, which it
+	// reads once for each statement, when it has it.
+	Open func(t T, instances map[string]Instance, now func() time.Time) providers.Attestor
 	// States is how a key is called in a statement; by its fingerprint when nil.
 	States func(b secret.Bundle) string
-	// Patience is the deadline of a question that one instance does not answer, and the others in time.
-	Patience time.Duration
 	// OneKey: an instance of this system never uses two keys at once.
 	OneKey bool
 }
@@ -59,13 +59,13 @@ func AttestorCases(s AttestorSetup) []Case {
 	first, second := s.States(bundle(1)), s.States(bundle(2))
 	cases := []Case{
 		{"each instance states its key", func(t T) {
-			a := s.Open(t, map[string]Instance{"a": well(1), "b": well(2)})
+			a := s.Open(t, map[string]Instance{"a": well(1), "b": well(2)}, time.Now)
 			got, err := a.Attest(t.Context(), []string{"a", "b"})
 			require.NoError(t, err)
 			assert.Equal(t, map[string][]string{"a": {first}, "b": {second}}, stated(t, got))
 		}},
 		{"only those who are asked answer", func(t T) {
-			a := s.Open(t, map[string]Instance{"a": well(1), "b": well(2)})
+			a := s.Open(t, map[string]Instance{"a": well(1), "b": well(2)}, time.Now)
 			got, err := a.Attest(t.Context(), []string{"b"})
 			require.NoError(t, err)
 			assert.Equal(t, map[string][]string{"b": {second}}, stated(t, got))
@@ -75,7 +75,7 @@ func AttestorCases(s AttestorSetup) []Case {
 		}},
 		{"an instance in trouble neither answers nor hides the others", func(t T) {
 			for _, peer := range []Peer{Ill, Telltale} {
-				a := s.Open(t, map[string]Instance{"a": well(1), "down": {Peer: peer}, "c": well(2)})
+				a := s.Open(t, map[string]Instance{"a": well(1), "down": {Peer: peer}, "c": well(2)}, time.Now)
 				got, err := a.Attest(t.Context(), []string{"a", "down", "c"})
 				require.Error(t, err, "an instance that says nothing is no quiet success")
 				require.ErrorContains(t, err, "down", "the error says who")
@@ -84,21 +84,27 @@ func AttestorCases(s AttestorSetup) []Case {
 			}
 		}},
 		{"an instance that does not exist states nothing", func(t T) {
-			a := s.Open(t, map[string]Instance{"a": well(1)})
+			a := s.Open(t, map[string]Instance{"a": well(1)}, time.Now)
 			got, err := a.Attest(t.Context(), []string{"a", "ghost"})
 			require.Error(t, err)
 			assert.Equal(t, map[string][]string{"a": {first}}, stated(t, got))
 		}},
 		{"a silent instance costs no more than the deadline, and nobody else's statement", func(t T) {
-			a := s.Open(t, map[string]Instance{"a": well(1), "silent": {Peer: Silent}, "c": well(2)})
-			ctx, returned := within(t, max(patience, s.Patience))
+			ctx, due, returned := untilDue(t)
+			var heard atomic.Int32
+			a := s.Open(t, map[string]Instance{"a": well(1), "silent": {Peer: Silent}, "c": well(2)}, func() time.Time {
+				if heard.Add(1) == 2 {
+					due()
+				}
+				return time.Now()
+			})
 			got, err := a.Attest(ctx, []string{"silent", "a", "c"})
 			returned()
 			require.Error(t, err)
 			assert.Equal(t, map[string][]string{"a": {first}, "c": {second}}, stated(t, got))
 		}},
 		{"a cancelled question ends", func(t T) {
-			a := s.Open(t, map[string]Instance{"silent": {Peer: Silent}})
+			a := s.Open(t, map[string]Instance{"silent": {Peer: Silent}}, time.Now)
 			ctx, returned := cancelledHalfway(t)
 			got, err := a.Attest(ctx, []string{"silent"})
 			returned()
@@ -113,13 +119,13 @@ func AttestorCases(s AttestorSetup) []Case {
 				names = append(names, name)
 				instances[name], want[name] = well(i), []string{s.States(bundle(i))}
 			}
-			a := s.Open(t, instances)
+			a := s.Open(t, instances, time.Now)
 			got, err := a.Attest(t.Context(), names)
 			require.NoError(t, err)
 			assert.Equal(t, want, stated(t, got))
 		}},
 		{"questions are asked at the same time", func(t T) {
-			a := s.Open(t, map[string]Instance{"a": well(1)})
+			a := s.Open(t, map[string]Instance{"a": well(1)}, time.Now)
 			var all sync.WaitGroup
 			for range 8 {
 				all.Go(func() {
@@ -135,7 +141,7 @@ func AttestorCases(s AttestorSetup) []Case {
 		return cases
 	}
 	return append(cases, Case{"an instance may hold two keys while it reloads", func(t T) {
-		a := s.Open(t, map[string]Instance{"a": well(1, 2)})
+		a := s.Open(t, map[string]Instance{"a": well(1, 2)}, time.Now)
 		got, err := a.Attest(t.Context(), []string{"a"})
 		require.NoError(t, err)
 		assert.Equal(t, map[string][]string{"a": {first, second}}, stated(t, got))

@@ -6,6 +6,7 @@ package providertest
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode"
@@ -62,8 +63,9 @@ const (
 const (
 	// patience is the deadline of calls that nobody answers.
 	patience = 100 * time.Millisecond
-	// tooLate is how long after it they may return at most, on a busy machine.
-	tooLate = 5 * time.Second
+	// tooLate is how long after it a call returns that does not honour its context. Whatever ends a call besides must
+	// take longer, so that a setup gives its provider a time-out of a minute or more.
+	tooLate = 30 * time.Second
 )
 
 // briefly returns a context that ends soon, and a check that the call came back then.
@@ -72,14 +74,48 @@ func briefly(t T) (ctx context.Context, returned func()) {
 	return within(t, patience)
 }
 
-// within is briefly with a patience of one's own.
-func within(t T, patience time.Duration) (ctx context.Context, returned func()) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+// within is briefly with a deadline of one's own.
+func within(t T, deadline time.Duration) (ctx context.Context, returned func()) {
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	t.Cleanup(cancel)
 	begun := time.Now()
 	return ctx, func() {
 		t.Helper()
-		assert.Less(t, time.Since(begun), patience+tooLate, "a call ends with its context")
+		assert.Less(t, time.Since(begun), deadline+tooLate, "a call ends with its context")
+	}
+}
+
+// untilDue is like briefly, with a deadline that comes when due is called. That it is called is checked, too.
+func untilDue(t T) (ctx context.Context, due, returned func()) {
+	t.Helper()
+	waits := untilDone{t.Context(), make(chan struct{})}
+	var came time.Time
+	due = sync.OnceFunc(func() { came = time.Now(); close(waits.done) })
+	hung := time.AfterFunc(grace, due)
+	t.Cleanup(func() { hung.Stop() })
+	return waits, due, func() {
+		t.Helper()
+		assert.True(t, hung.Stop(), "what the deadline waits for happens")
+		if assert.Error(t, waits.Err(), "the call waits for its deadline") {
+			assert.Less(t, time.Since(came), tooLate, "a call ends with its context")
+		}
+	}
+}
+
+// untilDone is a context whose deadline has come when done is closed.
+type untilDone struct {
+	context.Context
+	done chan struct{}
+}
+
+func (u untilDone) Done() <-chan struct{} { return u.done }
+
+func (u untilDone) Err() error {
+	select {
+	case <-u.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
 	}
 }
 

@@ -113,8 +113,8 @@ func expired(t T) context.Context {
 }
 
 const (
-	// grace is how much later than promised something may happen, on a busy machine.
-	grace = 2 * time.Second
+	// grace is how much later than promised something may happen: on a busy machine it does, and more is a hang.
+	grace = time.Minute
 	// longestLag is how long the suite is ready to wait for one thing.
 	longestLag = time.Minute
 )

@@ -91,7 +91,7 @@ func planted[Bugs any](t *testing.T, cases func(Bugs) []providertest.Case, bugs 
 // does.
 func stall(ctx context.Context, deaf bool) error {
 	if deaf {
-		<-time.After(6 * time.Second)
+		<-time.After(time.Minute)
 		return errors.New("no answer")
 	}
 	<-ctx.Done()
@@ -170,13 +170,14 @@ func TestCheckSuiteFindsBugs(t *testing.T) {
 }
 
 type attestorBugs struct {
-	failsAsOne, hidesFailure, namesNobody, answersForAll, onlyFirstKey, inventsGhost, deaf, dropsWhenLate, noSource, noTime, doubles bool
-	most                                                                                                                             int
+	failsAsOne, hidesFailure, namesNobody, answersForAll, onlyFirstKey, inventsGhost, deaf, dropsWhenLate, asksInTurn, noSource, noTime, doubles bool
+	most                                                                                                                                         int
 }
 
 type attestor struct {
 	bugs      attestorBugs
 	instances map[string]providertest.Instance
+	now       func() time.Time
 }
 
 func (a *attestor) Attest(ctx context.Context, asked []string) ([]key.Statement, error) {
@@ -191,36 +192,43 @@ func (a *attestor) Attest(ctx context.Context, asked []string) ([]key.Statement,
 	}
 	var statements []key.Statement
 	var failed []error
+	silent := false
 	for _, name := range asked {
 		instance, known := a.instances[name]
-		s := key.Statement{Instance: name, ObservedAt: time.Now(), Source: "test"}
+		s := key.Statement{Instance: name, Source: "test"}
 		for _, k := range instance.Keys {
 			s.Keys = append(s.Keys, k.Fingerprint())
 		}
 		switch {
 		case a.bugs.noSource:
 			s.Source = ""
-		case a.bugs.noTime:
-			s.ObservedAt = time.Time{}
 		case a.bugs.onlyFirstKey && known && len(s.Keys) > 0:
 			s.Keys = s.Keys[:1]
 		}
 		switch {
 		case instance.Peer == providertest.Well && known, a.bugs.inventsGhost && !known:
+			if observed := a.now(); !a.bugs.noTime {
+				s.ObservedAt = observed
+			}
 			statements = append(statements, s)
 			if a.bugs.doubles {
 				statements = append(statements, s)
 			}
 			continue
+		case instance.Peer == providertest.Silent && a.bugs.asksInTurn:
+			_ = stall(ctx, false)
 		case instance.Peer == providertest.Silent:
-			if err := stall(ctx, a.bugs.deaf); a.bugs.dropsWhenLate {
-				return nil, err
-			}
+			silent = true
 		}
 		if a.bugs.namesNobody {
 			name = "somebody"
 		}
 		failed = append(failed, fmt.Errorf("instance %s says nothing", name))
+	}
+	if silent {
+		if err := stall(ctx, a.bugs.deaf); a.bugs.dropsWhenLate {
+			return nil, err
+		}
 	}
 	switch {
 	case a.bugs.failsAsOne && len(failed) > 0:
@@ -234,8 +242,8 @@ func (a *attestor) Attest(ctx context.Context, asked []string) ([]key.Statement,
 func TestAttestorSuiteFindsBugs(t *testing.T) {
 	t.Parallel()
 	cases := func(bugs attestorBugs) []providertest.Case {
-		return providertest.AttestorCases(providertest.AttestorSetup{Open: func(_ providertest.T, instances map[string]providertest.Instance) providers.Attestor {
-			return &attestor{bugs: bugs, instances: instances}
+		return providertest.AttestorCases(providertest.AttestorSetup{Open: func(_ providertest.T, instances map[string]providertest.Instance, now func() time.Time) providers.Attestor {
+			return &attestor{bugs: bugs, instances: instances, now: now}
 		}})
 	}
 	planted(t, cases, map[string]attestorBugs{
@@ -247,6 +255,7 @@ func TestAttestorSuiteFindsBugs(t *testing.T) {
 		"an instance that does not exist states": {inventsGhost: true},
 		"it does not honour its context":         {deaf: true},
 		"a late instance takes all with it":      {dropsWhenLate: true},
+		"a late instance keeps others waiting":   {asksInTurn: true},
 		"no source":                              {noSource: true},
 		"no time":                                {noTime: true},
 		"two statements of one instance":         {doubles: true},
@@ -419,7 +428,7 @@ func (bugs readerBugs) read(ctx context.Context, r providertest.Reply, sent secr
 	body, err := io.ReadAll(io.LimitReader(reading, most))
 	switch {
 	case bugs.deaf && ctx.Err() != nil:
-		<-time.After(6 * time.Second)
+		<-time.After(time.Minute)
 	case bugs.readsAll:
 		_, _ = io.Copy(io.Discard, reading)
 	}
