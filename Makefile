@@ -5,7 +5,7 @@ WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments steady sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments due steady sandbox
 
 build:
 	go build ./... ./sandbox/...
@@ -69,6 +69,10 @@ chaos:
 # The moments at which they are struck, held against what happens; UPDATE=1 writes the lists anew.
 moments:
 	go test ./tests -run '^TestMoments$$' -chaos all $(if $(UPDATE),-update-moments) -parallel 6 -count 1 -timeout 20m
+
+# Two hundred keys that come due at once: three minutes of the whole machine.
+due:
+	go test ./tests -run '^TestManyDueAtOnce$$' -due 200 -count 1 -timeout 60m -v
 
 # A package as on a slow and busy machine: make steady PKG=./providers/exec N=20 RUN=TestDeadlines
 N   ?= 20

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,18 +24,21 @@ import (
 	"github.com/keyturn/keyturn/workflows"
 )
 
-// Two hundred keys of two inventories come due while no worker runs, most of them while Temporal is down as well. What
+// due is how many keys come due at once: make due plays two hundred.
+var due = flag.Int("due", 40, "how many keys come due at once")
+
+// Many keys of two inventories come due while no worker runs, most of them while Temporal is down as well. What
 // follows is no herd: so many rotations at once and no more, so many calls to the issuer in a second and no more, and each
 // key is rotated once, though some have two firings that want to. All of it is taken from what Temporal, the audit record and
 // the gateway have written down.
-func TestTwoHundredDueAtOnce(t *testing.T) {
+func TestManyDueAtOnce(t *testing.T) {
 	t.Parallel()
 	const (
-		many  = 200
 		twice = 10
-		most  = 32
 		quota = 25 // calls a second
 	)
+	many := *due
+	most := many / 6 // as many rotations at once
 	s := openStage(t, fmt.Sprintf("maxRotations: %d\n", most))
 	s.rewrite(s.place.Worker, "quota: 50/s", fmt.Sprintf("quota: %d/s", quota))
 	s.rewrite(s.place.Worker, "minApprovals: 1", "minApprovals: 0")
