@@ -631,7 +631,7 @@ func (d *drawing) health() section {
 	peak := slices.MaxFunc(d.errors, func(a, b reading) int { return cmp.Compare(a.ratio(), b.ratio()) }).ratio()
 	top := b.Ratio
 	switch {
-	case b.Ratio <= 0:
+	case b.Ratio < 1e-9: // none, or one that no chart can show
 		top = max(peak, 0.01)
 	case peak > b.Ratio:
 		top = chartHeight * b.Ratio

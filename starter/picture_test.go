@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -320,6 +321,13 @@ func within(t require.TestingT, text string, on paper) {
 }
 
 var sgr = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+func TestABudgetThatIsNextToNothingIsDrawn(t *testing.T) {
+	t.Parallel()
+	p, on := picture{heard: ten, errors: []reading{{ten, 0, 100}, {after(1), 0, 200}}}, paper{width: 80, zone: time.UTC}
+	p.spec.ErrorBudget = &inventory.ErrorBudget{Ratio: math.SmallestNonzeroFloat64}
+	within(t, p.draw(ten, on), on)
+}
 
 // Whatever a rotation says, and whatever the size of the terminal, the picture fits and is only looked at.
 func TestEveryPictureFits(t *testing.T) {

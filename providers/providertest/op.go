@@ -122,10 +122,12 @@ const (
 // eventually awaits a condition that the system promises to hold within some time.
 func eventually(t T, within time.Duration, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within + grace); !holds(); pause(max(within/20, 5*time.Millisecond)) {
+	wait := max(within/20, 5*time.Millisecond)
+	for end := time.Now().Add(within + grace); !holds(); wait += wait / 4 {
 		if time.Now().After(end) {
 			require.Fail(t, what, "not within %s", within)
 		}
+		pause(wait)
 	}
 }
 
