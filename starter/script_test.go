@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -22,6 +23,7 @@ func TestScripts(t *testing.T) {
 			// Nobody answers there: whatever needs Temporal fails fast.
 			e.Setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
 			e.Setenv("NO_COLOR", "1")
+			e.Setenv("GORACE", os.Getenv("GORACE")) // else each command lingers, as CI says
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
