@@ -239,7 +239,9 @@ func awsRoutine(t *testing.T) {
 	require.NoError(t, s.use(retiring), "both keys are accepted")
 	s.approve()
 	s.awaitThat("the retiring key is disabled", func(now workflows.Status) bool { // or was: the soak is short
-		return slices.ContainsFunc(now.Keys, func(m workflows.KeyMoment) bool { return m.Key == workflows.RoleRetiring && m.State == workflows.KeyDisabled })
+		return slices.ContainsFunc(now.Keys, func(m workflows.KeyMoment) bool {
+			return m.Key == workflows.RoleRetiring && m.State == workflows.KeyDisabled
+		})
 	})
 	require.ErrorContains(t, s.use(retiring), "InvalidClientTokenId", "an inactive key is refused")
 	s.rotated(retiring)

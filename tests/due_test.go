@@ -26,9 +26,8 @@ import (
 // Two hundred keys of two inventories come due while no worker runs, most of them while Temporal is down as well. What
 // follows is no herd: so many rotations at once and no more, so many calls to the issuer in a second and no more, and each
 // key is rotated once, though some have two firings that want to. All of it is taken from what Temporal, the audit record and
-// the gateway have written down.
+// the gateway have written down. It is not parallel: it takes all of the machine, and beside it others would time out.
 func TestTwoHundredDueAtOnce(t *testing.T) {
-	t.Parallel()
 	const (
 		many  = 200
 		twice = 10
@@ -76,7 +75,7 @@ func TestTwoHundredDueAtOnce(t *testing.T) {
 	eventually(t, func() bool {
 		answer, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: firings + " AND ExecutionStatus = 'Running'"})
 		return err == nil && answer.GetCount() == 0
-	}, 4*patience, 500*time.Millisecond) // three minutes of a machine of its own; beside all other tests several times that
+	}, 4*patience, 500*time.Millisecond)
 	took := time.Since(begin)
 
 	// Each key was rotated once.

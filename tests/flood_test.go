@@ -22,7 +22,7 @@ import (
 func TestFloodOfRequests(t *testing.T) {
 	t.Parallel()
 	const byEach, senders, by = 320, 8, time.Millisecond // more than a run takes
-	s := newStage(t, "--overlap", "1h") // however long the flood takes
+	s := newStage(t, "--overlap", "1h")                  // however long the flood takes
 	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
 	require.NoError(t, err)
 	defer c.Close()
