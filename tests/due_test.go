@@ -80,7 +80,7 @@ func TestManyDueAtOnce(t *testing.T) {
 	eventually(t, func() bool {
 		answer, err := c.CountWorkflow(t.Context(), &workflowservice.CountWorkflowExecutionsRequest{Query: firings + " AND ExecutionStatus = 'Running'"})
 		return err == nil && answer.GetCount() == 0
-	}, 4*patience, 500*time.Millisecond) // three minutes of a machine of its own; beside all other tests several times that
+	}, 4*patience, 500*time.Millisecond)
 	took := time.Since(begin)
 
 	// Each key was rotated once.
