@@ -36,7 +36,7 @@ func TestHostileConsumer(t *testing.T) {
 	require.NoError(t, err)
 	changed := regexp.MustCompile(`http://[^"]*/checkout-canary/(healthz|keyturn)`).ReplaceAllString(string(text), hostile.URL+"/$1")
 	require.NotEqual(t, string(text), changed)
-	require.NoError(t, os.WriteFile(s.place.Inventory, []byte(strings.Replace(changed, "waveTimeout: 1m", "waveTimeout: 3s", 1)), 0o600))
+	require.NoError(t, os.WriteFile(s.place.Inventory, []byte(strings.Replace(changed, "waveTimeout: 3m", "waveTimeout: 3s", 1)), 0o600))
 	s.verbose()
 	s.startWorker()
 	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})

@@ -222,7 +222,7 @@ func ofWave(s workflows.Status, name string) []string {
 
 func (s *stage) stepsOf(terms string) {
 	s.t.Helper()
-	s.rewrite(s.place.Inventory, "    waveTimeout: 1m\n", "    "+terms+"\n")
+	s.rewrite(s.place.Inventory, "    waveTimeout: 3m\n", "    "+terms+"\n")
 }
 
 // The first step is the canary in effect. What breaks there on the new key stops there: nobody else ever gets it.

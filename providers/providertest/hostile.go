@@ -1,6 +1,7 @@
 package providertest
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -150,10 +152,13 @@ func Replies() []Reply {
 	return all
 }
 
-// write writes the beginning, and then pieces until there are so many bytes of them.
+// write writes the beginning, and then pieces until there are so many bytes of them: many in one go, as each is flushed.
 func write(ctx context.Context, w io.Writer, begin, piece string, most int) {
 	if _, err := io.WriteString(w, begin); err != nil {
 		return
+	}
+	if some := min(most, 32<<10); 0 < len(piece) && len(piece) < some {
+		piece = strings.Repeat(piece, some/len(piece))
 	}
 	for n := 0; n < most && piece != "" && ctx.Err() == nil; n += len(piece) {
 		if _, err := io.WriteString(w, piece); err != nil {
@@ -179,10 +184,19 @@ func drip(ctx context.Context, w io.Writer, _ string) {
 }
 
 // bomb writes what unpacks to a thousand times its length.
-func bomb(ctx context.Context, w io.Writer, _ string) {
-	packed := gzip.NewWriter(w)
-	write(ctx, packed, `{"key":"`, strings.Repeat("x", 1<<20), 256<<20)
-}
+func bomb(_ context.Context, w io.Writer, _ string) { _, _ = w.Write(packed()) }
+
+// packed is the bomb: members of a gzip stream unpack one after the other, so that one is packed for all.
+var packed = sync.OnceValue(func() []byte {
+	member := func(text string) []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		_, _ = io.WriteString(w, text) // to memory
+		_ = w.Close()
+		return b.Bytes()
+	}
+	return append(member(`{"key":"`), bytes.Repeat(member(strings.Repeat("x", 1<<20)), 256)...)
+})
 
 // forms are the ways in which a peer may write what it was told.
 func forms(told string) []string {
