@@ -11,9 +11,11 @@ import (
 )
 
 // How often, and for how long, a call is repeated: the server limits what is asked of it, and a workflow-backed
-// Schedule takes one question at a time, and none while it does not run yet.
+// Schedule takes one question at a time, and none while it does not run yet. An answer that broke off, as a proxy's may, is
+// asked for some more times.
 const (
 	busy    = 60
+	broken  = 5
 	tooLong = 2 * time.Minute
 )
 
@@ -22,7 +24,7 @@ func Call[T any](ctx context.Context, call func() (T, error)) (T, error) {
 	begun := time.Now()
 	for tried := 1; ; tried++ {
 		answer, err := call()
-		if !isBusy(err) || tried == busy || ctx.Err() != nil || time.Since(begun) > tooLong {
+		if !isBusy(err) && (tried >= broken || !isBroken(err)) || tried == busy || ctx.Err() != nil || time.Since(begun) > tooLong {
 			return answer, err
 		}
 		longest := min(50*tried, 1000)
@@ -32,12 +34,17 @@ func Call[T any](ctx context.Context, call func() (T, error)) (T, error) {
 	}
 }
 
+func isBroken(err error) bool {
+	var internal *serviceerror.Internal
+	return errors.As(err, &internal)
+}
+
 func isBusy(err error) bool {
 	var exhausted *serviceerror.ResourceExhausted
 	var unavailable *serviceerror.Unavailable
 	var late *serviceerror.DeadlineExceeded
-	var broken *serviceerror.Canceled // by the server: the caller would have ended the context, too
-	return errors.As(err, &exhausted) || errors.As(err, &unavailable) || errors.As(err, &late) || errors.As(err, &broken) || errors.Is(err, context.DeadlineExceeded)
+	var dropped *serviceerror.Canceled // by the server: the caller would have ended the context, too
+	return errors.As(err, &exhausted) || errors.As(err, &unavailable) || errors.As(err, &late) || errors.As(err, &dropped) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // Pause waits, and fails when ctx ends first.

@@ -20,6 +20,7 @@ func TestACallIsRepeatedWhileTheServerIsBusy(t *testing.T) {
 		"the server did not answer in time":    {&serviceerror.DeadlineExceeded{}, 3},
 		"the server dropped the call":          {&serviceerror.Canceled{}, 3},
 		"the client did not wait any longer":   {context.DeadlineExceeded, 3},
+		"the answer broke off":                 {&serviceerror.Internal{}, 3},
 		"what was asked for is not there":      {&serviceerror.NotFound{}, 1},
 		"trouble that asking again won't mend": {errors.New("no"), 1},
 	}
@@ -37,6 +38,17 @@ func TestACallIsRepeatedWhileTheServerIsBusy(t *testing.T) {
 			assert.Equal(t, trouble.calls == 1, err != nil)
 		})
 	}
+}
+
+func TestAnAnswerThatBreaksOffForEverIsTold(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	_, err := Call(t.Context(), func() (int, error) {
+		calls++
+		return 0, &serviceerror.Internal{}
+	})
+	assert.Error(t, err)
+	assert.Equal(t, broken, calls)
 }
 
 func TestACallEndsWithItsContext(t *testing.T) {
