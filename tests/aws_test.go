@@ -92,9 +92,10 @@ func (s *awsStage) value(stage string) string {
 	return *out.SecretString
 }
 
-// current is the key in AWSCURRENT, for any goroutine.
+// current is the key in AWSCURRENT, for any goroutine. It is asked for by name: where moto is asked for none, it goes on
+// with the version that was there first.
 func (s *awsStage) current() (moto.Key, error) {
-	out, err := s.aws.Secrets().GetSecretValue(s.t.Context(), &secretsmanager.GetSecretValueInput{SecretId: aws.String(secretName)})
+	out, err := s.aws.Secrets().GetSecretValue(s.t.Context(), &secretsmanager.GetSecretValueInput{SecretId: aws.String(secretName), VersionStage: aws.String("AWSCURRENT")})
 	if err != nil {
 		return moto.Key{}, err
 	}
