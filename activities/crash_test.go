@@ -91,6 +91,8 @@ var deaths = map[string][]death{
 		{memory.OpPutMetadata, 1, memory.After, "the key is marked as delivered, and nobody has it; the repeated activity delivers"},
 		{memory.OpDeliver, 2, memory.Before, "some instances have the key; the repeated activity delivers to all, which disturbs nobody who has it"},
 		{memory.OpDeliver, 3, memory.After, "all instances have the key; the repeated activity sees that they attest it"},
+		{memory.OpPutMetadata, 2, memory.Before, "all attest the key, and since when is not written; the repeated activity writes its own time, so that the quiet window begins later, not earlier"},
+		{memory.OpPutMetadata, 2, memory.After, "all is done; the repeated activity finds it so"},
 	},
 	"Promote": {
 		{memory.OpPutMetadata, 1, memory.Before, "nothing was changed; the repeated activity judges anew and moves CURRENT"},

@@ -148,9 +148,12 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 	if n := len(result.Stragglers) + result.More - 1; n > 0 && !result.Decision.OK {
 		result.Decision.Message = fmt.Sprintf("%s (and %d more of %d instances)", result.Decision.Message, n, len(seen))
 	}
-	outcome := audit.WavePassed
-	if !result.Decision.OK {
-		outcome = audit.WaveFailed
+	outcome := audit.WaveFailed
+	if result.Decision.OK {
+		outcome = audit.WavePassed
+		if _, err := s.mark(ctx, in.Key, func(mine *providers.OwnedKey) { mine.AttestedAt = a.Now().UTC() }); err != nil {
+			return WaveResult{}, err
+		}
 	}
 	return result, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, outcome, in.Wave+"/"+in.Key.KeyID,
 		map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "decision": result.Decision.Message}))
@@ -177,12 +180,16 @@ func (in WaveInput) judge(instances []policy.Instance) policy.Decision {
 // markDelivered notes in the metadata that a key is about to reach consumers: from then on it is
 // destroyed only after it was quiet. Each delivery counts anew.
 func (a *Activities) markDelivered(ctx context.Context, s *site, ref key.Ref) (providers.Metadata, error) {
+	return s.mark(ctx, ref, func(mine *providers.OwnedKey) { mine.DeliveredAt = a.Now().UTC() })
+}
+
+// mark notes something in the metadata's record of a key.
+func (s *site) mark(ctx context.Context, ref key.Ref, note func(*providers.OwnedKey)) (providers.Metadata, error) {
 	m, err := s.store.Metadata(ctx)
 	if err != nil {
 		return m, fmt.Errorf("reading metadata of the store: %w", err)
 	}
-	mine := owned(&m, ref)
-	mine.DeliveredAt = a.Now().UTC()
+	note(owned(&m, ref))
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return m, fmt.Errorf("recording the delivery of key %s: %w", ref.KeyID, err)
 	}
@@ -210,7 +217,7 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 		return policy.Decision{}, err
 	}
 	r.Retiring, r.Incoming = facts.Named(r.Retiring), facts.Named(r.Incoming)
-	d := policy.MayPromote(facts, r.Retiring, r.Incoming)
+	d := policy.MayPromote(s.spec.Credential, facts, r.Retiring, r.Incoming)
 	if !d.OK {
 		refusing(ctx, d)
 		return d, nil

@@ -66,7 +66,7 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 		return policy.Plan{}, forTemporal(err)
 	}
 	for look := 1; ; look++ {
-		facts, err := s.facts(ctx, true)
+		facts, err := s.shown(ctx, true)
 		if err == nil && len(facts.Denied) == 0 {
 			facts.RightsObjections, err = s.rightsObjections(ctx)
 		}

@@ -29,6 +29,8 @@ type IssueInput struct {
 // Issued is the key of one mint, and whether it works.
 type Issued struct {
 	Key key.Ref `json:"key"`
+	// Ends is the key's own end; zero for none.
+	Ends time.Time `json:"ends,omitzero"`
 	// Decision is OK when the key works everywhere, else KeyNotWorking.
 	Decision policy.Decision `json:"decision"`
 }
@@ -47,7 +49,7 @@ func (a *Activities) Issue(ctx context.Context, in IssueInput) (Issued, error) {
 		return Issued{}, forTemporal(err)
 	}
 	defer s.release()
-	ref, err := a.issueAndStage(ctx, s, in)
+	ref, ends, err := a.issueAndStage(ctx, s, in)
 	if err != nil {
 		return Issued{}, forTemporal(fmt.Errorf("issuing key for %q: %w", s.spec.Credential.Name, err))
 	}
@@ -56,49 +58,50 @@ func (a *Activities) Issue(ctx context.Context, in IssueInput) (Issued, error) {
 	if err != nil {
 		return Issued{}, forTemporal(fmt.Errorf("verifying key %s of %q: %w", ref.KeyID, s.spec.Credential.Name, err))
 	}
-	return Issued{Key: ref, Decision: d}, nil
+	return Issued{Key: ref, Ends: ends, Decision: d}, nil
 }
 
-func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) (key.Ref, error) {
+// issueAndStage returns the staged key and its own end.
+func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) (ref key.Ref, ends time.Time, err error) {
 	if err := a.current(s.spec); err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	c := s.spec.Credential
 	token := policy.Token(in.ID, in.Ordinal)
 	facts, err := s.facts(ctx, false)
 	if err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	if staged := slices.IndexFunc(facts.Versions, func(v policy.StoredKey) bool { return v.Token == token }); staged >= 0 {
 		return a.finishStaging(ctx, s, in, facts, facts.Versions[staged])
 	}
 	if err := a.signedOff(ctx, s, in, facts); err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	if facts, err = a.destroyOrphan(ctx, s, in, facts); err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	if slots := facts.Capabilities.Slots; slots > 0 && len(facts.Keys) >= slots {
-		return key.Ref{}, fmt.Errorf("%w: %d of %d", providers.ErrSlotsFull, len(facts.Keys), slots)
+		return ref, ends, fmt.Errorf("%w: %d of %d", providers.ErrSlotsFull, len(facts.Keys), slots)
 	}
 
 	principal := in.Retiring.Principal
 	if principal != "" && !slices.Contains(s.principals, principal) {
-		return key.Ref{}, fmt.Errorf("%w: %q is not its principal", ErrSpec, principal)
+		return ref, ends, fmt.Errorf("%w: %q is not its principal", ErrSpec, principal)
 	}
 	objections, err := s.rightsObjections(ctx)
 	if err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	if len(objections) > 0 {
-		return key.Ref{}, fmt.Errorf("%w: %s", providers.ErrDenied, strings.Join(objections, "; "))
+		return ref, ends, fmt.Errorf("%w: %s", providers.ErrDenied, strings.Join(objections, "; "))
 	}
 
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.MintIntended, token, nil)); err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	// Between the intent and the call there is nothing: what is made in that time may be taken for ours.
 	intent := &providers.MintIntent{Rotation: in.ID, Ordinal: in.Ordinal, At: a.Now().UTC()}
@@ -109,7 +112,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	facts.Metadata.Intent = intent
 	facts.Metadata.Inventory, facts.Metadata.Environment = s.spec.Inventory, c.Environment
 	if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
-		return key.Ref{}, fmt.Errorf("writing mint intent: %w", err)
+		return ref, ends, fmt.Errorf("writing mint intent: %w", err)
 	}
 	request := providers.IssueRequest{Token: token, Principal: principal, Scopes: c.Scopes}
 	if c.Expires > 0 {
@@ -124,17 +127,18 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		err = errors.Join(err, s.store.PutMetadata(ctx, before))
 	}
 	if err != nil {
-		return key.Ref{}, err
+		return ref, ends, err
 	}
 	defer issued.Bundle.Close()
 	version, err := s.store.Stage(ctx, token, issued.Bundle)
 	if err != nil {
-		return key.Ref{}, fmt.Errorf("staging key %s: %w", issued.Key.KeyID, err)
+		return ref, ends, fmt.Errorf("staging key %s: %w", issued.Key.KeyID, err)
 	}
-	return a.record(ctx, s, in, facts.Metadata, key.Ref{
+	ref, err = a.record(ctx, s, in, facts.Metadata, key.Ref{
 		Principal: issued.Key.Principal, KeyID: issued.Key.KeyID,
 		StoreVersion: version, Fingerprint: issued.Bundle.Fingerprint(),
 	})
+	return ref, issued.Key.ExpiresAt, err
 }
 
 // signedOff refuses a mint that nobody approved, where the sign-off gate asks for it: what a workflow waited for
@@ -164,14 +168,15 @@ func mintedNothing(err error) bool {
 }
 
 // finishStaging ends a mint whose key was staged by an attempt that died before it could say so.
-func (a *Activities) finishStaging(ctx context.Context, s *site, in IssueInput, facts policy.Facts, v policy.StoredKey) (key.Ref, error) {
+func (a *Activities) finishStaging(ctx context.Context, s *site, in IssueInput, facts policy.Facts, v policy.StoredKey) (ref key.Ref, ends time.Time, err error) {
 	k, live := facts.Live(v.KeyID)
 	if !live {
-		return key.Ref{}, fmt.Errorf("%w: version %s", ErrStagedKeyDead, v.ID)
+		return ref, ends, fmt.Errorf("%w: version %s", ErrStagedKeyDead, v.ID)
 	}
-	return a.record(ctx, s, in, facts.Metadata, key.Ref{
+	ref, err = a.record(ctx, s, in, facts.Metadata, key.Ref{
 		Principal: k.Principal, KeyID: k.KeyID, StoreVersion: v.ID, Fingerprint: v.Fingerprint,
 	})
+	return ref, k.ExpiresAt, err
 }
 
 // record makes the staged key ours in the metadata, and clears the intent.

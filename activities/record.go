@@ -123,7 +123,8 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 			}
 		}
 		if mine, ok := m.Key(current.KeyID); ok && !mine.IssuedAt.IsZero() {
-			m.RotateBy = mine.IssuedAt.Add(s.spec.Credential.RotateEvery.Std()).UTC()
+			k, _ := facts.Live(current.KeyID)
+			m.RotateBy = policy.RotateBy(s.spec.Credential, mine.IssuedAt, k.ExpiresAt)
 		}
 	}
 	if in.Settling {

@@ -90,6 +90,49 @@ func (c *signedCase) bounds(with string) {
 	c.do.Config = func() *workerconfig.Config { return config }
 }
 
+// Bounds that are narrowed while an activity runs stop it: what it may not look at any more is not taken for gone.
+func TestBoundsThatNarrowStopEveryEffect(t *testing.T) {
+	t.Parallel()
+	before := map[string][]string{
+		"Issue": {}, "DeliverWave": {"Issue"}, "Promote": {"Issue", "DeliverWave"},
+		"Enable": {"Issue", "DeliverWave", "Promote", "Disable"}, "RestoreLabels": {"Issue", "DeliverWave", "Promote"},
+		"Discard": {"Issue", "DeliverWave", "DeliverBack"}, "Disable": {"Issue", "DeliverWave", "Promote"},
+		"Destroy": {"Issue", "DeliverWave", "Promote", "Disable"}, "Record": {"Issue", "DeliverWave", "Promote", "Disable", "Destroy"},
+	}
+	for activity := range newSignedCase(t).acting() {
+		t.Run(activity, func(t *testing.T) {
+			t.Parallel()
+			c := newSignedCase(t)
+			require.Contains(t, before, activity)
+			for _, step := range before[activity] {
+				if step == "Disable" || step == "Destroy" { // on approvals that are signed
+					c.passOverlap()
+					c.execute(step, c.acting()[step], nil)
+					continue
+				}
+				c.run(step)
+			}
+			c.passOverlap()
+			var inForce atomic.Pointer[workerconfig.Config]
+			wide := c.do.Config()
+			c.bounds("bounds: {test: {minOverlap: 48h, ")
+			narrow := c.do.Config()
+			c.do.Config = inForce.Load
+			c.world.On(memory.OpMetadata, func(p memory.Phase) {
+				if p == memory.After {
+					inForce.Store(narrow)
+				}
+			})
+			ledger, known := len(c.world.Ledger()), c.metadata()
+			inForce.Store(wide)
+			err := c.attempt(activity, c.acting()[activity], nil, 1)
+			assert.Equal(t, activities.TypeDenied, c.refusal(err).Type(), "%v", err)
+			assert.Len(t, c.world.Ledger(), ledger, "nothing was changed")
+			assert.Equal(t, known, c.metadata())
+		})
+	}
+}
+
 // That a gate was passed before is only what a history says: no key is minted without the approvals themselves.
 func TestNoKeyIsMintedWithoutTheSignOff(t *testing.T) {
 	t.Parallel()

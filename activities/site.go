@@ -118,14 +118,23 @@ func (s *site) denied() []string {
 	return texts
 }
 
-// facts gathers all that policy judges by. Instances are asked only when wanted. What an instance does
-// not answer is a fact too, not an error.
-func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) {
-	f := policy.Facts{Denied: s.denied(), At: s.now()}
-	if len(f.Denied) > 0 {
-		return f, nil
+// shown gathers facts for who shows them and changes nothing: there, that the spec is out of bounds is one.
+func (s *site) shown(ctx context.Context, instances bool) (policy.Facts, error) {
+	if denied := s.denied(); len(denied) > 0 {
+		return policy.Facts{Denied: denied, At: s.now()}, nil
 	}
-	var err error
+	return s.facts(ctx, instances)
+}
+
+// facts gathers all that policy judges by. Instances are asked only when wanted. What an instance does
+// not answer is a fact too, not an error. What is out of bounds is not looked at, so that no effect takes it for what is not
+// there: bounds may have been narrowed since the activity began.
+func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) {
+	f := policy.Facts{At: s.now()}
+	err := s.within()
+	if err != nil {
+		return f, err
+	}
 	if f.Capabilities, err = s.issuer.Capabilities(ctx); err != nil {
 		return f, fmt.Errorf("asking the issuer what it can do: %w", err)
 	}

@@ -325,7 +325,7 @@ func (a *Activities) InspectDebt(ctx context.Context, r Rotation) (policy.Settle
 	if err != nil {
 		return policy.Settlement{}, forTemporal(err)
 	}
-	facts, err := s.facts(ctx, false)
+	facts, err := s.shown(ctx, false)
 	if err != nil {
 		return policy.Settlement{}, forTemporal(fmt.Errorf("inspecting the debt of %q: %w", s.spec.Credential.Name, err))
 	}

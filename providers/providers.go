@@ -299,6 +299,8 @@ type OwnedKey struct {
 	VerifiedAt time.Time `json:"verifiedAt,omitzero"`
 	// DeliveredAt is when its latest delivery began, its promotion to those who read the store included.
 	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
+	// AttestedAt is when the last wave that it was delivered to was seen to attest it.
+	AttestedAt time.Time `json:"attestedAt,omitzero"`
 	// PromotedAt is when it became CURRENT, by keyturn's doing.
 	PromotedAt time.Time `json:"promotedAt,omitzero"`
 	// KeptAt is when a rotation ended with it in CURRENT, after its overlap: from then on nothing leads back from it.

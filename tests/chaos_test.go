@@ -136,7 +136,7 @@ func rows(t *testing.T) (list []row) {
 }
 
 // What CI plays: so many of the worker's deaths on the gateway, evenly over the course, and so many of the rest by chance.
-const deaths, sampled = 32, 16
+const deaths, sampled = 8, 4
 
 // chosen are the rows to play.
 func chosen(t *testing.T) []row {

@@ -30,6 +30,8 @@ type Carried struct {
 	Disabled    bool        `json:"disabled,omitempty"`
 	RollingBack bool        `json:"rollingBack,omitempty"`
 	OverlapEnds time.Time   `json:"overlapEnds,omitzero"`
+	// IncomingEnds is the incoming key's own end.
+	IncomingEnds time.Time `json:"incomingEnds,omitzero"`
 }
 
 // CarriedEnd is what a run was turning to when it was full.
@@ -85,7 +87,7 @@ func (r *rotation) continueAsNew() error {
 	next.Carried = &Carried{
 		At: r.at, Queue: r.queue, Plan: r.plan, Status: r.status, Report: r.report, Events: r.events, Numbered: r.numbered,
 		Changed: r.changed, Delivered: r.delivered, Promoted: r.promoted, Disabled: r.disabled, RollingBack: r.rollingBack,
-		OverlapEnds: r.overlapEnds,
+		OverlapEnds: r.overlapEnds, IncomingEnds: r.incomingEnds,
 	}
 	if r.signedOff() {
 		next.Carried.At = partSignoff
@@ -100,7 +102,7 @@ func (r *rotation) continueAsNew() error {
 func (r *rotation) resume(c Carried) {
 	r.at, r.queue, r.plan, r.status, r.report, r.events, r.numbered = c.At, c.Queue, c.Plan, c.Status, c.Report, c.Events, c.Numbered
 	r.changed, r.delivered, r.promoted, r.disabled, r.rollingBack = c.Changed, c.Delivered, c.Promoted, c.Disabled, c.RollingBack
-	r.overlapEnds = c.OverlapEnds
+	r.overlapEnds, r.incomingEnds = c.OverlapEnds, c.IncomingEnds
 	if t := c.Turn; t != nil {
 		r.turn = &turn{outcome: t.Outcome, reason: t.Reason, message: t.Message}
 	}

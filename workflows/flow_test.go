@@ -787,6 +787,34 @@ func TestRequests(t *testing.T) {
 		s.approveAt(inOverlap + time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
+	t.Run("nor that of the incoming one, and ends before it", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		ends := s.env.Now().Add(inOverlap + time.Minute + s.credential.WaveTimeout.Std())
+		s.answers["Issue"] = func(int) (any, error) {
+			return activities.Issued{Key: incoming, Ends: ends, Decision: policy.Decision{OK: true}}, nil
+		}
+		s.in("overlap", inOverlap, func() {
+			s.ask(policy.Extend, policy.Request{By: "ann", Extension: minutes(1)}, func(v policy.Verdict) { assert.Equal(t, policy.BadExtension, v.Reason) })
+		})
+		s.in("revoke-gate", inOverlap+2*time.Minute, func() {})
+		s.approveAt(inOverlap + 3*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("there is no way back to a key that ends", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.plan.RetiringExpires = s.env.Now().Add(30 * time.Hour)
+		s.plan.WayBackEnds = s.env.Now().Add(inOverlap)
+		s.in("overlap", inOverlap+time.Minute, func() {
+			s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "late"}, func(v policy.Verdict) {
+				assert.Equal(t, policy.NoWayBack, v.Reason)
+				assert.Contains(t, v.Message, "the retiring key ends by itself")
+			})
+		})
+		s.approveAt(atGate)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
 	t.Run("requests that arrive with the end are answered", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)

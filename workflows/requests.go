@@ -158,8 +158,8 @@ func (r *rotation) standpoint() policy.Standpoint {
 			Rotation: r.id, Retiring: r.status.Retiring.KeyID, Incoming: r.status.Incoming.KeyID,
 		},
 		Disabled: r.disabled, Revoke: r.credential.Approvals.Revoke,
-		InOverlap: r.status.Phase == PhaseOverlap, OverlapEnds: r.overlapEnds, LatestEnd: r.plan.RetiringExpires,
-		NoWayBack: r.status.NoWayBack,
+		InOverlap: r.status.Phase == PhaseOverlap, OverlapEnds: r.overlapEnds, LatestEnd: r.lastOverlapEnd,
+		NoWayBack: r.noWayBack(),
 	}
 	switch {
 	case r.over || r.status.Phase == PhaseRecord:

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -182,7 +183,7 @@ func (r *rotation) issue() error {
 	if err := r.step(issuing(r.credential), act.Issue, &input, &issued); err != nil {
 		return err
 	}
-	r.status.Incoming = issued.Key
+	r.status.Incoming, r.incomingEnds = issued.Key, issued.Ends
 	r.became(RoleIncoming, KeyPending)
 	r.note("issued key %s, stored as PENDING in version %s", issued.Key.KeyID, issued.Key.StoreVersion)
 	if !issued.Decision.OK {
@@ -242,7 +243,7 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 	if r.plan.Retiring == nil {
 		r.status.NoWayBack = "there is no earlier key to go back to"
 	} else if !r.plan.CanRollBack {
-		r.status.NoWayBack = "the value of the retiring key is in no store"
+		r.status.NoWayBack = cmp.Or(r.plan.NoWayBack, "the value of the retiring key is in no store") // plans of before that was so do not say it
 	}
 	r.status.Waves[i].State = waveDelivering
 	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances; or: rollback")
@@ -271,7 +272,7 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 	return nil
 }
 
-// overlap keeps both keys accepted, never past an expiry of the retiring one.
+// overlap keeps both keys accepted, and ends before either ends by itself.
 func (r *rotation) overlap() error {
 	if r.plan.Retiring == nil {
 		return nil
@@ -279,14 +280,19 @@ func (r *rotation) overlap() error {
 	r.enter(PhaseOverlap, "Both keys are accepted.")
 	if r.overlapEnds.IsZero() { // else the run before began it
 		r.overlapEnds = workflow.Now(r.ctx).Add((r.credential.LongestCache() + r.credential.Overlap).Std())
-		if last := r.plan.RetiringExpires; !last.IsZero() && last.Before(r.overlapEnds) {
+		if last := r.lastOverlapEnd(r.overlapEnds); last.Before(r.overlapEnds) {
 			r.overlapEnds = last
-			r.note("the retiring key expires %s, before the overlap would end", last.UTC().Format(time.RFC3339))
+			r.note("a key ends by itself before the overlap would: it ends %s, while both are accepted", last.UTC().Format(time.RFC3339))
 		}
 		r.happened(audit.OverlapBegun, map[string]string{"until": r.overlapEnds.UTC().Format(time.RFC3339)})
 	}
 	r.waitFor("the end of the overlap", "time; or: extend, rollback")
 	return r.wait("overlap", func() time.Time { return r.overlapEnds }, nil)
+}
+
+// lastOverlapEnd is when an overlap ends that would last until then.
+func (r *rotation) lastOverlapEnd(until time.Time) time.Time {
+	return policy.OverlapEnds(r.credential, until, r.plan.RetiringExpires, r.incomingEnds)
 }
 
 // revoke takes the retiring key away, on evidence and approval: reversibly first, then for good. When
@@ -404,8 +410,8 @@ func (r *rotation) rollBack(t *turn) error {
 	if r.turn == nil {
 		r.turn = t
 	}
-	if r.status.NoWayBack != "" && r.delivered {
-		return failed(t.reason, "%s. A rollback is impossible: %s. Both keys are left as they are; nothing is destroyed", t.message, r.status.NoWayBack)
+	if why := r.noWayBack(); why != "" && r.delivered {
+		return failed(t.reason, "%s. A rollback is impossible: %s. Both keys are left as they are; nothing is destroyed", t.message, why)
 	}
 	if err := r.undo(); err != nil {
 		if errors.Is(err, errFull) {
@@ -423,6 +429,14 @@ func (r *rotation) rollBack(t *turn) error {
 		}
 	}
 	return t
+}
+
+// noWayBack is why a rollback is impossible now; empty when it is possible.
+func (r *rotation) noWayBack() string {
+	if ends := r.plan.WayBackEnds; r.status.NoWayBack == "" && !ends.IsZero() && !workflow.Now(r.ctx).Before(ends) {
+		return "the retiring key ends by itself " + r.plan.RetiringExpires.UTC().Format(time.RFC3339)
+	}
+	return r.status.NoWayBack
 }
 
 func (r *rotation) undo() error {

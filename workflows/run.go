@@ -58,6 +58,7 @@ type rotation struct {
 	// holding: the spec's signature is not trusted now; resigned: another one was taken.
 	holding, resigned bool
 	overlapEnds       time.Time
+	incomingEnds      time.Time        // by itself; zero for never
 	signoffs          []policy.Verdict // that passed the sign-off gate
 	// debtDisabled: the retired key was disabled before a run that settles began.
 	debtDisabled bool
@@ -423,7 +424,7 @@ func watched(c inventory.Credential) bool {
 func (r *rotation) breached(d policy.Decision) {
 	r.note("watch: %s", d.Message)
 	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
-	if pause || r.status.NoWayBack != "" || d.Reason == StepFailed {
+	if pause || r.noWayBack() != "" || d.Reason == StepFailed {
 		r.breach = &d
 		return
 	}

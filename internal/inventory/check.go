@@ -199,6 +199,9 @@ func checkTerms(a at, c Credential, catalog Catalog) {
 	if c.Expires > 0 && c.Expires <= both {
 		a.wrong("expires", fmt.Sprintf("is %s, not longer than the overlap of %s: a key would end before its successor is in use", c.Expires, both), "write a longer life")
 	}
+	if c.Expires > 0 && c.Expires > both && c.Expires < c.RotateEvery {
+		a.wrong("expires", fmt.Sprintf("is %s, shorter than the cadence of %s: a key would end before it is rotated", c.Expires, c.RotateEvery), "write a longer life, or rotate more often")
+	}
 	if issuer, ok := catalog.Lookup(RoleIssuer, c.Issuer.Type); ok {
 		if issuer.ReportsUsage && c.QuietWindow.Std() < issuer.UsageLag {
 			a.wrong("quietWindow", fmt.Sprintf("is %s, below the %s with which issuer type %s reports usage at best", c.QuietWindow, Duration(issuer.UsageLag), c.Issuer.Type),

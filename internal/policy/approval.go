@@ -119,9 +119,10 @@ type Standpoint struct {
 	Gate *OpenGate
 	// InOverlap: the overlap can be extended.
 	InOverlap bool
-	// OverlapEnds is the present end, LatestEnd the latest possible: the retiring key's own end.
+	// OverlapEnds is the present end; LatestEnd cuts one that is asked for to the latest possible, before either key ends
+	// by itself. Nil cuts nothing.
 	OverlapEnds time.Time
-	LatestEnd   time.Time
+	LatestEnd   func(time.Time) time.Time
 	// NoWayBack is why the rotation cannot be turned back; empty when it can.
 	NoWayBack string
 	// Disabled: the retiring key is disabled, or about to be. From then on turning back takes the trust that
@@ -214,8 +215,8 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 		if r.Extension <= 0 {
 			return no(BadExtension, "say by how much: a duration above zero, such as 2h")
 		}
-		if end := s.OverlapEnds.Add(r.Extension.Std()); !s.LatestEnd.IsZero() && end.After(s.LatestEnd) {
-			return no(BadExtension, "the retiring key expires %s, before the extended overlap would end", s.LatestEnd.UTC().Format(time.RFC3339))
+		if end := s.OverlapEnds.Add(r.Extension.Std()); s.LatestEnd != nil && s.LatestEnd(end).Before(end) {
+			return no(BadExtension, "a key ends by itself soon after %s: the overlap cannot last longer", s.LatestEnd(end).UTC().Format(time.RFC3339))
 		}
 	case Rollback:
 		if s.NoWayBack != "" {

@@ -59,7 +59,10 @@ func TestJudge(t *testing.T) {
 		"an extension outside of it is not taken":   {policy.Extend, policy.Request{Extension: hours(2)}, at(nil), policy.WrongPhase},
 		"an extension by nothing is not taken":      {policy.Extend, policy.Request{}, at(overlap), policy.BadExtension},
 		"an extension past the retiring key's expiry is not taken": {policy.Extend, policy.Request{Extension: hours(2)},
-			at(func(s *policy.Standpoint) { overlap(s); s.LatestEnd = now.Add(2 * time.Hour) }), policy.BadExtension},
+			at(func(s *policy.Standpoint) {
+				overlap(s)
+				s.LatestEnd = func(time.Time) time.Time { return now.Add(2 * time.Hour) }
+			}), policy.BadExtension},
 		"a rollback with a reason is taken":        {policy.Rollback, policy.Request{Reason: "errors"}, at(overlap), policy.Accepted},
 		"a rollback without a reason is not taken": {policy.Rollback, policy.Request{}, at(overlap), policy.ReasonMissing},
 		"a rollback of a disabled key needs a signature where the gate does": {policy.Rollback, policy.Request{Reason: "errors"},

@@ -52,12 +52,19 @@ func (e Evidence) Late() bool {
 // none holds the retiring one, the incoming key was used since they have it, the retiring one has been quiet, the
 // overlap has passed by the store's own record of the promotion, and there is no blackout.
 func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidence {
+	return gather(c, f, retiring, incoming, blackout(c, f.At))
+}
+
+// gather is Gather with decisions that come besides.
+func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides ...Decision) Evidence {
 	e := Evidence{GatheredAt: f.At}
 	miss := func(r Reason, format string, args ...any) { e.Missing = append(e.Missing, refuse(r, format, args...)) }
 
 	e.Missing = append(e.Missing, named(converged(f.Instances, retiring, incoming))...)
-	if d := blackout(c, f.At); !d.OK {
-		e.Missing = append(e.Missing, d)
+	for _, d := range append(besides, f.accepted(c, incoming.KeyID, IncomingNotLive)) {
+		if !d.OK {
+			e.Missing = append(e.Missing, d)
+		}
 	}
 	for _, i := range f.Instances {
 		if i.Statement != nil {
@@ -67,27 +74,26 @@ func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidenc
 		}
 	}
 	retiringKey, _ := f.Live(retiring.KeyID)
-	incomingKey, live := f.Live(incoming.KeyID)
-	if !live || incomingKey.State != key.Active {
-		miss(IncomingNotLive, "the incoming key %s is not active at the issuer", incoming.KeyID)
-	}
+	incomingKey, _ := f.Live(incoming.KeyID)
 	if current, ok := f.Version(providers.Current); !ok || current.KeyID != incoming.KeyID {
 		miss(CurrentMoved, "the store's CURRENT is not the incoming key %s", incoming.KeyID)
 	}
 	owned, _ := f.Metadata.Key(incoming.KeyID)
 	away, _ := f.Metadata.Key(retiring.KeyID)
-	e.QuietSince = freshFrom(c, latest(owned.PromotedAt, away.DeliveredAt))
+	e.QuietSince = freshFrom(c, latest(owned.PromotedAt, owned.AttestedAt, away.DeliveredAt))
 	if owned.PromotedAt.IsZero() {
 		miss(CurrentMoved, "the store has no record that %s was promoted", incoming.KeyID)
-	} else if over := overlapEnd(c, owned); f.At.Before(over) && !expired(retiringKey, f.At) {
+	} else if over := OverlapEnds(c, overlapEnd(c, owned), retiringKey.ExpiresAt, incomingKey.ExpiresAt); f.At.Before(over) {
 		miss(OverlapNotOver, "the overlap lasts until %s", over.UTC().Format(time.RFC3339))
 	}
-	if f.Capabilities.ReportsUsage && !expired(retiringKey, f.At) {
+	if f.Capabilities.ReportsUsage {
 		e.IncomingUsedAt, e.RetiringUsedAt = incomingKey.LastUsedAt, retiringKey.LastUsedAt
 		if len(f.Instances) > 0 && !f.usedByConsumers(incoming.KeyID, incomingKey.LastUsedAt) {
 			miss(IncomingNotUsed, "the incoming key %s was not used yet since it was delivered (last used %s)", incoming.KeyID, ago(incomingKey.LastUsedAt))
 		}
 		e.QuietSince = latest(e.QuietSince, retiringKey.LastUsedAt)
+	}
+	if !expired(retiringKey, f.At) {
 		window := quietWindow(c, f)
 		if quiet := e.QuietSince.Add(window); f.At.Before(quiet) {
 			by := ""
@@ -112,9 +118,6 @@ func quietWindow(c inventory.Credential, f Facts) time.Duration {
 func latest(times ...time.Time) time.Time {
 	return slices.MaxFunc(times, time.Time.Compare)
 }
-
-// expired: a key that the issuer no longer accepts needs no quiet window and no overlap.
-func expired(k key.Info, at time.Time) bool { return !k.ExpiresAt.IsZero() && !at.Before(k.ExpiresAt) }
 
 func ago(t time.Time) string {
 	if t.IsZero() {
@@ -176,13 +179,13 @@ func IsBack(wave []Instance, to key.Ref) Decision {
 
 // MayPromote judges whether CURRENT may move to the incoming key: it is live, staged and works, the retiring
 // one still has CURRENT, and every instance that is delivered to attests the incoming key.
-func MayPromote(f Facts, retiring, incoming key.Ref) Decision {
+func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
 	current, hasCurrent := f.Version(providers.Current)
 	if hasCurrent && current.KeyID == incoming.KeyID {
 		return allow("CURRENT is the incoming key already")
 	}
-	if k, live := f.Live(incoming.KeyID); !live || k.State != key.Active {
-		return refuse(IncomingNotLive, "the incoming key %s is not active at the issuer", incoming.KeyID)
+	if d := f.accepted(c, incoming.KeyID, IncomingNotLive); !d.OK {
+		return d
 	}
 	if d := verified(f, incoming); !d.OK {
 		return d
@@ -256,7 +259,7 @@ func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Ver
 }
 
 // MayRevoke judges whether the retiring key may be destroyed: all that disabling needs, and, where the
-// issuer can disable, that it is disabled and was so for the soak.
+// issuer can disable, that it is disabled and was so for the soak. A blackout holds no destroying: nobody uses the key.
 func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, approvals []Verdict) Decision {
 	k, live := f.Live(retiring.KeyID)
 	if !live {
@@ -279,14 +282,8 @@ func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, appr
 	if d := Missed(f, retiring); !d.OK {
 		return d
 	}
-	for _, d := range converged(f.Instances, retiring, incoming) {
-		return d
-	}
-	if current, ok := f.Version(providers.Current); !ok || current.KeyID != incoming.KeyID {
-		return refuse(CurrentMoved, "the store's CURRENT is not the incoming key %s", incoming.KeyID)
-	}
-	if k, live := f.Live(incoming.KeyID); !live || k.State != key.Active {
-		return refuse(IncomingNotLive, "the incoming key %s is not active at the issuer", incoming.KeyID)
+	if e := gather(c, f, retiring, incoming); !e.Complete {
+		return e.Missing[0]
 	}
 	if d := approved(c, f, retiring, approvals, false); !d.OK {
 		return d
@@ -327,26 +324,26 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 	if owned.DeliveredAt.IsZero() && !readsPending {
 		return allow("key %s was never delivered", unwanted.KeyID)
 	}
-	if kept := f.currentKeyID(c.Adopt); kept != "" {
-		current, ok := f.Live(kept)
-		if !ok || current.State != key.Active {
-			return refuse(RetiringKeyNotLive, "the key to be kept, %s, is not active at the issuer", kept)
-		}
-		for _, d := range converged(f.Instances, unwanted, f.Ref(current)) {
-			return d
-		}
-		back, _ := f.Metadata.Key(kept)
-		if d := forgotten(c, f, unwanted, latest(had, back.DeliveredAt)); !d.OK {
-			return d
-		}
+	kept := f.currentKeyID(c.Adopt)
+	if kept == "" {
+		return refuse(NothingKept, "key %s was delivered, and there is no other that consumers could go back to", unwanted.KeyID)
 	}
-	if f.Capabilities.ReportsUsage {
-		// That no use is reported proves nothing yet: it may have been used since it was delivered.
-		window := quietWindow(c, f)
-		if quiet := latest(k.LastUsedAt, had).Add(window); f.At.Before(quiet) {
-			return refuse(RetiringNotQuiet, "the incoming key %s must be quiet for %s, so until %s at least",
-				unwanted.KeyID, inventory.Duration(window), quiet.UTC().Format(time.RFC3339))
-		}
+	if d := f.accepted(c, kept, RetiringKeyNotLive); !d.OK {
+		return d
+	}
+	current, _ := f.Live(kept)
+	for _, d := range converged(f.Instances, unwanted, f.Ref(current)) {
+		return d
+	}
+	back, _ := f.Metadata.Key(kept)
+	if d := forgotten(c, f, unwanted, latest(had, back.DeliveredAt)); !d.OK {
+		return d
+	}
+	// That no use is reported proves nothing yet: it may have been used since it was delivered, and until everybody was back.
+	window := quietWindow(c, f)
+	if quiet := latest(k.LastUsedAt, had, back.AttestedAt).Add(window); f.At.Before(quiet) {
+		return refuse(RetiringNotQuiet, "the incoming key %s must be quiet for %s, so until %s at least",
+			unwanted.KeyID, inventory.Duration(window), quiet.UTC().Format(time.RFC3339))
 	}
 	return allow("no instance holds key %s any more", unwanted.KeyID)
 }
@@ -367,16 +364,13 @@ func MayDeliver(c inventory.Credential, f Facts, wanted key.Ref) Decision {
 	default:
 		return refuse(NotOurs, "key %s is not one of %s", wanted.KeyID, c.Name)
 	}
-	if k, _ := f.Live(wanted.KeyID); k.State != key.Active || expired(k, f.At) {
-		return refuse(IncomingNotLive, "key %s is not active at the issuer", wanted.KeyID)
-	}
-	return allow("key %s is active", wanted.KeyID)
+	return f.accepted(c, wanted.KeyID, IncomingNotLive)
 }
 
 // StillWorks judges a key that was just delivered.
 func StillWorks(f Facts, delivered key.Ref) Decision {
-	if k, _ := f.Live(delivered.KeyID); k.State != key.Active {
-		return refuse(IncomingNotLive, "key %s was disabled or destroyed while it was delivered", delivered.KeyID)
+	if k, _ := f.Live(delivered.KeyID); k.State != key.Active || expired(k, f.At) {
+		return refuse(IncomingNotLive, "key %s ended or was disabled or destroyed while it was delivered", delivered.KeyID)
 	}
 	return allow("key %s is active", delivered.KeyID)
 }

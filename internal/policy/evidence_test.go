@@ -43,16 +43,31 @@ func TestMayDisable(t *testing.T) {
 			c.QuietWindow, f.Capabilities.UsageLag = hours(1), 6*time.Hour
 			f.Keys[0].LastUsedAt = now.Add(-5 * time.Hour)
 		}, policy.RetiringNotQuiet},
-		"an issuer that reports no usage has no quiet window": {func(_ *inventory.Credential, f *policy.Facts) {
+		"an incoming key that ends soon holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(59 * time.Minute) }, policy.IncomingNotLive},
+		"an issuer that reports no usage has no last use": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Capabilities.ReportsUsage = false
 			f.Keys[0].LastUsedAt, f.Keys[1].LastUsedAt = now, time.Time{}
 		}, policy.Allowed},
+		"but a window that counts from when all had the incoming key": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Capabilities.ReportsUsage = false
+			f.Metadata.Keys[1].AttestedAt = now.Add(-6 * time.Hour)
+		}, policy.RetiringNotQuiet},
+		"the last instance that attested the incoming key begins the window": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].AttestedAt = now.Add(-6 * time.Hour)
+		}, policy.RetiringNotQuiet},
 		"an overlap that is not over by the store's record holds it": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Metadata.Keys[1].PromotedAt = now.Add(-47 * time.Hour)
 		}, policy.OverlapNotOver},
 		"a retiring key that expired needs no overlap and no quiet": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Metadata.Keys[1].PromotedAt = now.Add(-time.Hour)
 			f.Keys[0].ExpiresAt, f.Keys[0].LastUsedAt = now.Add(-time.Minute), now.Add(-2*time.Minute)
+		}, policy.Allowed},
+		"but an incoming key that consumers use": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Keys[0].ExpiresAt, f.Keys[1].LastUsedAt = now.Add(-time.Minute), time.Time{}
+		}, policy.IncomingNotUsed},
+		"an overlap ends before the retiring key does": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].PromotedAt = now.Add(-47 * time.Hour)
+			f.Keys[0].ExpiresAt = now.Add(time.Hour)
 		}, policy.Allowed},
 		"a CURRENT that is another key holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Versions[1].KeyID = "key-z" }, policy.CurrentMoved},
 		"the key that is CURRENT is never the retiring one": {func(_ *inventory.Credential, f *policy.Facts) {
@@ -102,6 +117,13 @@ func TestMayRevoke(t *testing.T) {
 		"a CURRENT that moved away holds it": {func(f *policy.Facts) {
 			f.Versions[0].Labels, f.Versions[1].Labels = f.Versions[1].Labels, f.Versions[0].Labels
 		}, policy.NotOurs},
+		"a CURRENT that is a third key holds it":                 {func(f *policy.Facts) { f.Versions[1].KeyID = "key-z" }, policy.CurrentMoved},
+		"an incoming key that was removed holds it":              {func(f *policy.Facts) { f.Keys = f.Keys[:1] }, policy.IncomingNotLive},
+		"an incoming key that has ended holds it":                {func(f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(-time.Minute) }, policy.IncomingNotLive},
+		"an incoming key that ends soon holds it":                {func(f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(59 * time.Minute) }, policy.IncomingNotLive},
+		"a promotion that is not on record holds it":             {func(f *policy.Facts) { f.Metadata.Keys[1].PromotedAt = time.Time{} }, policy.CurrentMoved},
+		"an overlap that is not over holds it":                   {func(f *policy.Facts) { f.Metadata.Keys[1].PromotedAt = now.Add(-47 * time.Hour) }, policy.OverlapNotOver},
+		"an incoming key that nobody used holds it":              {func(f *policy.Facts) { f.Keys[1].LastUsedAt = time.Time{} }, policy.IncomingNotUsed},
 		"an incoming key that was disabled meanwhile holds it":   {func(f *policy.Facts) { f.Keys[1].State = key.Disabled }, policy.IncomingNotLive},
 		"an approval that an earlier disabling used up holds it": {func(f *policy.Facts) { f.Metadata.Keys[0].Spent = []string{"nonce-1"} }, policy.ApprovalsMissing},
 		"an issuer that cannot disable asks for all that disabling asks for": {func(f *policy.Facts) {
@@ -118,6 +140,19 @@ func TestMayRevoke(t *testing.T) {
 			assert.Equal(t, c.want, d.Reason, d.Message)
 		})
 	}
+}
+
+// A soak outlives an approval: what it allowed was begun in time.
+func TestAnApprovalMayGrowOldInTheSoak(t *testing.T) {
+	t.Parallel()
+	f := promoted()
+	f.Keys[0].State = key.Disabled
+	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = now.Add(-25*time.Hour), now.Add(-25*time.Hour)
+	old := []policy.Verdict{approval("ann", now.Add(-26*time.Hour))}
+	assert.Equal(t, policy.Allowed, policy.MayRevoke(credential(), f, retiring, incoming, old).Reason)
+	f.Keys[0].State = key.Active
+	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = time.Time{}, time.Time{}
+	assert.Equal(t, policy.ApprovalsMissing, policy.MayDisable(credential(), f, retiring, incoming, old).Reason)
 }
 
 func TestMayDiscard(t *testing.T) {
@@ -155,6 +190,21 @@ func TestMayDiscard(t *testing.T) {
 			f.Metadata.Keys[1].DeliveredAt, f.Metadata.Keys[1].IssuedAt = time.Time{}, now.Add(-5*time.Hour)
 			f.Keys[1].LastUsedAt, f.Instances[0].Pulls = time.Time{}, true
 		}, policy.RetiringNotQuiet},
+		"a key to go back to that has ended holds it": {func(f *policy.Facts) { f.Keys[0].ExpiresAt = now.Add(-time.Minute) }, policy.RetiringKeyNotLive},
+		"one that ends soon holds it":                 {func(f *policy.Facts) { f.Keys[0].ExpiresAt = now.Add(59 * time.Minute) }, policy.RetiringKeyNotLive},
+		"the last instance that came back begins the window": {func(f *policy.Facts) {
+			f.Metadata.Keys[0].AttestedAt = now.Add(-6 * time.Hour)
+		}, policy.RetiringNotQuiet},
+		"an issuer that reports no usage waits as long": {func(f *policy.Facts) {
+			f.Capabilities.ReportsUsage = false
+			f.Metadata.Keys[1].DeliveredAt = now.Add(-6 * time.Hour)
+		}, policy.RetiringNotQuiet},
+		"the only key that consumers have may not, though they say nothing": {func(f *policy.Facts) {
+			f.Versions, f.Keys, f.Metadata.Keys = f.Versions[1:], f.Keys[1:], f.Metadata.Keys[1:]
+			for i := range f.Instances {
+				f.Instances[i].Statement = nil
+			}
+		}, policy.NothingKept},
 		"the key in CURRENT may not": {func(f *policy.Facts) {
 			f.Versions[0].Labels, f.Versions[1].Labels = nil, []providers.Label{providers.Current}
 		}, policy.NotOurs},
@@ -191,6 +241,7 @@ func TestMayPromote(t *testing.T) {
 		"a CURRENT that somebody removed holds it":           {func(f *policy.Facts) { f.Versions = f.Versions[1:] }, policy.CurrentMoved},
 		"a PENDING that somebody moved holds it":             {func(f *policy.Facts) { f.Versions[1].ID = "v7" }, policy.PendingMoved},
 		"an incoming key that was not seen to work holds it": {func(f *policy.Facts) { f.Metadata.Keys[1].VerifiedAt = time.Time{} }, policy.KeyNotWorking},
+		"an incoming key that ends soon holds it":            {func(f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(59 * time.Minute) }, policy.IncomingNotLive},
 		"an incoming key that is gone holds it":              {func(f *policy.Facts) { f.Keys = f.Keys[:1] }, policy.IncomingNotLive},
 		"what is promoted already stays so": {func(f *policy.Facts) {
 			*f = promoted()
@@ -202,7 +253,7 @@ func TestMayPromote(t *testing.T) {
 			t.Parallel()
 			f := staged()
 			c.change(&f)
-			d := policy.MayPromote(f, retiring, incoming)
+			d := policy.MayPromote(credential(), f, retiring, incoming)
 			assert.Equal(t, c.want, d.Reason, d.Message)
 		})
 	}

@@ -28,7 +28,7 @@ func credential() inventory.Credential {
 	return inventory.Credential{
 		Name: "payments-api", Owner: "payments@example.com", Environment: "production",
 		Terms: inventory.Terms{
-			RotateEvery: hours(90 * 24), Overlap: hours(48), QuietWindow: hours(6), WaveSoak: hours(1), DisableSoak: hours(24),
+			RotateEvery: hours(90 * 24), Overlap: hours(48), QuietWindow: hours(6), WaveSoak: hours(1), WaveTimeout: hours(1), DisableSoak: hours(24),
 			Approvals: inventory.Approvals{Revoke: &inventory.Approval{Count: 1, Trust: inventory.TrustAny, ApprovalExpires: hours(24)}},
 		},
 		Consumers: []inventory.Consumer{

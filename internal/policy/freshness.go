@@ -73,11 +73,15 @@ func seldomSeen(c inventory.Credential) (w []string) {
 func Missed(f Facts, disabled key.Ref) Decision {
 	k, live := f.Live(disabled.KeyID)
 	owned, _ := f.Metadata.Key(disabled.KeyID)
-	if !live || k.State != key.Disabled || owned.DisablingAt.IsZero() || !f.Capabilities.ReportsUsage {
+	since := owned.DisablingAt
+	if since.IsZero() { // somebody else disabled it, and keyturn found it so
+		since = owned.DisabledAt
+	}
+	if !live || k.State != key.Disabled || since.IsZero() || !f.Capabilities.ReportsUsage {
 		return allow("nobody is known to miss key %s", disabled.KeyID)
 	}
 	// What was used right before is reported late, by a clock that may run ahead.
-	if since := owned.DisablingAt.Add(clockGrain); k.LastUsedAt.After(since) {
+	if since := since.Add(clockGrain); k.LastUsedAt.After(since) {
 		by := ""
 		if k.LastUsedBy != "" {
 			by = " by " + k.LastUsedBy

@@ -60,7 +60,7 @@ func TestWhatCachesAndRunsMayHaveIsNotDestroyed(t *testing.T) {
 		change(&c.Consumers[1])
 		assert.Equal(t, policy.CachesNotOver, policy.MayDiscard(c, back, incoming).Reason, name)
 		later := back
-		later.At = now.Add(time.Hour)
+		later.At = now.Add(2 * time.Hour)
 		assert.True(t, policy.MayDiscard(c, later, incoming).OK, name)
 	}
 }
@@ -78,7 +78,7 @@ func TestWhoReadsPendingMayHaveCachedIt(t *testing.T) {
 	c := credential()
 	c.Consumers[0].CacheTTL = hours(5)
 	assert.Equal(t, policy.CachesNotOver, policy.MayDiscard(c, f, incoming).Reason)
-	f.At = now.Add(5 * time.Hour)
+	f.At = now.Add(7 * time.Hour) // and nobody would tell of a use
 	d := policy.MayDiscard(c, f, incoming)
 	assert.True(t, d.OK, d.Message)
 }
@@ -164,9 +164,14 @@ func TestADisabledKeyIsMissed(t *testing.T) {
 		}(), false},
 		"somebody else disabled it": {func() policy.Facts {
 			f := disabled(now.Add(-time.Minute))
-			f.Metadata.Keys[0].DisablingAt = time.Time{}
+			f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = time.Time{}, time.Time{}
 			return f
 		}(), false},
+		"somebody else disabled it, and it was used since keyturn found it so": {func() policy.Facts {
+			f := disabled(now.Add(-time.Minute))
+			f.Metadata.Keys[0].DisablingAt = time.Time{}
+			return f
+		}(), true},
 		"the issuer does not report uses": {func() policy.Facts {
 			f := disabled(now.Add(-time.Minute))
 			f.Capabilities.ReportsUsage = false

@@ -33,8 +33,12 @@ type Plan struct {
 	// TellsMissed: the issuer tells who misses the key when it is disabled, which is watched then. Plans of before that was
 	// so do not say it.
 	TellsMissed bool `json:"tellsMissed,omitempty"`
-	// CanRollBack: the retiring key's value can be delivered again.
-	CanRollBack bool `json:"canRollBack"`
+	// CanRollBack: the retiring key can be delivered again; NoWayBack is why it cannot.
+	CanRollBack bool   `json:"canRollBack"`
+	NoWayBack   string `json:"noWayBack,omitempty"`
+	// WayBackEnds is when there is no way back any more, though the retiring key is not destroyed yet: it ends by itself soon
+	// after. Zero when it does not.
+	WayBackEnds time.Time `json:"wayBackEnds,omitzero"`
 	// Refusals say why the rotation may not begin; none when it may.
 	Refusals []Decision `json:"refusals,omitempty"`
 	// Warnings are what an approver should know.
@@ -92,7 +96,8 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 		switch standings[k.KeyID] {
 		case StandingCurrent:
 			plan.Retiring, plan.RetiringExpires = &ref, k.ExpiresAt
-			plan.CanRollBack = ref.StoreVersion != ""
+			plan.NoWayBack, plan.WayBackEnds = noWayBack(c, f, plan)
+			plan.CanRollBack = plan.NoWayBack == ""
 		case StandingIncoming, StandingOrphan:
 			plan.Discard = append(plan.Discard, ref)
 		}
@@ -104,6 +109,28 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 	plan.Warnings = warnings(c, f, plan, standings)
 	plan.Steps, plan.Takes = steps(c, f, plan)
 	return plan
+}
+
+// noWayBack is why the retiring key cannot be gone back to, empty when it can, and until when that is so where it ends by
+// itself: one that ends before all have the incoming key is no way back.
+func noWayBack(c inventory.Credential, f Facts, plan Plan) (why string, ends time.Time) {
+	if plan.Retiring.StoreVersion == "" {
+		return "the value of the retiring key is in no store", ends
+	}
+	if plan.RetiringExpires.IsZero() {
+		return "", ends
+	}
+	ends = beforeEnd(c, plan.RetiringExpires)
+	delivered := f.At
+	for i, w := range plan.Waves {
+		if i < len(plan.Waves)-1 {
+			delivered = delivered.Add(w.Soak.Std())
+		}
+	}
+	if !delivered.Before(ends) {
+		return "the retiring key ends by itself " + plan.RetiringExpires.UTC().Format(time.RFC3339), ends
+	}
+	return "", ends
 }
 
 // onAnyOf names the instances that use one of the keys.
@@ -175,6 +202,9 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 		add(CannotExpire, "expires is set, and keys of this issuer cannot expire: remove it")
 	}
 	no = append(no, tooShort(c)...)
+	if gate := c.Approvals.Signoff; plan.NoWayBack != "" && !plan.WayBackEnds.IsZero() && (gate == nil || gate.Count == 0) {
+		add(SignoffNeeded, "there is no way back from this rotation, since %s: somebody must sign it off; ask for that with approvals.signoff", plan.NoWayBack)
+	}
 	if plan.Retiring != nil {
 		no = append(no, instanceRefusals(f, *plan.Retiring, plan.TakeBack)...)
 	} else {
@@ -249,6 +279,9 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339))
 			}
 		case StandingIncoming:
+			if owned, _ := f.Metadata.Key(k.KeyID); plan.Retiring == nil && !owned.DeliveredAt.IsZero() && len(onAnyOf(f.Instances, []key.Ref{f.Ref(k)})) == 0 {
+				add(UnfinishedRotation, "key %s of a rotation that did not end was delivered, and there is no earlier key to go back to: put its value into CURRENT, or destroy it at the issuer if nobody uses it", k.KeyID)
+			}
 			for _, name := range onAnyOf(f.Instances, []key.Ref{f.Ref(k)}) {
 				if !slices.Contains(plan.TakeBack, name) {
 					add(UnfinishedRotation, "%s uses key %s of a rotation that did not end, and there is no earlier key in the store to go back to: put the value of %s into CURRENT",
@@ -320,8 +353,11 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	if a := c.Approvals.Revoke; a == nil || a.Count == 0 {
 		w = append(w, "nobody is asked before the retiring key is revoked")
 	}
-	if plan.Retiring != nil && !plan.CanRollBack {
-		w = append(w, "the value of the retiring key is in no store: after the first delivery a rollback is impossible")
+	switch {
+	case plan.NoWayBack != "":
+		w = append(w, plan.NoWayBack+": after the first delivery a rollback is impossible")
+	case !plan.WayBackEnds.IsZero():
+		w = append(w, fmt.Sprintf("the retiring key ends by itself %s: a rollback is possible until %s", plan.RetiringExpires.UTC().Format(time.RFC3339), plan.WayBackEnds.UTC().Format(time.RFC3339)))
 	}
 	if !f.Capabilities.CanDisable {
 		w = append(w, "the issuer cannot disable a key: revoking has no way back")

@@ -122,8 +122,20 @@ func TestPlanRefusals(t *testing.T) {
 			g.c.Adopt = []string{"key-old"}
 			g.f.Versions, g.f.Metadata = nil, providers.Metadata{}
 		}, nil},
-		"a quiet window below the account's lag refuses": {func(g *given) { g.f.Capabilities.UsageLag = 7 * time.Hour }, []policy.Reason{policy.QuietBelowLag}},
-		"keys that shall expire need an issuer that can": {func(g *given) { g.c.Expires = hours(1); g.f.Capabilities.CanExpire = false }, []policy.Reason{policy.CannotExpire}},
+		"a quiet window below the account's lag refuses":                             {func(g *given) { g.f.Capabilities.UsageLag = 7 * time.Hour }, []policy.Reason{policy.QuietBelowLag}},
+		"keys that shall expire need an issuer that can":                             {func(g *given) { g.c.Expires = hours(1); g.f.Capabilities.CanExpire = false }, []policy.Reason{policy.CannotExpire}},
+		"a retiring key that ends before all have the incoming one needs a sign-off": {func(g *given) { g.f.Keys[0].ExpiresAt = now.Add(2 * time.Hour) }, []policy.Reason{policy.SignoffNeeded}},
+		"and with that gate it is one more thing to be signed off": {func(g *given) {
+			g.f.Keys[0].ExpiresAt, g.c.Approvals.Signoff = now.Add(2*time.Hour), &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
+		}, nil},
+		"a retiring key that ends later does not": {func(g *given) { g.f.Keys[0].ExpiresAt = now.Add(2*time.Hour + time.Minute) }, nil},
+		"the only key that was ever delivered is not cleared away because nobody says that it is used": {func(g *given) {
+			g.f = staged()
+			g.f.Keys, g.f.Versions, g.f.Metadata.Keys = g.f.Keys[1:], g.f.Versions[1:], g.f.Metadata.Keys[1:]
+			for i := range g.f.Instances {
+				g.f.Instances[i].Statement, g.f.Instances[i].NotAttesting = nil, "connection refused"
+			}
+		}, []policy.Reason{policy.UnfinishedRotation}},
 		"signed approvals that nobody can verify refuse": {func(g *given) { g.c.Approvals.Revoke.Trust = inventory.TrustSigned }, []policy.Reason{policy.TrustNotVerifiable}},
 		"rights beyond the scopes refuse, each by itself": {func(g *given) { g.f.RightsObjections = []string{"policy a", "policy b"} },
 			[]policy.Reason{policy.RightsRefused, policy.RightsRefused}},
@@ -152,6 +164,26 @@ func TestPlanRefusals(t *testing.T) {
 			assert.Equal(t, len(c.want) > 0, plan.Refused())
 		})
 	}
+}
+
+func TestThePlanSaysUntilWhenThereIsAWayBack(t *testing.T) {
+	t.Parallel()
+	made := func(ends time.Time) policy.Plan {
+		f := before()
+		f.Keys[0].ExpiresAt = ends
+		return policy.Make(spec(credential()), f, noPulls, anybody)
+	}
+	assert.True(t, made(time.Time{}).CanRollBack)
+	assert.Zero(t, made(time.Time{}).WayBackEnds)
+
+	later := made(now.Add(72 * time.Hour))
+	assert.True(t, later.CanRollBack)
+	assert.Equal(t, now.Add(71*time.Hour), later.WayBackEnds, "a wave's time before the key ends")
+	assert.Contains(t, later.Warnings, "the retiring key ends by itself 2026-03-04T12:00:00Z: a rollback is possible until 2026-03-04T11:00:00Z")
+
+	soon := made(now.Add(time.Hour))
+	assert.False(t, soon.CanRollBack)
+	assert.Contains(t, soon.Warnings, "the retiring key ends by itself 2026-03-01T13:00:00Z: after the first delivery a rollback is impossible")
 }
 
 func TestPlanSaysWhatWillHappen(t *testing.T) {

@@ -41,6 +41,7 @@ const (
 	RightsRefused        Reason = "rights-refused"
 	UnfinishedRotation   Reason = "unfinished-rotation"
 	OverlapTooShort      Reason = "overlap-too-short"
+	SignoffNeeded        Reason = "signoff-needed"
 )
 
 // Reasons to wait, or to turn back, once a key was issued.
@@ -63,6 +64,7 @@ const (
 	CachesNotOver        Reason = "caches-not-over"
 	RetiringMissed       Reason = "retiring-missed"
 	WayBackOver          Reason = "way-back-over"
+	NothingKept          Reason = "nothing-kept"
 	BudgetBreached       Reason = "budget-breached"
 	CheckFailing         Reason = "check-failing"
 	BudgetNoData         Reason = "budget-no-data"

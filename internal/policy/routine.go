@@ -96,9 +96,18 @@ func StateOf(c inventory.Credential, f Facts) inventory.State {
 		s.KeyIssuedAt = mine.IssuedAt
 	}
 	if !s.KeyIssuedAt.IsZero() {
-		s.RotateBy = s.KeyIssuedAt.Add(c.RotateEvery.Std()).UTC()
+		s.RotateBy = RotateBy(c, s.KeyIssuedAt, s.KeyExpires)
 	}
 	return s
+}
+
+// RotateBy is until when a key is to be rotated: after the cadence, and never after its own end, which is zero for none.
+func RotateBy(c inventory.Credential, issued, ends time.Time) time.Time {
+	by := issued.Add(c.RotateEvery.Std()).UTC()
+	if !ends.IsZero() && ends.Before(by) {
+		return ends.UTC()
+	}
+	return by
 }
 
 // blackout refuses changes in a blackout.

@@ -1,0 +1,39 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+)
+
+// accepted judges a key that consumers are sent to, or are left with when another one is taken away: the issuer lists it as
+// active, and it has not ended, nor is about to. Every effect that leaves consumers with a key asks it of the facts of that
+// moment; reason is how the one who asks calls a key that is not accepted.
+func (f Facts) accepted(c inventory.Credential, keyID string, reason Reason) Decision {
+	k, live := f.Live(keyID)
+	switch {
+	case !live || k.State != key.Active:
+		return refuse(reason, "key %s is not active at the issuer", keyID)
+	case !k.ExpiresAt.IsZero() && !f.At.Before(beforeEnd(c, k.ExpiresAt)):
+		return refuse(reason, "key %s ends %s: nobody is sent to it, or left with it, so shortly before", keyID, k.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	return allow("key %s is active", keyID)
+}
+
+// beforeEnd is until when a key that ends by itself is relied on: bringing consumers to another one may take as long as
+// a wave may.
+func beforeEnd(c inventory.Credential, end time.Time) time.Time { return end.Add(-c.WaveTimeout.Std()) }
+
+// expired: a key that the issuer no longer accepts needs no quiet window and no overlap.
+func expired(k key.Info, at time.Time) bool { return !k.ExpiresAt.IsZero() && !at.Before(k.ExpiresAt) }
+
+// OverlapEnds is when an overlap ends that would last until then: before either key does. A zero end is none.
+func OverlapEnds(c inventory.Credential, until time.Time, ends ...time.Time) time.Time {
+	for _, end := range ends {
+		if last := beforeEnd(c, end); !end.IsZero() && last.Before(until) {
+			until = last
+		}
+	}
+	return until
+}
