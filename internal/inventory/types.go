@@ -234,7 +234,8 @@ type Credential struct {
 	// Data are the kinds of sensitive data that the key reaches: personal, payment, health or secrets. They
 	// raise the risk.
 	Data []Data `json:"data,omitempty"`
-	// Expires is the life of each issued key, for issuers whose keys can expire.
+	// Expires is the life of each issued key, for issuers whose keys can expire: rotateEvery at least, since a key is rotated
+	// before it ends. An overlap ends a waveTimeout before either key does.
 	Expires Duration `json:"expires,omitzero"`
 	// Policy names the terms; those made for the risk when empty.
 	Policy string `json:"policy,omitempty"`
