@@ -66,7 +66,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 	in.Key, in.Retiring, in.Incoming = facts.Named(in.Key), facts.Named(in.Retiring), facts.Named(in.Incoming)
 	if d := policy.MayDeliver(s.spec.Credential, facts, in.Key); !d.OK {
 		refusing(ctx, d)
-		return WaveResult{}, fmt.Errorf("%w: %s", ErrSpec, d.Message)
+		return WaveResult{}, fmt.Errorf("%w: %s", ErrRefused, d.Message)
 	}
 	bundle, err := s.store.Read(ctx, in.Key.StoreVersion)
 	if err != nil {
@@ -191,7 +191,7 @@ func (s *site) mark(ctx context.Context, ref key.Ref, note func(*providers.Owned
 	}
 	note(owned(&m, ref))
 	if err := s.store.PutMetadata(ctx, m); err != nil {
-		return m, fmt.Errorf("recording the delivery of key %s: %w", ref.KeyID, err)
+		return m, fmt.Errorf("noting it in the record of key %s: %w", ref.KeyID, err)
 	}
 	return m, nil
 }

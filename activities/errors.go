@@ -17,6 +17,10 @@ var (
 	ErrSpec = errors.New("spec refused")
 	// ErrUntrusted: the spec is signed by somebody who is not trusted, or not any more. Trust can come back.
 	ErrUntrusted = errors.New("spec not trusted")
+	// ErrOutOfBounds: the worker configuration does not let the spec be followed, or has not what it names. It can change.
+	ErrOutOfBounds = errors.New("out of the bounds of the worker configuration")
+	// ErrRefused: policy does not let an effect be, by facts that waiting does not change.
+	ErrRefused = errors.New("refused")
 	// ErrLeft: no Schedule has the credential, so that it is in no inventory any more, or never was.
 	ErrLeft = errors.New("it left the inventory")
 	// ErrAmbiguous: facts admit two readings, and guessing could destroy a key that is in use.
@@ -29,6 +33,8 @@ var (
 const (
 	TypeSpec        = "SpecRefused"
 	TypeUntrusted   = "SpecNotTrusted"
+	TypeOutOfBounds = "OutOfBounds"
+	TypeRefused     = "Refused"
 	TypeDenied      = "Denied"
 	TypeInvalid     = "Invalid"
 	TypeNotFound    = "NotFound"
@@ -53,6 +59,8 @@ var kinds = []struct {
 	final    bool
 }{
 	{ErrUntrusted, TypeUntrusted, true}, // the workflow waits until the spec is trusted again
+	{ErrOutOfBounds, TypeOutOfBounds, true}, // likewise
+	{ErrRefused, TypeRefused, true},
 	{ErrSpec, TypeSpec, true},
 	{ErrLeft, TypeLeft, true},
 	{ErrAmbiguous, TypeAmbiguous, true},

@@ -70,7 +70,7 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 		if err == nil && len(facts.Denied) == 0 {
 			facts.RightsObjections, err = s.rightsObjections(ctx)
 		}
-		if errors.Is(err, providers.ErrDenied) {
+		if errors.Is(err, providers.ErrDenied) || errors.Is(err, ErrOutOfBounds) {
 			facts.StoreProblem, err = capText(err.Error()), nil
 		}
 		if err != nil {

@@ -30,6 +30,10 @@ const (
 	DebtIncomingAlive = "incoming-key-alive"
 	DebtVersionLeft   = "version-left"
 	DebtCopiesLeft    = string(policy.FoundCopiesLeft)
+	// DebtNotProved: a key is destroyed, and was not seen to be refused.
+	DebtNotProved = string(policy.FoundNotProved)
+	// DebtNotSeen: what became of a key could not be looked at when its rotation ended. Only a report has it.
+	DebtNotSeen = "not-looked-at"
 )
 
 // The outcomes that the record tells apart, by what it finds.
@@ -52,6 +56,8 @@ type RecordInput struct {
 
 // Recorded is what the record says of the credential now.
 type Recorded struct {
+	// Outcome is how the rotation ended by what Record found. Records of before that was so do not say it.
+	Outcome string `json:"outcome,omitempty"`
 	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// NextRun is when the next routine rotation is due.
 	NextRun time.Time        `json:"nextRun,omitzero"`
@@ -81,7 +87,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err != nil {
 		return Recorded{}, err
 	}
-	unsure := len(debt(facts, s.spec.Credential.Adopt, nil, nil, a.Now())) > 0 || len(dead(facts)) > 0
+	unsure := len(debt(facts, s.spec.Credential.Adopt, nil, nil, nil, a.Now())) > 0 || len(dead(facts)) > 0
 	if settle := facts.Capabilities.ConsistentWithin; settle > 0 && unsure {
 		// The issuer may still list what was destroyed a moment ago, and not list what it has.
 		if err := patience.Pause(ctx, settle); err != nil {
@@ -92,10 +98,17 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		}
 	}
 	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
-	left := map[string]string{} // why copies of a dead key are, by its ID
+	left := map[string]string{}     // why copies of a dead key are, by its ID
+	unproved := map[string]string{} // why a destroyed key is not seen to be refused, by its ID
 	if gone := dead(facts); len(gone) > 0 {
 		until := time.Now().Add(purgeWithin)
 		for _, k := range gone {
+			if k.ProbedAt.IsZero() && !policy.Lost(k) {
+				if _, err := a.probe(ctx, s, facts, k.Ref); err != nil {
+					unproved[k.KeyID] = capText(err.Error())
+					continue // its version stays, to try it with again
+				}
+			}
 			why, err := a.cleanUp(ctx, s, in.Rotation, facts.Metadata, k, until)
 			if err != nil {
 				return Recorded{}, err
@@ -108,16 +121,16 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 			return Recorded{}, err
 		}
 		for _, k := range gone {
-			if left[k.KeyID] == "" {
+			if left[k.KeyID] == "" && unproved[k.KeyID] == "" {
 				disown(&facts.Metadata, k.KeyID)
 			}
 		}
 	}
 	m := facts.Metadata
-	m.Debt = debt(facts, s.spec.Credential.Adopt, left, m.Debt, a.Now())
+	m.Debt = debt(facts, s.spec.Credential.Adopt, left, unproved, m.Debt, a.Now())
 	outcome := ended(facts, in, len(m.Debt) > 0)
 	if current, ok := facts.Version(providers.Current); ok {
-		if policy.Kept(s.spec.Credential, facts) {
+		if outcome != outcomeFailed && policy.Kept(s.spec.Credential, facts) {
 			if mine := owned(&m, key.Ref{KeyID: current.KeyID}); mine.KeptAt.IsZero() {
 				mine.KeptAt = a.Now().UTC()
 			}
@@ -135,12 +148,16 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return Recorded{}, err
 	}
-	r := Recorded{RotateBy: m.RotateBy, Debt: m.Debt}
+	r := Recorded{Outcome: outcome, RotateBy: m.RotateBy, Debt: m.Debt}
 	for _, d := range m.Debt {
 		detail := map[string]string{"kind": d.Kind, "about": d.About}
 		if d.Kind == DebtCopiesLeft {
 			detail["why"] = left[d.About]
 			r.Left = append(r.Left, fmt.Sprintf("copies of the dead key %s may be left: %s", d.About, left[d.About]))
+		}
+		if d.Kind == DebtNotProved {
+			detail["why"] = unproved[d.About]
+			r.Left = append(r.Left, fmt.Sprintf("key %s was destroyed and is not proved to be refused: %s", d.About, unproved[d.About]))
 		}
 		found := a.event(ctx, in.Rotation, s, audit.DebtFound, d.Kind+"/"+d.About, detail)
 		if err := a.Audit.Append(ctx, found); err != nil {
@@ -298,8 +315,9 @@ func (a *Activities) purgeOne(ctx context.Context, purgers []providers.Purger, i
 	return purged, nil
 }
 
-// debt lists what is still owed, keeping the time since when; left are the dead keys of which there may be copies.
-func debt(f policy.Facts, adopt []string, left map[string]string, before []providers.Debt, now time.Time) []providers.Debt {
+// debt lists what is still owed, keeping the time since when; left are the dead keys of which there may be copies, unproved
+// those that were not seen to be refused.
+func debt(f policy.Facts, adopt []string, left, unproved map[string]string, before []providers.Debt, now time.Time) []providers.Debt {
 	var owes []providers.Debt
 	add := func(kind, about string) {
 		since := now.UTC()
@@ -325,6 +343,9 @@ func debt(f policy.Facts, adopt []string, left map[string]string, before []provi
 	for _, k := range f.Metadata.Keys {
 		if left[k.KeyID] != "" {
 			add(DebtCopiesLeft, k.KeyID)
+		}
+		if unproved[k.KeyID] != "" {
+			add(DebtNotProved, k.KeyID)
 		}
 	}
 	return owes

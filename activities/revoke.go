@@ -170,7 +170,7 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 	}
 	if d := policy.MayEnable(s.spec.Credential, facts, r.Retiring); !d.OK {
 		refusing(ctx, d)
-		return fmt.Errorf("%w: %s", providers.ErrDenied, d.Message)
+		return fmt.Errorf("%w: %s", ErrRefused, d.Message)
 	}
 	was := true
 	if mine.BeingDisabled() { // and whoever did it died: whether it came to that, the issuer shows
@@ -315,6 +315,9 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 	}
 	probe, err := a.probe(ctx, s, facts, in.Retiring)
 	if err != nil {
+		return Destroyed{}, err
+	}
+	if _, err := s.mark(ctx, in.Retiring, func(mine *providers.OwnedKey) { mine.ProbedAt = a.Now().UTC() }); err != nil {
 		return Destroyed{}, err
 	}
 	return Destroyed{Decision: d, Probe: probe},

@@ -126,7 +126,7 @@ func TestBoundsThatNarrowStopEveryEffect(t *testing.T) {
 			ledger, known := len(c.world.Ledger()), c.metadata()
 			inForce.Store(wide)
 			err := c.attempt(activity, c.acting()[activity], nil, 1)
-			assert.Equal(t, activities.TypeDenied, c.refusal(err).Type(), "%v", err)
+			assert.Equal(t, activities.TypeOutOfBounds, c.refusal(err).Type(), "%v", err)
 			assert.Len(t, c.world.Ledger(), ledger, "nothing was changed")
 			assert.Equal(t, known, c.metadata())
 		})

@@ -47,7 +47,7 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 	retiring, incoming := facts.Named(r.Retiring), facts.Named(r.Incoming)
 	if d := policy.MayRestore(s.spec.Credential, facts, retiring, incoming); !d.OK {
 		refusing(ctx, d)
-		return fmt.Errorf("%w: %s", providers.ErrDenied, d.Message)
+		return fmt.Errorf("%w: %s", ErrRefused, d.Message)
 	}
 	r.Retiring, r.Incoming = retiring, incoming
 	if err := s.store.Promote(ctx, incoming.StoreVersion, retiring.StoreVersion); err != nil {

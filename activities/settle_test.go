@@ -2,7 +2,10 @@ package activities_test
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,4 +128,45 @@ func TestTheEndOfAnOrphanIsRecordedWheneverTheProcessDies(t *testing.T) {
 			c.auditHas(audit.OrphanDisabled, step.want)
 		})
 	}
+}
+
+// A key that was destroyed and is not seen to be refused is owed: the record keeps what it can be tried with, and each later
+// one tries it again.
+func TestAKeyThatIsNotProvedDeadIsDebt(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	for _, step := range []string{"Issue", "DeliverWave", "Promote", "Disable"} {
+		c.run(step)
+	}
+	c.wait(31 * time.Minute)
+	var ails atomic.Bool
+	ails.Store(true)
+	c.world.Befall(func(_ context.Context, call memory.Call) error {
+		if ails.Load() && call.Op == memory.OpSelfTest && call.Phase == memory.Before {
+			return errors.New("500 Internal Server Error")
+		}
+		return nil
+	})
+	approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
+	require.Error(t, c.attempt("Destroy", activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}, nil, 2))
+	assert.NotContains(t, strings.Join(c.keys(), " "), "key-old")
+
+	record := func() (r activities.Recorded) {
+		c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "completed"}, &r)
+		return r
+	}
+	for range 2 { // the same again
+		r := record()
+		assert.Equal(t, "completed-with-debt", r.Outcome)
+		require.Len(t, r.Debt, 1)
+		assert.Equal(t, activities.DebtNotProved, r.Debt[0].Kind)
+		assert.Equal(t, "key-old", r.Debt[0].About)
+		assert.Contains(t, strings.Join(r.Left, "\n"), "key-old was destroyed and is not proved to be refused")
+		assert.Contains(t, c.versions(), c.retiring.StoreVersion, "it can be tried again")
+	}
+	ails.Store(false)
+	r := record()
+	assert.Equal(t, "completed", r.Outcome)
+	assert.Empty(t, r.Debt)
+	assert.NotContains(t, c.versions(), c.retiring.StoreVersion)
 }

@@ -71,7 +71,7 @@ func (a *Activities) open(r Rotation) (*site, error) {
 	}
 	s.population(&o)
 	if err := errors.Join(o.problems...); err != nil {
-		return nil, fmt.Errorf("opening %q: %w: %w", c.Name, ErrSpec, err)
+		return nil, fmt.Errorf("opening %q: %w: %w", c.Name, ErrOutOfBounds, err)
 	}
 	s.programs = o.programs
 	return s, nil

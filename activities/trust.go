@@ -13,7 +13,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // spec reads the spec strictly, once it is proved that somebody signed it who may, for its environment and
@@ -134,7 +133,7 @@ func (a *Activities) openWithin(r Rotation) (*site, error) {
 // within refuses what is out of bounds.
 func (s *site) within() error {
 	if denied := s.denied(); len(denied) > 0 {
-		return fmt.Errorf("acting on %q: %w: %s", s.spec.Credential.Name, providers.ErrDenied, strings.Join(denied, "; "))
+		return fmt.Errorf("acting on %q: %w: %s", s.spec.Credential.Name, ErrOutOfBounds, strings.Join(denied, "; "))
 	}
 	return nil
 }
@@ -255,11 +254,11 @@ func (a *Activities) approvals(ctx context.Context, s *site, gate inventory.Gate
 	return valid, why
 }
 
-// AwaitTrust answers "not yet" until the spec is taken: a signer who was trusted when the rotation began,
-// and is not any more, holds it.
+// AwaitTrust answers "not yet" until the worker configuration lets the spec be followed: a signer who was trusted when the
+// rotation began, and is not any more, holds it, and so do bounds that were narrowed since.
 func (a *Activities) AwaitTrust(_ context.Context, in inventory.SignedSpec) error {
-	_, _, err := a.spec(in)
-	if errors.Is(err, ErrUntrusted) {
+	_, err := a.openWithin(Rotation{Spec: in})
+	if errors.Is(err, ErrUntrusted) || errors.Is(err, ErrOutOfBounds) {
 		return notYet(err.Error(), 0)
 	}
 	return forTemporal(err)

@@ -42,16 +42,16 @@ func TestSpecsThatAreNotActedOn(t *testing.T) {
 		}, activities.TypeSpec},
 		"a principal out of bounds": {func(c *crashCase) {
 			rewrite(c, func(cred map[string]any) { cred["issuer"].(map[string]any)["principal"] = "admin" })
-		}, activities.TypeDenied},
+		}, activities.TypeOutOfBounds},
 		"a secret path out of bounds": {func(c *crashCase) {
 			rewrite(c, func(cred map[string]any) { cred["store"].(map[string]any)["path"] = "other-teams" })
-		}, activities.TypeDenied},
+		}, activities.TypeOutOfBounds},
 		"an environment that the worker does not know": {func(c *crashCase) {
 			rewrite(c, func(cred map[string]any) { cred["environment"] = "production" })
-		}, activities.TypeDenied},
+		}, activities.TypeOutOfBounds},
 		"an account that the worker does not have": {func(c *crashCase) {
 			rewrite(c, func(cred map[string]any) { cred["issuer"].(map[string]any)["account"] = "other" })
-		}, activities.TypeSpec},
+		}, activities.TypeOutOfBounds},
 		"something that is no spec at all": {func(c *crashCase) { c.spec.Body = json.RawMessage(`[]`) }, activities.TypeSpec},
 	}
 	for name, tc := range cases {

@@ -312,6 +312,8 @@ type OwnedKey struct {
 	// began to do so on.
 	DisabledAt time.Time `json:"disabledAt,omitzero"`
 	Approvals  []string  `json:"approvals,omitempty"`
+	// ProbedAt is when it was destroyed and seen to be refused.
+	ProbedAt time.Time `json:"probedAt,omitzero"`
 	// Spent are approvals of a disabling that was taken back: they never count again.
 	Spent []string `json:"spent,omitempty"`
 }
@@ -328,7 +330,7 @@ type LastRotation struct {
 
 // Debt is something that a finished run still owes.
 type Debt struct {
-	// Kind is retired-key-alive, incoming-key-alive, version-left or copies-left.
+	// Kind is retired-key-alive, incoming-key-alive, version-left, copies-left, not-proved-dead or not-looked-at.
 	Kind string `json:"kind"`
 	// About names the key, instance or version.
 	About string    `json:"about"`

@@ -933,20 +933,64 @@ func TestCompromised(t *testing.T) {
 	})
 }
 
-func TestRollbackThatFails(t *testing.T) {
+// A rollback goes on until it is done: nobody has to begin it again, and who can mend the cause is told.
+func TestARollbackGoesOnUntilItIsDone(t *testing.T) {
+	t.Parallel()
+	for name, fails := range map[string]struct {
+		step   string
+		answer func() (any, error)
+	}{
+		"a host that cannot be written": {"DeliverWave", func() (any, error) {
+			return activities.WaveResult{Decision: no(policy.InstanceNotConverged), Stragglers: []policy.Instance{{Consumer: "canary"}}}, nil
+		}},
+		"a store that denies": {"RestoreLabels", func() (any, error) {
+			return nil, temporal.NewNonRetryableApplicationError("access denied", activities.TypeDenied, nil)
+		}},
+		"an issuer that denies": {"Discard", func() (any, error) {
+			return nil, temporal.NewNonRetryableApplicationError("access denied", activities.TypeDenied, nil)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+			mended := inOverlap + 80*time.Hour
+			begun := s.env.Now()
+			s.answers[fails.step] = func(int) (any, error) {
+				if at := s.env.Now().Sub(begun); at >= inOverlap && at < mended {
+					return fails.answer()
+				}
+				return nil, nil
+			}
+			report := s.run()
+			assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+			assert.Contains(t, s.asked, "discard")
+			told := 0
+			for _, n := range s.notes {
+				if n.What == "insists" {
+					told++
+				}
+			}
+			assert.Equal(t, 4, told, "at once, and each day")
+		})
+	}
+}
+
+// What no waiting changes is for people; what is true then is what the record finds.
+func TestARollbackThatCannotGoOn(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
-	s.answers["DeliverWave"] = func(n int) (any, error) {
-		if n == 3 {
-			return activities.WaveResult{Decision: no(policy.InstanceNotConverged), Stragglers: []policy.Instance{{Consumer: "canary"}}}, nil
-		}
-		return nil, nil
+	s.answers["RestoreLabels"] = func(int) (any, error) {
+		return nil, temporal.NewNonRetryableApplicationError("refused: key key-old is not active at the issuer", activities.TypeRefused, nil)
+	}
+	s.answers["Record"] = func(int) (any, error) {
+		return activities.Recorded{Outcome: "failed", Debt: []activities.Debt{{Kind: activities.DebtRetiredAlive, About: "key-old"}}}, nil
 	}
 	report := s.run()
 	assert.Equal(t, workflows.Failed, report.Outcome)
-	assert.Contains(t, report.Message, "Nothing is destroyed")
-	assert.Contains(t, report.Message, "key-old")
+	assert.Contains(t, report.Message, "key key-old is not active at the issuer")
+	assert.Contains(t, report.Message, "still owed: retired-key-alive key-old")
 	assert.NotContains(t, s.asked, "discard")
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
@@ -411,17 +413,16 @@ func (r *rotation) rollBack(t *turn) error {
 		r.turn = t
 	}
 	if why := r.noWayBack(); why != "" && r.delivered {
-		return failed(t.reason, "%s. A rollback is impossible: %s. Both keys are left as they are; nothing is destroyed", t.message, why)
+		return failed(t.reason, "%s. A rollback is impossible: %s", t.message, why)
 	}
-	if err := r.undo(); err != nil {
+	if err := r.insist("The rollback", r.undo); err != nil {
 		if errors.Is(err, errFull) {
 			return err
 		}
 		if s := asTurn(err); s.outcome == Superseded {
 			return s
 		}
-		return failed(t.reason, "%s. The rollback did not end: %s. Nothing is destroyed: both keys %s and %s are alive; mend the cause and rotate again",
-			t.message, cause(err), r.status.Retiring.KeyID, r.status.Incoming.KeyID)
+		return failed(t.reason, "%s. The rollback cannot go on: %s", t.message, cause(err))
 	}
 	for i := range r.status.Waves {
 		if r.status.Waves[i].State != waveWaiting {
@@ -464,7 +465,7 @@ func (r *rotation) undo() error {
 		return err
 	}
 	if !d.OK {
-		return errors.New(d.Message)
+		return failed(d.Reason, "%s", d.Message)
 	}
 	if !r.status.Incoming.IsZero() {
 		r.became(RoleIncoming, KeyDestroyed)
@@ -542,18 +543,52 @@ func (r *rotation) conclude(t *turn) {
 	var recorded activities.Recorded
 	if err := r.run(recording, act.Record, &input, &recorded); err != nil {
 		r.note("the record is incomplete: %s", cause(err))
-		if t.outcome == Completed {
-			t.outcome = CompletedWithDebt
-			t.message = "The incoming key is in use everywhere, but cleaning up failed: " + cause(err)
-		}
+		r.unrecorded(t, cause(err))
 		return
 	}
 	r.report.RotateBy, r.report.NextRun, r.report.Debt = recorded.RotateBy, recorded.NextRun, recorded.Debt
 	for _, left := range recorded.Left {
 		r.note("%s", left)
 	}
-	if len(recorded.Debt) > 0 && t.outcome == Completed {
+	t.found(recorded)
+}
+
+// found takes the outcome from the record: it is what issuer and store say.
+func (t *turn) found(recorded activities.Recorded) {
+	was, owes := t.outcome, len(recorded.Debt) > 0
+	if recorded.Outcome != "" && was != Refused {
+		t.outcome = Outcome(recorded.Outcome)
+	} else if owes && was == Completed {
 		t.outcome = CompletedWithDebt
-		t.message = strings.Join(append([]string{"The incoming key is in use everywhere", "still owed: " + describeDebt(recorded.Debt)}, recorded.Left...), "; ")
 	}
+	var parts []string
+	switch {
+	case t.outcome == was && !owes:
+		return
+	case t.outcome == CompletedWithDebt:
+		parts = append(parts, "The incoming key is in use everywhere")
+	case t.outcome != was:
+		parts = append(parts, fmt.Sprintf("%s But that is not what issuer and store say: it ended as %s", t.message, t.outcome))
+	default:
+		parts = append(parts, t.message)
+	}
+	if owes {
+		parts = append(parts, "still owed: "+describeDebt(recorded.Debt))
+	}
+	t.message = outside.Lines(strings.Join(append(parts, recorded.Left...), "; "), 4*outside.MaxText)
+}
+
+// unrecorded ends a rotation whose end nobody could look at: what is not seen is owed, and told in the audit record alone.
+func (r *rotation) unrecorded(t *turn, why string) {
+	for _, k := range []key.Ref{r.status.Retiring, r.status.Incoming} {
+		if !k.IsZero() {
+			r.report.Debt = append(r.report.Debt, activities.Debt{Kind: activities.DebtNotSeen, About: k.KeyID, Since: workflow.Now(r.ctx).UTC()})
+		}
+	}
+	if t.outcome == Completed {
+		t.outcome = CompletedWithDebt
+	}
+	t.message = outside.Lines(fmt.Sprintf("%s But what is true at issuer and store now could not be looked at: %s. Still owed: %s", t.message, why, describeDebt(r.report.Debt)), 4*outside.MaxText)
+	r.happened(audit.RotationEnded, map[string]string{"outcome": string(t.outcome), "message": t.message})
+	r.try(logging, act.Log, r.takeEvents(), nil)
 }

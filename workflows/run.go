@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -265,23 +266,29 @@ func (r *rotation) attempt(o step, activity, input, output any) error {
 	return err
 }
 
-// held tells whether an activity refused since the spec's signature is not trusted any more. Before
-// anything was changed that ends the rotation; afterwards it waits, since half a rotation helps nobody.
+// held tells whether an activity refused since the worker configuration does not let the spec be followed any more: its
+// signature is not trusted, or it is out of bounds. Before anything was changed that ends the rotation; afterwards it waits,
+// since half a rotation helps nobody.
 func (r *rotation) held(err error) bool {
-	var refused *temporal.ApplicationError
-	return r.changed && errors.As(err, &refused) && refused.Type() == activities.TypeUntrusted
+	return r.changed && (isType(err, activities.TypeUntrusted) || isType(err, activities.TypeOutOfBounds))
 }
 
-// hold waits until the spec is trusted again, because the worker configuration trusts its signer or because
-// somebody who is trusted signed it anew, and gives the input the signature that counts then.
+// isType tells whether an activity ended with an error of one of these types.
+func isType(err error, types ...string) bool {
+	var told *temporal.ApplicationError
+	return errors.As(err, &told) && slices.Contains(types, told.Type())
+}
+
+// hold waits until the worker configuration lets the spec be followed again, or somebody who is trusted signed it anew, and
+// gives the input the signature that counts then.
 func (r *rotation) hold(why string, input any, stop func() error) error {
 	before := r.status
 	r.holding = true
 	defer func() { r.holding = false }()
 	r.note("held: %s", why)
-	r.tell(notifyAlert, "held", "Rotation held: its spec is not trusted any more", why)
+	r.tell(notifyAlert, "held", "Rotation held: the worker configuration does not let its spec be followed any more", why)
 	r.status.Doing = "Held: " + why
-	r.waitFor("a trusted signature of the spec this rotation follows", "a trusted signer, with: starter rotate "+r.status.Credential+" -f FILE --sign KEY")
+	r.waitFor("a trusted signature of the spec this rotation follows, within the bounds", "whoever keeps the worker configuration; or a trusted signer, with: starter rotate "+r.status.Credential+" -f FILE --sign KEY")
 	for trusted := false; !trusted; {
 		r.resigned = false
 		ctx, cancel := workflow.WithCancel(r.ctx)
@@ -304,7 +311,7 @@ func (r *rotation) hold(why string, input any, stop func() error) error {
 	if in, ok := input.(interface{ Resign(inventory.SignedSpec) }); ok {
 		in.Resign(r.in.Spec)
 	}
-	r.note("the spec is trusted again; going on")
+	r.note("the spec may be followed again; going on")
 	r.status.Doing, r.status.WaitsFor, r.status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
 	r.refresh()
 	return nil
@@ -327,6 +334,30 @@ func (r *rotation) stop() error {
 		return errFull
 	}
 	return nil
+}
+
+// insist does something until it is done, however long that takes, and tells people what keeps it from being done: once at
+// once, and each day. Only what no waiting can change, or a turn, ends it.
+func (r *rotation) insist(what string, do func() error) error {
+	var told time.Time
+	for pause := time.Minute; ; pause = min(2*pause, 30*time.Minute) {
+		err := do()
+		var t *turn
+		if err == nil || errors.Is(err, errFull) || errors.As(err, &t) ||
+			isType(err, activities.TypeRefused, activities.TypeSpec, activities.TypeAmbiguous, activities.TypeInvalid, activities.TypeUnsupported) {
+			return err
+		}
+		now := workflow.Now(r.ctx)
+		if told.IsZero() || now.Sub(told) >= 24*time.Hour {
+			told = now
+			r.note("%s is not done yet: %s", what, cause(err))
+			r.tell(notifyAlert, "insists", what+" is not done yet", cause(err)+". It is tried again and again, until it is done.")
+		}
+		r.waitFor("the cause to be mended: "+cause(err), "whoever can mend it; it is tried again by itself")
+		if err := r.wait("before trying again", func() time.Time { return now.Add(pause) }, nil); err != nil {
+			return err
+		}
+	}
 }
 
 // safePoint is between two steps: here a turn is taken, and a pause is kept.

@@ -84,7 +84,8 @@ func (r *rotation) leaveDebt(err error) error {
 	r.enter(PhaseRollback, "Leaving the retired key as it was: "+t.message)
 	r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.reason), "message": t.message})
 	if r.disabled && !r.debtDisabled {
-		if err := r.run(enabling, act.Enable, r.acting(), nil); err != nil {
+		err := r.insist("Enabling the retired key again", func() error { return r.run(enabling, act.Enable, r.acting(), nil) })
+		if err != nil {
 			return failed(t.reason, "%s. The retired key %s could not be enabled again: %s", t.message, r.status.Retiring.KeyID, cause(err))
 		}
 		r.became(RoleRetiring, KeyPrevious)

@@ -46,9 +46,9 @@ var (
 	inspecting = step{summary: "look at issuer, store and consumers", attempt: time.Minute, total: 10 * time.Minute}
 	promoting  = step{summary: "move CURRENT to the incoming key", attempt: time.Minute, total: 30 * time.Minute}
 	disabling  = step{summary: "disable the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
-	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 6 * time.Hour}
+	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 2 * time.Hour}
-	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: time.Minute, total: 6 * time.Hour}
+	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: time.Minute, total: 30 * time.Minute}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
 	proving    = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	logging    = step{summary: "write the audit record", attempt: 30 * time.Second, total: 10 * time.Minute, common: true}

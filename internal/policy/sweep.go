@@ -28,6 +28,7 @@ const (
 	FoundRetiredAlive    FindingKind = "retired-key-alive"
 	FoundIncomingAlive   FindingKind = "incoming-key-alive"
 	FoundCopiesLeft      FindingKind = "copies-left"
+	FoundNotProved       FindingKind = "not-proved-dead"
 	FoundCurrentNotLive  FindingKind = "current-not-live"
 	FoundCurrentDisabled FindingKind = "current-disabled"
 	FoundDrift           FindingKind = "drift"
@@ -42,7 +43,7 @@ const (
 // FindingKinds lists them all, those that need somebody soonest first.
 var FindingKinds = []FindingKind{
 	FoundCurrentNotLive, FoundCurrentDisabled, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused,
-	FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundOrphaned, FoundUnmanaged,
+	FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundNotProved, FoundOrphaned, FoundUnmanaged,
 }
 
 // alarming kinds are told as alerts; the others ask somebody to do something, in time.
@@ -256,6 +257,12 @@ func (s *sweeping) keys() {
 		if d.Kind == string(FoundCopiesLeft) {
 			s.find(FoundCopiesLeft, d.About, fmt.Sprintf("copies of the dead key %s may be left at consumers, whose purge failed at %s", d.About, ago(d.Since)),
 				"mend what its last rotation names (starter status "+c.Name+"); the next rotation purges them again: starter rotate "+c.Name)
+		}
+	}
+	for _, d := range f.Metadata.Debt {
+		if d.Kind == string(FoundNotProved) {
+			s.find(FoundNotProved, d.About, fmt.Sprintf("key %s was destroyed, and was not seen to be refused since: it may still be accepted", d.About),
+				"find out who accepts it still, or why it cannot be tried: its last rotation says that (starter status "+c.Name+"); the next rotation tries it again: starter rotate "+c.Name)
 		}
 	}
 	standings := f.Standings(c.Adopt)
