@@ -131,7 +131,8 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	} else if m.LastRotation == nil || m.LastRotation.ID != in.ID || m.LastRotation.Outcome != outcome {
 		m.LastRotation = &providers.LastRotation{ID: in.ID, Outcome: outcome, At: a.Now().UTC()}
 	}
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+	// All of it follows from the facts: whatever else was written since then is a reason to look again.
+	if m, err = s.put(ctx, m); err != nil {
 		return Recorded{}, err
 	}
 	r := Recorded{RotateBy: m.RotateBy, Debt: m.Debt}
