@@ -79,7 +79,9 @@ func keyIn(value string) string {
 
 // metadataOnAWS reads keyturn's record in the companion of the secret; there is none before the first mint.
 func metadataOnAWS(ctx context.Context, secrets *secretsmanager.Client) (providers.Metadata, error) {
-	record, err := secrets.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: aws.String(secretName + ".keyturn")})
+	record, err := secrets.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{
+		SecretId: aws.String(secretName + ".keyturn"), VersionStage: aws.String("AWSCURRENT"), // moto's default is another one
+	})
 	if none := new(secretstypes.ResourceNotFoundException); errors.As(err, &none) {
 		return providers.Metadata{}, nil
 	}
