@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -34,6 +35,17 @@ func (s *site) amend(ctx context.Context, change func(*providers.Metadata) error
 		}
 	}
 	return m, err
+}
+
+// amendKey changes the record of a key that still is as it was judged.
+func (s *site) amendKey(ctx context.Context, judged providers.Metadata, ref key.Ref, change func(*providers.OwnedKey)) (providers.Metadata, error) {
+	return s.amend(ctx, func(m *providers.Metadata) error {
+		if err := asJudged(judged, *m, ref.KeyID); err != nil {
+			return err
+		}
+		change(owned(m, ref))
+		return nil
+	})
 }
 
 // put writes metadata over the revision that it was read as. What was judged by it is judged anew, by another attempt, when

@@ -296,13 +296,8 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 	disabler, can := s.issuer.(providers.Disabler)
 	if k, _ := facts.Live(ref.KeyID); can && (k.State != key.Disabled || mine.DisabledAt.IsZero()) {
 		begun := a.Now().UTC()
-		facts.Metadata, err = s.amend(ctx, func(m *providers.Metadata) error {
-			if err := asJudged(facts.Metadata, *m, ref.KeyID); err != nil {
-				return err
-			}
-			mine := owned(m, ref)
+		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(mine *providers.OwnedKey) {
 			mine.DisablingAt, mine.DisabledAt = begun, time.Time{}
-			return nil
 		})
 		if err != nil {
 			return facts, fmt.Errorf("recording that key %s is disabled: %w", ref.KeyID, err)
@@ -318,13 +313,7 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 			return facts, err
 		}
 		mine.DisabledAt = a.Now().UTC()
-		facts.Metadata, err = s.amend(ctx, func(m *providers.Metadata) error {
-			if err := asJudged(facts.Metadata, *m, ref.KeyID); err != nil {
-				return err
-			}
-			owned(m, ref).DisabledAt = mine.DisabledAt
-			return nil
-		})
+		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(k *providers.OwnedKey) { k.DisabledAt = mine.DisabledAt })
 		if err != nil {
 			return facts, fmt.Errorf("recording since when key %s is disabled: %w", ref.KeyID, err)
 		}

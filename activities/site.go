@@ -380,13 +380,7 @@ func (s *site) own(ctx context.Context, judged providers.Metadata, ref key.Ref, 
 	if _, ours := judged.Key(ref.KeyID); ours {
 		return judged, nil
 	}
-	m, err := s.amend(ctx, func(m *providers.Metadata) error {
-		if err := asJudged(judged, *m, ref.KeyID); err != nil {
-			return err
-		}
-		owned(m, ref).Rotation = rotation
-		return nil
-	})
+	m, err := s.amendKey(ctx, judged, ref, func(mine *providers.OwnedKey) { mine.Rotation = rotation })
 	if err != nil {
 		return m, fmt.Errorf("recording key %s: %w", ref.KeyID, err)
 	}
