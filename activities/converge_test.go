@@ -424,7 +424,8 @@ func TestThePurgeOfEachDeadKeyIsRecorded(t *testing.T) {
 	c.revoke(names)
 	m := c.metadata()
 	m.Keys = append(m.Keys, providers.OwnedKey{Ref: key.Ref{Principal: "payments-api", KeyID: "key-earlier"}}) // whose rotation was terminated
-	require.NoError(t, c.world.Store("payments-api").PutMetadata(t.Context(), m))
+	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
+	require.NoError(t, err)
 	c.run("Record")
 	var purged []string
 	for _, e := range c.recorded(audit.CopiesPurged) {

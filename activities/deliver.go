@@ -185,12 +185,11 @@ func (a *Activities) markDelivered(ctx context.Context, s *site, ref key.Ref) (p
 
 // mark notes something in the metadata's record of a key.
 func (s *site) mark(ctx context.Context, ref key.Ref, note func(*providers.OwnedKey)) (providers.Metadata, error) {
-	m, err := s.store.Metadata(ctx)
+	m, err := s.amend(ctx, func(m *providers.Metadata) error {
+		note(owned(m, ref))
+		return nil
+	})
 	if err != nil {
-		return m, fmt.Errorf("reading metadata of the store: %w", err)
-	}
-	note(owned(&m, ref))
-	if err := s.store.PutMetadata(ctx, m); err != nil {
 		return m, fmt.Errorf("noting it in the record of key %s: %w", ref.KeyID, err)
 	}
 	return m, nil
@@ -229,19 +228,21 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 		refusing(ctx, d)
 		return d, nil
 	}
-	m := facts.Metadata
 	if current, _ := facts.Version(providers.Current); current.ID != r.Incoming.StoreVersion {
-		if err := a.promotionBegins(ctx, s, facts, &m, r); err != nil {
+		if err := a.promotionBegins(ctx, s, facts, r); err != nil {
 			return d, err
 		}
 	}
 	if err := s.store.Promote(ctx, r.Retiring.StoreVersion, r.Incoming.StoreVersion); err != nil {
 		return d, err
 	}
-	if mine := owned(&m, r.Incoming); mine.PromotedAt.IsZero() {
-		mine.PromotedAt = a.Now().UTC()
-	}
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+	now := a.Now().UTC()
+	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+		if mine := owned(m, r.Incoming); mine.PromotedAt.IsZero() {
+			mine.PromotedAt = now
+		}
+		return nil
+	}); err != nil {
 		return d, fmt.Errorf("recording the promotion: %w", err)
 	}
 	return d, a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyPromoted, r.Incoming.KeyID, nil))
@@ -250,18 +251,22 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 // promotionBegins writes, before CURRENT moves, what must be true afterwards whenever the process dies: that the
 // retiring key was CURRENT, so that it is never taken for one that nobody kept (an adopted one becomes ours on record
 // thereby); and that since when the incoming one is CURRENT is not known, so that the overlap can only seem longer.
-func (a *Activities) promotionBegins(ctx context.Context, s *site, facts policy.Facts, m *providers.Metadata, r Rotation) error {
-	mine := owned(m, r.Incoming)
-	mine.PromotedAt = time.Time{}
-	if s.pulls() { // promoting delivers to them
-		mine.DeliveredAt = a.Now().UTC()
-	}
-	if facts.Standings(s.spec.Credential.Adopt)[r.Retiring.KeyID] == policy.StandingCurrent {
-		if before := owned(m, r.Retiring); before.PromotedAt.IsZero() {
-			before.PromotedAt = cmp.Or(before.DeliveredAt, before.IssuedAt, a.Now().UTC()) // since when is not known any more
+func (a *Activities) promotionBegins(ctx context.Context, s *site, facts policy.Facts, r Rotation) error {
+	now, wasCurrent := a.Now().UTC(), facts.Standings(s.spec.Credential.Adopt)[r.Retiring.KeyID] == policy.StandingCurrent
+	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+		mine := owned(m, r.Incoming)
+		mine.PromotedAt = time.Time{}
+		if s.pulls() { // promoting delivers to them
+			mine.DeliveredAt = now
 		}
-	}
-	if err := s.store.PutMetadata(ctx, *m); err != nil {
+		if wasCurrent {
+			if before := owned(m, r.Retiring); before.PromotedAt.IsZero() {
+				before.PromotedAt = cmp.Or(before.DeliveredAt, before.IssuedAt, now) // since when is not known any more
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("recording that the promotion begins: %w", err)
 	}
 	return nil

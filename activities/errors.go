@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
-// Sentinels of this package; final, like most of package providers.
+// Sentinels of this package; most are final, like those of package providers.
 var (
 	// ErrSpec: the spec is not one that this worker accepts.
 	ErrSpec = errors.New("spec refused")
@@ -25,6 +25,8 @@ var (
 	ErrLeft = errors.New("it left the inventory")
 	// ErrAmbiguous: facts admit two readings, and guessing could destroy a key that is in use.
 	ErrAmbiguous = errors.New("ambiguous")
+	// errWritten: others write the metadata all the time. Looking again, by another attempt, helps.
+	errWritten = errors.New("the metadata was written meanwhile")
 	// ErrStagedKeyDead: the version that this mint staged holds no live key.
 	ErrStagedKeyDead = errors.New("the staged key is not live")
 )
@@ -58,13 +60,14 @@ var kinds = []struct {
 	name     string
 	final    bool
 }{
-	{ErrUntrusted, TypeUntrusted, true}, // the workflow waits until the spec is trusted again
+	{ErrUntrusted, TypeUntrusted, true},     // the workflow waits until the spec is trusted again
 	{ErrOutOfBounds, TypeOutOfBounds, true}, // likewise
 	{ErrRefused, TypeRefused, true},
 	{ErrSpec, TypeSpec, true},
 	{ErrLeft, TypeLeft, true},
 	{ErrAmbiguous, TypeAmbiguous, true},
 	{ErrStagedKeyDead, TypeStagedDead, true},
+	{errWritten, TypeConflict, false},
 	{providers.ErrThrottled, TypeThrottled, false},
 	{providers.ErrPending, TypePending, false},
 	{providers.ErrTokenUsed, TypePassing, false}, // the next attempt finds the orphan by its token

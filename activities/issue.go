@@ -109,9 +109,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		intent.Known = append(intent.Known, k.KeyID)
 	}
 	before := facts.Metadata
-	facts.Metadata.Intent = intent
-	facts.Metadata.Inventory, facts.Metadata.Environment = s.spec.Inventory, c.Environment
-	if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
+	if err := s.intend(ctx, before, intent); err != nil {
 		return ref, ends, fmt.Errorf("writing mint intent: %w", err)
 	}
 	request := providers.IssueRequest{Token: token, Principal: principal, Scopes: c.Scopes}
@@ -123,8 +121,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	done()
 	if mintedNothing(err) {
 		// An intent that is left would claim a key that somebody makes later.
-		before.Intent = nil
-		err = errors.Join(err, s.store.PutMetadata(ctx, before))
+		err = errors.Join(err, s.forget(ctx, before, intent))
 	}
 	if err != nil {
 		return ref, ends, err
@@ -134,7 +131,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if err != nil {
 		return ref, ends, fmt.Errorf("staging key %s: %w", issued.Key.KeyID, err)
 	}
-	ref, err = a.record(ctx, s, in, facts.Metadata, key.Ref{
+	ref, err = a.record(ctx, s, in, key.Ref{
 		Principal: issued.Key.Principal, KeyID: issued.Key.KeyID,
 		StoreVersion: version, Fingerprint: issued.Bundle.Fingerprint(),
 	})
@@ -173,22 +170,57 @@ func (a *Activities) finishStaging(ctx context.Context, s *site, in IssueInput, 
 	if !live {
 		return ref, ends, fmt.Errorf("%w: version %s", ErrStagedKeyDead, v.ID)
 	}
-	ref, err = a.record(ctx, s, in, facts.Metadata, key.Ref{
+	ref, err = a.record(ctx, s, in, key.Ref{
 		Principal: k.Principal, KeyID: k.KeyID, StoreVersion: v.ID, Fingerprint: v.Fingerprint,
 	})
 	return ref, k.ExpiresAt, err
 }
 
-// record makes the staged key ours in the metadata, and clears the intent.
-func (a *Activities) record(ctx context.Context, s *site, in IssueInput, m providers.Metadata, ref key.Ref) (key.Ref, error) {
-	mine := owned(&m, ref)
-	if mine.IssuedAt.IsZero() {
-		mine.IssuedAt = a.Now().UTC()
-	}
-	mine.Ref, mine.Rotation = ref, in.ID
-	m.Intent, m.Generation = nil, s.spec.Generation
-	m.Inventory, m.Environment = s.spec.Inventory, s.spec.Credential.Environment
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+// intend writes a mint intent, in place of the one that was judged. By writing it the credential becomes this inventory's,
+// unless another one came first.
+func (s *site) intend(ctx context.Context, judged providers.Metadata, intent *providers.MintIntent) error {
+	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+		if d := policy.Governs(s.spec, *m); !d.OK {
+			return fmt.Errorf("%w: %s", ErrSpec, d.Message)
+		}
+		if !m.Intent.Is(judged.Intent) {
+			return notYet("another worker has just begun or ended a mint; looking again", 0)
+		}
+		m.Intent, m.Inventory, m.Environment = intent, s.spec.Inventory, s.spec.Credential.Environment
+		return nil
+	})
+	return err
+}
+
+// forget takes back what intend wrote.
+func (s *site) forget(ctx context.Context, before providers.Metadata, intent *providers.MintIntent) error {
+	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+		if !m.Intent.Is(intent) {
+			return errUnchanged
+		}
+		m.Intent, m.Inventory, m.Environment = nil, before.Inventory, before.Environment
+		return nil
+	})
+	return err
+}
+
+// record makes the staged key ours in the metadata, and clears the intent of its mint.
+func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key.Ref) (key.Ref, error) {
+	now := a.Now().UTC()
+	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+		mine := owned(m, ref)
+		if mine.IssuedAt.IsZero() {
+			mine.IssuedAt = now
+		}
+		mine.Ref, mine.Rotation = ref, in.ID
+		if m.Intent != nil && m.Intent.Rotation == in.ID && m.Intent.Ordinal == in.Ordinal {
+			m.Intent = nil
+		}
+		m.Generation = max(m.Generation, s.spec.Generation)
+		m.Inventory, m.Environment = s.spec.Inventory, s.spec.Credential.Environment
+		return nil
+	})
+	if err != nil {
 		return key.Ref{}, fmt.Errorf("recording key %s: %w", ref.KeyID, err)
 	}
 	in.Incoming = ref
@@ -239,9 +271,8 @@ func (a *Activities) destroyLost(ctx context.Context, s *site, in IssueInput, fa
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.OrphanDestroyed, ref.KeyID, nil)); err != nil {
 		return facts, err
 	}
-	disown(&facts.Metadata, ref.KeyID)
 	facts.Keys = slices.DeleteFunc(facts.Keys, func(k key.Info) bool { return k.KeyID == ref.KeyID })
-	if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
+	if facts.Metadata, err = s.disown(ctx, ref); err != nil {
 		return facts, fmt.Errorf("recording it: %w", err)
 	}
 	return facts, nil
@@ -262,14 +293,18 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 		}
 		return facts, fmt.Errorf("%w: %s", ErrAmbiguous, d.Message)
 	}
-	if err := s.own(ctx, &facts.Metadata, ref, mint); err != nil || d.OK {
+	m, err := s.own(ctx, facts.Metadata, ref, mint)
+	if facts.Metadata = m; err != nil || d.OK {
 		return facts, err
 	}
-	mine := owned(&facts.Metadata, ref)
+	mine, _ := m.Key(ref.KeyID)
 	disabler, can := s.issuer.(providers.Disabler)
 	if k, _ := facts.Live(ref.KeyID); can && (k.State != key.Disabled || mine.DisabledAt.IsZero()) {
-		mine.DisablingAt, mine.DisabledAt = a.Now().UTC(), time.Time{}
-		if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
+		begun := a.Now().UTC()
+		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(mine *providers.OwnedKey) {
+			mine.DisablingAt, mine.DisabledAt = begun, time.Time{}
+		})
+		if err != nil {
 			return facts, fmt.Errorf("recording that key %s is disabled: %w", ref.KeyID, err)
 		}
 		if err := disabler.Disable(ctx, ref); err != nil {
@@ -283,7 +318,8 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 			return facts, err
 		}
 		mine.DisabledAt = a.Now().UTC()
-		if err := s.store.PutMetadata(ctx, facts.Metadata); err != nil {
+		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(k *providers.OwnedKey) { k.DisabledAt = mine.DisabledAt })
+		if err != nil {
 			return facts, fmt.Errorf("recording since when key %s is disabled: %w", ref.KeyID, err)
 		}
 	}
@@ -322,8 +358,8 @@ func (a *Activities) giveBack(ctx context.Context, s *site, r Rotation, facts po
 	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.OrphanReleased, ref.KeyID, map[string]string{"key": ref.KeyID})); err != nil {
 		return err
 	}
-	disown(&facts.Metadata, ref.KeyID)
-	return s.store.PutMetadata(ctx, facts.Metadata)
+	_, err := s.disown(ctx, ref)
+	return err
 }
 
 // verifyRow is how many tries in a row must succeed: issuers are eventually consistent.
@@ -358,7 +394,7 @@ func (a *Activities) verify(ctx context.Context, s *site, r Rotation) (policy.De
 	if err != nil {
 		return policy.Decision{}, fmt.Errorf("reading metadata of the store: %w", err)
 	}
-	if mine := owned(&m, r.Incoming); mine.VerifiedAt.IsZero() {
+	if mine, _ := m.Key(r.Incoming.KeyID); mine.VerifiedAt.IsZero() {
 		refusal, err := a.refusal(ctx, s, r.Incoming)
 		switch {
 		case err != nil:
@@ -368,8 +404,11 @@ func (a *Activities) verify(ctx context.Context, s *site, r Rotation) (policy.De
 			refusing(ctx, d)
 			return d, nil
 		}
-		mine.VerifiedAt = a.Now().UTC()
-		if err := s.store.PutMetadata(ctx, m); err != nil {
+		now := a.Now().UTC()
+		if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+			owned(m, r.Incoming).VerifiedAt = now
+			return nil
+		}); err != nil {
 			return policy.Decision{}, fmt.Errorf("recording that it works: %w", err)
 		}
 	}

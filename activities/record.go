@@ -57,7 +57,7 @@ type RecordInput struct {
 // Recorded is what the record says of the credential now.
 type Recorded struct {
 	// Outcome is how the rotation ended by what Record found. Records of before that was so do not say it.
-	Outcome string `json:"outcome,omitempty"`
+	Outcome  string    `json:"outcome,omitempty"`
 	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// NextRun is when the next routine rotation is due.
 	NextRun time.Time        `json:"nextRun,omitzero"`
@@ -104,7 +104,9 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		until := time.Now().Add(purgeWithin)
 		for _, k := range gone {
 			if k.ProbedAt.IsZero() && !policy.Lost(k) {
-				if _, err := a.probe(ctx, s, facts, k.Ref); err != nil {
+				if _, err := a.probe(ctx, s, facts, k.Ref); ctx.Err() != nil {
+					return Recorded{}, ctx.Err() // what was cut short tells nothing
+				} else if err != nil {
 					unproved[k.KeyID] = capText(err.Error())
 					continue // its version stays, to try it with again
 				}
@@ -145,7 +147,8 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	} else if m.LastRotation == nil || m.LastRotation.ID != in.ID || m.LastRotation.Outcome != outcome {
 		m.LastRotation = &providers.LastRotation{ID: in.ID, Outcome: outcome, At: a.Now().UTC()}
 	}
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+	// All of it follows from the facts: whatever else was written since then is a reason to look again.
+	if m, err = s.put(ctx, m); err != nil {
 		return Recorded{}, err
 	}
 	r := Recorded{Outcome: outcome, RotateBy: m.RotateBy, Debt: m.Debt}

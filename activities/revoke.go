@@ -96,21 +96,26 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	// That it is keyturn who disables, and on which approvals, is written before the effect, so that Enable knows
 	// whose doing it was, and that they are used up; the time from which the soak counts after it and its event, and an
 	// older one is wiped before: whenever the process dies, the soak can only seem shorter than it was, never longer.
-	m, err := s.unchanged(ctx, facts, in.Retiring.KeyID)
-	if err != nil {
-		return d, err
-	}
-	mine := owned(&m, in.Retiring)
-	if before.State == key.Active {
+	begun := a.Now().UTC()
+	m, err := s.amend(ctx, func(m *providers.Metadata) error {
+		if err := asJudged(facts.Metadata, *m, in.Retiring.KeyID); err != nil {
+			return err
+		}
+		if before.State != key.Active {
+			return errUnchanged
+		}
+		mine := owned(m, in.Retiring)
 		if !mine.BeingDisabled() { // else it is finished, on the approvals that it was begun on
 			mine.Spent, mine.Approvals = append(mine.Spent, mine.Approvals...), nil
-			mine.DisablingAt, mine.DisabledAt = a.Now().UTC(), time.Time{}
+			mine.DisablingAt, mine.DisabledAt = begun, time.Time{}
 		}
 		mine.Approvals = with(mine.Approvals, nonces(approvals))
-		if err := s.store.PutMetadata(ctx, m); err != nil {
-			return d, fmt.Errorf("recording that it begins: %w", err)
-		}
+		return nil
+	})
+	if err != nil {
+		return d, fmt.Errorf("recording that it begins: %w", err)
 	}
+	mine, _ := m.Key(in.Retiring.KeyID)
 	if err := disabler.Disable(ctx, in.Retiring); err != nil {
 		return d, err
 	}
@@ -121,19 +126,25 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	if !mine.DisabledAt.IsZero() {
 		return d, nil
 	}
-	mine.Approvals = with(mine.Approvals, nonces(approvals))
-	return d, a.markDisabled(ctx, s, in.Rotation, m)
+	return d, a.markDisabled(ctx, s, in.Rotation, mine.DisablingAt, nonces(approvals))
 }
 
-// markDisabled records that keyturn disabled the retiring key, and then notes it in its metadata: one that has the note is
-// in the record.
-func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, m providers.Metadata) error {
-	mine := owned(&m, r.Retiring)
-	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDisabled, occasion(r.Retiring, mine.DisablingAt), nil)); err != nil {
+// markDisabled records that keyturn disabled the retiring key, which it began then, and notes it in its metadata: one that
+// has the note is in the record.
+func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, begun time.Time, approvals []string) error {
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDisabled, occasion(r.Retiring, begun), nil)); err != nil {
 		return err
 	}
-	mine.DisabledAt = a.Now().UTC()
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+	now := a.Now().UTC()
+	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+		mine := owned(m, r.Retiring)
+		if !mine.DisablingAt.Equal(begun) {
+			return notYet("another worker has just enabled key "+r.Retiring.KeyID+"; looking again", 0)
+		}
+		mine.DisabledAt, mine.Approvals = now, with(mine.Approvals, approvals)
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("noting that it is disabled: %w", err)
 	}
 	return nil
@@ -163,8 +174,7 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 		return err
 	}
 	r.Retiring = facts.Named(r.Retiring)
-	m := facts.Metadata
-	mine, _ := m.Key(r.Retiring.KeyID)
+	mine, _ := facts.Metadata.Key(r.Retiring.KeyID)
 	if mine.DisablingAt.IsZero() {
 		return nil
 	}
@@ -178,7 +188,7 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 			return err
 		}
 		if was {
-			if err := a.markDisabled(ctx, s, r, m); err != nil {
+			if err := a.markDisabled(ctx, s, r, mine.DisablingAt, nil); err != nil {
 				return err
 			}
 		}
@@ -197,10 +207,15 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 			return err
 		}
 	}
-	cleared := owned(&m, r.Retiring)
-	cleared.DisablingAt, cleared.DisabledAt = time.Time{}, time.Time{}
-	cleared.Spent, cleared.Approvals = append(cleared.Spent, cleared.Approvals...), nil
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+		cleared := owned(m, r.Retiring)
+		if !cleared.DisablingAt.Equal(mine.DisablingAt) {
+			return errUnchanged // it was disabled anew
+		}
+		cleared.DisablingAt, cleared.DisabledAt = time.Time{}, time.Time{}
+		cleared.Spent, cleared.Approvals = append(cleared.Spent, cleared.Approvals...), nil
+		return nil
+	}); err != nil {
 		return fmt.Errorf("recording it: %w", err)
 	}
 	return nil

@@ -54,9 +54,10 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return err
 	}
 	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded.
-	m := facts.Metadata
-	owned(&m, incoming).PromotedAt = time.Time{}
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+		owned(m, incoming).PromotedAt = time.Time{}
+		return nil
+	}); err != nil {
 		return fmt.Errorf("recording it: %w", err)
 	}
 	return a.Audit.Append(ctx, a.event(ctx, r, s, audit.LabelsRestored, r.Retiring.KeyID, nil))
@@ -179,7 +180,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 	if err != nil {
 		return err
 	}
-	if err := s.own(ctx, &m, ref, r.ID); err != nil {
+	if m, err = s.own(ctx, m, ref, r.ID); err != nil {
 		return err
 	}
 	facts.Metadata = m
@@ -200,15 +201,15 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 			return err
 		}
 	}
-	if m, err = s.store.Metadata(ctx); err != nil {
-		return fmt.Errorf("reading metadata of the store: %w", err)
-	}
-	if left == "" {
-		disown(&m, ref.KeyID)
-	} else {
-		m.Debt = append(m.Debt, Debt{Kind: DebtCopiesLeft, About: ref.KeyID, Since: a.Now().UTC()})
-	}
-	if err := s.store.PutMetadata(ctx, m); err != nil {
+	now := a.Now().UTC()
+	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+		if left == "" {
+			disown(m, ref.KeyID)
+		} else {
+			m.Debt = append(m.Debt, Debt{Kind: DebtCopiesLeft, About: ref.KeyID, Since: now})
+		}
+		return nil
+	}); err != nil {
 		return fmt.Errorf("recording it: %w", err)
 	}
 	return nil
@@ -229,6 +230,5 @@ func (a *Activities) clearPending(ctx context.Context, s *site) error {
 	if facts.Metadata.Intent == nil {
 		return nil
 	}
-	facts.Metadata.Intent = nil
-	return s.store.PutMetadata(ctx, facts.Metadata)
+	return s.forget(ctx, facts.Metadata, facts.Metadata.Intent)
 }

@@ -361,7 +361,8 @@ func TestARogueWorkflowDestroysNothing(t *testing.T) {
 				m.Keys[i].Rotation = "earlier-run"
 			}
 		}
-		require.NoError(t, c.world.Store("payments-api").PutMetadata(t.Context(), m))
+		_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
+		require.NoError(t, err)
 		return c
 	}
 	alive := func(c *signedCase) {

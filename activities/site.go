@@ -202,21 +202,6 @@ func (s *site) destroy(ctx context.Context, facts policy.Facts, ref key.Ref) err
 	return s.issuer.Destroy(ctx, ref)
 }
 
-// unchanged reads the metadata once more, and answers "not yet" when its record of a key is not the one that was
-// judged: activities of one worker take turns, those of two do not.
-func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string) (providers.Metadata, error) {
-	m, err := s.store.Metadata(ctx)
-	if err != nil {
-		return m, fmt.Errorf("reading metadata of the store: %w", err)
-	}
-	before, had := judged.Metadata.Key(keyID)
-	now, has := m.Key(keyID)
-	if had != has || !sameRecord(before, now) {
-		return m, notYet("another worker has just acted on key "+keyID+"; looking again", 0)
-	}
-	return m, nil
-}
-
 // sameRecord compares two records of a key as stores keep them.
 func sameRecord(a, b providers.OwnedKey) bool {
 	textA, errA := json.Marshal(a)
@@ -399,16 +384,24 @@ func owned(m *providers.Metadata, ref key.Ref) *providers.OwnedKey {
 	return &m.Keys[len(m.Keys)-1]
 }
 
-// own writes a key into the metadata as one that a rotation minted, unless it is there.
-func (s *site) own(ctx context.Context, m *providers.Metadata, ref key.Ref, rotation string) error {
-	if _, ours := m.Key(ref.KeyID); ours {
+// own writes a key into the metadata as one that a rotation minted, unless it was there when that was judged.
+func (s *site) own(ctx context.Context, judged providers.Metadata, ref key.Ref, rotation string) (providers.Metadata, error) {
+	if _, ours := judged.Key(ref.KeyID); ours {
+		return judged, nil
+	}
+	m, err := s.amendKey(ctx, judged, ref, func(mine *providers.OwnedKey) { mine.Rotation = rotation })
+	if err != nil {
+		return m, fmt.Errorf("recording key %s: %w", ref.KeyID, err)
+	}
+	return m, nil
+}
+
+// disown removes the record of a key that is ours no more.
+func (s *site) disown(ctx context.Context, ref key.Ref) (providers.Metadata, error) {
+	return s.amend(ctx, func(m *providers.Metadata) error {
+		disown(m, ref.KeyID)
 		return nil
-	}
-	owned(m, ref).Rotation = rotation
-	if err := s.store.PutMetadata(ctx, *m); err != nil {
-		return fmt.Errorf("recording key %s: %w", ref.KeyID, err)
-	}
-	return nil
+	})
 }
 
 // disown removes a destroyed key from the metadata.

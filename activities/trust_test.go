@@ -73,8 +73,9 @@ func TestSpecsThatAreNotActedOn(t *testing.T) {
 func TestASpecOlderThanTheLastIssueIsRefused(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)
-	require.NoError(t, c.world.Store("payments-api").PutMetadata(t.Context(), providers.Metadata{Generation: 101}))
-	err := c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 3)
+	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), providers.Metadata{Generation: 101})
+	require.NoError(t, err)
+	err = c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 3)
 	require.ErrorContains(t, err, "generation")
 	assert.Len(t, c.world.Happened(memory.OpIssue), 1, "only the key from before")
 }

@@ -22,7 +22,7 @@ var (
 	// ErrNotFound: the key, version, secret or principal does not exist. Final.
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: a compare-and-swap lost, or a token was used with other data. Final for this
-	// attempt: facts must be gathered anew.
+	// attempt: facts must be gathered anew. Of PutMetadata it is passing: read anew, change that, and put it.
 	ErrConflict = errors.New("conflict")
 	// ErrSlotsFull: the issuer allows no further key for this principal. Final.
 	ErrSlotsFull = errors.New("all key slots are in use")
@@ -231,15 +231,22 @@ type Store interface {
 	// Prune removes a version for good, whatever labels it bears but CURRENT (ErrDenied). A version that
 	// does not exist is not an error.
 	Prune(ctx context.Context, version string) error
-	// Metadata returns keyturn's own record of the credential; the zero one when there is none.
+	// Metadata returns keyturn's own record of the credential, with its revision; the zero one when there is none.
 	Metadata(ctx context.Context) (Metadata, error)
-	// PutMetadata replaces it. It works before any version exists.
-	PutMetadata(ctx context.Context, m Metadata) error
+	// PutMetadata replaces the record that m was read as, by compare-and-swap on m.Revision, and returns the revision
+	// that it is now. ErrConflict, with nothing changed, when somebody else wrote since. The same m again, since the
+	// reply got lost, is the same write while it is the last one. It works before any version exists.
+	PutMetadata(ctx context.Context, m Metadata) (Revision, error)
 }
 
 // Metadata is the truth about a credential that outlives Temporal's retention. Only the activities of
 // its one live rotation write it.
 type Metadata struct {
+	// Revision is what this was read as. It goes with the value and with nothing else, so that a change of what was read
+	// once is never written over what somebody wrote since.
+	Revision Revision `json:"-"`
+	// Lease says who may act on the credential; nil when nobody holds one.
+	Lease *Lease `json:"lease,omitempty"`
 	// Inventory and Environment are those of the specs that govern the credential, from the first key that was
 	// issued by one; empty before. No other inventory's or environment's specs act on it.
 	Inventory   string `json:"inventory,omitempty"`
@@ -278,6 +285,23 @@ func (m Metadata) Owes(kind, about string) bool {
 	return false
 }
 
+// LeaseTerm is how long a lease is held that nobody renews.
+const LeaseTerm = time.Hour
+
+// Lease is held by one run. It has no time of its own: each renewal is a revision of its own, and whoever wants the lease
+// must see one revision for the whole term, by their own clock.
+type Lease struct {
+	Namespace string `json:"namespace"`
+	// Workflow is the ID of the holder's workflow, or LeaseOfImport.
+	Workflow string        `json:"workflow"`
+	Rotation string        `json:"rotation,omitempty"`
+	Run      string        `json:"run,omitempty"`
+	Term     time.Duration `json:"term"`
+}
+
+// LeaseOfImport is in place of a workflow's ID where a person imports a key on the worker's host.
+const LeaseOfImport = "import"
+
 // MintIntent proves after a crash which key is an orphan of ours: one that is not in Known, that no
 // store version holds, and that was created at or after At.
 type MintIntent struct {
@@ -286,6 +310,14 @@ type MintIntent struct {
 	At       time.Time `json:"at"`
 	// Known are the key IDs that the issuer had before the mint.
 	Known []string `json:"known,omitempty"`
+}
+
+// Is tells whether two intents are of the same mint.
+func (i *MintIntent) Is(other *MintIntent) bool {
+	if i == nil || other == nil {
+		return i == other
+	}
+	return i.Rotation == other.Rotation && i.Ordinal == other.Ordinal && i.At.Equal(other.At)
 }
 
 // OwnedKey is a key that keyturn minted or adopted.

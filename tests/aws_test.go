@@ -394,7 +394,7 @@ func awsRepliesLost(t *testing.T) {
 	s.aws.LoseReply("secretsmanager:UpdateSecretVersionStage", 0, 4)
 	s.aws.LoseReply("iam:UpdateAccessKey", 0, 4)
 	s.aws.LoseReply("iam:DeleteAccessKey", 0, 4)
-	s.aws.LoseReply("secretsmanager:TagResource", 3, 4)
+	s.aws.LoseReply("secretsmanager:CreateSecret", 0, 4)
 	s.rotate()
 	s.approve()
 	s.rotated(retiring)
@@ -408,7 +408,7 @@ func awsThrottled(t *testing.T) {
 	s.aws.Throttle("iam:CreateAccessKey", 0, 1) // the SDK does not repeat that one
 	for _, action := range []string{
 		"iam:ListAccessKeys", "iam:GetAccessKeyLastUsed", "iam:UpdateAccessKey", "iam:DeleteAccessKey", "iam:ListUserPolicies",
-		"secretsmanager:ListSecretVersionIds", "secretsmanager:PutSecretValue", "secretsmanager:UpdateSecretVersionStage", "secretsmanager:TagResource",
+		"secretsmanager:ListSecretVersionIds", "secretsmanager:PutSecretValue", "secretsmanager:UpdateSecretVersionStage", "secretsmanager:CreateSecret",
 	} {
 		s.aws.Throttle(action, 0, 4)
 	}

@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	secretstypes "github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/providers"
@@ -74,6 +77,20 @@ func keyIn(value string) string {
 	return byHand
 }
 
+// metadataOnAWS reads keyturn's record in the companion of the secret; there is none before the first mint.
+func metadataOnAWS(ctx context.Context, secrets *secretsmanager.Client) (providers.Metadata, error) {
+	record, err := secrets.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{
+		SecretId: aws.String(secretName + ".keyturn"), VersionStage: aws.String("AWSCURRENT"), // moto's default is another one
+	})
+	if none := new(secretstypes.ResourceNotFoundException); errors.As(err, &none) {
+		return providers.Metadata{}, nil
+	}
+	if err != nil {
+		return providers.Metadata{}, err
+	}
+	return awssecretsmanager.Decode(*record.SecretString)
+}
+
 // lookAtAWS asks past the proxy.
 func (v *victim) lookAtAWS() (look, error) {
 	l := look{keys: map[string]key.State{}, versions: map[string]string{}, labels: map[providers.Label]string{}}
@@ -89,7 +106,7 @@ func (v *victim) lookAtAWS() (look, error) {
 	if err != nil {
 		return l, err
 	}
-	if l.metadata, err = awssecretsmanager.Decode(secret.Tags); err != nil {
+	if l.metadata, err = metadataOnAWS(ctx, secrets); err != nil {
 		return l, err
 	}
 	for version, stages := range secret.VersionIdsToStages {

@@ -169,7 +169,7 @@ func TestNoSecretOfAWSIsLeftBehind(t *testing.T) {
 	s.aws.Echo("iam:CreateAccessKey", 0, 1) // the SDK does not repeat that one
 	for _, action := range []string{
 		"secretsmanager:PutSecretValue", "secretsmanager:GetSecretValue", "secretsmanager:UpdateSecretVersionStage",
-		"secretsmanager:TagResource", "iam:UpdateAccessKey", "iam:DeleteAccessKey",
+		"secretsmanager:CreateSecret", "iam:UpdateAccessKey", "iam:DeleteAccessKey",
 	} {
 		s.aws.Echo(action, 0, 4)
 	}

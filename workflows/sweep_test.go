@@ -69,14 +69,15 @@ func (s *stage) owe() (retired, current key.Ref) {
 		s.world.Give(name, issued.Bundle)
 	}
 	at := s.env.Now()
-	require.NoError(s.t, store.PutMetadata(ctx, providers.Metadata{
+	_, err = store.PutMetadata(ctx, providers.Metadata{
 		Generation: 99, Keys: []providers.OwnedKey{
 			{Ref: retired, Rotation: "before", PromotedAt: at.Add(-90 * 24 * time.Hour)},
 			{Ref: current, Rotation: "earlier", IssuedAt: at, DeliveredAt: at, PromotedAt: at},
 		},
 		LastRotation: &providers.LastRotation{ID: "earlier", Outcome: "completed-with-debt", At: at},
 		Debt:         []providers.Debt{{Kind: "retired-key-alive", About: "key-old", Since: at}},
-	}))
+	})
+	require.NoError(s.t, err)
 	return retired, current
 }
 
@@ -124,7 +125,8 @@ func TestTheEndOfARotationThatWasCutOffIsRecorded(t *testing.T) {
 	m := s.metadata()
 	promoted := m.Keys[1].PromotedAt
 	m.LastRotation, m.Debt = &providers.LastRotation{ID: "before", Outcome: "completed", At: promoted.Add(-90 * 24 * time.Hour)}, nil
-	require.NoError(t, s.world.Store("payments-api").PutMetadata(context.Background(), m))
+	_, err := s.world.Store("payments-api").PutMetadata(context.Background(), m)
+	require.NoError(t, err)
 	s.traffic(5 * time.Hour)
 	s.approve()
 	report := s.settles(retired.KeyID)

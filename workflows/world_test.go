@@ -547,10 +547,11 @@ func TestAnInterruptedRotationIsClearedAway(t *testing.T) {
 	ctx := context.Background()
 	store := s.world.Store("payments-api")
 	// A rotation that was terminated between mint and stage left an intent and an orphan.
-	require.NoError(t, store.PutMetadata(ctx, providers.Metadata{Intent: &providers.MintIntent{
+	_, err := store.PutMetadata(ctx, providers.Metadata{Intent: &providers.MintIntent{
 		Rotation: "terminated", Ordinal: 1, At: s.env.Now(), Known: []string{"key-old"},
-	}}))
-	_, err := s.world.Issuer("payments-api").Issue(ctx, providers.IssueRequest{Token: policy.Token("terminated", 1)})
+	}})
+	require.NoError(t, err)
+	_, err = s.world.Issuer("payments-api").Issue(ctx, providers.IssueRequest{Token: policy.Token("terminated", 1)})
 	require.NoError(t, err)
 	s.traffic(3 * time.Hour)
 	s.approve()

@@ -1,6 +1,6 @@
 // Package awssecretsmanager keeps credentials in AWS Secrets Manager, one secret each: CURRENT, PENDING and
 // PREVIOUS are its staging labels AWSCURRENT, AWSPENDING and AWSPREVIOUS, a version's ID is the token that
-// it was staged with, and keyturn's metadata is in the secret's tags. It is also the target of consumers
+// it was staged with, and keyturn's metadata is the value of a companion secret. It is also the target of consumers
 // that read AWSCURRENT by themselves.
 package awssecretsmanager
 
@@ -29,7 +29,8 @@ func Descriptor() providers.Descriptor {
 		Store: &providers.StoreType{
 			Config: func() providers.StoreConfig { return new(StoreConfig) },
 			Open: func(_ providers.Environment, account any, c providers.StoreConfig) (providers.Store, error) {
-				return &store{account: &account.(*Account).Account, name: c.(*StoreConfig).Path}, nil
+				a := account.(*Account)
+				return &store{account: &a.Account, name: c.(*StoreConfig).Path, records: &a.records}, nil
 			},
 		},
 		Target: &providers.TargetType{
@@ -41,7 +42,10 @@ func Descriptor() providers.Descriptor {
 }
 
 // Account is an AWS account.
-type Account struct{ awsaccount.Account }
+type Account struct {
+	awsaccount.Account
+	records records
+}
 
 var _ providers.Prober = (*Account)(nil)
 
@@ -93,6 +97,9 @@ func (c *StoreConfig) SecretPath() string { return c.Path }
 // nameForm is what Secrets Manager allows as the name of a secret.
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9/_+=.@-]{1,512}$`)
 
+// maxName is the length of the longest one.
+const maxName = 512
+
 // arnSuffix is what Secrets Manager appends to a name to make an ARN: a name that ends like that is taken
 // for a partial ARN (API reference, CreateSecret).
 var arnSuffix = regexp.MustCompile(`-[A-Za-z0-9]{6}$`)
@@ -107,6 +114,10 @@ func (c *StoreConfig) Problems() []strictyaml.Problem {
 			Field: "path", What: "ends with a hyphen and six characters, which AWS takes for the end of an ARN",
 			Write: "another name",
 		}}
+	case strings.HasSuffix(c.Path, companion):
+		return []strictyaml.Problem{{Field: "path", What: "is kept for keyturn's own record of another secret", Write: "another name"}}
+	case len(c.Path)+len(companion) > maxName:
+		return []strictyaml.Problem{{Field: "path", What: "leaves no room for the name of keyturn's record beside it", Write: "a shorter name"}}
 	}
 	return nil
 }

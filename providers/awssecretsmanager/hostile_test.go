@@ -41,12 +41,12 @@ func TestHostileEndpoint(t *testing.T) {
 		putting: func(ctx context.Context, s *store) error {
 			c, err := s.client(ctx)
 			require.NoError(t, err)
-			return s.put(ctx, c, version, members{"value": []byte(`"ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"`)})
+			return s.put(ctx, c, version, []byte(`{"value":"ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"}`), sent)
 		},
 		"creating": func(ctx context.Context, s *store) error {
 			c, err := s.client(ctx)
 			require.NoError(t, err)
-			return s.create(ctx, c, nil)
+			return s.create(ctx, c)
 		},
 		"promoting": func(ctx context.Context, s *store) error { return s.Promote(ctx, "", version) },
 		"pruning":   func(ctx context.Context, s *store) error { return s.Prune(ctx, version) },
@@ -55,7 +55,20 @@ func TestHostileEndpoint(t *testing.T) {
 			return err
 		},
 		"writing metadata": func(ctx context.Context, s *store) error {
-			return s.PutMetadata(ctx, providers.Metadata{Generation: 1})
+			_, err := s.PutMetadata(ctx, providers.Metadata{Generation: 1})
+			return err
+		},
+		"reading the contents of metadata": func(ctx context.Context, s *store) error {
+			c, err := s.client(ctx)
+			require.NoError(t, err)
+			_, err = s.contents(ctx, c, providers.Revision(version))
+			return err
+		},
+		"reading metadata in tags": func(ctx context.Context, s *store) error {
+			c, err := s.client(ctx)
+			require.NoError(t, err)
+			_, err = s.tagged(ctx, c)
+			return err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

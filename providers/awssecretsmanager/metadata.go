@@ -1,119 +1,79 @@
 package awssecretsmanager
 
 import (
-	"bytes"
-	"compress/flate"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"strconv"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
-	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 
+	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 )
 
-// Metadata is compressed JSON in base64, cut into tags keyturn:0, keyturn:1 and so on: a tag holds 256
-// characters, a secret 50 tags, of which the others are somebody else's. The first one begins with how many
-// there are and a checksum, so that what a write cut short left is never taken for the truth.
-const (
-	tagPrefix  = "keyturn:"
-	tagVersion = "1"
-	maxTag     = 256
-	maxTags    = 40
-	sumLength  = 16 // of hex digits
-	// maxRecord bounds what is decompressed.
-	maxRecord = 1 << 20
-)
+// Metadata is JSON, the value of a companion secret: labels are the only thing that Secrets Manager compares and swaps, and a
+// secret has but 20 of them. The companion's AWSCURRENT is the record, and the ID of the version that bears it the
+// revision. A version is put under AWSPENDING, and then AWSCURRENT is moved to it from the one that was read.
+//
+// What a version holds never changes, so that looking costs a description, which is neither logged nor billed as reading a
+// value is.
+const companion = ".keyturn"
 
-// ErrDamaged is wrapped when the tags are not what keyturn wrote: somebody changed them, or wrote at the
-// same time. Nothing is overwritten then.
-var ErrDamaged = fmt.Errorf("%w: keyturn's tags are damaged", providers.ErrInvalid)
+// ErrDamaged is wrapped when the record is not what keyturn writes: somebody changed it. Nothing is overwritten then.
+var ErrDamaged = fmt.Errorf("%w: keyturn's record is damaged", providers.ErrInvalid)
 
-// encode writes metadata as tags.
-func encode(m providers.Metadata) ([]types.Tag, error) {
-	plain, err := json.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	var packed bytes.Buffer
-	w, err := flate.NewWriter(&packed, flate.BestCompression)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(plain); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	text := base64.StdEncoding.EncodeToString(packed.Bytes())
-	// The header's length does not depend on the count, which depends on it.
-	count := (len(header(0, text)) + len(text) + maxTag - 1) / maxTag
-	if count > maxTags {
-		return nil, fmt.Errorf("%w: it needs %d tags, and %d are keyturn's: rotations leave debt that nobody settles", providers.ErrInvalid, count, maxTags)
-	}
-	text = header(count, text) + text
-	var tags []types.Tag
-	for i := 0; i*maxTag < len(text); i++ {
-		tags = append(tags, types.Tag{
-			Key: aws.String(tagPrefix + strconv.Itoa(i)), Value: aws.String(text[i*maxTag : min((i+1)*maxTag, len(text))]),
-		})
-	}
-	return tags, nil
+// companion is the secret with the record.
+func (s *store) companion() *store { return &store{account: s.account, name: s.name + companion} }
+
+// records remembers the contents of the last revision that was seen of each record, by the name of its secret.
+type records struct {
+	mu   sync.Mutex
+	seen map[string]contents
 }
 
-func header(count int, text string) string {
-	return fmt.Sprintf("%s:%02d:%s:", tagVersion, count, checksum(text))
+type contents struct {
+	revision providers.Revision
+	text     string
 }
 
-func checksum(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(sum[:])[:sumLength]
+func (r *records) of(name string, revision providers.Revision) (text string, known bool) {
+	if r == nil {
+		return "", false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.seen[name]
+	return c.text, c.revision == revision
 }
 
-// Decode reads the metadata that is in a secret's tags, whatever other tags there are. Without a tag of keyturn's it is
-// the zero Metadata; ErrDamaged tells of tags that keyturn did not write so.
-func Decode(tags []types.Tag) (providers.Metadata, error) {
-	own := map[string]string{}
-	for _, t := range tags {
-		if name, ok := strings.CutPrefix(aws.ToString(t.Key), tagPrefix); ok {
-			own[name] = aws.ToString(t.Value)
-		}
+func (r *records) keep(name string, c contents) {
+	if r == nil {
+		return
 	}
-	if len(own) == 0 {
-		return providers.Metadata{}, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen == nil {
+		r.seen = map[string]contents{}
 	}
-	parts := strings.SplitN(own["0"], ":", 4)
-	if len(parts) < 4 || parts[0] != tagVersion {
-		return providers.Metadata{}, fmt.Errorf("%w: %s0 has no header of this version", ErrDamaged, tagPrefix)
-	}
-	count, err := strconv.Atoi(parts[1])
-	if err != nil || count < 1 || count > maxTags {
-		return providers.Metadata{}, fmt.Errorf("%w: %s0 has no count", ErrDamaged, tagPrefix)
-	}
-	text := parts[3]
-	for i := 1; i < count; i++ {
-		text += own[strconv.Itoa(i)]
-	}
-	if checksum(text) != parts[2] {
-		return providers.Metadata{}, fmt.Errorf("%w: the checksum does not hold", ErrDamaged)
-	}
-	packed, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		return providers.Metadata{}, fmt.Errorf("%w: no base64", ErrDamaged)
-	}
-	decoder := json.NewDecoder(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), maxRecord))
+	r.seen[name] = c
+}
+
+// Decode reads the metadata that is the companion's value.
+func Decode(text string) (providers.Metadata, error) {
+	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.DisallowUnknownFields() // what a later keyturn wrote must not be lost by this one
 	var m providers.Metadata
-	if err := decoder.Decode(&m); err != nil {
+	err := decoder.Decode(&m)
+	if err == nil {
+		_, err = decoder.Token()
+	}
+	if !errors.Is(err, io.EOF) {
 		return providers.Metadata{}, fmt.Errorf("%w: not a record of this version", ErrDamaged)
 	}
 	return m, nil
@@ -125,58 +85,107 @@ func (s *store) Metadata(ctx context.Context) (providers.Metadata, error) {
 	if err != nil {
 		return providers.Metadata{}, err
 	}
-	described, err := s.describe(ctx, c)
-	if err != nil || described == nil {
+	revision, err := s.revision(ctx, c)
+	if err != nil {
 		return providers.Metadata{}, err
 	}
-	m, err := Decode(described.Tags)
+	if revision == "" {
+		return s.tagged(ctx, c)
+	}
+	text, err := s.contents(ctx, c, revision)
+	if err != nil {
+		return providers.Metadata{}, err
+	}
+	m, err := Decode(text)
 	if err != nil {
 		return providers.Metadata{}, fmt.Errorf("reading metadata of secret %q: %w", s.name, err)
 	}
+	m.Revision = revision
 	return m, nil
 }
 
-// PutMetadata implements providers.Store. One call writes all tags; those of a longer record before are
-// removed afterwards, and do not count meanwhile.
-func (s *store) PutMetadata(ctx context.Context, m providers.Metadata) error {
-	c, err := s.client(ctx)
-	if err != nil {
-		return err
+// revision is that of the record; empty when there is none yet.
+func (s *store) revision(ctx context.Context, c *secretsmanager.Client) (providers.Revision, error) {
+	described, err := s.companion().describe(ctx, c)
+	if err != nil || described == nil {
+		return "", err
 	}
-	tags, err := encode(m)
-	if err != nil {
-		return fmt.Errorf("writing metadata of secret %q: %w", s.name, err)
-	}
-	described, err := s.describe(ctx, c)
-	if err != nil {
-		return err
-	}
-	if described == nil {
-		return s.create(ctx, c, tags)
-	}
-	if _, err := Decode(described.Tags); err != nil {
-		return fmt.Errorf("writing metadata of secret %q: %w", s.name, err)
-	}
-	if _, err := c.TagResource(ctx, &secretsmanager.TagResourceInput{SecretId: &s.name, Tags: tags}); err != nil {
-		return s.failed("writing metadata", err)
-	}
-	stale := staleTags(described.Tags, len(tags))
-	if len(stale) == 0 {
-		return nil
-	}
-	_, err = c.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &s.name, TagKeys: stale})
-	return s.failed("removing old metadata", err)
-}
-
-// staleTags are the keys of those of ours beyond the first count.
-func staleTags(tags []types.Tag, count int) []string {
-	var keys []string
-	for _, t := range tags {
-		if name, ok := strings.CutPrefix(aws.ToString(t.Key), tagPrefix); ok {
-			if i, err := strconv.Atoi(name); err == nil && i >= count {
-				keys = append(keys, *t.Key)
-			}
+	for version, stages := range described.VersionIdsToStages {
+		switch {
+		case !slices.Contains(stages, awsCurrent) || version == placeholder:
+		case !versionForm.MatchString(version):
+			return "", fmt.Errorf("looking at the record of secret %q: %w", s.name, errNoAnswer)
+		default:
+			return providers.Revision(version), nil
 		}
 	}
-	return keys
+	return "", nil
+}
+
+// contents is the record of a revision.
+func (s *store) contents(ctx context.Context, c *secretsmanager.Client, revision providers.Revision) (string, error) {
+	if text, known := s.records.of(s.name, revision); known {
+		return text, nil
+	}
+	record := s.companion()
+	out, err := c.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &record.name, VersionId: aws.String(string(revision))})
+	if err != nil {
+		return "", record.failed("reading metadata", err)
+	}
+	if aws.ToString(out.VersionId) != string(revision) {
+		return "", fmt.Errorf("reading metadata of secret %q: %w", s.name, errNoAnswer)
+	}
+	text := aws.ToString(out.SecretString)
+	s.records.keep(s.name, contents{revision, text})
+	return text, nil
+}
+
+// PutMetadata implements providers.Store.
+func (s *store) PutMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+	next, err := s.putMetadata(ctx, m)
+	if err != nil {
+		return "", fmt.Errorf("writing metadata of secret %q: %w", s.name, err)
+	}
+	return next, nil
+}
+
+func (s *store) putMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+	c, err := s.client(ctx)
+	if err != nil {
+		return "", err
+	}
+	next, err := m.Next()
+	if err != nil {
+		return "", err
+	}
+	content, err := json.Marshal(m)
+	if err != nil || len(content) > maxContent {
+		return "", fmt.Errorf("%w: it is of %d bytes, and a secret takes %d: rotations leave debt that nobody settles", providers.ErrInvalid, len(content), maxContent)
+	}
+	switch revision, err := s.revision(ctx, c); {
+	case err != nil:
+		return "", err
+	case revision == next: // the reply of this write got lost
+		return next, nil
+	case revision != m.Revision:
+		return "", m.Conflict()
+	}
+	record, from := s.companion(), string(m.Revision)
+	if m.Revision == "" {
+		if _, err := s.tagged(ctx, c); err != nil {
+			return "", err
+		}
+		if _, err := record.begin(ctx, c); err != nil {
+			return "", err
+		}
+		from = placeholder
+	}
+	if err := record.put(ctx, c, string(next), content, secret.Bundle{}); err != nil {
+		return "", err
+	}
+	if err := record.move(ctx, c, awsCurrent, from, string(next)); err != nil {
+		return "", err
+	}
+	s.records.keep(s.name, contents{next, string(content)})
+	return next, nil
 }

@@ -40,14 +40,17 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) open(name string) *store { return &store{account: w.account, name: name} }
+// open opens a secret as a worker of its own.
+func (w *world) open(name string) *store {
+	return &store{account: w.account, name: name, records: new(records)}
+}
 
 func (w *world) name() string { return fmt.Sprintf("payments/api-%d", w.secrets.Add(1)) }
 
 var actions = map[providertest.Op]string{
 	providertest.OpVersions: "ListSecretVersionIds", providertest.OpRead: "GetSecretValue", providertest.OpReadLabel: "GetSecretValue",
 	providertest.OpStage: "PutSecretValue", providertest.OpPromote: "UpdateSecretVersionStage", providertest.OpPrune: "UpdateSecretVersionStage",
-	providertest.OpMetadata: "DescribeSecret", providertest.OpPutMetadata: "TagResource",
+	providertest.OpMetadata: "DescribeSecret", providertest.OpPutMetadata: "UpdateSecretVersionStage",
 }
 
 func action(op providertest.Op) string { return "secretsmanager:" + actions[op] }
@@ -76,9 +79,12 @@ func TestOnMoto(t *testing.T) {
 		"a secret of more than 64 KiB is refused before it is sent":          tooLarge,
 		"a secret with native rotation is refused":                           nativeRotation,
 		"a secret that is about to be deleted is refused until it is back":   deleted,
-		"other people's tags stay":                                           foreignTags,
+		"metadata that was kept in tags is read until it is written":         tagged,
 		"damaged metadata is neither read nor overwritten":                   damaged,
-		"metadata that grows and shrinks leaves no tag behind":               growing,
+		"metadata that does not fit leaves what was there":                   growing,
+		"looking costs a description, and a value is read once":              looking,
+		"an empty companion that exists is filled":                           emptyCompanion,
+		"a companion that is about to be deleted is refused":                 deletedCompanion,
 		"AWS moves PREVIOUS along and leaves PENDING":                        facts,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, w) })
@@ -203,9 +209,10 @@ func (w *world) refuses(t *testing.T, name, why string) {
 	_, versions := s.Versions(t.Context())
 	_, staging := s.Stage(t.Context(), tokenB, keyOf("new"))
 	_, reading := s.Metadata(t.Context())
+	_, writing := s.PutMetadata(t.Context(), providers.Metadata{Generation: 1})
 	for doing, err := range map[string]error{
 		"listing": versions, "staging": staging, "promoting": s.Promote(t.Context(), "", tokenB), "pruning": s.Prune(t.Context(), tokenB),
-		"reading metadata": reading, "writing metadata": s.PutMetadata(t.Context(), providers.Metadata{Generation: 1}),
+		"reading metadata": reading, "writing metadata": writing,
 	} {
 		require.ErrorIs(t, err, providers.ErrDenied, doing)
 		require.ErrorContains(t, err, why, doing)
@@ -224,32 +231,49 @@ func deleted(t *testing.T, w *world) {
 	require.NoError(t, err)
 }
 
-func (w *world) tags(t *testing.T, name string) map[string]string {
+// putOver writes metadata over what is there.
+func (s *store) putOver(t *testing.T, m providers.Metadata) {
 	t.Helper()
-	out, err := w.Secrets().DescribeSecret(t.Context(), &secretsmanager.DescribeSecretInput{SecretId: &name})
+	before, err := s.Metadata(t.Context())
 	require.NoError(t, err)
-	tags := map[string]string{}
-	for _, tag := range out.Tags {
-		tags[*tag.Key] = *tag.Value
-	}
-	return tags
+	m.Revision = before.Revision
+	_, err = s.PutMetadata(t.Context(), m)
+	require.NoError(t, err)
 }
 
-func foreignTags(t *testing.T, w *world) {
+// keeps asserts what the metadata is, but for its revision.
+func (s *store) keeps(t *testing.T, want providers.Metadata) {
+	t.Helper()
+	got, err := s.Metadata(t.Context())
+	require.NoError(t, err)
+	got.Revision = ""
+	assert.Equal(t, want, got)
+}
+
+func tagged(t *testing.T, w *world) {
 	name := w.name()
-	_, err := w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
-		Name: &name, SecretString: aws.String(`{}`), Tags: []types.Tag{{Key: aws.String("team"), Value: aws.String("payments")}},
+	tags, err := encode(large(30))
+	require.NoError(t, err)
+	_, err = w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
+		Name: &name, SecretString: aws.String(`{}`), Tags: append(tags, types.Tag{Key: aws.String("team"), Value: aws.String("payments")}),
 	})
 	require.NoError(t, err)
 	s := w.open(name)
-	require.NoError(t, s.PutMetadata(t.Context(), large(30)))
-	require.NoError(t, s.PutMetadata(t.Context(), providers.Metadata{Generation: 2}))
-	tags := w.tags(t, name)
-	assert.Equal(t, "payments", tags["team"])
-	assert.Len(t, tags, 2)
+	m, err := s.Metadata(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, large(30), m, "without a revision")
+	m.Generation = 8
+	_, err = s.PutMetadata(t.Context(), m)
+	require.NoError(t, err)
+	s.keeps(t, m)
+	_, err = s.PutMetadata(t.Context(), large(30))
+	require.ErrorIs(t, err, providers.ErrConflict, "what was read out of the tags is the past")
+	out, err := w.Secrets().DescribeSecret(t.Context(), &secretsmanager.DescribeSecretInput{SecretId: &name})
+	require.NoError(t, err)
+	assert.Len(t, out.Tags, len(tags)+1, "no tag is touched")
 }
 
-// large is metadata that needs several tags.
+// large is metadata of some length.
 func large(debts int) providers.Metadata {
 	m := providers.Metadata{Generation: 7}
 	for i := range debts {
@@ -260,32 +284,105 @@ func large(debts int) providers.Metadata {
 
 func damaged(t *testing.T, w *world) {
 	name := w.name()
-	w.put(t, name, `{}`)
 	s := w.open(name)
-	require.NoError(t, s.PutMetadata(t.Context(), large(30)))
-	_, err := w.Secrets().TagResource(t.Context(), &secretsmanager.TagResourceInput{SecretId: &name, Tags: []types.Tag{{Key: aws.String("keyturn:1"), Value: aws.String("AAAA")}}})
+	s.putOver(t, large(2))
+	before, err := s.Metadata(t.Context())
 	require.NoError(t, err)
-	before := w.tags(t, name)
+	// Somebody edits the companion.
+	edited := w.open(name + companion)
+	c, err := edited.client(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, edited.put(t.Context(), c, tokenA, []byte(`{"generation":7,"more":1}`), secret.Bundle{}))
+	require.NoError(t, edited.move(t.Context(), c, awsCurrent, string(before.Revision), tokenA))
 	_, err = s.Metadata(t.Context())
 	require.ErrorIs(t, err, ErrDamaged)
-	require.ErrorIs(t, s.PutMetadata(t.Context(), large(2)), ErrDamaged)
-	assert.Equal(t, before, w.tags(t, name))
+	_, err = s.PutMetadata(t.Context(), before)
+	require.ErrorIs(t, err, providers.ErrConflict)
+	assert.JSONEq(t, `{"generation":7,"more":1}`, w.value(t, edited.name, awsCurrent))
+
+	byTags := w.name()
+	_, err = w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
+		Name: &byTags, SecretString: aws.String(`{}`), Tags: []types.Tag{{Key: aws.String("keyturn:1"), Value: aws.String("AAAA")}},
+	})
+	require.NoError(t, err)
+	s = w.open(byTags)
+	_, err = s.Metadata(t.Context())
+	require.ErrorIs(t, err, ErrDamaged)
+	_, err = s.PutMetadata(t.Context(), large(2))
+	require.ErrorIs(t, err, ErrDamaged)
 }
 
 func growing(t *testing.T, w *world) {
 	name := w.name()
 	s := w.open(name)
 	for _, n := range []int{0, 40, 3, 80, 1} {
-		require.NoError(t, s.PutMetadata(t.Context(), large(n)))
-		got, err := s.Metadata(t.Context())
-		require.NoError(t, err)
-		assert.Equal(t, large(n), got)
+		s.putOver(t, large(n))
+		s.keeps(t, large(n))
 	}
-	assert.Len(t, w.tags(t, name), 1)
-	require.ErrorIs(t, s.PutMetadata(t.Context(), large(2000)), providers.ErrInvalid)
-	got, err := s.Metadata(t.Context())
+	assert.Len(t, w.Stages(name+companion), 2, "the record and the one before it")
+	tooMuch := large(2000)
+	m, err := s.Metadata(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, large(1), got, "what does not fit leaves what was there")
+	tooMuch.Revision = m.Revision
+	_, err = s.PutMetadata(t.Context(), tooMuch)
+	require.ErrorIs(t, err, providers.ErrInvalid)
+	s.keeps(t, large(1))
+}
+
+func looking(t *testing.T, w *world) {
+	name := w.name()
+	writer, reader := w.open(name), w.open(name)
+	counted := func(do func()) (looks, reads int) {
+		before := len(w.Calls())
+		do()
+		for _, c := range w.Calls()[before:] {
+			switch c.Action {
+			case "secretsmanager:DescribeSecret":
+				looks++
+			case "secretsmanager:GetSecretValue":
+				reads++
+			default:
+				assert.Fail(t, "looking calls "+c.Action)
+			}
+		}
+		return looks, reads
+	}
+	for n := range 2 {
+		writer.putOver(t, large(n))
+		looks, reads := counted(func() {
+			for range 3 {
+				writer.keeps(t, large(n))
+				reader.keeps(t, large(n))
+			}
+		})
+		assert.Equal(t, 6, looks)
+		assert.Equal(t, 1, reads, "who wrote it knows it, and the other one reads it once")
+	}
+}
+
+func emptyCompanion(t *testing.T, w *world) {
+	name := w.name()
+	_, err := w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{Name: aws.String(name + companion)})
+	require.NoError(t, err)
+	s := w.open(name)
+	s.keeps(t, providers.Metadata{})
+	s.putOver(t, large(2))
+	s.keeps(t, large(2))
+}
+
+func deletedCompanion(t *testing.T, w *world) {
+	name := w.name()
+	s := w.open(name)
+	s.putOver(t, large(1))
+	m, err := s.Metadata(t.Context())
+	require.NoError(t, err)
+	_, err = w.Secrets().DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: aws.String(name + companion), RecoveryWindowInDays: aws.Int64(7)})
+	require.NoError(t, err)
+	_, err = s.Metadata(t.Context())
+	require.ErrorIs(t, err, providers.ErrDenied)
+	_, err = s.PutMetadata(t.Context(), m)
+	require.ErrorIs(t, err, providers.ErrDenied)
+	require.ErrorContains(t, err, "scheduled for deletion")
 }
 
 // facts are those of Secrets Manager that this package stands on, as far as moto has them.

@@ -52,6 +52,8 @@ var versionForm = regexp.MustCompile(`^[A-Za-z0-9_.:/=+@-]{32,64}$`)
 type store struct {
 	account *awsaccount.Account
 	name    string
+	// records remembers what was read of the account's metadata; nothing does when nil.
+	records *records
 }
 
 var _ providers.Store = (*store)(nil)
@@ -271,19 +273,19 @@ func (s *store) Stage(ctx context.Context, token string, b secret.Bundle) (strin
 	if err != nil {
 		return "", err
 	}
-	return token, s.put(ctx, c, token, content)
-}
-
-// put adds the version that is staged.
-func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string, content members) error {
 	encoded, err := content.encode()
 	if err != nil {
-		return fmt.Errorf("staging of secret %q: %w", s.name, err)
+		return "", fmt.Errorf("staging of secret %q: %w", s.name, err)
 	}
 	sent := content.bundle() // the foreign fields, too
 	defer sent.Close()
+	return token, s.put(ctx, c, token, encoded, sent)
+}
+
+// put adds a version that is pending.
+func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string, content []byte, sent secret.Bundle) error {
 	put, err := c.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
-		SecretId: &s.name, ClientRequestToken: &token, SecretString: aws.String(string(encoded)),
+		SecretId: &s.name, ClientRequestToken: &token, SecretString: aws.String(string(content)),
 		VersionStages: []string{awsPending}, // without, AWSCURRENT would move at once
 	})
 	if err != nil {
@@ -319,7 +321,7 @@ func (s *store) begin(ctx context.Context, c *secretsmanager.Client) (state, err
 	case err != nil:
 		return st, err
 	case st.secret == nil:
-		if err := s.create(ctx, c, nil); err != nil {
+		if err := s.create(ctx, c); err != nil {
 			return st, err
 		}
 	case st.bearer(awsCurrent) == "":
@@ -335,14 +337,14 @@ func (s *store) begin(ctx context.Context, c *secretsmanager.Client) (state, err
 }
 
 // create makes the secret with the placeholder alone. That somebody else did is no error.
-func (s *store) create(ctx context.Context, c *secretsmanager.Client, tags []types.Tag) error {
+func (s *store) create(ctx context.Context, c *secretsmanager.Client) error {
 	created, err := c.CreateSecret(ctx, &secretsmanager.CreateSecretInput{
-		Name: &s.name, ClientRequestToken: aws.String(placeholder), SecretString: aws.String(emptyContent), Tags: tags,
+		Name: &s.name, ClientRequestToken: aws.String(placeholder), SecretString: aws.String(emptyContent),
 		Description: aws.String("kept by keyturn"),
 	})
 	err = s.failed("creating", err)
 	switch {
-	case errors.Is(err, providers.ErrConflict) && tags == nil:
+	case errors.Is(err, providers.ErrConflict):
 		return nil
 	case err == nil && aws.ToString(created.ARN) == "":
 		return fmt.Errorf("creating of secret %q: %w", s.name, errNoAnswer)

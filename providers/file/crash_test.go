@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,7 +54,8 @@ var life = []struct {
 	do   func(ctx context.Context, s *store) error
 }{
 	{"metadata", func(ctx context.Context, s *store) error {
-		return s.PutMetadata(ctx, providers.Metadata{Generation: 1})
+		_, err := s.PutMetadata(ctx, providers.Metadata{Generation: 1})
+		return err
 	}},
 	{"stage first", func(ctx context.Context, s *store) error { _, err := s.Stage(ctx, "t1", single("one")); return err }},
 	{"promote first", func(ctx context.Context, s *store) error { return s.Promote(ctx, "", "v1") }},
@@ -132,7 +134,8 @@ func TestHalfAValueIsRemoved(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	s, _ := openCrashing(t, root, 0)
-	require.NoError(t, s.PutMetadata(t.Context(), providers.Metadata{}))
+	_, err := s.PutMetadata(t.Context(), providers.Metadata{})
+	require.NoError(t, err)
 	for _, name := range []string{".v1.json.new", "v7.json"} {
 		require.NoError(t, os.WriteFile(filepath.Join(root, "team/a/versions", name), []byte(`{"value":"ha`), 0o600))
 	}
@@ -156,7 +159,7 @@ func TestTheStoreIsThatOfMemory(t *testing.T) {
 		model := memory.NewWorld(nil).Store("a")
 		version := rapid.SampledFrom([]string{"", "v1", "v2", "v3", "v4", "v9"})
 		for range rapid.IntRange(1, 25).Draw(t, "calls") {
-			call := drawCall(t, version)
+			call := drawCall(t, model, version)
 			crashing, steps := openCrashing(t, root, rapid.IntRange(0, 4).Draw(t, "crash"))
 			got := call(ctx, crashing)
 			if errors.Is(got, errCrash) {
@@ -174,7 +177,7 @@ func TestTheStoreIsThatOfMemory(t *testing.T) {
 	})
 }
 
-func drawCall(t *rapid.T, version *rapid.Generator[string]) func(context.Context, providers.Store) error {
+func drawCall(t *rapid.T, model providers.Store, version *rapid.Generator[string]) func(context.Context, providers.Store) error {
 	token := rapid.SampledFrom([]string{"t1", "t2", "t3"}).Draw(t, "token")
 	value := rapid.SampledFrom([]string{"one", "two"}).Draw(t, "value")
 	from, to := version.Draw(t, "from"), version.Draw(t, "to")
@@ -189,8 +192,19 @@ func drawCall(t *rapid.T, version *rapid.Generator[string]) func(context.Context
 	case 2:
 		return func(ctx context.Context, s providers.Store) error { return s.Prune(ctx, to) }
 	}
+	stale := rapid.Bool().Draw(t, "stale")
+	read := sync.OnceValues(func() (providers.Metadata, error) { return model.Metadata(context.Background()) })
 	return func(ctx context.Context, s providers.Store) error {
-		return s.PutMetadata(ctx, providers.Metadata{Generation: int64(len(token + value))})
+		m, err := read()
+		if err != nil {
+			return err
+		}
+		m.Generation = int64(len(token + value))
+		if stale {
+			m.Revision = ""
+		}
+		_, err = s.PutMetadata(ctx, m)
+		return err
 	}
 }
 

@@ -148,6 +148,7 @@ func TestADamagedStoreIsNotOverwritten(t *testing.T) {
 		"empty":                     "",
 		"cut short":                 `{"schema":"keyturn/file-store/v1","last":`,
 		"of a later keyturn":        `{"schema":"keyturn/file-store/v1","last":0,"versions":[],"labels":{},"more":1}`,
+		"a revision of nothing":     `{"schema":"keyturn/file-store/v1","last":0,"versions":[],"labels":{},"revision":"r"}`,
 		"another schema":            `{"schema":"keyturn/file-store/v2","last":0,"versions":[],"labels":{}}`,
 		"no number left":            `{"schema":"keyturn/file-store/v1","last":9223372036854775807,"versions":[],"labels":{}}`,
 		"a label on nothing":        `{"schema":"keyturn/file-store/v1","last":0,"versions":[],"labels":{"CURRENT":"v1"}}`,
@@ -168,7 +169,8 @@ func TestADamagedStoreIsNotOverwritten(t *testing.T) {
 			_, err = s.Stage(t.Context(), "t2", bundle("value", "two"))
 			require.ErrorIs(t, err, file.ErrMalformed)
 			require.ErrorIs(t, s.Promote(t.Context(), "", id), file.ErrMalformed)
-			require.ErrorIs(t, s.PutMetadata(t.Context(), providers.Metadata{}), file.ErrMalformed)
+			_, err = s.PutMetadata(t.Context(), providers.Metadata{})
+			require.ErrorIs(t, err, file.ErrMalformed)
 			got, err := os.ReadFile(state)
 			require.NoError(t, err)
 			assert.Equal(t, content, string(got))
@@ -457,7 +459,8 @@ func TestStateIsOneJSONObject(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	s := openStore(t, root, "a")
-	require.NoError(t, s.PutMetadata(t.Context(), providers.Metadata{Generation: 3}))
+	_, err := s.PutMetadata(t.Context(), providers.Metadata{Generation: 3})
+	require.NoError(t, err)
 	data, err := os.ReadFile(filepath.Join(root, "a", "state.json"))
 	require.NoError(t, err)
 	var state struct {
@@ -467,4 +470,23 @@ func TestStateIsOneJSONObject(t *testing.T) {
 	require.NoError(t, json.Unmarshal(data, &state))
 	assert.Equal(t, "keyturn/file-store/v1", state.Schema)
 	assert.Equal(t, int64(3), state.Metadata.Generation)
+}
+
+// What was written before metadata had revisions gets one by what it says.
+func TestMetadataThatHasNoRevisionYet(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "a"), 0o700))
+	content := `{"schema":"keyturn/file-store/v1","last":0,"versions":[],"labels":{},"metadata":{"generation":3}}`
+	require.NoError(t, os.WriteFile(filepath.Join(root, "a", "state.json"), []byte(content), 0o600))
+	s := openStore(t, root, "a")
+	m, err := s.Metadata(t.Context())
+	require.NoError(t, err)
+	assert.NotEmpty(t, m.Revision)
+	assert.Equal(t, int64(3), m.Generation)
+	_, err = s.PutMetadata(t.Context(), providers.Metadata{Generation: 4})
+	require.ErrorIs(t, err, providers.ErrConflict)
+	m.Generation = 4
+	_, err = s.PutMetadata(t.Context(), m)
+	require.NoError(t, err)
 }

@@ -29,7 +29,9 @@ type state struct {
 	Last     int64                      `json:"last"`
 	Versions []version                  `json:"versions"`
 	Labels   map[providers.Label]string `json:"labels"`
-	Metadata providers.Metadata         `json:"metadata,omitzero"`
+	// Metadata is nil before it was written. Its revision is beside it, but for what was written when there were none.
+	Metadata *providers.Metadata `json:"metadata,omitempty"`
+	Revision providers.Revision  `json:"revision,omitempty"`
 }
 
 // version is one version of the secret. Its value has a file of its own.
@@ -135,6 +137,35 @@ func (s *state) prune(id string) error {
 	return nil
 }
 
+// metadata is that of the secret, with its revision.
+func (s *state) metadata() (m providers.Metadata, err error) {
+	if s.Metadata == nil {
+		return m, nil
+	}
+	m = *s.Metadata
+	if m.Revision = s.Revision; m.Revision == "" {
+		m.Revision, err = m.Next()
+	}
+	return m, err
+}
+
+// put writes metadata by compare-and-swap.
+func (s *state) put(m providers.Metadata) (providers.Revision, error) {
+	kept, err := s.metadata()
+	if err != nil {
+		return "", err
+	}
+	after, err := m.Over(kept)
+	switch {
+	case err != nil:
+		return "", err
+	case after.Revision == kept.Revision:
+		return after.Revision, errUnchanged
+	}
+	s.Metadata, s.Revision = &after, after.Revision
+	return after.Revision, nil
+}
+
 // parseState reads and checks a state as a whole.
 func parseState(data []byte) (*state, error) {
 	s := new(state)
@@ -161,6 +192,9 @@ func (s *state) wrong() string {
 	}
 	if s.Last < 0 || s.Last > maxVersion {
 		return "its last number cannot be"
+	}
+	if s.Metadata == nil && s.Revision != "" {
+		return "there is a revision of no metadata"
 	}
 	seen, last := map[string]bool{}, int64(0)
 	for _, v := range s.Versions {

@@ -184,19 +184,23 @@ func (s *store) Metadata(ctx context.Context) (providers.Metadata, error) {
 		return providers.Metadata{}, s.failed("reading metadata", err)
 	}
 	defer done()
-	return st.Metadata, nil
+	m, err := st.metadata()
+	if err != nil {
+		return providers.Metadata{}, s.failed("reading metadata", err)
+	}
+	return m, nil
 }
 
 // PutMetadata implements providers.Store.
-func (s *store) PutMetadata(ctx context.Context, m providers.Metadata) error {
-	err := s.change(ctx, func(_ *os.Root, st *state) error {
-		st.Metadata = m
-		return nil
+func (s *store) PutMetadata(ctx context.Context, m providers.Metadata) (now providers.Revision, err error) {
+	err = s.change(ctx, func(_ *os.Root, st *state) (err error) {
+		now, err = st.put(m)
+		return err
 	})
 	if err != nil {
-		return s.failed("writing metadata", err)
+		return "", s.failed("writing metadata", err)
 	}
-	return nil
+	return now, nil
 }
 
 func (s *store) failed(doing string, err error) error {

@@ -249,12 +249,21 @@ func (s secretStore) Metadata(ctx context.Context) (m providers.Metadata, err er
 }
 
 // PutMetadata implements providers.Store.
-func (s secretStore) PutMetadata(ctx context.Context, m providers.Metadata) error {
-	return s.do(ctx, OpPutMetadata, func(st *store, now time.Time) (err error) {
-		st.metadata, err = independent(m)
-		s.w.note(now, Event{Op: OpPutMetadata, Path: s.path})
+func (s secretStore) PutMetadata(ctx context.Context, m providers.Metadata) (now providers.Revision, err error) {
+	err = s.do(ctx, OpPutMetadata, func(st *store, at time.Time) error {
+		kept, err := m.Over(st.metadata)
+		if err != nil {
+			return err
+		}
+		now = kept.Revision
+		st.metadata, err = independent(kept)
+		s.w.note(at, Event{Op: OpPutMetadata, Path: s.path})
 		return err
 	})
+	if err != nil {
+		return "", err
+	}
+	return now, nil
 }
 
 // independent returns a copy that shares nothing, as if it had gone over the wire.
@@ -263,5 +272,6 @@ func independent(m providers.Metadata) (c providers.Metadata, err error) {
 	if err != nil {
 		return c, err
 	}
+	c.Revision = m.Revision
 	return c, json.Unmarshal(data, &c)
 }

@@ -220,6 +220,7 @@ type storeBugs struct {
 	stageMovesCurrent, stageKeepsPending, stageForgetsToken, stageTakesOther, dropsForeign, sharesMemory                     bool
 	promoteBlind, promoteOnce, promoteKeepsPending, promoteNoPrevious, promoteNothing, pruneCurrent, pruneOnce, pruneNothing bool
 	reusesIDs, losesMetadata, metadataNeedsVersion, mergesMetadata, newestFirst, tellsSecret, deaf, onePath                  bool
+	metadataBlind, metadataFirstBlind, metadataOnce, metadataByContent, metadataConflicts                                    bool
 }
 
 // buggyStore is memory's store with bugs.
@@ -321,18 +322,47 @@ func (s *buggyStore) Prune(ctx context.Context, id string) error {
 	return s.Store.Prune(ctx, id)
 }
 
-func (s *buggyStore) PutMetadata(ctx context.Context, m providers.Metadata) error {
+func (s *buggyStore) Metadata(ctx context.Context) (providers.Metadata, error) {
+	m, err := s.Store.Metadata(ctx)
+	if s.bugs.metadataByContent {
+		m.Revision = byContent(m)
+	}
+	return m, err
+}
+
+// byContent is a revision that comes again when the same is written again.
+func byContent(m providers.Metadata) providers.Revision {
+	if m.Revision == "" {
+		return ""
+	}
+	m.Revision = ""
+	next, _ := m.Next()
+	return next
+}
+
+func (s *buggyStore) PutMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
 	list, _ := s.Store.Versions(ctx)
-	before, _ := s.Metadata(ctx)
-	switch {
+	before, _ := s.Store.Metadata(ctx)
+	switch next, _ := m.Next(); {
 	case s.bugs.metadataNeedsVersion && len(list) == 0:
-		return providers.ErrNotFound
+		return "", providers.ErrNotFound
 	case s.bugs.losesMetadata:
 		m.Debt = nil
 	case s.bugs.mergesMetadata:
 		m.Keys = append(before.Keys, m.Keys...)
+	case s.bugs.metadataBlind, s.bugs.metadataFirstBlind && m.Revision == "", s.bugs.metadataByContent && m.Revision == byContent(before):
+		m.Revision = before.Revision
+	case s.bugs.metadataOnce && before.Revision == next:
+		return "", providers.ErrConflict
 	}
-	return s.Store.PutMetadata(ctx, m)
+	now, err := s.Store.PutMetadata(ctx, m)
+	switch {
+	case s.bugs.metadataConflicts && errors.Is(err, providers.ErrConflict):
+		return before.Revision, nil
+	case s.bugs.metadataByContent && err == nil:
+		return byContent(providers.Metadata{Generation: m.Generation, Revision: now}), nil
+	}
+	return now, err
 }
 
 func TestStoreSuiteFindsBugs(t *testing.T) {
@@ -363,6 +393,11 @@ func TestStoreSuiteFindsBugs(t *testing.T) {
 		"metadata loses its debt":               {losesMetadata: true},
 		"metadata needs a version":              {metadataNeedsVersion: true},
 		"metadata is merged":                    {mergesMetadata: true},
+		"metadata is written over any other":    {metadataBlind: true},
+		"the first metadata is written blindly": {metadataFirstBlind: true},
+		"metadata cannot be written again":      {metadataOnce: true},
+		"a revision of metadata comes again":    {metadataByContent: true},
+		"a lost race for metadata is not told":  {metadataConflicts: true},
 		"the newest version comes first":        {newestFirst: true},
 		"an error tells the secret":             {tellsSecret: true},
 		"it does not honour its context":        {deaf: true},

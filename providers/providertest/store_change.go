@@ -3,6 +3,7 @@ package providertest
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -121,6 +122,7 @@ func record() providers.Metadata {
 	return providers.Metadata{
 		Inventory: "payments", Environment: "production",
 		Generation: 1760000000123,
+		Lease:      &providers.Lease{Namespace: "default", Workflow: "rotation/payments-api", Rotation: "r-1", Run: "run-1", Term: providers.LeaseTerm},
 		Intent:     &providers.MintIntent{Rotation: "r-1", Ordinal: 2, At: at, Known: []string{"k1", "k2"}},
 		Keys: []providers.OwnedKey{{
 			Ref:      key.Ref{Principal: "p", KeyID: "k1", StoreVersion: "v1", Fingerprint: "fp:0011"},
@@ -133,35 +135,129 @@ func record() providers.Metadata {
 	}
 }
 
+// put writes metadata over what is there.
+func (w StoreWorld) put(t T, m providers.Metadata) providers.Revision {
+	t.Helper()
+	m.Revision = w.metadata(t).Revision
+	now, err := w.Store.PutMetadata(t.Context(), m)
+	require.NoError(t, err)
+	return now
+}
+
+func (w StoreWorld) metadata(t T) providers.Metadata {
+	t.Helper()
+	m, err := w.Store.Metadata(t.Context())
+	require.NoError(t, err)
+	return m
+}
+
+// keeps asserts what the metadata is, but for its revision.
+func (w StoreWorld) keeps(t T, want providers.Metadata) {
+	t.Helper()
+	got := w.metadata(t)
+	assert.NotEmpty(t, got.Revision, "what was written has a revision")
+	got.Revision = ""
+	assert.Equal(t, want, got)
+}
+
 func metadata(t T, w StoreWorld) {
 	want := record()
-	kept := func(want providers.Metadata) {
-		t.Helper()
-		got, err := w.Store.Metadata(t.Context())
-		require.NoError(t, err)
-		assert.Equal(t, want, got)
-	}
-	require.NoError(t, w.Store.PutMetadata(t.Context(), want))
+	w.put(t, want)
 	w.holds(t, nil)
-	kept(record())
+	w.keeps(t, record())
 	want.Keys[0].KeyID, want.Intent.Known[0] = "changed by the caller", "too"
-	kept(record())
+	w.keeps(t, record())
+	got := w.metadata(t)
+	got.Keys[0].KeyID, got.Lease.Run = "changed by who read it", "too"
+	w.keeps(t, record())
 	first := w.current(t, firstValue)
 	second := w.stage(t, secondToken, secondValue)
 	require.NoError(t, w.Store.Promote(t.Context(), first, second))
 	require.NoError(t, w.Store.Prune(t.Context(), first))
-	kept(record())
+	w.keeps(t, record())
 	less := providers.Metadata{Generation: 7}
 	for range 2 {
-		require.NoError(t, w.Store.PutMetadata(t.Context(), less))
-		kept(less) // replaced, not merged
+		w.put(t, less)
+		w.keeps(t, less) // replaced, not merged
 	}
 	w.reads(t, "", secondValue)
 }
 
+func metadataConflict(t T, w StoreWorld) {
+	refused := func(m providers.Metadata, why string) {
+		t.Helper()
+		before := w.metadata(t)
+		_, err := w.Store.PutMetadata(t.Context(), m)
+		require.ErrorIs(t, err, providers.ErrConflict, why)
+		assertFit(t, err)
+		assert.Equal(t, before, w.metadata(t), why)
+	}
+	of := func(generation int64, r providers.Revision) providers.Metadata {
+		return providers.Metadata{Generation: generation, Revision: r}
+	}
+	assert.Empty(t, w.metadata(t).Revision, "there is none yet")
+	refused(of(1, "0123456789abcdef0123456789abcdef"), "nothing was written yet")
+	first := w.put(t, of(1, ""))
+	refused(of(2, ""), "there is one already")
+	second := w.put(t, of(2, ""))
+	refused(of(3, first), "somebody wrote since")
+	refused(of(1, ""), "the first write once more, and another came after it")
+	third := w.put(t, of(1, ""))
+	refused(of(3, first), "it says what it said then, and was written since")
+	fourth := w.put(t, of(1, ""))
+	refused(of(3, third), "a write that changes nothing is one, too")
+	seen := []providers.Revision{first, second, third, fourth}
+	slices.Sort(seen)
+	assert.Len(t, slices.Compact(seen), 4, "no revision comes twice")
+	assert.Equal(t, fourth, w.metadata(t).Revision, "writing tells the revision that reading tells")
+	again, err := w.Reopen().Metadata(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, fourth, again.Revision, "another process sees the same")
+}
+
+func metadataAtOnce(t T, w StoreWorld) {
+	for round := range int64(4) { // the first is that of the first write
+		before := w.metadata(t)
+		revisions, errs := make([]providers.Revision, 6), make([]error, 6)
+		atOnce(len(errs), func(i int) {
+			m := before
+			m.Generation = 10*round + int64(i) + 1
+			revisions[i], errs[i] = w.Store.PutMetadata(t.Context(), m)
+		})
+		after, won := w.metadata(t), 0
+		for i, err := range errs {
+			if err != nil {
+				require.ErrorIs(t, err, providers.ErrConflict)
+				continue
+			}
+			won++
+			assert.Equal(t, 10*round+int64(i)+1, after.Generation, "what the winner wrote is there")
+			assert.Equal(t, revisions[i], after.Revision)
+		}
+		assert.Equal(t, 1, won, "exactly one wins round %d", round+1)
+	}
+}
+
+// metadataReplyLost: the writer whose reply got lost asks again, and must not think that another one won.
+func metadataReplyLost(t T, w StoreWorld) {
+	for range 2 { // the first write, and one over another
+		m := record()
+		m.Revision = w.metadata(t).Revision
+		put := func() error { _, err := w.Store.PutMetadata(t.Context(), m); return err }
+		w.loseReply(t, OpPutMetadata, put)
+		w.keeps(t, record())
+		now, err := w.Store.PutMetadata(t.Context(), m)
+		require.NoError(t, err)
+		assert.Equal(t, w.metadata(t).Revision, now)
+		w.keeps(t, record())
+		w.put(t, providers.Metadata{Generation: 7})
+		require.ErrorIs(t, put(), providers.ErrConflict, "now another one did")
+	}
+}
+
 func otherSecret(t T, w StoreWorld) {
 	w.current(t, firstValue)
-	require.NoError(t, w.Store.PutMetadata(t.Context(), record()))
+	w.put(t, record())
 	other := StoreWorld{Store: w.Other}
 	emptySecret(t, other)
 	id := other.current(t, secondValue)
@@ -173,13 +269,11 @@ func otherSecret(t T, w StoreWorld) {
 func reopened(t T, w StoreWorld) {
 	first := w.current(t, firstValue)
 	second := w.stage(t, secondToken, secondValue)
-	require.NoError(t, w.Store.PutMetadata(t.Context(), record()))
+	w.put(t, record())
 	again := StoreWorld{Store: w.Reopen()}
 	again.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
 	again.reads(t, "", firstValue)
-	m, err := again.Store.Metadata(t.Context())
-	require.NoError(t, err)
-	assert.Equal(t, record(), m)
+	again.keeps(t, record())
 	require.NoError(t, again.Store.Promote(t.Context(), first, second))
 	w.reads(t, "", secondValue)
 }
@@ -196,9 +290,6 @@ func storeReplyLost(t T, w StoreWorld) {
 	w.loseReply(t, OpPromote, promote)
 	w.reads(t, "", secondValue)
 	require.NoError(t, promote())
-	put := func() error { return w.Store.PutMetadata(t.Context(), record()) }
-	w.loseReply(t, OpPutMetadata, put)
-	require.NoError(t, put())
 	drop := func() error { return w.Store.Prune(t.Context(), first) }
 	w.loseReply(t, OpPrune, drop)
 	require.NoError(t, drop())
@@ -216,7 +307,7 @@ func (w StoreWorld) calls(t T, first, second string) map[Op]func(ctx context.Con
 		OpPromote:     func(ctx context.Context) error { return w.Store.Promote(ctx, first, second) },
 		OpPrune:       func(ctx context.Context) error { return w.Store.Prune(ctx, second) },
 		OpMetadata:    func(ctx context.Context) error { _, err := w.Store.Metadata(ctx); return err },
-		OpPutMetadata: func(ctx context.Context) error { return w.Store.PutMetadata(ctx, record()) },
+		OpPutMetadata: func(ctx context.Context) error { _, err := w.Store.PutMetadata(ctx, record()); return err },
 	}
 }
 
@@ -229,9 +320,7 @@ func (w StoreWorld) withTwo(t T) (calls map[Op]func(ctx context.Context) error, 
 		t.Helper()
 		w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
 		w.reads(t, "", firstValue)
-		m, err := w.Store.Metadata(t.Context())
-		require.NoError(t, err)
-		assert.Equal(t, providers.Metadata{}, m)
+		assert.Equal(t, providers.Metadata{}, w.metadata(t))
 	}
 }
 

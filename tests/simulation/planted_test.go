@@ -101,7 +101,7 @@ func issuer(bend func(*bent)) func(*memory.World, *providers.Descriptor) {
 type bentStore struct {
 	providers.Store
 	prune       func(context.Context, string) error
-	putMetadata func(context.Context, providers.Metadata) error
+	putMetadata func(context.Context, providers.Metadata) (providers.Revision, error)
 	promote     func(ctx context.Context, from, to string) error
 	stage       func(context.Context, string, secret.Bundle) (string, error)
 }
@@ -120,7 +120,7 @@ func (b bentStore) Prune(ctx context.Context, version string) error {
 	return b.Store.Prune(ctx, version)
 }
 
-func (b bentStore) PutMetadata(ctx context.Context, m providers.Metadata) error {
+func (b bentStore) PutMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
 	if b.putMetadata != nil {
 		return b.putMetadata(ctx, m)
 	}
@@ -345,7 +345,7 @@ var planted = map[string]struct {
 	})}},
 	"an orphan is forgotten": {invariant.I7, "every key is accounted for", func(s *script) { s.faults = []fault{{activity: "Issue", op: memory.OpIssue, call: 1, kind: dieAfter}} },
 		plant{types: store(func(_ *memory.World, b *bentStore) {
-			b.putMetadata = func(ctx context.Context, m providers.Metadata) error {
+			b.putMetadata = func(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
 				m.Intent = nil
 				return b.Store.PutMetadata(ctx, m)
 			}
@@ -541,7 +541,7 @@ func (lazy) Purge(context.Context, string, key.Ref) error { return nil }
 // forgetting makes a store that keeps the metadata but for something.
 func forgetting(leaveOut func(*providers.Metadata)) func(*memory.World, *bentStore) {
 	return func(_ *memory.World, b *bentStore) {
-		b.putMetadata = func(ctx context.Context, m providers.Metadata) error {
+		b.putMetadata = func(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
 			m.Keys = slices.Clone(m.Keys)
 			leaveOut(&m)
 			return b.Store.PutMetadata(ctx, m)

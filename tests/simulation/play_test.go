@@ -379,7 +379,7 @@ func (p *play) populate() error {
 	p.world.SetInstance("broken", memory.InstanceSettings{}) // it has no key: each request is refused
 	if s.leftover {
 		store := p.world.Store(s.path())
-		if err := store.PutMetadata(ctx, providers.Metadata{Intent: &providers.MintIntent{
+		if _, err := store.PutMetadata(ctx, providers.Metadata{Intent: &providers.MintIntent{
 			Rotation: "terminated", Ordinal: 1, At: p.env.Now(), Known: p.known(),
 		}}); err != nil {
 			return err
