@@ -64,8 +64,8 @@ func (s *store) client(ctx context.Context) (*secretsmanager.Client, error) {
 	return secretsmanager.NewFromConfig(c), nil
 }
 
-func (s *store) failed(doing string, err error, sent ...secret.Bundle) error {
-	return awsaccount.Error(fmt.Sprintf("%s of secret %q", doing, s.name), err, sent...)
+func (s *store) failed(doing string, err error) error {
+	return awsaccount.Error(fmt.Sprintf("%s of secret %q", doing, s.name), err)
 }
 
 // state is a secret as it is described, with its labelled versions, the first one first.
@@ -280,14 +280,12 @@ func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string,
 	if err != nil {
 		return fmt.Errorf("staging of secret %q: %w", s.name, err)
 	}
-	sent := content.bundle() // the foreign fields, too
-	defer sent.Close()
 	put, err := c.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
 		SecretId: &s.name, ClientRequestToken: &token, SecretString: aws.String(string(encoded)),
 		VersionStages: []string{awsPending}, // without, AWSCURRENT would move at once
 	})
 	if err != nil {
-		return s.failed("staging", err, sent)
+		return s.failed("staging", err)
 	}
 	if aws.ToString(put.VersionId) != token {
 		return fmt.Errorf("staging of secret %q: %w", s.name, errNoAnswer)
