@@ -5,7 +5,12 @@
 // Every method may be called again after a failure, a time-out or a kill of the process, with the same
 // arguments, and then leaves the same end. Every method honours the context's deadline. Errors wrap one
 // of the sentinels below where it applies; any other error is taken as passing trouble and retried.
-// No error may contain secret bytes, nor text of the outside world beyond 1 KiB.
+//
+// What a method returns goes into histories, the audit record and messages. So neither an error nor anything else that is
+// returned has text of a peer: no body, no message, no standard error, nor a part of one, since a key may be in it, any key of
+// the credential, in any form. An error has words of ours: what was asked, the status or code where its form is documented,
+// the length of what is not repeated, and a reason. Names that a peer states (a key ID, a policy, who used a key) have a form
+// that is checked, and a bounded length.
 package providers
 
 import (

@@ -19,6 +19,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
@@ -27,7 +28,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/outside"
-	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -110,8 +110,6 @@ const (
 	// maxReply bounds what is read of a reply: the SDK reads all that comes. The largest honest one has a page
 	// of names, or a secret of 64 KiB.
 	maxReply = 1 << 20
-	// maxWords bounds what is looked at of an error's text.
-	maxWords = 64 << 10
 	// maxPages bounds a list. Quotas of AWS keep honest ones far below.
 	maxPages = 100
 )
@@ -200,8 +198,8 @@ func Pages[Page, Options any](ctx context.Context, p pager[Page, Options], each 
 }
 
 // codes says what the error codes of IAM, STS and Secrets Manager mean, as the API references of the three
-// list them. One that is not here is passing trouble: InternalFailure, ServiceUnavailable, an expired
-// token of the worker, which the SDK renews.
+// list them. One that has no meaning here is passing trouble, and so is one that is not here, of which the text is not
+// repeated: whoever poses as AWS may write a key there.
 var codes = map[string]error{
 	"Throttling": providers.ErrThrottled, "ThrottlingException": providers.ErrThrottled, "ThrottledException": providers.ErrThrottled,
 	"RequestLimitExceeded": providers.ErrThrottled, "TooManyRequestsException": providers.ErrThrottled, "RequestThrottled": providers.ErrThrottled,
@@ -216,15 +214,31 @@ var codes = map[string]error{
 	"InvalidInput": providers.ErrInvalid, "ValidationError": providers.ErrInvalid, "InvalidParameterException": providers.ErrInvalid,
 	"InvalidParameterValue": providers.ErrInvalid, "InvalidRequestException": providers.ErrInvalid, "LimitExceededException": providers.ErrInvalid,
 	"MalformedPolicyDocumentException": providers.ErrInvalid, "DecryptionFailure": providers.ErrDenied, "EncryptionFailure": providers.ErrDenied,
+
+	"InternalFailure": nil, "InternalError": nil, "InternalServerError": nil, "InternalServiceError": nil, "InternalServiceErrorException": nil,
+	"ServiceFailure": nil, "ServiceFailureException": nil, "ServiceUnavailable": nil, "ServiceUnavailableException": nil, "RequestTimeout": nil,
+	"ExpiredToken": nil, "ExpiredTokenException": nil, "RequestExpired": nil, "RequestTimeTooSkewed": nil, "IncompleteSignature": nil,
+	"OptInRequired": nil, "NotAuthorized": nil, "RegionDisabledException": nil, "PackedPolicyTooLarge": nil, "IDPCommunicationError": nil,
+	"InvalidAction": nil, "MissingAction": nil, "MissingParameter": nil, "InvalidParameterCombination": nil, "InvalidQueryParameter": nil,
+	"MalformedQueryString": nil, "MissingAuthenticationToken": nil, "MissingAuthenticationTokenException": nil, "UnknownOperationException": nil,
+	"InvalidSignatureException": nil, "LimitExceeded": nil, "ConcurrentModification": nil, "ConcurrentModificationException": nil, "DeleteConflict": nil,
+	"EntityAlreadyExists": nil, "EntityAlreadyExistsException": nil, "EntityTemporarilyUnmodifiable": nil, "UnmodifiableEntity": nil,
+	"PreconditionNotMetException": nil, "InvalidNextTokenException": nil, "PublicPolicyException": nil, "PolicyEvaluation": nil,
+	"ReplicationException": nil,
 }
 
-// Code is the error code that AWS answered with; empty for an error of another kind.
+// Code is the error code that AWS answered with; empty for an error of another kind, and for a code that AWS does not
+// document.
 func Code(err error) string {
 	var answer smithy.APIError
-	if errors.As(err, &answer) {
-		return answer.ErrorCode()
+	if !errors.As(err, &answer) {
+		return ""
 	}
-	return ""
+	code := answer.ErrorCode()
+	if _, documented := codes[code]; !documented {
+		return ""
+	}
+	return code
 }
 
 // maxName bounds what is kept of a name that AWS gives to something.
@@ -233,36 +247,66 @@ const maxName = 256
 // Name is a name that AWS gives to something, fit for errors and people.
 func Name(name *string) string { return outside.Text(aws.ToString(name), maxName) }
 
-// Error says what was going on when AWS answered with an error, and wraps the sentinel that it means. Its
-// text is bounded, and shows nothing of the secrets that were sent.
-func Error(doing string, err error, sent ...secret.Bundle) error {
-	if err == nil {
+// requestID is the form of the ID by which AWS's support, and CloudTrail, find a request.
+var requestID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// Error says what was going on when AWS answered with an error, and wraps the sentinel that it means. Its text has what AWS
+// documents, which finds the whole in CloudTrail, and no words of the reply: a key may be in them.
+func Error(doing string, err error) error {
+	switch {
+	case err == nil:
 		return nil
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: %w", doing, cause(err))
+	case errors.Is(err, errTooLong):
+		return fmt.Errorf("%s: %w", doing, errTooLong)
 	}
-	text := err.Error()
+	if sentinel := codes[Code(err)]; sentinel != nil {
+		return fmt.Errorf("%s: %w: %s", doing, sentinel, text(err))
+	}
+	return fmt.Errorf("%s: %s", doing, text(err))
+}
+
+// text is why a call failed, in words of ours.
+func text(err error) string {
 	var answer smithy.APIError
 	var unreadable *smithy.DeserializationError
+	var unsent *smithyhttp.RequestSendError
+	var operation *smithy.OperationError
 	switch {
 	case errors.As(err, &answer):
-		text = answer.ErrorCode() + ": " + answer.ErrorMessage()
-	case errors.Is(err, errTooLong):
-		text = errTooLong.Error()
+		return called(err) + cmp.Or(Code(err), "an error code that AWS does not document") + traced(err)
 	case errors.As(err, &unreadable):
-		// The decoder's words may quote the reply, which may hold a key.
-		text = "the reply is not one of AWS's API"
+		return "the reply is not one of AWS's API"
+	case errors.As(err, &unsent):
+		return called(err) + endpoint.Failure(err)
+	case !errors.As(err, &operation):
+		return err.Error() // it is not the SDK's, but ours
 	}
-	text = text[:min(len(text), maxWords)]
-	for _, b := range sent {
-		text = b.Scrub(text)
+	// Before it is sent, a request fails for its credentials, which may come from elsewhere by HTTP.
+	return called(err) + "no request was sent: are there credentials for the worker? Try: aws sts get-caller-identity"
+}
+
+// called names the operation that failed.
+func called(err error) string {
+	var operation *smithy.OperationError
+	if !errors.As(err, &operation) {
+		return ""
 	}
-	text = outside.Text(text, outside.MaxText/2)
-	if sentinel, known := codes[Code(err)]; known {
-		return fmt.Errorf("%s: %w: %s", doing, sentinel, text)
+	return operation.Service() + " " + operation.Operation() + ": "
+}
+
+// traced is what finds the request on AWS's side.
+func traced(err error) string {
+	var answer *awshttp.ResponseError
+	if !errors.As(err, &answer) {
+		return ""
 	}
-	return fmt.Errorf("%s: %s", doing, text)
+	id := answer.ServiceRequestID()
+	if !requestID.MatchString(id) {
+		return fmt.Sprintf(" (status %d)", answer.HTTPStatusCode())
+	}
+	return fmt.Sprintf(" (status %d, request %s)", answer.HTTPStatusCode(), id)
 }
 
 // cause is the end of the context alone: the SDK wraps it in text of its own.

@@ -1,7 +1,6 @@
 package secret_test
 
 import (
-	"encoding/base64"
 	"encoding/hex"
 	"strings"
 	"testing"
@@ -30,7 +29,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func FuzzScrub(f *testing.F) {
+func FuzzShownIn(f *testing.F) {
 	f.Add([]byte("ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"), "it says ", " twice", 3)
 	f.Add([]byte("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"), "\x1b[31m", "", 0)
 	f.Add([]byte(`"quoted\key"<&>`), "", "", 20)
@@ -38,16 +37,11 @@ func FuzzScrub(f *testing.F) {
 		if len(key) < 16 || len(key) > 512 || len(before)+len(after) > 1<<10 {
 			return
 		}
-		from = min(max(0, from), len(key)/2)
+		from = min(max(0, from), len(key)-8)
 		b := secret.Single(secret.New(key))
-		for _, form := range []string{string(key), hex.EncodeToString(key), base64.StdEncoding.EncodeToString(key)} {
-			// Half of it is as bad as all of it.
-			for _, told := range []string{form, form[from*len(form)/len(key)/2:][:len(form)/2]} {
-				clean := b.Scrub(before + told + after)
-				if !strings.Contains(before+after, told) {
-					assert.NotContains(t, strings.ReplaceAll(clean, secret.Redacted, "\x00"), told)
-				}
-			}
+		// A run of eight bytes is as bad as all of it.
+		for _, told := range []string{string(key), string(key[from : from+8]), hex.EncodeToString(key), strings.ToUpper(hex.EncodeToString(key))} {
+			assert.True(t, b.ShownIn(before+told+after), "%q", told)
 		}
 	})
 }

@@ -2,8 +2,10 @@ package awsiam
 
 import (
 	"context"
+	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
@@ -48,14 +50,41 @@ func TestHostileEndpoint(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			providertest.Hostile(t, providertest.HostileSetup{Sent: c.sent, Content: true, Open: func(t providertest.T, r providertest.Reply) (func(context.Context) error, func() int64) {
+			providertest.Hostile(t, providertest.HostileSetup{Sent: c.sent, Content: true, Open: func(t providertest.T, r providertest.Reply) (func(context.Context) (any, error), func() int64) {
 				address, taken := r.Serve(t, c.sent)
 				account := &Account{Account: awsaccount.Account{Region: "eu-central-1", Endpoint: address}}
 				require.Empty(t, account.Problems())
-				return func(ctx context.Context) error {
-					return c.ask(ctx, &issuer{account: account, config: Config{Principal: "payments-api"}})
+				return func(ctx context.Context) (any, error) {
+					return nil, c.ask(ctx, &issuer{account: account, config: Config{Principal: "payments-api"}})
 				}, taken
 			}})
 		})
+	}
+}
+
+// Who used a key is told by the names that AWS gives to its own services and regions, and by no others.
+func TestWhoUsedAKeyIsToldByAWSsOwnNamesAlone(t *testing.T) {
+	var service, region string
+	account := fakeIAM(t, func(action string, _ map[string][]string) string {
+		if action == "ListAccessKeys" {
+			return `<IsTruncated>false</IsTruncated><AccessKeyMetadata><member><AccessKeyId>AKIAIOSFODNN7EXAMPLE</AccessKeyId><Status>Active</Status></member></AccessKeyMetadata>`
+		}
+		text := strings.NewReplacer("&", "&amp;", "<", "&lt;", "\r", "&#13;")
+		return `<AccessKeyLastUsed><LastUsedDate>2026-05-04T03:02:01Z</LastUsedDate><ServiceName>` + text.Replace(service) +
+			`</ServiceName><Region>` + text.Replace(region) + `</Region></AccessKeyLastUsed>`
+	})
+	lastUsedBy := func(ofService, ofRegion string) string {
+		service, region = ofService, ofRegion
+		list, err := (&issuer{account: account, config: Config{Principal: "payments-api"}}).List(t.Context())
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+		return list[0].LastUsedBy
+	}
+	assert.Equal(t, "s3 in eu-central-1", lastUsedBy("s3", "eu-central-1"))
+	assert.Equal(t, "sts in N/A", lastUsedBy("sts", "N/A"))
+	for _, told := range providertest.Tellings(secret.Bundle{}) {
+		for _, by := range []string{lastUsedBy(told, "eu-central-1"), lastUsedBy("s3", told)} {
+			assert.Equal(t, "a service whose name is none of AWS's", by)
+		}
 	}
 }

@@ -70,13 +70,25 @@ func (i *issuer) List(ctx context.Context) ([]key.Info, error) {
 			used = &iam.GetAccessKeyLastUsedOutput{}
 		}
 		if last := used.AccessKeyLastUsed; last != nil && last.LastUsedDate != nil {
-			info.LastUsedAt, info.LastUsedBy = *last.LastUsedDate, awsaccount.Name(last.ServiceName)+" in "+awsaccount.Name(last.Region)
+			info.LastUsedAt, info.LastUsedBy = *last.LastUsedDate, userOfKey(last)
 		}
 		list = append(list, info)
 	}
 	slices.SortStableFunc(list, func(a, b key.Info) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	return list, nil
 }
+
+// userOfKey says by what a key was used last: by names that AWS gives to its own services and regions.
+func userOfKey(last *types.AccessKeyLastUsed) string {
+	service, region := aws.ToString(last.ServiceName), aws.ToString(last.Region)
+	if !ownNameForm.MatchString(service) || !ownNameForm.MatchString(region) {
+		return "a service whose name is none of AWS's"
+	}
+	return service + " in " + region
+}
+
+// ownNameForm is the form of AWS's names for its own; N/A where it tells none.
+var ownNameForm = regexp.MustCompile(`^([a-z][a-z0-9-]{0,30}|N/A)$`)
 
 // keyIDForm is IAM's form of an access key's ID (API reference, AccessKey).
 var keyIDForm = regexp.MustCompile(`^\w{16,128}$`)
@@ -231,10 +243,10 @@ func (i *issuer) SelfTest(ctx context.Context, b secret.Bundle) error {
 	c.Credentials = credentials.NewStaticCredentialsProvider(string(id.Reveal()), string(value.Reveal()), "")
 	own, err := sts.NewFromConfig(c).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}, func(o *sts.Options) { o.Retryer = aws.NopRetryer{} })
 	if isRefusal(err) {
-		return fmt.Errorf("%s: %w: %w", doing, providers.ErrKeyRefused, awsaccount.Error("it answers", err, b))
+		return fmt.Errorf("%s: %w: %w", doing, providers.ErrKeyRefused, awsaccount.Error("it answers", err))
 	}
 	if err != nil {
-		return awsaccount.Error(doing, err, b)
+		return awsaccount.Error(doing, err)
 	}
 	if user, _ := userOf(aws.ToString(own.Arn)); user != i.config.Principal {
 		return fmt.Errorf("%s: %w: it is a key of another identity", doing, providers.ErrInvalid)

@@ -41,7 +41,7 @@ func TestHostileEndpoint(t *testing.T) {
 		putting: func(ctx context.Context, s *store) error {
 			c, err := s.client(ctx)
 			require.NoError(t, err)
-			return s.put(ctx, c, version, []byte(`{"value":"ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"}`), sent)
+			return s.put(ctx, c, version, []byte(`{"value":"ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"}`))
 		},
 		"creating": func(ctx context.Context, s *store) error {
 			c, err := s.client(ctx)
@@ -77,11 +77,13 @@ func TestHostileEndpoint(t *testing.T) {
 			if name != putting {
 				sent = secret.Bundle{} // nobody else tells it
 			}
-			providertest.Hostile(t, providertest.HostileSetup{Sent: sent, Content: true, Open: func(t providertest.T, r providertest.Reply) (func(context.Context) error, func() int64) {
+			providertest.Hostile(t, providertest.HostileSetup{Sent: sent, Content: true, Open: func(t providertest.T, r providertest.Reply) (func(context.Context) (any, error), func() int64) {
 				address, taken := r.Serve(t, sent)
 				account := &awsaccount.Account{Region: "eu-central-1", Endpoint: address}
 				require.Empty(t, account.Problems())
-				return func(ctx context.Context) error { return ask(ctx, &store{account: account, name: "payments/api"}) }, taken
+				return func(ctx context.Context) (any, error) {
+					return nil, ask(ctx, &store{account: account, name: "payments/api"})
+				}, taken
 			}})
 		})
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
-	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -180,7 +179,7 @@ func (s *store) putMetadata(ctx context.Context, m providers.Metadata) (provider
 		}
 		from = placeholder
 	}
-	if err := record.put(ctx, c, string(next), content, secret.Bundle{}); err != nil {
+	if err := record.put(ctx, c, string(next), content); err != nil {
 		return "", err
 	}
 	if err := record.move(ctx, c, awsCurrent, from, string(next)); err != nil {

@@ -292,7 +292,7 @@ func damaged(t *testing.T, w *world) {
 	edited := w.open(name + companion)
 	c, err := edited.client(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, edited.put(t.Context(), c, tokenA, []byte(`{"generation":7,"more":1}`), secret.Bundle{}))
+	require.NoError(t, edited.put(t.Context(), c, tokenA, []byte(`{"generation":7,"more":1}`)))
 	require.NoError(t, edited.move(t.Context(), c, awsCurrent, string(before.Revision), tokenA))
 	_, err = s.Metadata(t.Context())
 	require.ErrorIs(t, err, ErrDamaged)

@@ -66,8 +66,8 @@ func (s *store) client(ctx context.Context) (*secretsmanager.Client, error) {
 	return secretsmanager.NewFromConfig(c), nil
 }
 
-func (s *store) failed(doing string, err error, sent ...secret.Bundle) error {
-	return awsaccount.Error(fmt.Sprintf("%s of secret %q", doing, s.name), err, sent...)
+func (s *store) failed(doing string, err error) error {
+	return awsaccount.Error(fmt.Sprintf("%s of secret %q", doing, s.name), err)
 }
 
 // state is a secret as it is described, with its labelled versions, the first one first.
@@ -277,19 +277,17 @@ func (s *store) Stage(ctx context.Context, token string, b secret.Bundle) (strin
 	if err != nil {
 		return "", fmt.Errorf("staging of secret %q: %w", s.name, err)
 	}
-	sent := content.bundle() // the foreign fields, too
-	defer sent.Close()
-	return token, s.put(ctx, c, token, encoded, sent)
+	return token, s.put(ctx, c, token, encoded)
 }
 
 // put adds a version that is pending.
-func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string, content []byte, sent secret.Bundle) error {
+func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string, content []byte) error {
 	put, err := c.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
 		SecretId: &s.name, ClientRequestToken: &token, SecretString: aws.String(string(content)),
 		VersionStages: []string{awsPending}, // without, AWSCURRENT would move at once
 	})
 	if err != nil {
-		return s.failed("staging", err, sent)
+		return s.failed("staging", err)
 	}
 	if aws.ToString(put.VersionId) != token {
 		return fmt.Errorf("staging of secret %q: %w", s.name, errNoAnswer)

@@ -5,6 +5,7 @@ package exec
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,13 +13,12 @@ import (
 	"io"
 	osexec "os/exec"
 	"regexp"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/attestation"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
@@ -35,9 +35,12 @@ const (
 	longestTimeout = inventory.Duration(2 * time.Minute)
 	// afterKill is how long the pipes of a program are waited for that ended or was killed.
 	afterKill = time.Second
-	// maxOutput bounds each of the two outputs.
+	// maxOutput bounds the standard output.
 	maxOutput = 64 << 10
 )
+
+// reasons are the words that a program may say why, and the only ones of it that are repeated: a key may be in any others.
+var reasons = []string{"unreachable", "timeout", "unhealthy", "unknown-instance", "denied", "misconfigured"}
 
 // Descriptor describes the type exec: check, attestation and purge hook.
 func Descriptor() providers.Descriptor {
@@ -122,6 +125,8 @@ type request struct {
 type reply struct {
 	OK      *bool  `json:"ok"`
 	Refused bool   `json:"refused"`
+	Reason  string `json:"reason"`
+	// Message is for whoever runs the program: of it, only the length is told.
 	Message string `json:"message"`
 	// Keys are the fingerprints or key IDs that an instance uses now.
 	Keys []string `json:"keys"`
@@ -140,7 +145,7 @@ func (c *check) ask(ctx context.Context, in providers.CheckInput) error {
 	if err != nil {
 		return err
 	}
-	return judge(output, in.Bundle)
+	return judge(output, len(in.Bundle.Names()) > 0)
 }
 
 // Attest implements providers.Attestor. The program is run once for each instance.
@@ -168,7 +173,7 @@ func stated(output []byte) ([]string, error) {
 	case r.OK == nil:
 		return nil, errors.New("its reply lacks the field ok")
 	case !*r.OK:
-		return nil, fmt.Errorf("it cannot tell%s", quote(r.Message, secret.Bundle{}))
+		return nil, fmt.Errorf("it cannot tell %s", r.why())
 	}
 	keys := make([]any, 0, len(r.Keys))
 	for _, k := range r.Keys {
@@ -188,7 +193,7 @@ func (c *asker) put(ctx context.Context, r request, b secret.Bundle) ([]byte, er
 		return nil, err
 	}
 	defer clear(question)
-	return c.run(ctx, command, question, b)
+	return c.run(ctx, command, question)
 }
 
 func encode(r request, b secret.Bundle) ([]byte, error) {
@@ -204,8 +209,9 @@ func encode(r request, b secret.Bundle) ([]byte, error) {
 	return json.Marshal(r) //nolint:gosec // the program is whom the key is handed to
 }
 
-// run runs the program and returns what it wrote on standard output.
-func (c *asker) run(ctx context.Context, command []string, question []byte, sent secret.Bundle) ([]byte, error) {
+// run runs the program and returns what it wrote on standard output. Of what it wrote on standard error, only the length is
+// told.
+func (c *asker) run(ctx context.Context, command []string, question []byte) ([]byte, error) {
 	timeout := c.config.Timeout.Std()
 	if timeout <= 0 {
 		timeout = defaultTimeout.Std()
@@ -213,7 +219,7 @@ func (c *asker) run(ctx context.Context, command []string, question []byte, sent
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
-	stdout, stderr := &bounded{refuse: true}, &bounded{}
+	stdout, stderr := &bounded{}, new(counted)
 	program := osexec.CommandContext(ctx, command[0], command[1:]...)
 	program.Env = []string{searchPath}
 	program.Dir = "/"
@@ -223,28 +229,28 @@ func (c *asker) run(ctx context.Context, command []string, question []byte, sent
 	ownGroup(program)
 
 	err := program.Run()
-	switch words := quote(string(stderr.kept), sent); {
+	switch {
 	case err == nil:
 		return stdout.kept, nil
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("it was killed, as it had not answered when its time was over: %w%s", ctx.Err(), words)
+		return nil, fmt.Errorf("it was killed, as it had not answered when its time was over: %w (%s)", ctx.Err(), stderr)
 	case stdout.full:
-		return nil, fmt.Errorf("it wrote more than %d bytes on standard output%s", maxOutput, words)
+		return nil, fmt.Errorf("it wrote more than %d bytes on standard output (%s)", maxOutput, stderr)
 	case errors.Is(err, osexec.ErrWaitDelay):
 		_ = killGroup(program) // it may have ended meanwhile
-		return nil, fmt.Errorf("it ended and left a process behind that holds its output, which was killed%s", words)
+		return nil, fmt.Errorf("it ended and left a process behind that holds its output, which was killed (%s)", stderr)
 	default:
-		return nil, fmt.Errorf("it failed: %w%s", err, words)
+		return nil, fmt.Errorf("it failed: %w (%s)", err, stderr)
 	}
 }
 
-// quote is the end of an error that repeats what the program said.
-func quote(words string, sent secret.Bundle) string {
-	words = outside.Text(strings.TrimSpace(sent.Scrub(words)), outside.MaxText)
-	if words == "" {
-		return ""
+// why is what an error says of a reply.
+func (r reply) why() string {
+	reason := cmp.Or(r.Reason, "no reason")
+	if r.Reason != "" && !slices.Contains(reasons, r.Reason) {
+		reason = "a reason that keyturn does not know"
 	}
-	return ": " + words
+	return fmt.Sprintf("(%s; a message of %d bytes that is not repeated here)", reason, len(r.Message))
 }
 
 // decode reads a reply.
@@ -261,13 +267,12 @@ func decode(output []byte) (reply, error) {
 	return r, nil
 }
 
-// judge tells what the reply to a check means.
-func judge(output []byte, sent secret.Bundle) error {
+// judge tells what the reply to a check or a purge means; sent: a key went with the question.
+func judge(output []byte, sent bool) error {
 	r, err := decode(output)
 	if err != nil {
 		return err
 	}
-	words := quote(r.Message, sent)
 	switch {
 	case r.OK == nil:
 		return errors.New("its reply lacks the field ok")
@@ -275,17 +280,16 @@ func judge(output []byte, sent secret.Bundle) error {
 		return errors.New("its reply says both ok and refused")
 	case *r.OK:
 		return nil
-	case r.Refused && len(sent.Names()) > 0:
-		return fmt.Errorf("%w%s", providers.ErrKeyRefused, words)
+	case r.Refused && sent:
+		return fmt.Errorf("%w %s", providers.ErrKeyRefused, r.why())
 	}
-	return fmt.Errorf("it says that all is not well%s", words)
+	return fmt.Errorf("it says that all is not well %s", r.why())
 }
 
-// bounded keeps the first maxOutput bytes. What comes after is dropped or, for refuse, an error for the
-// writer.
+// bounded keeps the first maxOutput bytes. What comes after is an error for the writer.
 type bounded struct {
-	kept         []byte
-	refuse, full bool
+	kept []byte
+	full bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
@@ -296,8 +300,15 @@ func (b *bounded) Write(p []byte) (int, error) {
 	}
 	b.full = true
 	b.kept = append(b.kept, p[:room]...)
-	if b.refuse {
-		return room, io.ErrShortWrite
-	}
+	return room, io.ErrShortWrite
+}
+
+// counted counts what is written, and keeps nothing.
+type counted int64
+
+func (c *counted) Write(p []byte) (int, error) {
+	*c += counted(len(p))
 	return len(p), nil
 }
+
+func (c *counted) String() string { return fmt.Sprintf("%d bytes on its standard error", *c) }

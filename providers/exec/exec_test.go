@@ -85,9 +85,10 @@ func program(behaviour string) {
 	case "show":
 		cwd, _ := os.Getwd()
 		own := syscall.Getpgrp() == os.Getpid()
-		seen, _ := json.Marshal(map[string]any{"question": json.RawMessage(input), "env": os.Environ(), "args": os.Args[3:], "cwd": cwd, "group": own})
-		message, _ := json.Marshal(string(seen))
-		fmt.Printf(`{"ok":false,"message":%s}`, message)
+		seen, _ := json.Marshal(map[string]any{"question": json.RawMessage(input), "env": os.Environ(), "args": os.Args[4:], "cwd": cwd, "group": own})
+		if err := os.WriteFile(os.Args[3], seen, 0o600); err == nil {
+			fmt.Print(`{"ok":true}`)
+		}
 	}
 }
 
@@ -128,26 +129,27 @@ func TestHealthCheckConforms(t *testing.T) {
 
 func TestTheProgramSeesTheQuestionAndNothingElse(t *testing.T) {
 	t.Setenv("KEYTURN_TEST_SECRET", "must not be inherited")
-	check := open(t, 0, os.Args[0], helper, "show", "--region", "$HOME; *")
+	file := filepath.Join(t.TempDir(), "seen.json")
+	check := open(t, 0, os.Args[0], helper, "show", file, "--region", "$HOME; *")
 	for name, c := range map[string]struct {
 		in   providers.CheckInput
 		want string
 	}{
 		"a smoke test": {input(), `{"protocol":"keyturn/exec/v1","operation":"check",
-			"key":{"principal":"ledger","keyID":"k-7","storeVersion":"v3","fingerprint":"fp:00"},"secret":{"value":"REDACTED"}}`},
+			"key":{"principal":"ledger","keyID":"k-7","storeVersion":"v3","fingerprint":"fp:00"},"secret":{"value":"` + apiKey + `"}}`},
 		"the check of an instance": {providers.CheckInput{Instance: "a"}, `{"protocol":"keyturn/exec/v1","operation":"check","instance":"a"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := check.Check(t.Context(), c.in)
-			require.Error(t, err)
-			_, text, _ := strings.Cut(err.Error(), "all is not well: ")
+			require.NoError(t, check.Check(t.Context(), c.in))
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
 			var seen struct {
 				Question  json.RawMessage
 				Env, Args []string
 				Cwd       string
 				Group     bool
 			}
-			require.NoError(t, json.Unmarshal([]byte(text), &seen), "%v", err)
+			require.NoError(t, json.Unmarshal(text, &seen))
 			assert.JSONEq(t, c.want, string(seen.Question))
 			assert.Equal(t, []string{"--region", "$HOME; *"}, seen.Args)
 			assert.Equal(t, "/", seen.Cwd)
@@ -189,11 +191,15 @@ func TestReplies(t *testing.T) {
 		"nothing":                         {`:`, "not a JSON object"},
 		"no JSON":                         {`echo fine`, "not a JSON object"},
 		"another JSON":                    {`echo '[true]'`, "not a JSON object"},
+		"ill, for a reason that it knows": {`echo '{"ok":false,"reason":"unreachable","message":"m"}'`, "all is not well (unreachable; a message of 1 bytes that is not repeated here)"},
+		"ill, for a reason of its own":    {`echo '{"ok":false,"reason":"a key"}'`, "all is not well (a reason that keyturn does not know;"},
+		"ill, without a reason":           {`echo '{"ok":false}'`, "all is not well (no reason;"},
+		"a reason that is no text":        {`echo '{"ok":false,"reason":7}'`, "not a JSON object"},
 		"no verdict":                      {`echo '{"message":"hm"}'`, "lacks the field ok"},
 		"a verdict that is no boolean":    {`echo '{"ok":"yes"}'`, "not a JSON object"},
 		"a contradiction":                 {`echo '{"ok":true,"refused":true}'`, "both ok and refused"},
 		"two replies":                     {`echo '{"ok":true}{"ok":false}'`, "more than one JSON object"},
-		"well, but failed":                {`echo '{"ok":true}'; echo sorry >&2; exit 3`, "exit status 3: sorry"},
+		"well, but failed":                {`echo '{"ok":true}'; echo sorry >&2; exit 3`, "exit status 3 (6 bytes on its standard error)"},
 		"killed by a signal":              {`echo '{"ok":true}'; kill -TERM $$`, "signal: terminated"},
 		"an endless reply":                {`while :; do echo '{"ok":true,"message":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}'; done`, "more than 65536 bytes"},
 		"endless words, and a good reply": {`i=0; while [ $i -lt 9000 ]; do echo xxxxxxxxxxxxxxx >&2; i=$((i+1)); done; echo '{"ok":true}'`, ""},
@@ -322,6 +328,11 @@ func TestTheDocumentationNamesTheProtocol(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(page), "`protocol` | the version")
 	assert.Contains(t, string(page), `"protocol": "`+exec.Protocol+`"`)
+	for _, reason := range []string{"unreachable", "timeout", "unhealthy", "unknown-instance", "denied", "misconfigured"} {
+		assert.Contains(t, string(page), "`"+reason+"`")
+		err := open(t, 0, "/bin/sh", script(t, `echo '{"ok":false,"reason":"`+reason+`"}'`)).Check(t.Context(), input())
+		assert.ErrorContains(t, err, "("+reason+";")
+	}
 }
 
 // attest states the keys of an instance by a file of JSON: behaviours and keys by instance.

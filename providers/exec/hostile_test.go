@@ -44,30 +44,36 @@ func TestHostilePrograms(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		sent secret.Bundle
-		open func(t providertest.T, e providers.Environment) func(ctx context.Context) error
+		open func(t providertest.T, e providers.Environment) func(ctx context.Context) (any, error)
 	}{
-		"a smoke test of a key": {secret.Single(secret.New([]byte(apiKey))), func(t providertest.T, e providers.Environment) func(ctx context.Context) error {
+		"a smoke test of a key": {secret.Single(secret.New([]byte(apiKey))), func(t providertest.T, e providers.Environment) func(ctx context.Context) (any, error) {
 			check, err := exec.Descriptor().Check.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 			require.NoError(t, err)
-			return func(ctx context.Context) error { return check.Check(ctx, input()) }
+			return func(ctx context.Context) (any, error) { return nil, check.Check(ctx, input()) }
 		}},
-		"a purge": {secret.Bundle{}, func(t providertest.T, e providers.Environment) func(ctx context.Context) error {
+		"a health check": {secret.Bundle{}, func(t providertest.T, e providers.Environment) func(ctx context.Context) (any, error) {
+			check, err := exec.Descriptor().Check.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
+			require.NoError(t, err)
+			return func(ctx context.Context) (any, error) {
+				return nil, check.Check(ctx, providers.CheckInput{Instance: "a"})
+			}
+		}},
+		"a purge": {secret.Bundle{}, func(t providertest.T, e providers.Environment) func(ctx context.Context) (any, error) {
 			p, err := exec.Descriptor().Purge.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 			require.NoError(t, err)
-			return func(ctx context.Context) error { return p.Purge(ctx, "a", key.Ref{KeyID: "k"}) }
+			return func(ctx context.Context) (any, error) { return nil, p.Purge(ctx, "a", key.Ref{KeyID: "k"}) }
 		}},
-		"an attestation": {secret.Bundle{}, func(t providertest.T, e providers.Environment) func(ctx context.Context) error {
+		"an attestation": {secret.Bundle{}, func(t providertest.T, e providers.Environment) func(ctx context.Context) (any, error) {
 			a, err := exec.Descriptor().Attestor.Open(e, nil, &exec.Config{Program: "ask", Timeout: patient})
 			require.NoError(t, err)
-			return func(ctx context.Context) error {
-				_, err := a.Attest(ctx, []string{"a"})
-				return err
+			return func(ctx context.Context) (any, error) {
+				return a.Attest(ctx, []string{"a"})
 			}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			providertest.Hostile(t, providertest.HostileSetup{Sent: c.sent, Content: true, Open: func(t providertest.T, r providertest.Reply) (func(context.Context) error, func() int64) {
+			providertest.Hostile(t, providertest.HostileSetup{Sent: c.sent, Content: true, Open: func(t providertest.T, r providertest.Reply) (func(context.Context) (any, error), func() int64) {
 				return c.open(t, environment(r)), nil // what it keeps of an output without end, TestReplies shows
 			}})
 		})

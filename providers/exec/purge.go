@@ -17,7 +17,7 @@ var _ providers.Purger = (*purger)(nil)
 func (p *purger) Purge(ctx context.Context, instance string, k key.Ref) error {
 	output, err := p.put(ctx, request{Operation: "purge", Instance: instance, Key: k}, secret.Bundle{})
 	if err == nil {
-		err = judge(output, secret.Bundle{})
+		err = judge(output, false)
 	}
 	if err != nil {
 		return fmt.Errorf("purging with program %s: %w", p.config.Program, err)

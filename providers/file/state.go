@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -172,7 +171,7 @@ func parseState(data []byte) (*state, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields() // what a later keyturn wrote must not be lost by this one
 	if err := decoder.Decode(s); err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrMalformed, outside.Text(err.Error(), 200))
+		return nil, fmt.Errorf("%w: it is not JSON of the form that this keyturn writes", ErrMalformed) // the decoder quotes what it reads
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: there is something after the object", ErrMalformed)

@@ -3,10 +3,12 @@ package gateway_test
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -344,16 +346,58 @@ func TestUsage(t *testing.T) {
 		require.Fail(t, "the key is not listed")
 		return key.Info{}
 	}
-	t.Run("it says who used the key last, without control characters", func(t *testing.T) {
+	t.Run("it says who used the key last, by address or name", func(t *testing.T) {
+		t.Parallel()
+		for from, want := range map[string]string{
+			"10.0.0.7": "10.0.0.7", "10.0.0.7:443": "10.0.0.7:443", "[2001:db8::7%eth0]:443": "[2001:db8::7%eth0]:443", "fe80::1": "fe80::1",
+			"checkout-7d9f8b6c5d-x2k4j": "checkout-7d9f8b6c5d-x2k4j", "system:serviceaccount:payments:checkout": "system:serviceaccount:payments:checkout",
+			"me@example.com": "me@example.com", "": "",
+			"10.0.0.7\x1b[31m": "somebody-who-is-not-named", strings.Repeat("x.", 80) + "x": "somebody-who-is-not-named",
+			"fe80::1%ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt": "somebody-who-is-not-named", "fe80::1%\x1b[2J": "somebody-who-is-not-named",
+			"two words": "somebody-who-is-not-named", "0123456789abcdef0123456789abcdef": "somebody-who-is-not-named",
+		} {
+			e := newEdge(t)
+			ref, value := issue(t, e.issuer(t, "p"), "t1")
+			_, ok := e.verifier.VerifyFrom(value, from)
+			require.True(t, ok)
+			require.NoError(t, e.verifier.Close())
+			assert.Equal(t, want, last(t, e, ref.KeyID).LastUsedBy)
+		}
+	})
+	t.Run("nothing of a key is in who used it, whatever it calls itself", func(t *testing.T) {
 		t.Parallel()
 		e := newEdge(t)
 		ref, value := issue(t, e.issuer(t, "p"), "t1")
-		_, ok := e.verifier.VerifyFrom(value, "10.0.0.7\x1b[31m"+strings.Repeat("x", 500))
-		require.True(t, ok)
+		sent := secret.Single(secret.New([]byte(value[len("ktg_")+len(ref.KeyID):])))
+		secretPart := value[len(value)-24:]
+		for _, from := range append(providertest.Tellings(sent), value, secretPart, secretPart[:8]+"-"+secretPart[8:16], hex.EncodeToString([]byte(secretPart[:12]))) {
+			e.open(t)
+			_, ok := e.verifier.VerifyFrom(value, from)
+			require.True(t, ok)
+			require.NoError(t, e.verifier.Close())
+			by := last(t, e, ref.KeyID).LastUsedBy
+			assert.Equal(t, "somebody-who-is-not-named", by)
+			providertest.AssertUntold(t, by, sent)
+		}
+	})
+	t.Run("nor is it when another gateway wrote the file", func(t *testing.T) {
+		t.Parallel()
+		e := newEdge(t)
+		ref, _ := issue(t, e.issuer(t, "p"), "t1")
 		require.NoError(t, e.verifier.Close())
-		by := last(t, e, ref.KeyID).LastUsedBy
-		assert.True(t, strings.HasPrefix(by, `10.0.0.7\x1b[31m`), by)
-		assert.LessOrEqual(t, len(by), 128)
+		for _, from := range providertest.Tellings(secret.Bundle{}) {
+			written, err := json.Marshal(map[string]any{
+				"schema": "keyturn/gateway-usage/v1", "since": time.Unix(1, 0), "lastUsed": map[string]any{ref.KeyID: map[string]any{"at": time.Now(), "from": from}},
+			})
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(gateway.UsageFileOf(e.keyFile), written, 0o600))
+			providertest.AssertUntold(t, last(t, e, ref.KeyID).LastUsedBy, secret.Bundle{})
+			text := strings.Replace(string(written), `"at":"`, `"at":"`+strings.Trim(strconv.Quote(from), `"`), 1)
+			require.NoError(t, os.WriteFile(gateway.UsageFileOf(e.keyFile), []byte(text), 0o600))
+			_, err = e.issuer(t, "p").List(t.Context())
+			require.ErrorIs(t, err, gateway.ErrMalformed)
+			providertest.AssertUntold(t, err.Error(), secret.Bundle{})
+		}
 	})
 	t.Run("an attempt with a disabled key counts: somebody relies on it", func(t *testing.T) {
 		t.Parallel()

@@ -9,9 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/netip"
+	"regexp"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -42,7 +43,32 @@ func (u *usageFile) of(r record) (time.Time, string) {
 	if r.CreatedAt.Before(u.Since) && last.At.Before(u.Since) {
 		return u.Since, sinceUnknown
 	}
-	return last.At, outside.Text(last.From, maxFrom) // whoever wrote the file
+	return last.At, sender(last.From) // whoever wrote the file
+}
+
+// notNamed is who used a key whose name is not kept: it has not the form of one, or has a part of the key in it.
+const notNamed = "somebody-who-is-not-named"
+
+// senderForm is the form of a name of who uses a key: words of letters and digits, with signs between them. A key would be
+// a longer word.
+var senderForm = regexp.MustCompile(`^[A-Za-z0-9]{1,24}([._:@-]{1,2}[A-Za-z0-9]{1,24})*$`)
+
+// sender is what is kept of who used a key, an address or a name: it goes into evidence and messages.
+func sender(from string) string {
+	if from == "" || len(from) <= maxFrom && (senderForm.MatchString(from) || isAddress(from)) {
+		return from
+	}
+	return notNamed
+}
+
+// isAddress tells whether a text is an IP address, with or without a port. A zone may be any text, so it has the form of an
+// interface's name.
+func isAddress(s string) bool {
+	address, err := netip.ParseAddr(s)
+	if withPort, other := netip.ParseAddrPort(s); other == nil {
+		address, err = withPort.Addr(), nil
+	}
+	return err == nil && (address.Zone() == "" || len(address.Zone()) <= 15 && senderForm.MatchString(address.Zone()))
 }
 
 // readUsage reads the usage file. It fails for a missing one, too: silence is no evidence.
@@ -81,7 +107,7 @@ func readAll(file io.Reader) ([]byte, error) {
 func parseUsage(data []byte) (*usageFile, error) {
 	u := new(usageFile)
 	if err := json.Unmarshal(data, u); err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrMalformed, outside.Text(err.Error(), 200))
+		return nil, fmt.Errorf("%w: it is not JSON of the form that gateways write", ErrMalformed) // the decoder quotes what it reads
 	}
 	if u.Schema != usageSchema || u.Since.IsZero() {
 		return nil, fmt.Errorf("%w: it lacks its schema or its beginning", ErrMalformed)

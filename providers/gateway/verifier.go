@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/secret"
 )
 
 const (
@@ -83,7 +84,7 @@ func OpenVerifier(keyFile, usageFile string) (*Verifier, error) {
 func (v *Verifier) Verify(value string) (Grant, bool) { return v.VerifyFrom(value, "") }
 
 // VerifyFrom is Verify for a request whose sender is known, by address or name. keyturn shows it to those
-// who ask who still uses a retiring key.
+// who ask who still uses a retiring key. What has not the form of either, or shows a part of the key, is not kept.
 func (v *Verifier) VerifyFrom(value, from string) (Grant, bool) {
 	s := v.current()
 	if s.err != nil {
@@ -94,7 +95,7 @@ func (v *Verifier) VerifyFrom(value, from string) (Grant, bool) {
 		return Grant{}, false
 	}
 	now := v.now()
-	v.used(r.ID, now, from)
+	v.used(r.ID, now, v.shownSender(r.ID, value, from))
 	if !r.accepted(now) {
 		return Grant{}, false
 	}
@@ -164,8 +165,24 @@ func load(path string) *snapshot {
 	return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
 }
 
+// shownSender is what is kept of the sender of a key.
+func (v *Verifier) shownSender(keyID, value, from string) string {
+	v.mu.Lock()
+	last := v.uses[keyID].From
+	v.mu.Unlock()
+	from = sender(from)
+	if from == "" || from == last { // as nearly always: it was looked at before
+		return from
+	}
+	sent := secret.Single(secret.New([]byte(strings.TrimPrefix(value, tokenPrefix+keyID+"_"))))
+	defer sent.Close()
+	if sent.ShownIn(from) {
+		return notNamed
+	}
+	return from
+}
+
 func (v *Verifier) used(keyID string, at time.Time, from string) {
-	from = outside.Text(from, maxFrom)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.uses[keyID] = use{At: at.UTC(), From: from}

@@ -146,9 +146,7 @@ func (c *check) Check(ctx context.Context, in providers.CheckInput) error {
 	if err != nil {
 		return fmt.Errorf("checking: %w", err)
 	}
-	r := request{
-		method: c.config.Method, url: target, header: filled, timeout: timeoutOf(c.config.Timeout), sent: in.Bundle,
-	}
+	r := request{method: c.config.Method, url: target, header: filled, timeout: timeoutOf(c.config.Timeout)}
 	got, err := r.ask(ctx, c.client, func(status int) bool { return !c.wants(status) })
 	switch {
 	case err != nil:

@@ -1,8 +1,8 @@
 // Package http asks peers over HTTP: whether a consumer is healthy, whether a key works, which key an
 // instance uses, how many requests fail, and that an instance forgets what it cached.
 //
-// It follows no redirect, and sends a key nowhere but to the configured URL. Of a peer that was sent a key it repeats at most
-// 1 KiB, without control characters and without that key; of one that has a key of its own it repeats nothing.
+// It follows no redirect, and sends a key nowhere but to the configured URL. An error has the status of a reply and its
+// length, and no words of the peer: a key may be in them.
 package http
 
 import (

@@ -410,7 +410,7 @@ func TestAConsumersWordsAreNotRepeated(t *testing.T) {
 	})
 	_, attested := openAttestor(t, keyturnhttp.AttestationConfig{URL: base}).Attest(t.Context(), []string{"a"})
 	for _, err := range []error{openCheck(t, keyturnhttp.CheckConfig{URL: base}).Check(t.Context(), providers.CheckInput{Instance: "a"}), attested} {
-		require.ErrorContains(t, err, "500 Internal Server Error; its words are not repeated")
+		require.ErrorContains(t, err, "500 Internal Server Error, with 137 bytes that are not repeated here")
 		assert.NotContains(t, err.Error(), "log in")
 	}
 }

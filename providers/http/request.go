@@ -7,28 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	stdhttp "net/http"
 	"net/url"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/outside"
-	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/providers"
 )
 
 // maxReply bounds what is read of a reply.
 const maxReply = 64 << 10
 
-// request is one question to a peer.
+// request is one question to a peer. Of what the peer says, nothing goes into an error: a key may be in it, the one that was
+// sent or one of its own.
 type request struct {
 	method  string
 	url     string
 	header  stdhttp.Header
 	timeout time.Duration
-	// sent is the key in the header: whatever the peer says, it is not repeated. Where none is sent the peer has one that
-	// is not known here, so that nothing of its words is repeated.
-	sent secret.Bundle
 }
 
 // reply is a peer's answer.
@@ -85,25 +81,21 @@ func (r request) failed(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("asking %s: no complete reply within %s: %w", r.name(), r.timeout, context.DeadlineExceeded)
 	}
-	text := outside.Text(r.sent.Scrub(err.Error()), outside.MaxText)
-	ours := errors.Is(err, providers.ErrDenied)                                     // it was out of bounds
-	if lost := (*net.OpError)(nil); !ours && !errors.As(err, &lost) && !r.knows() { // a transport may repeat what the peer sent instead of HTTP
-		text = "no answer that is HTTP"
+	text := endpoint.Failure(err)
+	if errors.Is(err, providers.ErrDenied) {
+		text = err.Error() // it was out of bounds, and was not sent
 	}
-	return fmt.Errorf("asking %s: %w", r.name(), &quoted{text: text, err: err})
+	return fmt.Errorf("asking %s: %w", r.name(), &worded{text: text, err: err})
 }
 
-// knows tells whether the key that the peer has is known here.
-func (r request) knows() bool { return len(r.sent.Names()) > 0 }
-
-// quoted is an error whose text is safe to show; the error itself is kept for errors.Is.
-type quoted struct {
+// worded is an error in words of ours; the error itself is kept for errors.Is.
+type worded struct {
 	text string
 	err  error
 }
 
-func (q *quoted) Error() string        { return q.text }
-func (q *quoted) Is(target error) bool { return errors.Is(q.err, target) }
+func (w *worded) Error() string        { return w.text }
+func (w *worded) Is(target error) bool { return errors.Is(w.err, target) }
 
 // refused is the error of a reply with a status that is not wanted.
 func (r request) refused(got reply) error {
@@ -111,15 +103,7 @@ func (r request) refused(got reply) error {
 	if got.status/100 == 3 {
 		return fmt.Errorf("asking %s: it answers %s, and redirects are never followed: write the URL that it leads to", r.name(), status)
 	}
-	body := bytes.TrimSpace(got.body)
-	switch {
-	case len(body) == 0:
-		return fmt.Errorf("asking %s: it answers %s", r.name(), status)
-	case !r.knows():
-		return fmt.Errorf("asking %s: it answers %s; its words are not repeated here, since its key may be in them", r.name(), status)
-	}
-	// The key goes before the text is cut, so that no half of it is left.
-	return fmt.Errorf("asking %s: it answers %s: %s", r.name(), status, outside.Text(r.sent.Scrub(string(body)), outside.MaxText))
+	return fmt.Errorf("asking %s: it answers %s, with %s", r.name(), status, endpoint.Length(len(got.body), maxReply))
 }
 
 // document reads a reply of JSON.

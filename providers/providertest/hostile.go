@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,17 +41,30 @@ type Reply struct {
 	ContentType, Encoding string
 	// Slow: it does not end before whoever asked gives up.
 	Slow bool
-	// body writes the reply, until w fails or ctx ends; told is the secret that the peer was sent.
+	// Answers: beside the secrets it has what an attestation, a health signal or a program is asked for.
+	Answers bool
+	// body writes the reply, until w fails or ctx ends; told are the secrets that the peer knows.
 	body func(ctx context.Context, w io.Writer, told string)
 }
 
-// Write writes the body of the reply as a peer does that was sent the secrets.
+// held are the keys of the credential that each peer has, whatever it is sent: the retiring and the incoming one.
+var held = secret.NewBundle(map[string]secret.Value{
+	"retiring": secret.New([]byte("rtg_Hk4WcX8zPq1nVb6TgYd3Jm9sRf2LuA7e")),
+	"incoming": secret.New([]byte("inc_Qw7Mz2/KxT5rNv+9LpBj4HsDy8GcUa3f")),
+})
+
+// Write writes the body of the reply as a peer does that has keys of the credential and was sent the secrets.
 func (r Reply) Write(ctx context.Context, w io.Writer, sent secret.Bundle) {
+	r.body(ctx, w, known(sent))
+}
+
+// known are all secrets of a peer that was sent some, in one line.
+func known(sent secret.Bundle) string {
 	var told []string
-	for _, v := range values(sent) {
+	for _, v := range append(values(sent), values(held)...) {
 		told = append(told, string(v))
 	}
-	r.body(ctx, w, strings.Join(told, " "))
+	return strings.Join(told, " ")
 }
 
 // Serve starts a server that answers each request with the reply, as one that was sent the secrets. taken
@@ -63,6 +75,7 @@ func (r Reply) Serve(t T, sent secret.Bundle) (address string, taken func() int6
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
 		w.Header().Set("Content-Type", r.ContentType)
+		w.Header().Set("X-Amzn-Requestid", known(sent))
 		if r.Encoding != "" {
 			w.Header().Set("Content-Encoding", r.Encoding)
 		}
@@ -132,13 +145,9 @@ func Replies() []Reply {
 		{Name: "a secret where the text is cut", ContentType: text, body: func(ctx context.Context, w io.Writer, told string) {
 			write(ctx, w, strings.Repeat("x", 1000), told, 2000)
 		}},
-		{Name: "the secret as code and message of an error in JSON", ContentType: object, body: func(ctx context.Context, w io.Writer, told string) {
-			quoted, _ := json.Marshal(strings.Join(forms(told), " "))
-			write(ctx, w, fmt.Sprintf(`{"ok":false,"__type":%s,"message":%s}`, quoted, quoted), "", 0)
-		}},
-		{Name: "the secret as code and message of an error in XML", ContentType: xml, body: func(ctx context.Context, w io.Writer, told string) {
-			text := strings.NewReplacer("&", "&amp;", "<", "&lt;").Replace(strings.Join(forms(told), " "))
-			write(ctx, w, fmt.Sprintf(`<ErrorResponse><Error><Code>%s</Code><Message>%s</Message></Error></ErrorResponse>`, text, text), "", 0)
+		{Name: "other keys of the credential alone", ContentType: object, body: func(ctx context.Context, w io.Writer, _ string) {
+			others := quoted(known(secret.Bundle{}))
+			write(ctx, w, fmt.Sprintf(`{"ok":false,"__type":%s,"reason":%s,"message":%s}`, others, others, others), "", 0)
 		}},
 		{Name: "nothing", ContentType: object, body: once("")},
 	}
@@ -148,6 +157,33 @@ func Replies() []Reply {
 			r.Name, r.Status = fmt.Sprintf("%s, with status %d", r.Name, status), status
 			all = append(all, r)
 		}
+	}
+	return append(all, telling()...)
+}
+
+// telling are replies that repeat the secrets, in each way to write them: as JSON and as XML has an error's code, reason and
+// message, and beside an answer.
+func telling() []Reply {
+	const failed = `{"ok":false,"__type":TOLD,"reason":TOLD,"message":TOLD}`
+	var all []Reply
+	for _, as := range writings {
+		add := func(name string, status int, format string) {
+			body := func(ctx context.Context, w io.Writer, told string) {
+				text := quoted(as.write(told))
+				if strings.HasPrefix(format, "<") {
+					text = strings.NewReplacer("&", "&amp;", "<", "&lt;").Replace(as.write(told))
+				}
+				write(ctx, w, strings.ReplaceAll(format, "TOLD", text), "", 0)
+			}
+			all = append(all, Reply{Name: fmt.Sprintf("%s, %s, with status %d", name, as.name, status), Status: status, ContentType: "application/octet-stream", body: body})
+		}
+		add("the secret as code, reason and message in JSON", http.StatusOK, failed)
+		add("the secret as code, reason and message in JSON", http.StatusForbidden, failed)
+		add("the secret as code and message in XML", http.StatusForbidden,
+			`<ErrorResponse><Error><Code>TOLD</Code><Message>TOLD</Message></Error><RequestId>TOLD</RequestId></ErrorResponse>`)
+		add("an answer with the secret beside it", http.StatusOK,
+			`{"ok":true,"key":"`+harmless+`","keys":["`+harmless+`"],"errors":1,"total":2,"message":TOLD,"reason":TOLD,TOLD:1}`)
+		all[len(all)-1].Answers = true
 	}
 	return all
 }
@@ -198,30 +234,78 @@ var packed = sync.OnceValue(func() []byte {
 	return append(member(`{"key":"`), bytes.Repeat(member(strings.Repeat("x", 1<<20)), 256)...)
 })
 
-// forms are the ways in which a peer may write what it was told.
+// harmless is a statement that tells nothing.
+const harmless = "fp:00112233445566778899aabbccddeeff"
+
+func quoted(text string) string {
+	quoted, _ := json.Marshal(text) // a string can always be
+	return string(quoted)
+}
+
+// writings are the ways in which a peer may write what it knows.
+var writings = []struct {
+	name  string
+	write func(told string) string
+}{
+	{"as it is", func(told string) string { return told }},
+	{"escaped as in JSON", func(told string) string { return each(told, `\u%04x`) }},
+	{"escaped as in HTML", func(told string) string { return each(told, "&#%d;") }},
+	{"escaped as in a URL", func(told string) string { return each(told, "%%%02X") }},
+	{"quoted", quoted},
+	{"in hexadecimal", func(told string) string { return hex.EncodeToString([]byte(told)) }},
+	{"in upper-case hexadecimal", func(told string) string { return strings.ToUpper(hex.EncodeToString([]byte(told))) }},
+	{"in Base64", func(told string) string { return base64.StdEncoding.EncodeToString([]byte("u:" + told)) }},
+	{"in Base64 for URLs", func(told string) string { return base64.RawURLEncoding.EncodeToString([]byte("u" + told)) }},
+	{"in pieces between spaces", func(told string) string { return pieces(told, " ") }},
+	{"in pieces between lines", func(told string) string { return pieces(told, "\r\n") }},
+	{"in pieces between quotes", func(told string) string { return pieces(told, `" + "`) }},
+	{"in pieces between hyphens", func(told string) string { return pieces(told, "-") }},
+}
+
+// Tellings are texts of a peer that repeats all secrets that it knows, one for each way to write them.
+func Tellings(sent secret.Bundle) []string { return forms(known(sent)) }
+
 func forms(told string) []string {
-	plain := []byte(told)
-	quoted, _ := json.Marshal(told)
-	list := []string{told, hex.EncodeToString(plain), strings.ToUpper(hex.EncodeToString(plain)), url.QueryEscape(told), string(quoted)}
-	for _, before := range []string{"", "u", "u:"} {
-		list = append(list, base64.StdEncoding.EncodeToString([]byte(before+told)), base64.RawURLEncoding.EncodeToString([]byte(before+told)))
+	var list []string
+	for _, as := range writings {
+		list = append(list, as.write(told))
 	}
 	return list
+}
+
+// each writes the bytes of a text one by one.
+func each(text, format string) string {
+	var b strings.Builder
+	for i := range len(text) {
+		fmt.Fprintf(&b, format, text[i])
+	}
+	return b.String()
+}
+
+// pieces writes a text in pieces that are too short to be looked for.
+func pieces(text, between string) string {
+	const length = 5
+	var b strings.Builder
+	for ; len(text) > length; text = text[length:] {
+		b.WriteString(text[:length] + between)
+	}
+	return b.String() + text
 }
 
 // HostileSetup is the world of whoever reads replies.
 type HostileSetup struct {
 	// Sent are the secrets that the peer is sent; the zero one for none.
 	Sent secret.Bundle
-	// Open starts a peer that answers each question with the reply. ask puts one; taken is the most that the
-	// peer got rid of in one reply, nil where that cannot be told.
-	Open func(t T, r Reply) (ask func(ctx context.Context) error, taken func() int64)
-	// Content: what a peer says that is well is read, so that none of the replies is an answer.
+	// Open starts a peer that answers each question with the reply. ask puts one, and returns whatever is told of
+	// the answer beside the error; taken is the most that the peer got rid of in one reply, nil where that cannot be told.
+	Open func(t T, r Reply) (ask func(ctx context.Context) (told any, err error), taken func() int64)
+	// Content: what a peer says that is well is read, so that none of the replies is an answer, but one that Answers.
 	Content bool
 }
 
-// Hostile proves that no reply does harm: a call ends with its context and with an error that may be shown,
-// and takes of a reply what it needs, whatever more there is.
+// Hostile proves that no reply does harm: a call ends with its context, and takes of a reply what it needs, whatever more
+// there is; what it tells of it may be shown, and has nothing of the secrets that the peer knows: of those that it was
+// sent, and of other keys of the credential.
 func Hostile(t *testing.T, s HostileSetup) {
 	t.Helper()
 	run(t, HostileCases(s))
@@ -238,39 +322,28 @@ func HostileCases(s HostileSetup) []Case {
 				deadline = 300 * time.Millisecond
 			}
 			ctx, returned := within(t, deadline)
-			err := ask(ctx)
+			told, err := ask(ctx)
 			returned()
 			if taken != nil {
 				assert.LessOrEqual(t, taken(), int64(mostTaken), "what is read of a reply is bounded")
 			}
-			if s.Content || r.Status != http.StatusOK {
+			AssertUntold(t, fmt.Sprintf("%+v", told), s.Sent)
+			if s.Content && !r.Answers || r.Status != http.StatusOK {
 				require.Error(t, err, "it is no answer")
 			}
 			if err == nil {
 				return
 			}
 			assertFit(t, err)
-			assertUntold(t, err, s.Sent)
+			AssertUntold(t, err.Error(), s.Sent)
 		}})
 	}
 	return cases
 }
 
-// assertUntold asserts that an error has no secret, nor half of one, in any form.
-func assertUntold(t T, err error, sent secret.Bundle) {
+// AssertUntold asserts that a text shows nothing of the secrets of a peer that was sent some, in any form.
+func AssertUntold(t T, text string, sent secret.Bundle) {
 	t.Helper()
-	const tellsNothing = 8 // bytes of a form
-	text := err.Error()
 	text = text[:min(len(text), 64<<10)] // that it is too long is another finding
-	for _, v := range values(sent) {
-		for _, form := range forms(string(v)) {
-			half := max(tellsNothing, len(form)/2)
-			for from := 0; from+half <= len(form); from++ {
-				if strings.Contains(text, form[from:from+half]) {
-					assert.Fail(t, "an error has half of a secret, or more")
-					return
-				}
-			}
-		}
-	}
+	assert.False(t, sent.ShownIn(text) || held.ShownIn(text), "a part of a secret is shown")
 }

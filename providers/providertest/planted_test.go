@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"github.com/stretchr/testify/assert"
 
@@ -405,11 +406,11 @@ func TestNotifierSuiteFindsBugs(t *testing.T) {
 }
 
 type readerBugs struct {
-	readsAll, deaf, tellsAll, tellsControl, tellsSecret, tellsHalf, cutsFirst, believes bool
+	readsAll, deaf, tellsAll, tellsControl, tellsSecret, tellsHalf, tellsOthers, tellsBeside, believes bool
 }
 
 // reader reads a reply as a provider should, or not.
-func (bugs readerBugs) read(ctx context.Context, r providertest.Reply, sent secret.Bundle) (taken int64, err error) {
+func (bugs readerBugs) read(ctx context.Context, r providertest.Reply, sent secret.Bundle) (taken int64, told any, err error) {
 	const most = 64 << 10
 	reading, writing := io.Pipe()
 	counted := &taking{to: writing}
@@ -436,31 +437,34 @@ func (bugs readerBugs) read(ctx context.Context, r providertest.Reply, sent secr
 	hangUp()
 	_ = reading.Close()
 	<-done
-	if err != nil {
-		return counted.n, err
-	}
-	if r.Status == 200 && bugs.believes {
-		return counted.n, nil
-	}
 	text := string(body)
-	value, _ := sent.Field(secret.ValueField)
-	known := string(value.Reveal())
 	switch {
-	case bugs.tellsSecret:
-	case bugs.tellsHalf:
-		text = strings.ReplaceAll(text, known, "")
-	case bugs.cutsFirst:
-		text = sent.Scrub(strings.ReplaceAll(text[:min(len(text), 1000+len(known)*3/4)], known, "")) + known[:len(known)*3/4]
-	default:
-		text = sent.Scrub(text)
+	case err != nil:
+		return counted.n, nil, err
+	case r.Status == 200 && bugs.believes:
+		return counted.n, nil, nil
+	case r.Status == 200 && bugs.tellsBeside && r.Answers:
+		return counted.n, text, nil
 	}
+	return counted.n, nil, errors.New(bugs.words(text, sent))
+}
+
+// words are what an error says of a reply.
+func (bugs readerBugs) words(text string, sent secret.Bundle) string {
+	value, _ := sent.Field(secret.ValueField)
 	switch {
 	case bugs.tellsAll:
-		return counted.n, errors.New(outside.Text(text, most))
+		return strings.Repeat("x", len(text))
 	case bugs.tellsControl:
-		return counted.n, errors.New(text[:min(len(text), 1000)])
+		return strings.Join(strings.FieldsFunc(text[:min(len(text), 1000)], unicode.IsPrint), "")
+	case bugs.tellsHalf:
+		text = strings.ReplaceAll(text, string(value.Reveal()), "")
+	case bugs.tellsOthers && sent.ShownIn(text):
+		text = ""
+	case !bugs.tellsSecret && !bugs.tellsOthers:
+		return fmt.Sprintf("it answers with %d bytes", len(text))
 	}
-	return counted.n, errors.New("it says " + outside.Text(text, outside.MaxText))
+	return outside.Text(text, outside.MaxText)
 }
 
 type taking struct {
@@ -478,12 +482,12 @@ func TestHostileSuiteFindsBugs(t *testing.T) {
 	t.Parallel()
 	cases := func(bugs readerBugs) []providertest.Case {
 		sent := secret.Single(secret.New([]byte("ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt")))
-		return providertest.HostileCases(providertest.HostileSetup{Sent: sent, Content: true, Open: func(_ providertest.T, r providertest.Reply) (func(context.Context) error, func() int64) {
+		return providertest.HostileCases(providertest.HostileSetup{Sent: sent, Content: true, Open: func(_ providertest.T, r providertest.Reply) (func(context.Context) (any, error), func() int64) {
 			var most int64
-			return func(ctx context.Context) error {
-				taken, err := bugs.read(ctx, r, sent)
+			return func(ctx context.Context) (any, error) {
+				taken, told, err := bugs.read(ctx, r, sent)
 				most = taken
-				return err
+				return told, err
 			}, func() int64 { return most }
 		}})
 	}
@@ -494,7 +498,8 @@ func TestHostileSuiteFindsBugs(t *testing.T) {
 		"it lets control characters through":   {tellsControl: true},
 		"it repeats the secret":                {tellsSecret: true},
 		"it looks for the secret as a whole":   {tellsHalf: true},
-		"it cuts the text before it looks":     {cutsFirst: true},
+		"it looks for the key that it sent":    {tellsOthers: true},
+		"it tells what is beside the answer":   {tellsBeside: true},
 		"it takes whatever a good status says": {believes: true},
 	})
 }

@@ -18,7 +18,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
-	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
@@ -127,8 +126,7 @@ func (n *notifier) post(ctx context.Context, message providers.Notification) err
 	if err != nil {
 		return err
 	}
-	sent := secret.Single(token)
-	defer sent.Close()
+	defer token.Close()
 
 	timeout := n.config.Timeout.Std()
 	if timeout <= 0 {
@@ -147,10 +145,10 @@ func (n *notifier) post(ctx context.Context, message providers.Notification) err
 	}
 	resp, err := n.client.Do(req)
 	if err != nil {
-		return failed(err, sent)
+		return failed(err)
 	}
 	defer resp.Body.Close()
-	return judge(resp, sent)
+	return judge(resp)
 }
 
 func (n *notifier) event(message providers.Notification) event {
@@ -200,23 +198,21 @@ func (n *notifier) token() (secret.Value, error) {
 }
 
 // failed is the error of a request without reply. The URL is left out: a webhook's often is its secret.
-func failed(err error, sent secret.Bundle) error {
-	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
-		err = wrapped.Err
-	}
+func failed(err error) error {
 	for _, cause := range []error{context.DeadlineExceeded, context.Canceled, providers.ErrDenied} {
 		if errors.Is(err, cause) {
 			return fmt.Errorf("no reply: %w", cause)
 		}
 	}
-	return fmt.Errorf("no reply: %s", outside.Text(sent.Scrub(err.Error()), outside.MaxText))
+	return fmt.Errorf("no reply: %s", endpoint.Failure(err))
 }
 
-func judge(resp *http.Response, sent secret.Bundle) error {
+// judge tells what a reply means. What the receiver says is not repeated: its token may be in it, or a key.
+func judge(resp *http.Response) error {
 	status := fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
-	words := func() string {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReply)) // what was read is enough
-		return outside.Text(strings.TrimSpace(sent.Scrub(string(text))), outside.MaxText)
+	length := func() string {
+		read, _ := io.Copy(io.Discard, io.LimitReader(resp.Body, maxReply+1)) // what was read is enough
+		return endpoint.Length(int(read), maxReply)
 	}
 	switch code := resp.StatusCode; {
 	case code/100 == 2:
@@ -224,9 +220,9 @@ func judge(resp *http.Response, sent secret.Bundle) error {
 	case code/100 == 3:
 		return fmt.Errorf("it answers %s, and redirects are never followed: write the URL that it leads to", status)
 	case code == http.StatusTooManyRequests:
-		return fmt.Errorf("%w: it answers %s: %s", providers.ErrThrottled, status, words())
+		return fmt.Errorf("%w: it answers %s, with %s", providers.ErrThrottled, status, length())
 	case code/100 == 4 && code != http.StatusRequestTimeout:
-		return fmt.Errorf("%w: it answers %s: %s", providers.ErrInvalid, status, words())
+		return fmt.Errorf("%w: it answers %s, with %s", providers.ErrInvalid, status, length())
 	}
-	return fmt.Errorf("it answers %s: %s", status, words())
+	return fmt.Errorf("it answers %s, with %s", status, length())
 }
