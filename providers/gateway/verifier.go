@@ -49,8 +49,8 @@ type Verifier struct {
 	lost  error
 }
 
-// snapshot is the key file as it was read. The file stays open, so that no later one can get its inode:
-// as long as the path leads to this inode, this is its content.
+// snapshot is the key file as it was read, a malformed one too. The file stays open, so that no later one can get its inode:
+// as long as the path leads to this inode, this is its content. Without a file it could not be read, and is read again.
 type snapshot struct {
 	file *os.File
 	info os.FileInfo
@@ -68,8 +68,9 @@ func OpenVerifier(keyFile, usageFile string) (*Verifier, error) {
 		keyFile: keyFile, usageFile: usageFile, now: time.Now,
 		uses: map[string]use{}, stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	if err := v.current().err; err != nil {
-		return nil, fmt.Errorf("opening verifier: %w", err)
+	if s := v.current(); s.err != nil {
+		s.close()
+		return nil, fmt.Errorf("opening verifier: %w", s.err)
 	}
 	if err := v.flush(); err != nil {
 		v.keys.Load().close()
@@ -138,9 +139,9 @@ func (v *Verifier) current() *snapshot {
 	return s
 }
 
-// is tells whether s is of the file that info describes. A snapshot with an error is never taken again.
+// is tells whether s is what the file has that info describes.
 func (s *snapshot) is(info os.FileInfo) bool {
-	return s != nil && s.err == nil && os.SameFile(s.info, info) && s.info.ModTime().Equal(info.ModTime()) && s.info.Size() == info.Size()
+	return s != nil && s.file != nil && os.SameFile(s.info, info) && s.info.ModTime().Equal(info.ModTime()) && s.info.Size() == info.Size()
 }
 
 func (s *snapshot) close() {
@@ -155,14 +156,19 @@ func load(path string) *snapshot {
 		return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
 	}
 	info, err := file.Stat()
+	var f *keyFile
 	if err == nil {
-		var f *keyFile
-		if f, err = decodeKeyFile(file); err == nil {
-			return &snapshot{file: file, info: info, keys: f.index()}
-		}
+		f, err = decodeKeyFile(file)
 	}
-	_ = file.Close()
-	return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
+	if err == nil {
+		return &snapshot{file: file, info: info, keys: f.index()}
+	}
+	s := &snapshot{file: file, info: info, err: fmt.Errorf("reading key file %q: %w", path, err)}
+	if !errors.Is(err, ErrMalformed) { // another try may read it
+		s.close()
+		s.file = nil
+	}
+	return s
 }
 
 func (v *Verifier) used(keyID, from string) {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
 )
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -85,4 +86,31 @@ func TestAReportSaysAsOfWhenItIs(t *testing.T) {
 			"lastUsed":{"k":{"at":"2026-01-01T12:00:00Z"},"j":{"at":"2026-01-01T11:00:00Z"}}}`), 0o600))
 		assert.Equal(t, noon, d.usage(t).AsOf)
 	})
+}
+
+func TestAMalformedKeyFileIsReadOnceUntilItChanges(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	v, _ := d.verifier(t, noon)
+	good, err := os.ReadFile(d.keyFile)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(d.keyFile, good[:len(good)/2], 0o600))
+
+	read := v.current()
+	require.ErrorIs(t, read.err, ErrMalformed)
+	_, ok := v.Verify(keyValue)
+	assert.False(t, ok)
+	assert.Same(t, read, v.current())
+
+	require.NoError(t, os.WriteFile(d.keyFile, good[:len(good)/3], 0o600))
+	again := v.current()
+	require.ErrorIs(t, again.err, ErrMalformed)
+	assert.NotSame(t, read, again)
+
+	require.NoError(t, os.Chmod(d.keyFile, 0o620))
+	require.NoError(t, os.WriteFile(d.keyFile, good, 0o600))
+	require.ErrorIs(t, v.current().err, providers.ErrDenied)
+	require.NoError(t, os.Chmod(d.keyFile, 0o600))
+	_, ok = v.Verify(keyValue)
+	assert.True(t, ok, "a file that may not be trusted is tried each time, since a change of its mode does not show")
 }
