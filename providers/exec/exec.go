@@ -79,6 +79,9 @@ var programName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 // Programs are the names that it runs, for those who bound them.
 func (c *Config) Programs() []string { return []string{c.Program} }
 
+// Place is which program is asked of which instance: all that an attestation's question says.
+func (c *Config) Place(instance string) string { return c.Program + " " + instance }
+
 // Problems implements the question of package strictyaml.
 func (c *Config) Problems() []strictyaml.Problem {
 	var problems []strictyaml.Problem
