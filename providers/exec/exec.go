@@ -69,7 +69,7 @@ func Descriptor() providers.Descriptor {
 type Config struct {
 	// Program is a name under programs in the worker configuration.
 	Program string `json:"program"`
-	// Timeout bounds a run, after which the program and its children are killed; 10s when empty, 2m at
+	// Timeout bounds a run, after which the program and its process group are killed; 10s when empty, 2m at
 	// most.
 	Timeout inventory.Duration `json:"timeout,omitzero"`
 }
@@ -226,6 +226,9 @@ func (c *asker) run(ctx context.Context, command []string, question []byte, sent
 	ownGroup(program)
 
 	err := program.Run()
+	if program.Process != nil {
+		_ = killGroup(program) // whom it left behind
+	}
 	switch words := quote(string(stderr.kept), sent); {
 	case err == nil:
 		return stdout.kept, nil
@@ -234,8 +237,7 @@ func (c *asker) run(ctx context.Context, command []string, question []byte, sent
 	case stdout.full:
 		return nil, fmt.Errorf("it wrote more than %d bytes on standard output%s", maxOutput, words)
 	case errors.Is(err, osexec.ErrWaitDelay):
-		_ = killGroup(program) // it may have ended meanwhile
-		return nil, fmt.Errorf("it ended and left a process behind that holds its output, which was killed%s", words)
+		return nil, fmt.Errorf("it ended and left a process behind that holds its output: its process group was killed, and a process that left its group may live on%s", words)
 	default:
 		return nil, fmt.Errorf("it failed: %w%s", err, words)
 	}
