@@ -66,6 +66,8 @@ type IssuerCapabilities struct {
 	// ReportsUsage: key.Info has LastUsedAt, late by at most UsageLag.
 	ReportsUsage bool          `json:"reportsUsage"`
 	UsageLag     time.Duration `json:"usageLag,omitempty"`
+	// ReportsRefusals: who is refused with a disabled key is reported as its use. Otherwise nobody may tell who misses it.
+	ReportsRefusals bool `json:"reportsRefusals"`
 	// Fields are the names of the bundle's fields that make up a key; just "value" when empty. All others
 	// in a store's version are foreign.
 	Fields []string `json:"fields,omitempty"`
@@ -78,7 +80,9 @@ type IssuerCapabilities struct {
 type Issuer interface {
 	Capabilities(ctx context.Context) (IssuerCapabilities, error)
 	// List returns every key of the principal, disabled ones too, oldest first. A destroyed key is not
-	// listed. ErrNotFound when the principal does not exist.
+	// listed. ErrNotFound when the principal does not exist. Where the report of uses has a time of its own
+	// (key.Info.ReportedAt), no use in it is later, no later report has an earlier one, and it stands still
+	// while nobody reports.
 	List(ctx context.Context) ([]key.Info, error)
 	// Issue mints a key. Where the issuer knows tokens, a second call with the token of a live key
 	// returns ErrTokenUsed (or, where it can tell the secret again, the same key). Where it does not, a

@@ -31,7 +31,8 @@ type ProviderType struct {
 	// NeedsAccount: the field account is required; otherwise it is refused.
 	NeedsAccount bool
 	// NewConfig makes a pointer to the zero value of the type's fields in a credential. An issuer's has
-	// Principals() []string, a store's SecretPath() string.
+	// Principals() []string, a store's SecretPath() string. A target's and an attestation's may have
+	// Place(instance string) string: where an instance is written to or asked, equal for what is the same.
 	NewConfig func() any
 	// UsageLag is the least lag with which any account of an issuer type reports usage.
 	UsageLag time.Duration

@@ -70,6 +70,7 @@ func check(inv *Inventory, catalog Catalog, r report) {
 		checkCredential(at{report: r, path: fmt.Sprintf("credentials[%d]", i)}, c, catalog)
 	}
 	checkUnique(inv, catalog, r)
+	checkPlaces(inv, catalog, r)
 	checkDependencies(inv, r)
 }
 
@@ -401,6 +402,53 @@ func checkUnique(inv *Inventory, catalog Catalog, r report) {
 			claim(claimed, place.String(), string(place.Role), c.Name, i)
 		}
 	}
+}
+
+// checkPlaces refuses consumers that share a place. What is delivered to one would be delivered to the other, in whatever
+// wave that is and of whatever credential. Where it is asked which key is in use, one would speak for the other; consumers
+// of two credentials may share that, since one statement may name a key of each.
+func checkPlaces(inv *Inventory, catalog Catalog, r report) {
+	targets := map[string]placed{}
+	for i, c := range inv.Credentials {
+		attestations := map[string]placed{}
+		for j, consumer := range c.Consumers {
+			here, own := at{report: r, path: fmt.Sprintf("credentials[%d].consumers[%d]", i, j)}, placed{credential: i, consumer: j}
+			claim := func(owners map[string]placed, role Role, p Provider) {
+				for _, place := range placesOf(catalog, role, p, consumer.InstanceNames()) {
+					first, taken := owners[place]
+					switch {
+					case !taken:
+						owners[place] = own
+					case first != own:
+						whose := inv.Credentials[first.credential]
+						here.wrong(string(role), fmt.Sprintf("is the same as that of consumer %q of credential %q", clip(whose.Consumers[first.consumer].Name), clip(whose.Name)),
+							"give each consumer its own")
+						return
+					}
+				}
+			}
+			claim(targets, RoleTarget, consumer.Target)
+			if consumer.Attestation != nil {
+				claim(attestations, RoleAttestation, *consumer.Attestation)
+			}
+		}
+	}
+}
+
+// placed is a consumer of a credential, by their places in the inventory.
+type placed struct{ credential, consumer int }
+
+// placesOf are the places that a target or an attestation means for the instances. None where they have no place of their
+// own: those that read the store share it.
+func placesOf(catalog Catalog, role Role, p Provider, instances []string) (places []string) {
+	config, ok := configOf(catalog, role, p).(interface{ Place(instance string) string })
+	if !ok {
+		return nil
+	}
+	for _, instance := range instances {
+		places = append(places, p.Type+" "+config.Place(instance))
+	}
+	return places
 }
 
 // Claim is what one credential alone may have: a principal of an issuer account, or a path in a store's.

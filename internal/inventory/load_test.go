@@ -196,6 +196,81 @@ func TestWhatTwoCredentialsMayNotShare(t *testing.T) {
 	})
 }
 
+func TestWhatTwoConsumersMayNotShare(t *testing.T) {
+	t.Parallel()
+	third := second[:strings.Index(second, "    noConsumers")] + `    consumers:
+      - name: worker
+        target: {type: file, path: /run/keys/worker/key}
+        check: {type: http, url: "http://127.0.0.1:8083/healthz"}
+        attestation: {type: http, url: "http://127.0.0.1:8083/keyturn"}
+`
+	all := base + third
+	exec := strings.NewReplacer(
+		`{type: http, url: "http://127.0.0.1:8081/keyturn"}`, "{type: exec, program: which}", `{type: http, url: "http://127.0.0.1:8082/{instance}"}`, "{type: exec, program: which}",
+	).Replace(all)
+	same := func(field, consumer, credential string) string {
+		return fmt.Sprintf("%s is the same as that of consumer %q of credential %q; give each consumer its own", field, consumer, credential)
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"one URL": {
+			strings.Replace(strings.Replace(all, "8082/{instance}", "8081/keyturn", 1), "[a, b]", "[a]", 1),
+			"inventory.yaml:26:22: " + same("credentials[0].consumers[1].attestation", "canary", "payments-api"),
+		},
+		"one URL, for one of the instances": {
+			strings.Replace(strings.Replace(all, "8082/{instance}", "8081/{instance}", 1), "[a, b]", "[a, keyturn]", 1),
+			same("credentials[0].consumers[1].attestation", "canary", "payments-api"),
+		},
+		"one URL in another spelling": {
+			strings.Replace(strings.Replace(all, "http://127.0.0.1:8082/{instance}", "https://EDGE.internal/{instance}", 1), "http://127.0.0.1:8081/keyturn", "https://edge.internal/a", 1),
+			same("credentials[0].consumers[1].attestation", "canary", "payments-api"),
+		},
+		"one URL, with statements in two places of its reply": {
+			strings.Replace(strings.Replace(all, `8082/{instance}"`, `8081/keyturn", pointer: /checkout`, 1), "[a, b]", "[a]", 1),
+			same("credentials[0].consumers[1].attestation", "canary", "payments-api"),
+		},
+		"one program, which is told the instance alone": {
+			strings.Replace(exec, "[a, b]", "[a, canary]", 1),
+			same("credentials[0].consumers[1].attestation", "canary", "payments-api"),
+		},
+		"one file": {
+			strings.Replace(all, "[a, b]", "[a, canary]", 1),
+			"inventory.yaml:24:17: " + same("credentials[0].consumers[1].target", "canary", "payments-api"),
+		},
+		"one file, with another credential's": {
+			strings.Replace(all, "/run/keys/worker/key", "/run/keys/b/key", 1),
+			same("credentials[1].consumers[0].target", "checkout", "payments-api"),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.NotEqual(t, all, c.text)
+			_, err := load(c.text)
+			require.Error(t, err)
+			assert.Contains(t, err.Error(), c.want)
+		})
+	}
+	t.Run("all at once", func(t *testing.T) {
+		t.Parallel()
+		text := strings.NewReplacer("[a, b]", "[canary]", "8082/{instance}", "8081/keyturn", "/run/keys/worker/key", "/run/keys/canary/key").Replace(all)
+		_, err := load(text)
+		for _, field := range []string{"credentials[0].consumers[1].target", "credentials[0].consumers[1].attestation", "credentials[1].consumers[0].target"} {
+			assert.ErrorContains(t, err, same(field, "canary", "payments-api"))
+		}
+	})
+	for name, text := range map[string]string{
+		"each its own":                              all,
+		"a program that is told two instances":      exec,
+		"a URL that states keys of two credentials": strings.Replace(all, "8083/keyturn", "8081/keyturn", 1),
+		"the store, which those that pull all read": strings.NewReplacer("{type: file, path: /run/keys/canary/key}", "{type: awssecretsmanager}", `{type: file, path: "/run/keys/{instance}/key"}`, "{type: awssecretsmanager}").Replace(all),
+	} {
+		t.Run("but "+name, func(t *testing.T) {
+			t.Parallel()
+			_, err := load(text)
+			assert.NoError(t, err)
+		})
+	}
+}
+
 func TestASecretInTheFileIsFoundAndNotRepeated(t *testing.T) {
 	t.Parallel()
 	for name, secret := range map[string]string{

@@ -43,6 +43,9 @@ type Info struct {
 	LastUsedAt time.Time `json:"lastUsedAt,omitzero"`
 	// LastUsedBy says who used it last, where the issuer knows: a service, an address.
 	LastUsedBy string `json:"lastUsedBy,omitempty"`
+	// ReportedAt is as of when the issuer tells LastUsedAt, by the same clock, which may be another than ours. One that
+	// stands still is that of a stale report. Zero: the report has no time of its own.
+	ReportedAt time.Time `json:"reportedAt,omitzero"`
 	// Token is the issue token the key was minted with, where the issuer remembers it.
 	Token string `json:"token,omitempty"`
 }

@@ -158,6 +158,9 @@ func capabilityFaults(c providers.IssuerCapabilities) []string {
 	if c.UsageLag < 0 || c.ConsistentWithin < 0 || c.UsageLag > 0 && !c.ReportsUsage {
 		list = append(list, "issuer: a lag that cannot be")
 	}
+	if c.ReportsRefusals && !c.CanDisable {
+		list = append(list, "issuer: no key is disabled that somebody could be refused with")
+	}
 	return list
 }
 

@@ -147,7 +147,7 @@ func (c *AttestationConfig) Principals() []string { return []string{c.Principal}
 func (c *AttestationConfig) Problems() []strictyaml.Problem { return userProblems(c.Principal) }
 
 func capabilities(a *Account, c Config) providers.IssuerCapabilities {
-	can := providers.IssuerCapabilities{
+	can := providers.IssuerCapabilities{ // not ReportsRefusals, which AWS does not document
 		Slots: slots, CanDisable: true, ReportsUsage: true, UsageLag: usageLag,
 		Fields: []string{c.keyID(), c.secretKey()}, ConsistentWithin: consistentWithin,
 	}

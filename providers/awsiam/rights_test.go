@@ -140,5 +140,6 @@ func TestUsageLag(t *testing.T) {
 	t.Setenv("AWS_ENDPOINT_URL", "http://[::1]:5000")
 	assert.Empty(t, (&Account{UsageLag: short}).Problems())
 	assert.Equal(t, usageLag, capabilities(&Account{}, Config{}).UsageLag)
+	assert.False(t, capabilities(&Account{}, Config{}).ReportsRefusals, "AWS does not document it")
 	assert.Equal(t, time.Second, capabilities(&Account{UsageLag: short}, Config{}).UsageLag)
 }

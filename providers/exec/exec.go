@@ -72,7 +72,7 @@ func Descriptor() providers.Descriptor {
 type Config struct {
 	// Program is a name under programs in the worker configuration.
 	Program string `json:"program"`
-	// Timeout bounds a run, after which the program and its children are killed; 10s when empty, 2m at
+	// Timeout bounds a run, after which the program and its process group are killed; 10s when empty, 2m at
 	// most.
 	Timeout inventory.Duration `json:"timeout,omitzero"`
 }
@@ -81,6 +81,9 @@ var programName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // Programs are the names that it runs, for those who bound them.
 func (c *Config) Programs() []string { return []string{c.Program} }
+
+// Place is which program is asked of which instance: all that an attestation's question says.
+func (c *Config) Place(instance string) string { return c.Program + " " + instance }
 
 // Problems implements the question of package strictyaml.
 func (c *Config) Problems() []strictyaml.Problem {
@@ -229,6 +232,9 @@ func (c *asker) run(ctx context.Context, command []string, question []byte) ([]b
 	ownGroup(program)
 
 	err := program.Run()
+	if program.Process != nil {
+		_ = killGroup(program) // whom it left behind
+	}
 	switch {
 	case err == nil:
 		return stdout.kept, nil
@@ -237,8 +243,7 @@ func (c *asker) run(ctx context.Context, command []string, question []byte) ([]b
 	case stdout.full:
 		return nil, fmt.Errorf("it wrote more than %d bytes on standard output (%s)", maxOutput, stderr)
 	case errors.Is(err, osexec.ErrWaitDelay):
-		_ = killGroup(program) // it may have ended meanwhile
-		return nil, fmt.Errorf("it ended and left a process behind that holds its output, which was killed (%s)", stderr)
+		return nil, fmt.Errorf("it ended and left a process behind that holds its output: its process group was killed, and a process that left its group may live on (%s)", stderr)
 	default:
 		return nil, fmt.Errorf("it failed: %w (%s)", err, stderr)
 	}

@@ -10,8 +10,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -246,11 +248,62 @@ wait`)
 
 func TestAProcessThatIsLeftBehindDies(t *testing.T) {
 	t.Parallel()
-	path, group := alive(t, `sleep 300 & echo started >&3; echo '{"ok":true}'`)
-	err := open(t, 0, "/bin/sh", path).Check(t.Context(), input())
-	require.ErrorContains(t, err, "left a process behind that holds its output")
-	group.starts(t)
-	group.dies(t)
+	for name, c := range map[string]struct{ body, problem string }{
+		"with the output in its hands": {`sleep 300 & echo started >&3; echo '{"ok":true}'`, "left a process behind that holds its output"},
+		"with nothing in its hands":    {`sleep 300 >/dev/null 2>&1 & echo started >&3; echo '{"ok":true}'`, ""},
+		"by a program that failed":     {`sleep 300 >/dev/null 2>&1 & echo started >&3; exit 3`, "exit status 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path, group := alive(t, c.body)
+			err := open(t, 0, "/bin/sh", path).Check(t.Context(), input())
+			if c.problem == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, c.problem)
+			}
+			group.starts(t)
+			group.dies(t)
+		})
+	}
+}
+
+func TestAProcessThatLeftTheGroupHoldsNobodyUpAndLives(t *testing.T) {
+	t.Parallel()
+	if _, err := osexec.LookPath("setsid"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("setsid is missing: apt-get install util-linux")
+		}
+		t.Skip("setsid is missing: apt-get install util-linux")
+	}
+	for name, c := range map[string]struct{ leaves, goesOn, problem string }{
+		"with the output in its hands": {`sleep 300 >&5`, `echo '{"ok":true}'`, "a process that left its group may live on"},
+		"with nothing in its hands":    {`sleep 300 >/dev/null 2>&1 5>&-`, `echo '{"ok":true}'`, ""},
+		"when the program is killed":   {`sleep 300 >&5`, `exec sleep 300`, "it was killed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path, group := alive(t, `exec 5>&1; left=$(setsid sh -c '`+c.leaves+` & echo $!'); echo $left >&3; `+c.goesOn)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			check, ended := open(t, 0, "/bin/sh", path), make(chan error, 1)
+			go func() { ended <- check.Check(ctx, input()) }()
+			line, err := group.said.ReadString('\n')
+			require.NoError(t, err)
+			left, err := strconv.Atoi(strings.TrimSpace(line))
+			require.NoError(t, err)
+			if c.problem == "it was killed" {
+				cancel()
+			}
+			if err := <-ended; c.problem == "" {
+				assert.NoError(t, err)
+			} else {
+				assert.ErrorContains(t, err, c.problem)
+			}
+			assert.NoError(t, syscall.Kill(left, syscall.SIGKILL), "it lives, as the protocol says")
+			group.dies(t)
+		})
+	}
 }
 
 // group is a pipe that the processes of a script hold, and that nobody holds any more when all of them are dead.

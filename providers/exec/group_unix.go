@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// ownGroup gives the program a process group, so that its children die with it.
+// ownGroup gives the program a process group, so that its children die with it, but for those that leave the group.
 func ownGroup(program *osexec.Cmd) {
 	program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	program.Cancel = func() error { return killGroup(program) }

@@ -44,6 +44,11 @@ type TargetConfig struct {
 	Variables map[string]string `json:"variables,omitempty"`
 }
 
+// Place is the file that is written for an instance.
+func (c *TargetConfig) Place(instance string) string {
+	return strings.ReplaceAll(c.Path, instancePlaceholder, instance)
+}
+
 // Problems tells what is wrong with the configuration.
 func (c *TargetConfig) Problems() []strictyaml.Problem {
 	var list []strictyaml.Problem

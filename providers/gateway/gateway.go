@@ -6,7 +6,9 @@
 // <key file>.lock; whoever edits it by hand takes that lock and replaces it, too.
 //
 // For a gateway written in Go it is the Verifier, which checks keys, notices each change of the key file
-// with the next request, and reports the last use of each key in the usage file.
+// with the next request, and reports the last use of each key in the usage file, refused uses of a disabled one too. Each
+// report says as of when it is, by the gateway's clock, also when nothing was used. Gateways that share a usage file report
+// as one: it is as of when the last of them did, so let one that cannot report (Verifier.Err) take no requests.
 //
 // A destroyed key leaves nothing behind in the file.
 package gateway
@@ -122,6 +124,6 @@ func (c *Config) Problems() []strictyaml.Problem {
 func capabilities(a Account) providers.IssuerCapabilities {
 	return providers.IssuerCapabilities{
 		Slots: a.slots(), CanDisable: true, CanNarrow: true, CanExpire: true,
-		ReportsUsage: true, UsageLag: max(a.UsageLag.Std(), leastUsageLag),
+		ReportsUsage: true, UsageLag: max(a.UsageLag.Std(), leastUsageLag), ReportsRefusals: true,
 	}
 }

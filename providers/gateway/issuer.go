@@ -60,6 +60,7 @@ func (i *issuer) List(ctx context.Context) ([]key.Info, error) {
 		if r.Principal == i.principal {
 			info := r.info()
 			info.LastUsedAt, info.LastUsedBy = usage.of(r)
+			info.ReportedAt = usage.AsOf
 			infos = append(infos, info)
 		}
 	}

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +25,8 @@ type usageFile struct {
 	Schema string `json:"schema"`
 	// Since is when the record began. Uses before it may be missing: a damaged file begins a new record.
 	Since time.Time `json:"since"`
+	// AsOf is when a gateway reported last, with uses or without; where none says so, the latest time in the file.
+	AsOf time.Time `json:"asOf"`
 	// LastUsed is the last use of each key, by key ID.
 	LastUsed map[string]use `json:"lastUsed"`
 }
@@ -112,7 +113,18 @@ func parseUsage(data []byte) (*usageFile, error) {
 	if u.Schema != usageSchema || u.Since.IsZero() {
 		return nil, fmt.Errorf("%w: it lacks its schema or its beginning", ErrMalformed)
 	}
+	u.AsOf = latest(u.AsOf, u.Since)
+	for _, last := range u.LastUsed {
+		u.AsOf = latest(u.AsOf, last.At)
+	}
 	return u, nil
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // merge adds uses to the record: of each key the latest stays.
@@ -127,31 +139,28 @@ func (u *usageFile) merge(uses map[string]use) {
 	}
 }
 
-// report brings uses into the usage file, where other gateways report, too, and forgets the keys that do
-// not live any more. It returns the record. A missing or damaged file begins a new record at begins.
-func report(ctx context.Context, path string, uses map[string]use, live func(keyID string) bool, begins time.Time) (map[string]use, error) {
+// report brings uses until now into the usage file, where other gateways report, too, and forgets the keys that do
+// not live any more. It returns what the file says then. A missing or damaged file begins a new record now.
+func report(ctx context.Context, path string, uses map[string]use, live func(keyID string) bool, now time.Time) (*usageFile, error) {
 	var u *usageFile
 	err := locked(ctx, path, func() error {
-		before, err := readTrusted(path)
+		data, err := readTrusted(path)
 		if err == nil {
-			u, err = parseUsage(before)
+			u, err = parseUsage(data)
 		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrMalformed), errors.Is(err, providers.ErrDenied):
-			before, u = nil, &usageFile{Schema: usageSchema, Since: begins.UTC()}
+			u = &usageFile{Schema: usageSchema, Since: now}
 		case err != nil:
 			return err
 		}
 		u.merge(uses)
+		u.AsOf = latest(u.AsOf, now)
 		maps.DeleteFunc(u.LastUsed, func(id string, _ use) bool { return !live(id) })
-		after, err := encode(u)
-		if err != nil || bytes.Equal(before, after) {
-			return err
-		}
-		return writeFile(path, after)
+		return writeJSON(path, u)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reporting usage in %q: %w", path, err)
 	}
-	return u.LastUsed, nil
+	return u, nil
 }

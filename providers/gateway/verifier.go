@@ -17,6 +17,8 @@ import (
 const (
 	// flushEvery is how often uses are reported: well within leastUsageLag.
 	flushEvery = leastUsageLag / 4
+	// restsFor is how old a report gets before the next one, which has nothing new.
+	restsFor = leastUsageLag / 2
 	// flushWithin bounds the wait for the lock of the usage file.
 	flushWithin = 5 * time.Second
 	// maxFrom bounds what is kept of who used a key.
@@ -41,15 +43,15 @@ type Verifier struct {
 	keys   atomic.Pointer[snapshot]
 	reload sync.Mutex
 
-	mu       sync.Mutex // guards the following
-	uses     map[string]use
-	dirty    bool
-	reported os.FileInfo
-	lost     error
+	mu    sync.Mutex // guards the following
+	uses  map[string]use
+	dirty bool
+	asOf  time.Time // of the last report
+	lost  error
 }
 
-// snapshot is the key file as it was read. The file stays open, so that no later one can get its inode:
-// as long as the path leads to this inode, this is its content.
+// snapshot is the key file as it was read, a malformed one too. The file stays open, so that no later one can get its inode:
+// as long as the path leads to this inode, this is its content. Without a file it could not be read, and is read again.
 type snapshot struct {
 	file *os.File
 	info os.FileInfo
@@ -67,8 +69,9 @@ func OpenVerifier(keyFile, usageFile string) (*Verifier, error) {
 		keyFile: keyFile, usageFile: usageFile, now: time.Now,
 		uses: map[string]use{}, stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	if err := v.current().err; err != nil {
-		return nil, fmt.Errorf("opening verifier: %w", err)
+	if s := v.current(); s.err != nil {
+		s.close()
+		return nil, fmt.Errorf("opening verifier: %w", s.err)
 	}
 	if err := v.flush(); err != nil {
 		v.keys.Load().close()
@@ -94,9 +97,8 @@ func (v *Verifier) VerifyFrom(value, from string) (Grant, bool) {
 	if r == nil {
 		return Grant{}, false
 	}
-	now := v.now()
-	v.used(r.ID, now, v.shownSender(r.ID, value, from))
-	if !r.accepted(now) {
+	v.used(r.ID, v.shownSender(r.ID, value, from))
+	if !r.accepted(v.now()) {
 		return Grant{}, false
 	}
 	return Grant{Principal: r.Principal, KeyID: r.ID, Scopes: slices.Clone(r.Scopes)}, true
@@ -138,9 +140,9 @@ func (v *Verifier) current() *snapshot {
 	return s
 }
 
-// is tells whether s is of the file that info describes. A snapshot with an error is never taken again.
+// is tells whether s is what the file has that info describes.
 func (s *snapshot) is(info os.FileInfo) bool {
-	return s != nil && s.err == nil && os.SameFile(s.info, info) && s.info.ModTime().Equal(info.ModTime()) && s.info.Size() == info.Size()
+	return s != nil && s.file != nil && os.SameFile(s.info, info) && s.info.ModTime().Equal(info.ModTime()) && s.info.Size() == info.Size()
 }
 
 func (s *snapshot) close() {
@@ -155,14 +157,19 @@ func load(path string) *snapshot {
 		return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
 	}
 	info, err := file.Stat()
+	var f *keyFile
 	if err == nil {
-		var f *keyFile
-		if f, err = decodeKeyFile(file); err == nil {
-			return &snapshot{file: file, info: info, keys: f.index()}
-		}
+		f, err = decodeKeyFile(file)
 	}
-	_ = file.Close()
-	return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
+	if err == nil {
+		return &snapshot{file: file, info: info, keys: f.index()}
+	}
+	s := &snapshot{file: file, info: info, err: fmt.Errorf("reading key file %q: %w", path, err)}
+	if !errors.Is(err, ErrMalformed) { // another try may read it
+		s.close()
+		s.file = nil
+	}
+	return s
 }
 
 // shownSender is what is kept of the sender of a key.
@@ -182,12 +189,16 @@ func (v *Verifier) shownSender(keyID, value, from string) string {
 	return from
 }
 
-func (v *Verifier) used(keyID string, at time.Time, from string) {
+func (v *Verifier) used(keyID, from string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.uses[keyID] = use{At: at.UTC(), From: from}
+	v.uses[keyID] = use{At: v.clock(), From: from}
 	v.dirty = true
 }
+
+// clock is the time for the report: none comes before the last report, whoever made it, by a clock that was ahead. So a use
+// is never older than a report that does not have it. v.mu is held.
+func (v *Verifier) clock() time.Time { return latest(v.now().UTC(), v.asOf) }
 
 // report reports uses until Close.
 func (v *Verifier) report() {
@@ -207,41 +218,38 @@ func (v *Verifier) report() {
 	}
 }
 
-// flush reports the uses, if there are any since the last time or if the file is not what it was then.
+// flush reports the uses, if there are any since the last time, or that there are none.
 func (v *Verifier) flush() error {
 	v.mu.Lock()
 	uses := make(map[string]use, len(v.uses))
 	for id, u := range v.uses {
 		uses[id] = u
 	}
-	dirty, reported := v.dirty, v.reported
+	dirty, now := v.dirty, v.clock()
+	rests := now.Sub(v.asOf) < restsFor
 	v.dirty = false
 	v.mu.Unlock()
 
-	info, err := os.Stat(v.usageFile)
-	if !dirty && err == nil && reported != nil && os.SameFile(info, reported) && info.ModTime().Equal(reported.ModTime()) {
+	if !dirty && rests {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushWithin)
 	defer cancel()
-	record, err := report(ctx, v.usageFile, uses, v.live(), v.now())
-	if err == nil {
-		info, err = os.Stat(v.usageFile)
-	}
+	usage, err := report(ctx, v.usageFile, uses, v.live(), now)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {
 		v.dirty = true // to be tried again
 		return err
 	}
-	v.reported = info
-	for id, u := range record {
+	v.asOf = usage.AsOf
+	for id, u := range usage.LastUsed {
 		if u.At.After(v.uses[id].At) {
 			v.uses[id] = u
 		}
 	}
 	for id := range v.uses {
-		if _, lives := record[id]; !lives && !v.dirty {
+		if _, lives := usage.LastUsed[id]; !lives && !v.dirty {
 			delete(v.uses, id)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	stdhttp "net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-openapi/jsonpointer"
@@ -25,6 +27,17 @@ type AttestationConfig struct {
 	Pointer string `json:"pointer,omitempty"`
 	// Timeout bounds each request; 5s when empty, 1m at most.
 	Timeout inventory.Duration `json:"timeout,omitzero"`
+}
+
+// Place is the URL that is asked for an instance, wherever in the reply its statement is.
+func (c *AttestationConfig) Place(instance string) string {
+	place := strings.ReplaceAll(c.URL, instancePlaceholder, instance)
+	u, err := url.Parse(place)
+	if err != nil {
+		return place
+	}
+	u.Host = strings.ToLower(u.Host)
+	return u.String()
 }
 
 // Problems implements the question of package strictyaml.

@@ -21,14 +21,21 @@ type PrincipalSettings struct {
 	KnowsTokens bool
 	// Objections are what CheckRights answers.
 	Objections []string
+	// DatesReports: key.Info has ReportedAt.
+	DatesReports bool
+	// ReportLag is how old the report of uses is, where that is more than UsageLag: nobody reports. A report never gets
+	// older, so that it stands still when the lag grows.
+	ReportLag time.Duration
+	// ClockSkew is by how much the issuer's clock is ahead of the World's; below zero, behind. It tells all times by it.
+	ClockSkew time.Duration
 }
 
 // Strict are the settings of an issuer that can do everything, at once.
 func Strict() PrincipalSettings {
 	return PrincipalSettings{
-		KnowsTokens: true,
+		KnowsTokens: true, DatesReports: true,
 		IssuerCapabilities: providers.IssuerCapabilities{
-			Slots: 2, CanDisable: true, CanNarrow: true, CanExpire: true, ReportsUsage: true,
+			Slots: 2, CanDisable: true, CanNarrow: true, CanExpire: true, ReportsUsage: true, ReportsRefusals: true,
 		},
 	}
 }
@@ -37,6 +44,7 @@ type principal struct {
 	name     string
 	settings PrincipalSettings
 	keys     []*issuedKey // destroyed ones, too
+	reported time.Time    // until when uses are in the report
 }
 
 // issuedKey is one key, with all that ever happened to it.
@@ -139,9 +147,20 @@ func (p *principal) liveKey(id string) *issuedKey {
 	return nil
 }
 
+// clock is what the issuer's clock shows at a moment.
+func (p *principal) clock(at time.Time) time.Time { return at.Add(p.settings.ClockSkew) }
+
+// report is until when uses are in what the issuer reports now.
+func (p *principal) report(now time.Time) time.Time {
+	if until := now.Add(-max(p.settings.UsageLag, p.settings.ReportLag)); until.After(p.reported) {
+		p.reported = until
+	}
+	return p.reported
+}
+
 // accepts tells whether the issuer lets a key through that it shows at now.
 func (p *principal) accepts(k *issuedKey, now time.Time) bool {
-	expired := !k.info.ExpiresAt.IsZero() && !now.Before(k.info.ExpiresAt)
+	expired := !k.info.ExpiresAt.IsZero() && !p.clock(now).Before(k.info.ExpiresAt)
 	return k.stateAt(p.visible(now)) == key.Active && !expired
 }
 
@@ -156,7 +175,7 @@ func (w *World) keyOf(b secret.Bundle) (*principal, *issuedKey) {
 }
 
 // Use uses a key as somebody called from. nil: it was accepted; providers.ErrKeyRefused: it was not. The
-// attempt counts as a use unless the key is destroyed.
+// attempt counts as a use unless the key is destroyed, or disabled where the issuer does not report refusals.
 func (w *World) Use(b secret.Bundle, from string) error {
 	return w.locked(func(now time.Time) error { return w.use(now, b, from) })
 }
@@ -167,7 +186,7 @@ func (w *World) use(now time.Time, b secret.Bundle, from string) error {
 		return fmt.Errorf("%w: it is no key", providers.ErrKeyRefused)
 	}
 	state := k.stateAt(p.visible(now))
-	if state == key.Active || state == key.Disabled {
+	if state == key.Active || state == key.Disabled && p.settings.ReportsRefusals {
 		k.uses = append(k.uses, providers.UsageEvent{KeyID: k.info.KeyID, At: now, Action: "request", From: from})
 	}
 	if !p.accepts(k, now) {
@@ -250,14 +269,21 @@ func (i issuer) List(ctx context.Context) (list []key.Info, err error) {
 // told is what the issuer tells of the key.
 func (k *issuedKey) told(p *principal, state key.State, now time.Time) key.Info {
 	info := k.info
-	info.State = state
+	info.State, info.CreatedAt = state, p.clock(k.info.CreatedAt)
 	if !p.settings.KnowsTokens {
 		info.Token = ""
 	}
+	if !p.settings.ReportsUsage {
+		return info
+	}
+	until := p.report(now)
 	for _, u := range k.uses {
-		if p.settings.ReportsUsage && !u.At.After(now.Add(-p.settings.UsageLag)) {
-			info.LastUsedAt, info.LastUsedBy = u.At, u.From
+		if !u.At.After(until) {
+			info.LastUsedAt, info.LastUsedBy = p.clock(u.At), u.From
 		}
+	}
+	if p.settings.DatesReports {
+		info.ReportedAt = p.clock(until)
 	}
 	return info
 }
@@ -292,7 +318,7 @@ func (p *principal) mayIssue(r providers.IssueRequest, now time.Time) error {
 		return fmt.Errorf("%w: this is the issuer of another principal", providers.ErrInvalid)
 	case !r.ExpiresAt.IsZero() && !p.settings.CanExpire:
 		return fmt.Errorf("%w: keys cannot expire here", providers.ErrUnsupported)
-	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
+	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(p.clock(now)):
 		return fmt.Errorf("%w: the key would have expired", providers.ErrInvalid)
 	}
 	live := 0
@@ -391,8 +417,9 @@ func (i issuer) Usage(ctx context.Context, ref key.Ref, since time.Time, limit i
 	err = i.do(ctx, OpUsage, func(p *principal, now time.Time) error {
 		for _, k := range p.keys {
 			for _, u := range k.uses {
-				seen := k.info.KeyID == ref.KeyID && !u.At.Before(since) && !u.At.After(now.Add(-p.settings.UsageLag))
-				if seen && len(events) < limit {
+				seen := k.info.KeyID == ref.KeyID && !u.At.After(p.report(now))
+				u.At = p.clock(u.At)
+				if seen && !u.At.Before(since) && len(events) < limit {
 					events = append(events, u)
 				}
 			}

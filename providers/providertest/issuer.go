@@ -20,6 +20,8 @@ type IssuerSetup struct {
 	Open func(t T) IssuerWorld
 	// KnowsTokens: a token mints one live key. Otherwise each Issue mints another.
 	KnowsTokens bool
+	// DatesReports: what is reported of uses has a time of its own, key.Info.ReportedAt.
+	DatesReports bool
 }
 
 // IssuerWorld is a principal at an issuer, and what can be done around it.
@@ -30,6 +32,8 @@ type IssuerWorld struct {
 	Principal string
 	// Use uses a key as a consumer does. nil: it was accepted; providers.ErrKeyRefused: it was not.
 	Use func(b secret.Bundle) error
+	// Silence lets nobody report uses until resume; nil where that cannot be done.
+	Silence func() (resume func())
 	Faults
 }
 
@@ -69,13 +73,17 @@ func IssuerCases(s IssuerSetup) []Case {
 		{"a self-test tells which keys work", selfTest},
 		{"a bundle is never taken for another key", identify},
 		{"the last use is reported within the lag", lastUsed},
+		{"a use and the report of it have their times from one clock", reportHasTheClockOfUses},
+		{"a report gets younger without uses, and never older", reportGetsYounger},
+		{"a report stands still while nobody reports", staleReport},
+		{"who is refused with a disabled key is reported, where the issuer says so", refusalsReported},
 		{"what is throttled has no effect and passes later", issuerThrottled},
 		{"an ended context has no effect", issuerExpired},
 		{"a call that is cancelled halfway ends, and can be made again", issuerInterrupted},
 		{"no error tells a key", issuerErrors},
 	} {
 		cases = append(cases, Case{c.name, func(t T) {
-			w := issuerWorld{IssuerWorld: s.Open(t), knowsTokens: s.KnowsTokens}
+			w := issuerWorld{IssuerWorld: s.Open(t), knowsTokens: s.KnowsTokens, datesReports: s.DatesReports}
 			can, err := w.Issuer.Capabilities(t.Context())
 			require.NoError(t, err)
 			w.can = can
@@ -88,8 +96,9 @@ func IssuerCases(s IssuerSetup) []Case {
 // issuerWorld is what a case works with.
 type issuerWorld struct {
 	IssuerWorld
-	can         providers.IssuerCapabilities
-	knowsTokens bool
+	can          providers.IssuerCapabilities
+	knowsTokens  bool
+	datesReports bool
 }
 
 // tokens of the suite.
@@ -99,6 +108,10 @@ func (w issuerWorld) list(t T) []key.Info {
 	t.Helper()
 	list, err := w.Issuer.List(t.Context())
 	require.NoError(t, err)
+	for _, k := range list {
+		assert.Equal(t, w.datesReports, !k.ReportedAt.IsZero(), "a report has a time of its own always, or never")
+		assert.False(t, w.datesReports && k.LastUsedAt.After(k.ReportedAt), "a report has no use that comes after it")
+	}
 	return list
 }
 
@@ -160,6 +173,7 @@ func capabilitiesHold(t T, w issuerWorld) {
 	assert.False(t, w.can.Slots < 0 || w.can.Slots == 1, "with one slot no key can be replaced without downtime")
 	assert.GreaterOrEqual(t, w.can.ConsistentWithin, time.Duration(0))
 	assert.True(t, w.can.ReportsUsage || w.can.UsageLag == 0, "a lag of nothing")
+	assert.True(t, w.can.CanDisable || !w.can.ReportsRefusals, "no key is disabled that somebody could be refused with")
 }
 
 func noKeys(t T, w issuerWorld) { assert.Empty(t, w.list(t)) }
@@ -180,7 +194,7 @@ func issuedIsListed(t T, w issuerWorld) {
 	w.await(t, "the key is listed", func(list []key.Info) bool { return len(list) == 1 })
 	got := w.list(t)[0]
 	assert.True(t, got.CreatedAt.Equal(issued.Key.CreatedAt))
-	got.CreatedAt = issued.Key.CreatedAt
+	got.CreatedAt, got.ReportedAt = issued.Key.CreatedAt, issued.Key.ReportedAt
 	assert.Equal(t, issued.Key, got)
 }
 

@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -32,7 +33,7 @@ func destroyUnknown(t T, w issuerWorld) {
 }
 
 func othersKeys(t T, w issuerWorld) {
-	other := issuerWorld{IssuerWorld: w.IssuerWorld, can: w.can, knowsTokens: w.knowsTokens}
+	other := w
 	other.Issuer = w.Other
 	ref, b := other.issue(t, firstToken)
 	w.works(t, b)
@@ -189,6 +190,94 @@ func lastUsed(t T, w issuerWorld) {
 	assert.False(t, info.LastUsedAt.After(time.Now().Add(time.Second)), "not in the future")
 	info, _ = w.listed(t, unused.KeyID)
 	assert.Zero(t, info.LastUsedAt, "a key that was never used")
+}
+
+// dated skips the case, and says false, where reports have no time of their own or come too late to wait for.
+func (w issuerWorld) dated(t T) bool {
+	t.Helper()
+	dated := w.datesReports && w.can.UsageLag <= longestLag
+	if !dated {
+		skip(t, "reports have no time of their own, or come too late to wait for")
+	}
+	return dated
+}
+
+// reported awaits a report of a key.
+func (w issuerWorld) reported(t T, ref key.Ref, what string, holds func(key.Info) bool) {
+	t.Helper()
+	eventually(t, w.can.UsageLag+w.can.ConsistentWithin, what, func() bool {
+		info, ok := w.listed(t, ref.KeyID)
+		return ok && holds(info)
+	})
+}
+
+func reportHasTheClockOfUses(t T, w issuerWorld) {
+	if !w.dated(t) {
+		return
+	}
+	ref, b := w.issue(t, firstToken)
+	before, _ := w.listed(t, ref.KeyID)
+	w.works(t, b)
+	w.reported(t, ref, "the use is reported", func(k key.Info) bool { return !k.LastUsedAt.IsZero() })
+	after, _ := w.listed(t, ref.KeyID)
+	assert.False(t, after.LastUsedAt.Before(before.ReportedAt), "a use comes after the report that does not have it")
+}
+
+func reportGetsYounger(t T, w issuerWorld) {
+	if !w.dated(t) {
+		return
+	}
+	ref, _ := w.issue(t, firstToken)
+	last, _ := w.listed(t, ref.KeyID)
+	for range 3 {
+		w.reported(t, ref, "another report", func(k key.Info) bool {
+			assert.False(t, k.ReportedAt.Before(last.ReportedAt), "a report does not get older")
+			return k.ReportedAt.After(last.ReportedAt)
+		})
+		last, _ = w.listed(t, ref.KeyID)
+	}
+}
+
+func staleReport(t T, w issuerWorld) {
+	if !w.dated(t) {
+		return
+	}
+	if w.Silence == nil {
+		skip(t, "the setup cannot keep anybody from reporting")
+		return
+	}
+	ref, b := w.issue(t, firstToken)
+	resume := sync.OnceFunc(w.Silence())
+	defer resume()
+	stale, _ := w.listed(t, ref.KeyID)
+	pause(2 * time.Millisecond) // so that the use comes after the report
+	w.works(t, b)
+	pause(w.can.UsageLag + w.can.ConsistentWithin)
+	still, _ := w.listed(t, ref.KeyID)
+	assert.Zero(t, still.LastUsedAt, "nobody reported it")
+	assert.True(t, stale.ReportedAt.Equal(still.ReportedAt), "what was not reported yet is not in a report of now")
+	resume()
+	w.reported(t, ref, "the use is reported afterwards", func(k key.Info) bool {
+		return k.ReportedAt.After(stale.ReportedAt) && !k.LastUsedAt.Before(stale.ReportedAt)
+	})
+}
+
+func refusalsReported(t T, w issuerWorld) {
+	d := w.disabler(t)
+	if d == nil || !w.can.ReportsRefusals || w.can.UsageLag > longestLag {
+		skip(t, "the issuer does not say that it reports refusals, or reports them too late to wait for")
+		return
+	}
+	ref, b := w.issue(t, firstToken)
+	w.works(t, b)
+	require.NoError(t, d.Disable(t.Context(), ref))
+	w.refused(t, b)
+	pause(w.can.UsageLag + w.can.ConsistentWithin) // what was accepted until then is reported
+	disabled, _ := w.listed(t, ref.KeyID)
+	w.reported(t, ref, "the refused use is reported", func(k key.Info) bool {
+		require.ErrorIs(t, w.Use(b), providers.ErrKeyRefused)
+		return k.LastUsedAt.After(disabled.LastUsedAt)
+	})
 }
 
 // calls are those of every operation with one key.

@@ -6,8 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
@@ -29,7 +31,7 @@ func faults(w *memory.World) providertest.Faults {
 // issuerIn makes a World with two principals; wrap may plant a bug.
 func issuerIn(settings memory.PrincipalSettings, wrap func(*memory.World, providers.Issuer) providers.Issuer) providertest.IssuerSetup {
 	return providertest.IssuerSetup{
-		KnowsTokens: settings.KnowsTokens,
+		KnowsTokens: settings.KnowsTokens, DatesReports: settings.DatesReports,
 		Open: func(providertest.T) providertest.IssuerWorld {
 			w := memory.NewWorld(nil)
 			w.SetPrincipal("p", settings)
@@ -37,6 +39,12 @@ func issuerIn(settings memory.PrincipalSettings, wrap func(*memory.World, provid
 			return providertest.IssuerWorld{
 				Issuer: wrap(w, w.Issuer("p")), Other: w.Issuer("q"), Principal: "p",
 				Use: func(b secret.Bundle) error { return w.Use(b, "test") }, Faults: faults(w),
+				Silence: func() func() {
+					silent := settings
+					silent.ReportLag = 24 * time.Hour
+					w.SetPrincipal("p", silent)
+					return func() { w.SetPrincipal("p", settings) }
+				},
 			}
 		},
 	}
@@ -94,17 +102,53 @@ func TestMemoryIssuer(t *testing.T) {
 	bare := memory.PrincipalSettings{IssuerCapabilities: providers.IssuerCapabilities{Slots: 3}}
 	endless := memory.Strict()
 	endless.Slots = 0
+	late := memory.Strict()
+	late.UsageLag, late.ConsistentWithin = 50*time.Millisecond, 40*time.Millisecond
 	for name, settings := range map[string]memory.PrincipalSettings{
 		"one that can do everything":                   memory.Strict(),
 		"one like AWS IAM, late and without tokens":    likeAWS,
 		"one that can neither disable, end nor report": bare,
 		"one without slots":                            endless,
+		"one that is late with all":                    late,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			providertest.Issuer(t, issuerIn(settings, asItIs))
 		})
 	}
+}
+
+func TestMemoryIssuerTellsTimesByItsOwnClock(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	w := memory.NewWorld(func() time.Time { return now })
+	settings := memory.Strict()
+	settings.ClockSkew = -3 * time.Hour
+	w.SetPrincipal("p", settings)
+	b := w.AddKey("p", "k", now)
+	listed := func() key.Info {
+		t.Helper()
+		list, err := w.Issuer("p").List(t.Context())
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+		return list[0]
+	}
+	require.NoError(t, w.Use(b, "somebody"))
+	nine := now.Add(-3 * time.Hour)
+	got := listed()
+	assert.Equal(t, [3]time.Time{nine, nine, nine}, [3]time.Time{got.CreatedAt, got.LastUsedAt, got.ReportedAt})
+
+	settings.ReportLag = time.Hour
+	w.SetPrincipal("p", settings)
+	now = now.Add(30 * time.Minute)
+	require.NoError(t, w.Use(b, "somebody"))
+	got = listed()
+	assert.Equal(t, nine, got.ReportedAt, "a report that is late from now on does not get older")
+	assert.Equal(t, nine, got.LastUsedAt)
+	now = now.Add(time.Hour)
+	got = listed()
+	assert.Equal(t, nine.Add(30*time.Minute), got.ReportedAt)
+	assert.Equal(t, nine.Add(30*time.Minute), got.LastUsedAt)
 }
 
 func TestMemoryStore(t *testing.T) {

@@ -24,7 +24,7 @@ type issuerBugs struct {
 	tokenForgotten, tokenUnlisted, slotMore, disabledNeedsNoSlot, destroyOnce, destroyIsDisable, destroyNothing, destroysAll     bool
 	disableNothing, enableDestroyed, listsDestroyed, newestFirst, hidesDisabled, selfTestAlways, identifiesAnything, identifyUse bool
 	tellsKey, throttledIsPlain, throttledActs, deaf, actsWhenExpired, noExpiry, noUsage, usageOfAll, lateForever, closesBundle   bool
-	anyPrincipal, sharedPrincipals                                                                                               bool
+	anyPrincipal, sharedPrincipals, otherClock, datedWhenAsked, older, undated, usedLater, hidesRefusals                         bool
 }
 
 // buggyIssuer is memory's issuer with bugs.
@@ -79,6 +79,12 @@ func (i *buggyIssuer) Issue(ctx context.Context, r providers.IssueRequest) (prov
 	return issued, i.refine(err, secret.Bundle{})
 }
 
+func (i *buggyIssuer) Capabilities(ctx context.Context) (providers.IssuerCapabilities, error) {
+	can, err := i.Issuer.Capabilities(ctx)
+	can.ReportsRefusals = true
+	return can, err
+}
+
 func (i *buggyIssuer) List(ctx context.Context) ([]key.Info, error) {
 	list, err := i.Issuer.List(ctx)
 	for n := range list {
@@ -89,6 +95,16 @@ func (i *buggyIssuer) List(ctx context.Context) ([]key.Info, error) {
 			list[n].LastUsedAt = time.Time{}
 		case i.bugs.usageOfAll:
 			list[n].LastUsedAt = time.Now()
+		case i.bugs.usedLater && !list[n].LastUsedAt.IsZero():
+			list[n].LastUsedAt = list[n].LastUsedAt.Add(time.Hour)
+		case i.bugs.otherClock:
+			list[n].ReportedAt = list[n].ReportedAt.Add(time.Hour)
+		case i.bugs.datedWhenAsked:
+			list[n].ReportedAt = time.Now()
+		case i.bugs.older:
+			list[n].ReportedAt = list[n].ReportedAt.Add(-time.Second * time.Duration(i.n.Add(1)))
+		case i.bugs.undated:
+			list[n].ReportedAt = time.Time{}
 		}
 	}
 	if i.bugs.newestFirst {
@@ -181,38 +197,46 @@ func (i *buggyIssuer) SelfTest(ctx context.Context, b secret.Bundle) error {
 func TestIssuerSuiteFindsBugs(t *testing.T) {
 	t.Parallel()
 	cases := func(bugs issuerBugs) []providertest.Case {
-		return providertest.IssuerCases(issuerIn(memory.Strict(), func(w *memory.World, i providers.Issuer) providers.Issuer {
+		settings := memory.Strict()
+		settings.ReportsRefusals = !bugs.hidesRefusals
+		return providertest.IssuerCases(issuerIn(settings, func(w *memory.World, i providers.Issuer) providers.Issuer {
 			return &buggyIssuer{Issuer: i, w: w, bugs: bugs}
 		}))
 	}
 	planted(t, cases, map[string]issuerBugs{
-		"issuing is not tied to the token":                {tokenForgotten: true},
-		"an orphan does not tell its token":               {tokenUnlisted: true},
-		"a key more than slots":                           {slotMore: true},
-		"a disabled key leaves its slot":                  {disabledNeedsNoSlot: true},
-		"a key can be destroyed once only":                {destroyOnce: true},
-		"destroying is only disabling":                    {destroyIsDisable: true},
-		"destroying does nothing":                         {destroyNothing: true},
-		"destroying takes the other keys along":           {destroysAll: true},
-		"destroying reaches another principal's keys":     {sharedPrincipals: true},
-		"disabling does nothing":                          {disableNothing: true},
-		"enabling a destroyed key succeeds":               {enableDestroyed: true},
-		"destroyed keys are listed":                       {listsDestroyed: true},
-		"the newest key comes first":                      {newestFirst: true},
-		"disabled keys are not listed":                    {hidesDisabled: true},
-		"a second key is never listed":                    {lateForever: true},
-		"the self-test always passes":                     {selfTestAlways: true},
-		"the self-test closes the bundle":                 {closesBundle: true},
-		"any bundle is identified as some key":            {identifiesAnything: true},
-		"identifying uses the key":                        {identifyUse: true},
-		"an error tells the key":                          {tellsKey: true},
-		"throttling is not told":                          {throttledIsPlain: true},
-		"what was throttled happened":                     {throttledActs: true},
-		"it does not honour its context":                  {deaf: true},
-		"the end of a key is ignored":                     {noExpiry: true},
-		"no use is reported":                              {noUsage: true},
-		"a key that was never used has a last use":        {usageOfAll: true},
-		"a key is minted for whatever principal is asked": {anyPrincipal: true},
+		"issuing is not tied to the token":                 {tokenForgotten: true},
+		"an orphan does not tell its token":                {tokenUnlisted: true},
+		"a key more than slots":                            {slotMore: true},
+		"a disabled key leaves its slot":                   {disabledNeedsNoSlot: true},
+		"a key can be destroyed once only":                 {destroyOnce: true},
+		"destroying is only disabling":                     {destroyIsDisable: true},
+		"destroying does nothing":                          {destroyNothing: true},
+		"destroying takes the other keys along":            {destroysAll: true},
+		"destroying reaches another principal's keys":      {sharedPrincipals: true},
+		"disabling does nothing":                           {disableNothing: true},
+		"enabling a destroyed key succeeds":                {enableDestroyed: true},
+		"destroyed keys are listed":                        {listsDestroyed: true},
+		"the newest key comes first":                       {newestFirst: true},
+		"disabled keys are not listed":                     {hidesDisabled: true},
+		"a second key is never listed":                     {lateForever: true},
+		"the self-test always passes":                      {selfTestAlways: true},
+		"the self-test closes the bundle":                  {closesBundle: true},
+		"any bundle is identified as some key":             {identifiesAnything: true},
+		"identifying uses the key":                         {identifyUse: true},
+		"an error tells the key":                           {tellsKey: true},
+		"throttling is not told":                           {throttledIsPlain: true},
+		"what was throttled happened":                      {throttledActs: true},
+		"it does not honour its context":                   {deaf: true},
+		"the end of a key is ignored":                      {noExpiry: true},
+		"no use is reported":                               {noUsage: true},
+		"a key that was never used has a last use":         {usageOfAll: true},
+		"a key is minted for whatever principal is asked":  {anyPrincipal: true},
+		"a report is dated by another clock than its uses": {otherClock: true},
+		"a report has a use that comes after it":           {usedLater: true},
+		"a report is as of when it is asked for":           {datedWhenAsked: true},
+		"a report gets older":                              {older: true},
+		"a report loses its time":                          {undated: true},
+		"who is refused is not told, though it is said":    {hidesRefusals: true},
 	})
 }
 

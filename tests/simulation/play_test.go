@@ -323,7 +323,7 @@ func (p *play) populate() error {
 	settings := memory.PrincipalSettings{
 		KnowsTokens: s.tokens,
 		IssuerCapabilities: providers.IssuerCapabilities{
-			Slots: s.slots, CanDisable: s.canDisable, CanNarrow: true, ReportsUsage: s.reportsUsage, UsageLag: s.lag, ConsistentWithin: s.consistentWithin,
+			Slots: s.slots, CanDisable: s.canDisable, CanNarrow: true, ReportsUsage: s.reportsUsage, ReportsRefusals: s.reportsUsage, UsageLag: s.lag, ConsistentWithin: s.consistentWithin,
 		},
 	}
 	p.world.SetPrincipal(principal, memory.Strict())
