@@ -324,7 +324,7 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 	if owned.DeliveredAt.IsZero() && !readsPending {
 		return allow("key %s was never delivered", unwanted.KeyID)
 	}
-	kept := f.currentKeyID(c.Adopt)
+	kept := f.keptBeside(c, unwanted)
 	if kept == "" {
 		return refuse(NothingKept, "key %s was delivered, and there is no other that consumers could go back to", unwanted.KeyID)
 	}
@@ -346,6 +346,21 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 			unwanted.KeyID, inventory.Duration(window), quiet.UTC().Format(time.RFC3339))
 	}
 	return allow("no instance holds key %s any more", unwanted.KeyID)
+}
+
+// keptBeside is the key that consumers are left with when another one is discarded: the one in CURRENT, or, when somebody has
+// put there what is no key, the last one of ours that was CURRENT before. Empty when there is none.
+func (f Facts) keptBeside(c inventory.Credential, unwanted key.Ref) string {
+	if current := f.currentKeyID(c.Adopt); current != "" {
+		return current
+	}
+	standings, kept := f.Standings(c.Adopt), ""
+	for _, k := range f.Keys { // oldest first
+		if k.KeyID != unwanted.KeyID && standings[k.KeyID] == StandingRetired {
+			kept = k.KeyID
+		}
+	}
+	return kept
 }
 
 // MayDeliver judges whether a key may be brought to consumers: it is ours, the issuer accepts it, and one that

@@ -199,6 +199,15 @@ func TestMayDiscard(t *testing.T) {
 			f.Capabilities.ReportsUsage = false
 			f.Metadata.Keys[1].DeliveredAt = now.Add(-6 * time.Hour)
 		}, policy.RetiringNotQuiet},
+		"with what is no key in CURRENT, the one that was there before is kept": {func(f *policy.Facts) {
+			f.Versions[0].Labels = []providers.Label{providers.Previous}
+			f.Versions = append(f.Versions, stored("v3", "", "fp:somebody's", providers.Current))
+		}, policy.Allowed},
+		"and an instance that is not on that one holds it": {func(f *policy.Facts) {
+			f.Versions[0].Labels = []providers.Label{providers.Previous}
+			f.Versions = append(f.Versions, stored("v3", "", "fp:somebody's", providers.Current))
+			f.Instances[0].Statement.Keys = []string{"fp:somebody's"}
+		}, policy.InstanceNotConverged},
 		"the only key that consumers have may not, though they say nothing": {func(f *policy.Facts) {
 			f.Versions, f.Keys, f.Metadata.Keys = f.Versions[1:], f.Keys[1:], f.Metadata.Keys[1:]
 			for i := range f.Instances {

@@ -734,6 +734,10 @@ func (p *play) rotate() (report *workflows.Report, err error) {
 	}
 	p.env.ExecuteWorkflow("rotation")
 	if p.stuck != "" {
+		var st workflows.Status
+		if json.Unmarshal([]byte(p.stuck), &st) == nil && st.Phase == workflows.PhaseRollback {
+			return &workflows.Report{Outcome: workflows.Failed, Message: "the rollback did not end, and waits for " + st.WaitsFor, Timeline: st.Timeline}, nil
+		}
 		return nil, fmt.Errorf("the run did not end: %s", p.stuck)
 	}
 	var r workflows.Report
@@ -767,10 +771,8 @@ func (p *play) seen(report *workflows.Report) invariant.Seen {
 	return seen
 }
 
-// mayFail tells whether the world has trouble that lasts too long for a rollback.
-func (p *play) mayFail() bool {
-	return p.script.never != "" || len(p.script.outages) > 0 || p.script.adopted
-}
+// mayFail tells whether the world has trouble that no rollback outlasts.
+func (p *play) mayFail() bool { return p.script.adopted }
 
 // keyIn names the key in each version that ever was.
 func (p *play) keyIn() map[string]string {
