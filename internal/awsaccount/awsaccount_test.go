@@ -115,7 +115,7 @@ func TestErrorTellsWhichCallItWas(t *testing.T) {
 	}
 	answered := func(requestID string, err error) error {
 		return call(&awshttp.ResponseError{RequestID: requestID, ResponseError: &smithyhttp.ResponseError{
-			Response: &smithyhttp.Response{Response: &http.Response{StatusCode: 403}}, Err: err,
+			Response: &smithyhttp.Response{Response: &http.Response{StatusCode: http.StatusForbidden}}, Err: err,
 		}})
 	}
 	for name, c := range map[string]struct {

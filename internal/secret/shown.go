@@ -111,8 +111,8 @@ func unescape(s string) string {
 		return " " // a line's end or the like
 	case err != nil:
 		return s
-	case s[0] == '%' || s[1] == 'x':
-		return string([]byte{byte(code)})
+	case (s[0] == '%' || s[1] == 'x') && code < 0x100:
+		return string([]byte{byte(code & 0xff)})
 	}
 	return string(rune(code))
 }
