@@ -92,58 +92,60 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 	if err != nil {
 		return WaveResult{}, err
 	}
-	if d, err := a.takenBack(ctx, s, in); err != nil || !d.OK {
+	reported, d, err := a.takenBack(ctx, s, in)
+	if err != nil || !d.OK {
 		return stragglers(d, seen), err
 	}
-	return a.judgeWave(ctx, s, in, seen)
+	return a.judgeWave(ctx, s, in, seen, reported)
 }
 
 // takenBack sees that the delivered key still works at the issuer: another worker may have destroyed it at the same
-// moment, as one that nobody had. Then the instances get the key in CURRENT again, and the answer is no.
-func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (policy.Decision, error) {
+// moment, as one that nobody had. Then the instances get the key in CURRENT again, and the answer is no. reported is as of when
+// the issuer reported uses.
+func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (reported time.Time, d policy.Decision, err error) {
 	if err := s.within(); err != nil {
-		return policy.Decision{}, err
+		return reported, d, err
 	}
 	facts, err := s.facts(ctx, false)
 	if err != nil {
-		return policy.Decision{}, err
+		return reported, d, err
 	}
 	if k, _ := facts.Live(in.Key.KeyID); k.State != key.Active && facts.Capabilities.ConsistentWithin > 0 {
 		if err := patience.Pause(ctx, facts.Capabilities.ConsistentWithin); err != nil {
-			return policy.Decision{}, err
+			return reported, d, err
 		}
 		if facts, err = s.facts(ctx, false); err != nil {
-			return policy.Decision{}, err
+			return reported, d, err
 		}
 	}
-	d := policy.StillWorks(facts, in.Key)
+	d = policy.StillWorks(facts, in.Key)
 	if d.OK {
-		return d, nil
+		return facts.Reported(), d, nil
 	}
 	refusing(ctx, d)
 	current, _ := facts.Version(providers.Current)
 	k, live := facts.Live(current.KeyID)
 	if !live || !policy.MayDeliver(s.spec.Credential, facts, facts.Ref(k)).OK {
-		return d, nil
+		return facts.Reported(), d, nil
 	}
 	back := in
 	back.Key, back.Retiring, back.Deadline = facts.Ref(k), facts.Ref(k), a.Now().Add(s.spec.Credential.WaveTimeout.Std())
 	bundle, err := s.store.Read(ctx, current.ID)
 	if err != nil {
-		return d, fmt.Errorf("reading version %s: %w", current.ID, err)
+		return reported, d, fmt.Errorf("reading version %s: %w", current.ID, err)
 	}
 	defer bundle.Close()
 	if facts.Metadata, err = a.markDelivered(ctx, s, back.Key); err != nil {
-		return d, err
+		return reported, d, err
 	}
 	if _, err := a.convergeAll(ctx, s, facts, back, bundle, cursor{}); err != nil {
-		return d, err
+		return reported, d, err
 	}
-	return d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.Wave+"/"+back.Key.KeyID,
+	return reported, d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.Wave+"/"+back.Key.KeyID,
 		map[string]string{"wave": in.Wave, "key": back.Key.KeyID, "decision": d.Message, "instances": strings.Join(in.Instances, ", ")}))
 }
 
-func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen []policy.Instance) (WaveResult, error) {
+func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen []policy.Instance, reported time.Time) (WaveResult, error) {
 	result := stragglers(in.judge(seen), slices.DeleteFunc(slices.Clone(seen), in.converged))
 	if n := len(result.Stragglers) + result.More - 1; n > 0 && !result.Decision.OK {
 		result.Decision.Message = fmt.Sprintf("%s (and %d more of %d instances)", result.Decision.Message, n, len(seen))
@@ -151,7 +153,9 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 	outcome := audit.WaveFailed
 	if result.Decision.OK {
 		outcome = audit.WavePassed
-		if _, err := s.mark(ctx, in.Key, func(mine *providers.OwnedKey) { mine.AttestedAt = a.Now().UTC() }); err != nil {
+		if _, err := s.mark(ctx, in.Key, func(mine *providers.OwnedKey) {
+			mine.AttestedAt, mine.AttestedReport = a.Now().UTC(), reported
+		}); err != nil {
 			return WaveResult{}, err
 		}
 	}

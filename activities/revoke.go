@@ -107,7 +107,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 		mine := owned(m, in.Retiring)
 		if !mine.BeingDisabled() { // else it is finished, on the approvals that it was begun on
 			mine.Spent, mine.Approvals = append(mine.Spent, mine.Approvals...), nil
-			mine.DisablingAt, mine.DisabledAt = begun, time.Time{}
+			mine.DisablingAt, mine.DisablingReport, mine.DisabledAt = begun, before.ReportedAt, time.Time{}
 		}
 		mine.Approvals = with(mine.Approvals, nonces(approvals))
 		return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 )
 
@@ -169,4 +170,38 @@ func TestAKeyThatIsNotProvedDeadIsDebt(t *testing.T) {
 	assert.Equal(t, "completed", r.Outcome)
 	assert.Empty(t, r.Debt)
 	assert.NotContains(t, c.versions(), c.retiring.StoreVersion)
+}
+
+// Whether a key is quiet is told by who reports its uses, whatever their clock says.
+func TestAKeyInUseIsNotDisabledByAClockThatIsBehind(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	settings := memory.Strict()
+	settings.ClockSkew = -8 * time.Hour
+	c.world.SetPrincipal("payments-api", settings)
+	inUse, _ := c.world.Held("canary")
+	for _, step := range []string{"Issue", "DeliverWave", "Promote"} {
+		c.run(step)
+	}
+	c.wait(10 * time.Hour)
+	c.use()
+	require.NoError(t, c.world.Use(inUse, "night-batch"), "the retiring key is accepted still")
+	c.wait(time.Second)
+	disable := func() (d policy.Decision) {
+		approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
+		c.execute("Disable", activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}, &d)
+		return d
+	}
+	d := disable()
+	assert.Equal(t, policy.RetiringNotQuiet, d.Reason, d.Message)
+	assert.Contains(t, d.Message, "night-batch")
+	c.wait(time.Hour)
+	d = disable()
+	assert.True(t, d.OK, d.Message)
+	c.wait(time.Minute)
+	require.ErrorIs(t, c.world.Use(inUse, "night-batch"), providers.ErrKeyRefused)
+	c.wait(31 * time.Minute)
+	var destroyed activities.Destroyed
+	c.execute("Destroy", activities.RevokeInput{Rotation: c.subject()}, &destroyed)
+	assert.Equal(t, policy.RetiringMissed, destroyed.Decision.Reason, destroyed.Decision.Message)
 }

@@ -138,6 +138,7 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 	if f.Capabilities, err = s.issuer.Capabilities(ctx); err != nil {
 		return f, fmt.Errorf("asking the issuer what it can do: %w", err)
 	}
+	listed := s.now()
 	if f.Keys, err = s.issuer.List(ctx); err != nil {
 		return f, fmt.Errorf("listing keys at the issuer: %w", err)
 	}
@@ -156,6 +157,7 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 		f.Instances = f.Believe(s.instances(ctx, s.consumers, look{attest: true, keys: f.Keys, known: known, unstored: s.unstored(f), reach: true}))
 	}
 	f.At = s.now()
+	f.LookedFor = f.At.Sub(listed)
 	return f, nil
 }
 

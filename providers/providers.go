@@ -342,6 +342,8 @@ type OwnedKey struct {
 	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
 	// AttestedAt is when the last wave that it was delivered to was seen to attest it.
 	AttestedAt time.Time `json:"attestedAt,omitzero"`
+	// AttestedReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
+	AttestedReport time.Time `json:"attestedReport,omitzero"`
 	// PromotedAt is when it became CURRENT, by keyturn's doing.
 	PromotedAt time.Time `json:"promotedAt,omitzero"`
 	// KeptAt is when a rotation ended with it in CURRENT, after its overlap: from then on nothing leads back from it.
@@ -349,6 +351,8 @@ type OwnedKey struct {
 	// DisablingAt is when keyturn last began to disable it; zero once that was taken back, and for a key that
 	// somebody else had disabled.
 	DisablingAt time.Time `json:"disablingAt,omitzero"`
+	// DisablingReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
+	DisablingReport time.Time `json:"disablingReport,omitzero"`
 	// DisabledAt is when keyturn had disabled it, or found it so; Approvals are the nonces of the approvals that it
 	// began to do so on.
 	DisabledAt time.Time `json:"disabledAt,omitzero"`

@@ -94,14 +94,14 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 		e.QuietSince = latest(e.QuietSince, retiringKey.LastUsedAt)
 	}
 	if !expired(retiringKey, f.At) {
-		window := quietWindow(c, f)
-		if quiet := e.QuietSince.Add(window); f.At.Before(quiet) {
+		had := freshFrom(c, latest(owned.PromotedAt, owned.AttestedAt, away.DeliveredAt))
+		if quiet := f.quietUntil(c, retiringKey, had, owned.AttestedReport); f.At.Before(quiet) {
 			by := ""
 			if retiringKey.LastUsedBy != "" {
 				by = ", by " + retiringKey.LastUsedBy
 			}
 			miss(RetiringNotQuiet, "the retiring key %s must be quiet for %s, so until %s at least (last used %s%s)",
-				retiring.KeyID, inventory.Duration(window), quiet.UTC().Format(time.RFC3339), ago(retiringKey.LastUsedAt), by)
+				retiring.KeyID, inventory.Duration(quietWindow(c, f)), quiet.UTC().Format(time.RFC3339), ago(retiringKey.LastUsedAt), by)
 		}
 	}
 	e.Complete = len(e.Missing) == 0
@@ -340,10 +340,9 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 		return d
 	}
 	// That no use is reported proves nothing yet: it may have been used since it was delivered, and until everybody was back.
-	window := quietWindow(c, f)
-	if quiet := latest(k.LastUsedAt, had, back.AttestedAt).Add(window); f.At.Before(quiet) {
+	if quiet := f.quietUntil(c, k, latest(had, back.AttestedAt), back.AttestedReport); f.At.Before(quiet) {
 		return refuse(RetiringNotQuiet, "the incoming key %s must be quiet for %s, so until %s at least",
-			unwanted.KeyID, inventory.Duration(window), quiet.UTC().Format(time.RFC3339))
+			unwanted.KeyID, inventory.Duration(quietWindow(c, f)), quiet.UTC().Format(time.RFC3339))
 	}
 	return allow("no instance holds key %s any more", unwanted.KeyID)
 }

@@ -10,7 +10,9 @@ import (
 
 // Facts are what Inspect found at one moment.
 type Facts struct {
-	At           time.Time
+	At time.Time
+	// LookedFor is how long before that the issuer was asked for its keys and their uses.
+	LookedFor    time.Duration
 	Capabilities providers.IssuerCapabilities
 	// Keys are all the principal has at the issuer, oldest first.
 	Keys []key.Info

@@ -56,7 +56,7 @@ func fleet(stated string) []policy.Instance {
 }
 
 func gatewayLike() providers.IssuerCapabilities {
-	return providers.IssuerCapabilities{Slots: 2, CanDisable: true, CanNarrow: true, CanExpire: true, ReportsUsage: true, UsageLag: time.Hour}
+	return providers.IssuerCapabilities{Slots: 2, CanDisable: true, CanNarrow: true, CanExpire: true, ReportsUsage: true, ReportsRefusals: true, UsageLag: time.Hour}
 }
 
 func stored(version, keyID, fingerprint string, labels ...providers.Label) policy.StoredKey {

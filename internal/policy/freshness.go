@@ -80,6 +80,9 @@ func Missed(f Facts, disabled key.Ref) Decision {
 	if !live || k.State != key.Disabled || since.IsZero() || !f.Capabilities.ReportsUsage {
 		return allow("nobody is known to miss key %s", disabled.KeyID)
 	}
+	if !owned.DisablingReport.IsZero() && !k.ReportedAt.IsZero() {
+		since = owned.DisablingReport // the reporter's clock is not ours
+	}
 	// What was used right before is reported late, by a clock that may run ahead.
 	if since := since.Add(clockGrain); k.LastUsedAt.After(since) {
 		by := ""
@@ -93,7 +96,7 @@ func Missed(f Facts, disabled key.Ref) Decision {
 }
 
 // tellsMissed tells whether an issuer shows who uses a key that it has disabled.
-func tellsMissed(c providers.IssuerCapabilities) bool { return c.CanDisable && c.ReportsUsage }
+func tellsMissed(c providers.IssuerCapabilities) bool { return c.CanDisable && c.ReportsRefusals }
 
 // maxListed bounds the instances that a sentence names.
 const maxListed = 12

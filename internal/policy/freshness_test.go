@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,12 +193,62 @@ func TestADisabledKeyIsMissed(t *testing.T) {
 func TestThePlanSaysWhetherTheIssuerTellsWhoMissesAKey(t *testing.T) {
 	t.Parallel()
 	for name, x := range map[string]struct{ disables, reports, want bool }{
-		"it disables keys and reports their use": {true, true, true},
-		"it reports no use":                      {true, false, false},
-		"it disables no key":                     {false, true, false},
+		"it disables keys and reports who is refused with them": {true, true, true},
+		"it reports nobody who is refused":                      {true, false, false},
+		"it disables no key":                                    {false, true, false},
 	} {
 		f := before()
-		f.Capabilities.CanDisable, f.Capabilities.ReportsUsage = x.disables, x.reports
-		assert.Equal(t, x.want, policy.Make(spec(credential()), f, noPulls, anybody).TellsMissed, name)
+		f.Capabilities.CanDisable, f.Capabilities.ReportsRefusals = x.disables, x.reports
+		plan := policy.Make(spec(credential()), f, noPulls, anybody)
+		assert.Equal(t, x.want, plan.TellsMissed, name)
+		assert.Equal(t, x.disables && !x.reports, slices.ContainsFunc(plan.Warnings, func(w string) bool {
+			return strings.Contains(w, "does not report who is refused with a disabled key")
+		}), name)
 	}
+}
+
+// A key is quiet by the clock of who reports its use, as of its report.
+func TestAKeyIsQuietByTheReport(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*policy.Facts)
+		want   policy.Reason
+	}{
+		"a report of now, by a clock like ours": {func(f *policy.Facts) {
+			f.Keys[0].ReportedAt = now
+		}, policy.Allowed},
+		"a key that is in use, by a clock hours behind": {func(f *policy.Facts) {
+			f.Keys[0].LastUsedAt, f.Keys[0].ReportedAt = now.Add(-8*time.Hour-time.Second), now.Add(-8*time.Hour)
+		}, policy.RetiringNotQuiet},
+		"one that is not, by the same clock": {func(f *policy.Facts) {
+			f.Keys[0].LastUsedAt, f.Keys[0].ReportedAt = now.Add(-15*time.Hour), now.Add(-8*time.Hour)
+		}, policy.Allowed},
+		"a report that stands still since all had the other key": {func(f *policy.Facts) {
+			f.Keys[0].ReportedAt = now.Add(-20 * time.Hour)
+			f.Metadata.Keys[1].AttestedReport = now.Add(-20 * time.Hour)
+		}, policy.RetiringNotQuiet},
+		"one that went on for the window": {func(f *policy.Facts) {
+			f.Keys[0].ReportedAt = now.Add(-14 * time.Hour)
+			f.Metadata.Keys[1].AttestedReport = now.Add(-20 * time.Hour)
+		}, policy.Allowed},
+		"a look that took so long that the listing is old": {func(f *policy.Facts) {
+			f.Keys[0].LastUsedAt, f.LookedFor = now.Add(-7*time.Hour), time.Minute
+		}, policy.RetiringNotQuiet},
+	} {
+		f := promoted()
+		c.change(&f)
+		assert.Equal(t, c.want, policy.MayDisable(credential(), f, retiring, incoming, []policy.Verdict{approval("ann", now.Add(-time.Hour))}).Reason, name)
+	}
+}
+
+func TestADisabledKeyIsMissedByTheReportersClock(t *testing.T) {
+	t.Parallel()
+	f := promoted()
+	f.Keys[0].State = key.Disabled
+	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = now.Add(-time.Hour), now.Add(-time.Hour)
+	f.Metadata.Keys[0].DisablingReport = now.Add(-9 * time.Hour) // eight hours behind
+	f.Keys[0].ReportedAt, f.Keys[0].LastUsedAt = now.Add(-8*time.Hour), now.Add(-8*time.Hour-time.Minute)
+	assert.Equal(t, policy.RetiringMissed, policy.Missed(f, retiring).Reason)
+	f.Keys[0].LastUsedAt = now.Add(-10 * time.Hour)
+	assert.True(t, policy.Missed(f, retiring).OK)
 }

@@ -365,6 +365,9 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	if !f.Capabilities.ReportsUsage {
 		w = append(w, "the issuer does not report usage: that the retiring key is quiet is known from attestations alone")
 	}
+	if f.Capabilities.CanDisable && !plan.TellsMissed {
+		w = append(w, "the issuer does not report who is refused with a disabled key: that somebody misses the retiring one shows in the error budget alone, before it is destroyed")
+	}
 	if plan.TellsMissed && c.DisableSoak.Std() < f.Capabilities.UsageLag {
 		w = append(w, fmt.Sprintf("disableSoak is %s, and the issuer account reports usage up to %s late: that somebody misses the disabled key may show when it is destroyed already",
 			c.DisableSoak, inventory.Duration(f.Capabilities.UsageLag)))

@@ -126,7 +126,7 @@ func record() providers.Metadata {
 		Intent:     &providers.MintIntent{Rotation: "r-1", Ordinal: 2, At: at, Known: []string{"k1", "k2"}},
 		Keys: []providers.OwnedKey{{
 			Ref:      key.Ref{Principal: "p", KeyID: "k1", StoreVersion: "v1", Fingerprint: "fp:0011"},
-			IssuedAt: at, Rotation: "r-1", VerifiedAt: at.Add(5), AttestedAt: at, ProbedAt: at, DeliveredAt: at.Add(1), PromotedAt: at.Add(2), KeptAt: at.Add(6), DisablingAt: at.Add(3),
+			IssuedAt: at, Rotation: "r-1", VerifiedAt: at.Add(5), AttestedAt: at, AttestedReport: at, DisablingReport: at, ProbedAt: at, DeliveredAt: at.Add(1), PromotedAt: at.Add(2), KeptAt: at.Add(6), DisablingAt: at.Add(3),
 			DisabledAt: at.Add(4), Approvals: []string{"nonce-2"}, Spent: []string{"nonce-0", "nonce-1"},
 		}},
 		LastRotation: &providers.LastRotation{ID: "r-0", Outcome: "completed", At: at},
