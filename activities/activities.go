@@ -52,9 +52,10 @@ type Activities struct {
 	// PollEvery is how long an activity waits before it asks an instance or an issuer again.
 	PollEvery time.Duration
 
-	mutexes mutexes
-	slots   slots
-	specs   specs
+	mutexes   mutexes
+	slots     slots
+	specs     specs
+	standings standings
 }
 
 // Index is what activities know of Temporal itself: the credentials' Schedules, and what runs.

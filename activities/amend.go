@@ -24,6 +24,9 @@ func (s *site) amend(ctx context.Context, change func(*providers.Metadata) error
 		if m, err = s.store.Metadata(ctx); err != nil {
 			return m, fmt.Errorf("reading metadata of the store: %w", err)
 		}
+		if err = s.fenced(m); err != nil {
+			return m, err
+		}
 		switch err = change(&m); {
 		case errors.Is(err, errUnchanged):
 			return m, nil
@@ -68,6 +71,9 @@ func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string)
 	m, err := s.store.Metadata(ctx)
 	if err != nil {
 		return m, fmt.Errorf("reading metadata of the store: %w", err)
+	}
+	if err := s.fenced(m); err != nil {
+		return m, err
 	}
 	return m, asJudged(judged.Metadata, m, keyID)
 }

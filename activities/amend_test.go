@@ -31,7 +31,6 @@ func (c *crashCase) interleave(nth int32, do func()) {
 func (c *crashCase) stranger() {
 	m := c.metadata()
 	m.Keys = append(m.Keys, providers.OwnedKey{Ref: key.Ref{Principal: "payments-api", KeyID: "of-the-other"}, VerifiedAt: c.now()})
-	m.Lease = &providers.Lease{Namespace: "default", Workflow: "rotation/payments-api", Run: "of-the-other", Term: providers.LeaseTerm}
 	_, err := c.world.Store("payments-api").PutMetadata(c.t.Context(), m)
 	assert.NoError(c.t, err)
 }
@@ -97,8 +96,6 @@ func TestNoWriteOfTheMetadataLosesAnother(t *testing.T) {
 			theirs, kept := m.Key("of-the-other")
 			assert.True(t, kept, "what somebody else wrote is there")
 			assert.False(t, theirs.VerifiedAt.IsZero())
-			require.NotNil(t, m.Lease)
-			assert.Equal(t, "of-the-other", m.Lease.Run)
 			assert.True(t, x.shows(m, c.incoming), "and what the activity wrote")
 		})
 	}
@@ -111,7 +108,7 @@ func TestTheRecordIsOfWhatIsThereAtLast(t *testing.T) {
 	c.interleave(1, c.stranger)
 	c.run("Record")
 	m := c.metadata()
-	require.NotNil(t, m.Lease, "what somebody else wrote is there")
+	assert.Nil(t, m.Lease, "it is given back")
 	require.NotNil(t, m.LastRotation)
 	assert.Equal(t, "completed", m.LastRotation.Outcome)
 	_, left := m.Key("of-the-other")

@@ -21,6 +21,8 @@ var (
 	ErrOutOfBounds = errors.New("out of the bounds of the worker configuration")
 	// ErrRefused: policy does not let an effect be, by facts that waiting does not change.
 	ErrRefused = errors.New("refused")
+	// ErrHeld: another run holds the lease of the credential.
+	ErrHeld = errors.New("held")
 	// ErrLeft: no Schedule has the credential, so that it is in no inventory any more, or never was.
 	ErrLeft = errors.New("it left the inventory")
 	// ErrAmbiguous: facts admit two readings, and guessing could destroy a key that is in use.
@@ -37,6 +39,7 @@ const (
 	TypeUntrusted   = "SpecNotTrusted"
 	TypeOutOfBounds = "OutOfBounds"
 	TypeRefused     = "Refused"
+	TypeHeld        = "Held"
 	TypeDenied      = "Denied"
 	TypeInvalid     = "Invalid"
 	TypeNotFound    = "NotFound"
@@ -63,6 +66,7 @@ var kinds = []struct {
 	{ErrUntrusted, TypeUntrusted, true},     // the workflow waits until the spec is trusted again
 	{ErrOutOfBounds, TypeOutOfBounds, true}, // likewise
 	{ErrRefused, TypeRefused, true},
+	{ErrHeld, TypeHeld, true},
 	{ErrSpec, TypeSpec, true},
 	{ErrLeft, TypeLeft, true},
 	{ErrAmbiguous, TypeAmbiguous, true},

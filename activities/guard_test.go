@@ -82,7 +82,7 @@ func TestAPrincipalThatIsNotTheCredentialsIsRefusedBeforeTheIntent(t *testing.T)
 	r := c.subject()
 	r.Retiring.Principal = "payroll"
 	require.ErrorContains(t, c.attempt("Issue", activities.IssueInput{Rotation: r, Ordinal: 1}, nil, 1), `"payroll" is not its principal`)
-	assert.Empty(t, c.world.Happened(memory.OpPutMetadata))
+	assert.Nil(t, c.metadata().Intent)
 	assert.Equal(t, []string{"key-old active"}, c.keys())
 }
 

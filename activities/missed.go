@@ -10,12 +10,13 @@ import (
 
 // AwaitMissed looks once whether somebody uses the retiring key since it was disabled: whom nobody declared. While nobody
 // does it answers with a benign error that the server retries after the interval. It ends with the decision that somebody
-// does, or, allowing, where the issuer cannot tell. It changes nothing.
+// does, or, allowing, where the issuer cannot tell. It changes nothing but the lease, which it renews.
 func (a *Activities) AwaitMissed(ctx context.Context, r Rotation) (policy.Decision, error) {
 	s, err := a.openWithin(r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
+	s.renew(ctx, r)
 	d, err := a.missed(ctx, s, r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(fmt.Errorf("watching the disabled key %s of %q: %w", r.Retiring.KeyID, s.spec.Credential.Name, err))

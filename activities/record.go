@@ -129,6 +129,10 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		}
 	}
 	m := facts.Metadata
+	if err := s.fenced(m); err != nil {
+		return Recorded{}, err
+	}
+	m.Lease = nil // it is given back with this
 	m.Debt = debt(facts, s.spec.Credential.Adopt, left, unproved, m.Debt, a.Now())
 	outcome := ended(facts, in, len(m.Debt) > 0)
 	if current, ok := facts.Version(providers.Current); ok {

@@ -28,12 +28,13 @@ type EvidenceInput struct {
 }
 
 // GatherEvidence returns when the evidence is complete, lacks something else than was shown before, or is late.
-// Until then it answers with a benign error that the server retries. It changes nothing.
+// Until then it answers with a benign error that the server retries. It changes nothing but the lease, which it renews.
 func (a *Activities) GatherEvidence(ctx context.Context, in EvidenceInput) (policy.Evidence, error) {
 	s, err := a.openWithin(in.Rotation)
 	if err != nil {
 		return policy.Evidence{}, forTemporal(err)
 	}
+	s.renew(ctx, in.Rotation)
 	facts, err := s.facts(ctx, true)
 	if err != nil {
 		return policy.Evidence{}, forTemporal(fmt.Errorf("gathering evidence for %q: %w", s.spec.Credential.Name, err))

@@ -40,6 +40,10 @@ type site struct {
 	now        func() time.Time
 	// release ends the activity's turn at the secret.
 	release func()
+	// lease is the one that the activity acts by; nil for one that only looks.
+	lease     *providers.Lease
+	namespace string
+	standings *standings
 }
 
 type consumer struct {
@@ -59,7 +63,7 @@ func (a *Activities) open(r Rotation) (*site, error) {
 		return nil, err
 	}
 	c := spec.Credential
-	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, places: map[string]int{}}
+	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, places: map[string]int{}, namespace: a.Namespace, standings: &a.standings}
 	o := opener{descriptors: a.Descriptors, config: a.Config(), environment: workerconfig.Environment(a.Config, c.Environment)}
 	s.issuer, s.principals = o.issuer(c.Issuer)
 	s.store, s.path = o.store(c.Store)
@@ -144,6 +148,9 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 	}
 	if f.Metadata, err = s.store.Metadata(ctx); err != nil {
 		return f, fmt.Errorf("reading metadata of the store: %w", err)
+	}
+	if d := s.mayHold(f.Metadata, s.holder()); !d.OK {
+		f.Held = d.Message
 	}
 	if f.Versions, err = s.versions(ctx); err != nil {
 		return f, err

@@ -104,7 +104,7 @@ func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, erro
 	if id := activity.GetInfo(ctx).WorkflowExecution.ID; id != WorkflowID(name) {
 		return nil, fmt.Errorf("acting on %q: %w: workflow %q is not its rotation", name, ErrSpec, id)
 	}
-	if s.release, err = a.mutexes.lock(ctx, s.spec.Credential.Store.Account+"/"+s.path); err != nil {
+	if s.release, err = a.mutexes.lock(ctx, s.secret()); err != nil {
 		return nil, err
 	}
 	// Temporal catches a panic: whatever happens here, the next attempt must find the secret free.
@@ -153,6 +153,9 @@ func (a *Activities) mayAct(ctx context.Context, s *site, r Rotation) error {
 	}
 	if m.Generation > s.spec.Generation {
 		return fmt.Errorf("acting on %q: %w: the spec is of generation %d, and a key was already issued with %d", name, ErrSpec, s.spec.Generation, m.Generation)
+	}
+	if err := s.take(ctx, r); err != nil {
+		return fmt.Errorf("acting on %q: %w", name, err)
 	}
 	return a.Audit.Append(ctx, told(ctx, r.Events, name)...)
 }

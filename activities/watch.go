@@ -41,12 +41,13 @@ const failuresInARow = 3
 
 // Watch looks once at the error budget and at every instance's check. While both hold it answers with a
 // benign error that the server retries after the interval: a watch of weeks adds nothing to the history
-// and holds no worker. It ends with the decision that turned it, a breach. It changes nothing.
+// and holds no worker. It ends with the decision that turned it, a breach. It changes nothing but the lease, which it renews.
 func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, error) {
 	s, err := a.openWithin(r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
+	s.renew(ctx, r)
 	st := remembered(ctx)
 	c := s.spec.Credential
 	budget := policy.Decision{OK: true, Message: "no error budget"}
@@ -105,6 +106,7 @@ func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
 	if err != nil {
 		return forTemporal(err)
 	}
+	s.renew(ctx, r)
 	st := remembered(ctx)
 	c := s.spec.Credential
 	budget := policy.Decision{OK: true}

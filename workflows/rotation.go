@@ -392,6 +392,9 @@ func (r *rotation) turnBack(err error) error {
 	switch {
 	case t.outcome == Superseded, t.outcome == Refused:
 		return t
+	case isType(err, activities.TypeHeld) && r.at == partIssue && r.status.Incoming.IsZero(): // its first effect takes the lease
+		r.changed = false
+		return refused(policy.Held, "%s", cause(err))
 	case !r.changed:
 		t.outcome = Refused
 		return t

@@ -19,6 +19,8 @@ type Facts struct {
 	// Versions are all that the store has, oldest first.
 	Versions []StoredKey
 	Metadata providers.Metadata
+	// Held is by whom the credential is held, who is not its rotation in this namespace; empty when nobody else holds it.
+	Held string
 	// Instances of all consumers, in the order of the spec.
 	Instances []Instance
 	// Denied are the bounds of the worker configuration that the spec breaks. With any, nothing else was

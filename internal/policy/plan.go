@@ -186,6 +186,9 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 	if d := Governs(spec, f.Metadata); !d.OK {
 		no = append(no, d)
 	}
+	if f.Held != "" {
+		add(Held, "%s", f.Held)
+	}
 	if f.Metadata.Generation > spec.Generation {
 		add(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec",
 			spec.Generation, f.Metadata.Generation)

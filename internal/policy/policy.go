@@ -42,6 +42,7 @@ const (
 	UnfinishedRotation   Reason = "unfinished-rotation"
 	OverlapTooShort      Reason = "overlap-too-short"
 	SignoffNeeded        Reason = "signoff-needed"
+	Held                 Reason = "held"
 )
 
 // Reasons to wait, or to turn back, once a key was issued.

@@ -1,0 +1,121 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// The lease in a store's metadata says which run may act on its credential: Temporal's workflow ID is the mutex of one
+// namespace alone, and an attempt that outlived its run asks nobody. It is taken with the first effect of a run, each write
+// renews it, what looks renews it where nobody writes, and Record gives it back. Every write of the metadata is refused to who
+// has lost it.
+
+// standings are since when this process has seen the metadata of secrets as they are.
+type standings struct {
+	mu   sync.Mutex
+	seen map[string]standing
+}
+
+type standing struct {
+	revision providers.Revision
+	since    time.Time
+}
+
+// note tells for how long the revision has stood, as far as this process saw.
+func (s *standings) note(secret string, revision providers.Revision, now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil {
+		s.seen = map[string]standing{}
+	}
+	if before, known := s.seen[secret]; known && before.revision == revision {
+		return now.Sub(before.since)
+	}
+	s.seen[secret] = standing{revision, now}
+	return 0
+}
+
+// since is when the secret was last seen to have changed; zero when it was never looked at.
+func (s *standings) since(secret string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen[secret].since
+}
+
+// secret names the one that the metadata is of, among all accounts.
+func (s *site) secret() string { return s.spec.Credential.Store.Account + "/" + s.path }
+
+// mayHold judges whether the credential's rotation may take its lease from who holds it.
+func (s *site) mayHold(m providers.Metadata, run providers.Lease) policy.Decision {
+	stood := s.standings.note(s.secret(), m.Revision, s.now())
+	return policy.MayHold(m.Lease, run, stood)
+}
+
+// holder is whoever runs the credential's rotation.
+func (s *site) holder() providers.Lease {
+	return providers.Lease{Namespace: s.namespace, Workflow: WorkflowID(s.spec.Credential.Name), Term: providers.LeaseTerm}
+}
+
+// run is the lease of the activity's own run.
+func (s *site) run(ctx context.Context, r Rotation) *providers.Lease {
+	mine := s.holder()
+	mine.Rotation, mine.Run = r.ID, activity.GetInfo(ctx).WorkflowExecution.RunID
+	return &mine
+}
+
+// take takes the lease for the activity's run, unless it has it: ErrHeld when another may have it still.
+func (s *site) take(ctx context.Context, r Rotation) error {
+	mine := s.run(ctx, r)
+	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+		if m.Lease != nil && *m.Lease == *mine {
+			return errUnchanged
+		}
+		if err := s.within(); err != nil {
+			return err
+		}
+		if d := s.mayHold(*m, *mine); !d.OK {
+			refusing(ctx, d)
+			return fmt.Errorf("%w: %s", ErrHeld, d.Message)
+		}
+		m.Lease = mine
+		return nil
+	})
+	s.lease = mine
+	return err
+}
+
+// fenced refuses a write of a run that has not the lease any more.
+func (s *site) fenced(m providers.Metadata) error {
+	switch {
+	case s.lease == nil || m.Lease != nil && *m.Lease == *s.lease:
+		return nil
+	case m.Lease == nil:
+		return fmt.Errorf("%w: this run has ended", ErrHeld)
+	}
+	return fmt.Errorf("%w: run %q of %s has taken over", ErrHeld, m.Lease.Run, m.Lease.Workflow)
+}
+
+// renew keeps the lease of a run that only looks: past half of its term, and whenever this process does not know how old it is.
+// What it cannot renew it leaves to the next look.
+func (s *site) renew(ctx context.Context, r Rotation) {
+	if last := s.standings.since(s.secret()); !last.IsZero() && s.now().Sub(last) < providers.LeaseTerm/2 {
+		return
+	}
+	m, err := s.store.Metadata(ctx)
+	if err == nil && m.Lease != nil && *m.Lease == *s.run(ctx, r) {
+		m, err = s.put(ctx, m)
+	}
+	if err != nil && !errors.Is(err, providers.ErrConflict) { // who wrote meanwhile renewed it
+		activity.GetLogger(ctx).Warn("the lease of a credential is not renewed", "credential", s.spec.Credential.Name, "error", err.Error())
+		return
+	}
+	s.standings.note(s.secret(), m.Revision, s.now())
+}

@@ -1,0 +1,152 @@
+package activities_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/memory"
+)
+
+// elsewhere is a worker of another namespace that has the same secret.
+func (c *crashCase) elsewhere() *activities.Activities {
+	other := c.other()
+	other.Namespace = "staging"
+	return other
+}
+
+// plans are the reasons against a rotation, as a worker sees it.
+func (c *crashCase) plans(worker *activities.Activities) (reasons []policy.Reason) {
+	c.by(worker, func() {
+		var plan policy.Plan
+		c.execute("Inspect", c.subject(), &plan)
+		for _, d := range plan.Refusals {
+			reasons = append(reasons, d.Reason)
+		}
+	})
+	return reasons
+}
+
+// mint is an attempt of a worker to mint a key.
+func (c *crashCase) mint(worker *activities.Activities) (err error) {
+	c.by(worker, func() { err = c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 1) })
+	return err
+}
+
+// Temporal's workflow ID is the mutex of one namespace: between two, the lease is.
+func TestTwoNamespacesDoNotActOnOneSecret(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	here, there := c.do, c.elsewhere()
+	assert.Empty(t, c.plans(there), "nobody holds it")
+	c.run("Issue")
+	assert.Equal(t, []policy.Reason{policy.Held}, c.plans(there))
+	before := len(c.world.Ledger())
+	refused := (&signedCase{crashCase: c}).refusal(c.mint(there))
+	assert.Equal(t, activities.TypeHeld, refused.Type())
+	assert.Contains(t, refused.Message(), `rotation/payments-api of namespace "" holds the credential`)
+	assert.Len(t, c.world.Ledger(), before, "nothing was changed")
+
+	// A watch that looks keeps it, however long it only looks.
+	for range 4 {
+		c.wait(31 * time.Minute)
+		c.by(here, func() { c.run("Watch") })
+		assert.Equal(t, []policy.Reason{policy.Held}, c.plans(there))
+	}
+	// Nobody renews it for the whole term, as who wants it sees it.
+	c.wait(59 * time.Minute)
+	assert.Equal(t, activities.TypeHeld, (&signedCase{crashCase: c}).refusal(c.mint(there)).Type())
+	c.wait(time.Minute)
+	assert.NotContains(t, c.plans(there), policy.Held)
+	c.by(there, func() {
+		c.execute("Enable", c.subject(), nil)
+		assert.Equal(t, "staging", c.metadata().Lease.Namespace)
+	})
+	assert.Equal(t, activities.TypeHeld, (&signedCase{crashCase: c}).refusal(c.attempt("Promote", c.subject(), nil, 1)).Type(), "and who had it has it no more")
+}
+
+// The end of a rotation gives the lease back: whoever comes next need not wait.
+func TestTheRecordGivesTheLeaseBack(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote", "Disable", "Destroy")
+	there := c.elsewhere()
+	assert.Contains(t, c.plans(there), policy.Held)
+	c.run("Record")
+	assert.Nil(t, c.metadata().Lease)
+	assert.NotContains(t, c.plans(there), policy.Held)
+}
+
+// An attempt that outlived its run writes nothing once the next run acts.
+func TestAnAttemptOfAnEarlierRunIsFenced(t *testing.T) {
+	t.Parallel()
+	for step, x := range map[string]struct {
+		before []string
+		write  int32
+		none   memory.Op // what does not happen
+	}{
+		"Issue":       {nil, 2, memory.OpIssue},
+		"DeliverWave": {[]string{"Issue"}, 1, memory.OpDeliver},
+		"Promote":     {[]string{"Issue", "DeliverWave"}, 1, memory.OpPromote},
+		"Disable":     {[]string{"Issue", "DeliverWave", "Promote"}, 1, memory.OpDisable},
+	} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, x.before...)
+			if step == "Disable" {
+				c.passOverlap()
+			}
+			happened := len(c.world.Happened(x.none))
+			c.interleave(x.write, func() {
+				m := c.metadata()
+				next := *m.Lease
+				next.Run = "next-run"
+				m.Lease = &next
+				_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
+				assert.NoError(t, err)
+			})
+			var input any
+			approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
+			switch step {
+			case "Issue":
+				input = activities.IssueInput{Rotation: c.subject(), Ordinal: 1}
+			case "DeliverWave":
+				input = c.wave()
+			case "Promote":
+				input = c.subject()
+			case "Disable":
+				input = activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}
+			}
+			refused := (&signedCase{crashCase: c}).refusal(c.attempt(step, input, nil, 1))
+			assert.Equal(t, activities.TypeHeld, refused.Type(), "%v", refused)
+			assert.Contains(t, refused.Message(), `run "next-run" of rotation/payments-api has taken over`)
+			assert.Len(t, c.world.Happened(x.none), happened)
+			require.NotNil(t, c.metadata().Lease)
+			assert.Equal(t, "next-run", c.metadata().Lease.Run)
+		})
+	}
+}
+
+func TestMayHoldNamesWhoHoldsIt(t *testing.T) {
+	t.Parallel()
+	run := providers.Lease{Namespace: "default", Workflow: "rotation/x", Run: "r2", Term: providers.LeaseTerm}
+	for name, c := range map[string]struct {
+		held  *providers.Lease
+		stood time.Duration
+		want  bool
+	}{
+		"nobody":                                  {nil, 0, true},
+		"an earlier run of the same workflow":     {&providers.Lease{Namespace: "default", Workflow: "rotation/x", Run: "r1", Term: providers.LeaseTerm}, 0, true},
+		"a run of another namespace":              {&providers.Lease{Namespace: "staging", Workflow: "rotation/x", Run: "r1", Term: providers.LeaseTerm}, 59 * time.Minute, false},
+		"one that was not renewed":                {&providers.Lease{Namespace: "staging", Workflow: "rotation/x", Run: "r1", Term: providers.LeaseTerm}, time.Hour, true},
+		"an import":                               {&providers.Lease{Workflow: providers.LeaseOfImport, Term: providers.LeaseTerm}, 0, false},
+		"one whose term nobody wrote down":        {&providers.Lease{Namespace: "staging", Workflow: "rotation/x"}, time.Minute, false},
+		"another credential with the same secret": {&providers.Lease{Namespace: "default", Workflow: "rotation/y", Term: providers.LeaseTerm}, 0, false},
+	} {
+		assert.Equal(t, c.want, policy.MayHold(c.held, run, c.stood).OK, name)
+	}
+}
