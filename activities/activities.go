@@ -49,6 +49,9 @@ type Activities struct {
 	Now func() time.Time
 	// Index is Temporal's index of the credentials; without one, nothing is found by name.
 	Index Index
+	// Acknowledge is asked before each write whether the activity's attempt still counts, with the details of its heartbeat:
+	// Acknowledged, in a worker; nil where no server is.
+	Acknowledge func(ctx context.Context, details any) error
 	// PollEvery is how long an activity waits before it asks an instance or an issuer again.
 	PollEvery time.Duration
 

@@ -33,6 +33,9 @@ func (s *site) amend(ctx context.Context, change func(*providers.Metadata) error
 		case err != nil:
 			return m, err
 		}
+		if err = s.counts(ctx); err != nil {
+			return m, err
+		}
 		if m, err = s.put(ctx, m); !errors.Is(err, providers.ErrConflict) {
 			return m, err
 		}
@@ -73,6 +76,9 @@ func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string)
 		return m, fmt.Errorf("reading metadata of the store: %w", err)
 	}
 	if err := s.fenced(m); err != nil {
+		return m, err
+	}
+	if err := s.counts(ctx); err != nil {
 		return m, err
 	}
 	return m, asJudged(judged.Metadata, m, keyID)

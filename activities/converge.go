@@ -70,7 +70,8 @@ type convergence struct {
 
 	mu     sync.Mutex // guards what follows
 	cursor cursor
-	record func() // sends the cursor as a heartbeat
+	record func(cursor) error // sends the cursor as a heartbeat
+	end    context.CancelCauseFunc
 }
 
 // lastTry is how long an attempt may take that begins after the deadline, since the one before it died.
@@ -84,7 +85,14 @@ func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Fact
 	// The SDK sends a heartbeat later, with the context that it was recorded with, and an activity whose heartbeat fails is
 	// cancelled: so that is the activity's own, which outlives this part of it.
 	whole := ctx
-	c.record = func() { activity.RecordHeartbeat(whole, c.cursor) }
+	c.record = func(at cursor) error {
+		if a.Acknowledge != nil {
+			return a.Acknowledge(whole, at)
+		}
+		activity.RecordHeartbeat(whole, at)
+		return nil
+	}
+	defer func() { s.heartbeat = c.cursor }()
 	left := in.Deadline.Sub(a.Now())
 	if left <= 0 {
 		left = lastTry
@@ -104,7 +112,7 @@ func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Fact
 			break
 		}
 	}
-	if cause := context.Cause(beat); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+	if cause := context.Cause(beat); cause != nil && !errors.Is(cause, context.DeadlineExceeded) { // ErrSuperseded, too
 		return nil, cause // cancelled, or the worker stops: another attempt will tell
 	}
 	seen := make([]policy.Instance, 0, len(c.list))
@@ -213,6 +221,9 @@ func (c *convergence) attend(ctx context.Context, m *member) {
 // give delivers to an instance and has it forget what it cached. What fails is seen as the instance's trouble.
 func (c *convergence) give(ctx context.Context, m *member) bool {
 	err := c.site.within() // still: a wave may take long
+	if err == nil {
+		err = c.beat()
+	}
 	if err == nil && !m.pulls {
 		if err = m.target.Deliver(ctx, providers.Delivery{Instance: m.name, Key: c.in.Key, Bundle: c.bundle}); err != nil {
 			err = fmt.Errorf("delivering: %w", err)
@@ -241,31 +252,40 @@ func (in WaveInput) replaced() key.Ref {
 // progress notes in the heartbeat how far the wave has come.
 func (c *convergence) progress(m *member) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cursor.has(m.bit) == m.converged {
-		return
+	same := c.cursor.has(m.bit) == m.converged
+	if !same {
+		c.cursor.Done = slices.Clone(c.cursor.Done)
+		c.cursor.Done[m.bit/8] ^= 1 << (m.bit % 8)
 	}
-	c.cursor.Done = slices.Clone(c.cursor.Done)
-	c.cursor.Done[m.bit/8] ^= 1 << (m.bit % 8)
-	c.record()
+	c.mu.Unlock()
+	if !same {
+		_ = c.beat() // if nobody hears it, the next one tells
+	}
 }
 
 // heartbeatEvery is well below the heartbeat time-out of the long activities.
 const heartbeatEvery = 5 * time.Second
 
+// beat tells the server how far the wave has come. Once the attempt does not count any more, all of it ends.
+func (c *convergence) beat() error {
+	c.mu.Lock()
+	at := c.cursor
+	c.mu.Unlock()
+	err := c.record(at)
+	if errors.Is(err, ErrSuperseded) || errors.Is(err, context.Canceled) {
+		c.end(err)
+	}
+	return err
+}
+
 // heartbeat keeps the activity alive and its cursor with the server, and ends the returned context when it is cancelled.
 func (c *convergence) heartbeat(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	beat := func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.record()
-	}
-	beat()
+	ctx, c.end = context.WithCancelCause(ctx)
+	_ = c.beat()
 	go func() {
 		for patience.Pause(ctx, heartbeatEvery) == nil {
-			beat()
+			_ = c.beat()
 		}
 	}()
-	return ctx, cancel
+	return ctx, func() { c.end(nil) }
 }

@@ -103,6 +103,22 @@ func (s *site) fenced(m providers.Metadata) error {
 	return fmt.Errorf("%w: run %q of %s has taken over", ErrHeld, m.Lease.Run, m.Lease.Workflow)
 }
 
+// counts refuses a write of an attempt that Temporal does not wait for any more. It is asked right before each.
+func (s *site) counts(ctx context.Context) error {
+	if s.acknowledge == nil {
+		return nil
+	}
+	return s.acknowledge(ctx, s.heartbeat)
+}
+
+// prune drops a version, as an attempt that counts.
+func (s *site) prune(ctx context.Context, version string) error {
+	if err := s.counts(ctx); err != nil {
+		return err
+	}
+	return s.store.Prune(ctx, version)
+}
+
 // renew keeps the lease of a run that only looks: past half of its term, and whenever this process does not know how old it is.
 // What it cannot renew it leaves to the next look.
 func (s *site) renew(ctx context.Context, r Rotation) {

@@ -1,6 +1,9 @@
 package activities_test
 
 import (
+	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,6 +130,41 @@ func TestAnAttemptOfAnEarlierRunIsFenced(t *testing.T) {
 			assert.Len(t, c.world.Happened(x.none), happened)
 			require.NotNil(t, c.metadata().Lease)
 			assert.Equal(t, "next-run", c.metadata().Lease.Run)
+		})
+	}
+}
+
+// Once Temporal does not wait for an attempt any more, it writes nothing: not after any of its questions.
+func TestAnAttemptThatDoesNotCountWritesNothing(t *testing.T) {
+	t.Parallel()
+	for activity := range newSignedCase(t).acting() {
+		t.Run(activity, func(t *testing.T) {
+			t.Parallel()
+			questions := 0
+			for refused := true; refused; questions++ {
+				require.Less(t, questions, 50)
+				c := readyFor(t, activity)
+				var asked atomic.Int32
+				wrote := -1 // by the first refusal
+				var mu sync.Mutex
+				c.do.Acknowledge = func(context.Context, any) error {
+					if int(asked.Add(1)) <= questions {
+						return nil
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					if wrote < 0 {
+						wrote = len(c.world.Ledger())
+					}
+					return activities.ErrSuperseded
+				}
+				err := c.attempt(activity, c.acting()[activity], nil, 1)
+				if refused = wrote >= 0; refused {
+					require.Error(t, err)
+					assert.Len(t, c.world.Ledger(), wrote, "after question %d", questions)
+				}
+			}
+			assert.Greater(t, questions, 1, "it asks at least once")
 		})
 	}
 }

@@ -152,6 +152,9 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		m.LastRotation = &providers.LastRotation{ID: in.ID, Outcome: outcome, At: a.Now().UTC()}
 	}
 	// All of it follows from the facts: whatever else was written since then is a reason to look again.
+	if err := s.counts(ctx); err != nil {
+		return Recorded{}, err
+	}
 	if m, err = s.put(ctx, m); err != nil {
 		return Recorded{}, err
 	}
@@ -243,7 +246,7 @@ func (a *Activities) cleanUp(ctx context.Context, s *site, r Rotation, m provide
 	if left, err = a.purge(ctx, s, r, gone.Ref, until); err != nil || gone.StoreVersion == "" || owes { // with the debt, the version went
 		return left, err
 	}
-	if err := s.store.Prune(ctx, gone.StoreVersion); err != nil && !errors.Is(err, providers.ErrNotFound) {
+	if err := s.prune(ctx, gone.StoreVersion); err != nil && !errors.Is(err, providers.ErrNotFound) {
 		return left, fmt.Errorf("pruning version %s: %w", gone.StoreVersion, err)
 	}
 	return left, a.Audit.Append(ctx, a.event(ctx, r, s, audit.VersionPruned, gone.StoreVersion, nil))

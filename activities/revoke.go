@@ -183,6 +183,9 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 		refusing(ctx, d)
 		return fmt.Errorf("%w: %s", ErrRefused, d.Message)
 	}
+	if _, err := s.unchanged(ctx, facts, r.Retiring.KeyID); err != nil {
+		return err
+	}
 	was := true
 	if mine.BeingDisabled() { // and whoever did it died: whether it came to that, the issuer shows
 		if was, err = a.shows(ctx, s, r.Retiring, key.Disabled, settle(facts.Capabilities.ConsistentWithin, 0)); err != nil {

@@ -90,29 +90,36 @@ func (c *signedCase) bounds(with string) {
 	c.do.Config = func() *workerconfig.Config { return config }
 }
 
-// Bounds that are narrowed while an activity runs stop it: what it may not look at any more is not taken for gone.
-func TestBoundsThatNarrowStopEveryEffect(t *testing.T) {
-	t.Parallel()
-	before := map[string][]string{
+// readyFor is a rotation in which this activity has something to do.
+func readyFor(t *testing.T, activity string) *signedCase {
+	t.Helper()
+	before, known := map[string][]string{
 		"Issue": {}, "DeliverWave": {"Issue"}, "Promote": {"Issue", "DeliverWave"},
 		"Enable": {"Issue", "DeliverWave", "Promote", "Disable"}, "RestoreLabels": {"Issue", "DeliverWave", "Promote"},
 		"Discard": {"Issue", "DeliverWave", "DeliverBack"}, "Disable": {"Issue", "DeliverWave", "Promote"},
 		"Destroy": {"Issue", "DeliverWave", "Promote", "Disable"}, "Record": {"Issue", "DeliverWave", "Promote", "Disable", "Destroy"},
+	}[activity]
+	require.True(t, known, "say what comes before %s", activity)
+	c := newSignedCase(t)
+	for _, step := range before {
+		if step == "Disable" || step == "Destroy" { // on approvals that are signed
+			c.passOverlap()
+			c.execute(step, c.acting()[step], nil)
+			continue
+		}
+		c.run(step)
 	}
+	c.passOverlap()
+	return c
+}
+
+// Bounds that are narrowed while an activity runs stop it: what it may not look at any more is not taken for gone.
+func TestBoundsThatNarrowStopEveryEffect(t *testing.T) {
+	t.Parallel()
 	for activity := range newSignedCase(t).acting() {
 		t.Run(activity, func(t *testing.T) {
 			t.Parallel()
-			c := newSignedCase(t)
-			require.Contains(t, before, activity)
-			for _, step := range before[activity] {
-				if step == "Disable" || step == "Destroy" { // on approvals that are signed
-					c.passOverlap()
-					c.execute(step, c.acting()[step], nil)
-					continue
-				}
-				c.run(step)
-			}
-			c.passOverlap()
+			c := readyFor(t, activity)
 			var inForce atomic.Pointer[workerconfig.Config]
 			wide := c.do.Config()
 			c.bounds("bounds: {test: {minOverlap: 48h, ")

@@ -50,6 +50,9 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return fmt.Errorf("%w: %s", ErrRefused, d.Message)
 	}
 	r.Retiring, r.Incoming = retiring, incoming
+	if _, err := s.unchanged(ctx, facts, incoming.KeyID); err != nil {
+		return err
+	}
 	if err := s.store.Promote(ctx, incoming.StoreVersion, retiring.StoreVersion); err != nil {
 		return err
 	}
@@ -141,7 +144,7 @@ func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, f
 	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.PendingWithdrawn, pending.ID, nil)); err != nil {
 		return false, err
 	}
-	if err := s.store.Prune(ctx, pending.ID); err != nil {
+	if err := s.prune(ctx, pending.ID); err != nil {
 		return false, fmt.Errorf("taking PENDING from version %s: %w", pending.ID, err)
 	}
 	return true, nil
@@ -188,7 +191,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
 	}
 	if ref.StoreVersion != "" {
-		if err := s.store.Prune(ctx, ref.StoreVersion); err != nil {
+		if err := s.prune(ctx, ref.StoreVersion); err != nil {
 			return fmt.Errorf("pruning version %s: %w", ref.StoreVersion, err)
 		}
 	}
@@ -223,7 +226,7 @@ func (a *Activities) clearPending(ctx context.Context, s *site) error {
 		return err
 	}
 	if v, ok := facts.Version(providers.Pending); ok && v.KeyID == "" && !v.Has(providers.Current) {
-		if err := s.store.Prune(ctx, v.ID); err != nil && !errors.Is(err, providers.ErrNotFound) {
+		if err := s.prune(ctx, v.ID); err != nil && !errors.Is(err, providers.ErrNotFound) {
 			return fmt.Errorf("pruning version %s: %w", v.ID, err)
 		}
 	}

@@ -44,6 +44,9 @@ type site struct {
 	lease     *providers.Lease
 	namespace string
 	standings *standings
+	// acknowledge is that of Activities, with what the activity has in its heartbeat.
+	acknowledge func(context.Context, any) error
+	heartbeat   any
 }
 
 type consumer struct {
@@ -63,7 +66,7 @@ func (a *Activities) open(r Rotation) (*site, error) {
 		return nil, err
 	}
 	c := spec.Credential
-	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, places: map[string]int{}, namespace: a.Namespace, standings: &a.standings}
+	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, places: map[string]int{}, namespace: a.Namespace, standings: &a.standings, acknowledge: a.Acknowledge}
 	o := opener{descriptors: a.Descriptors, config: a.Config(), environment: workerconfig.Environment(a.Config, c.Environment)}
 	s.issuer, s.principals = o.issuer(c.Issuer)
 	s.store, s.path = o.store(c.Store)
