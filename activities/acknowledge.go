@@ -23,16 +23,17 @@ var ErrSuperseded = errors.New("this attempt does not count any more")
 //
 // Between answer and write moments remain in which the process may stop: no client of Temporal can close them.
 func Acknowledged(ctx context.Context, details any) error {
-	info := activity.GetInfo(ctx)
-	if details == nil && activity.HasHeartbeatDetails(ctx) {
-		var before converter.RawValue // else the heartbeat would wipe what the attempt before left
-		if err := activity.GetHeartbeatDetails(ctx, &before); err == nil {
-			details = before
-		}
+	var told []any
+	var before converter.RawValue // which the heartbeat would wipe
+	switch {
+	case details != nil:
+		told = append(told, details)
+	case activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &before) == nil:
+		told = append(told, before)
 	}
 	for {
 		asked := time.Now()
-		err := activity.GetClient(ctx).RecordActivityHeartbeat(ctx, info.TaskToken, details)
+		err := activity.GetClient(ctx).RecordActivityHeartbeat(ctx, activity.GetInfo(ctx).TaskToken, told...)
 		if err := counts(ctx, err); err != nil {
 			return err
 		}
