@@ -57,7 +57,7 @@ simulate:
 	go test -timeout 0 ./tests/simulation -run '^TestSimulation$$' $(if $(SEED),-v -seed $(SEED),-seeds $(SEEDS))
 
 # Real rotations that are struck at each change of the world: worker, Temporal and connections die. All of it takes one to
-# two hours of the whole machine; CHAOS=ci is what CI plays, CHAOS_SEED chooses its sample, and ROW plays rows whose name matches.
+# two hours of the whole machine; CHAOS=ci is a sample of seven minutes, CHAOS_SEED chooses it, and ROW plays rows whose name matches.
 CHAOS ?= all
 CHAOS_SEED ?= 1
 ROW ?= .

@@ -41,7 +41,7 @@ const credential = "payments-api"
 
 // patience is how long a condition is awaited before its test fails. It is long, since the machine may be slow
 // and busy, and costs nothing where the condition comes true.
-const patience = 5 * time.Minute
+const patience = 15 * time.Minute
 
 // eventually waits for a condition. Other than testify it asks in the test's own goroutine, where a condition may end the test.
 func eventually(t testing.TB, condition func() bool, within, every time.Duration, what ...any) {
