@@ -1,4 +1,4 @@
-# Two images: worker (the default; it has the starter, too) and demo, with consumers to try it on. Both run as
+# Two images: worker (the default; it has the command line, too) and demo, with consumers to try it on. Both run as
 # nobody in particular (uid 65532), without a shell of use, and write only below /var/lib/keyturn.
 FROM golang:1.26.8-bookworm AS build
 WORKDIR /src
@@ -7,7 +7,8 @@ RUN GOWORK=off go mod download
 COPY . .
 ARG BUILD=
 ENV CGO_ENABLED=0
-RUN GOWORK=off go build -trimpath -ldflags "-s -w -X github.com/keyturn/keyturn/internal/version.Build=${BUILD}" -o /out/ ./worker ./starter
+RUN GOWORK=off go build -trimpath -ldflags "-s -w -X github.com/keyturn/keyturn/internal/version.Build=${BUILD}" -o /out/keyturn-worker ./worker \
+ && GOWORK=off go build -trimpath -ldflags "-s -w -X github.com/keyturn/keyturn/internal/version.Build=${BUILD}" -o /out/keyturn ./starter
 RUN mkdir -m 0700 /state
 
 FROM build AS build-demo
@@ -20,6 +21,6 @@ ENTRYPOINT ["/usr/local/bin/sandbox"]
 
 FROM gcr.io/distroless/static-debian12:nonroot AS worker
 COPY --from=build --chown=65532:65532 /state /var/lib/keyturn
-COPY --from=build /out/worker /out/starter /usr/local/bin/
+COPY --from=build /out/keyturn-worker /out/keyturn /usr/local/bin/
 WORKDIR /var/lib/keyturn
-ENTRYPOINT ["/usr/local/bin/worker"]
+ENTRYPOINT ["/usr/local/bin/keyturn-worker"]

@@ -8,7 +8,6 @@ package activities
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
@@ -108,23 +108,26 @@ type Rotation struct {
 // Resign gives the rotation another signature of its spec.
 func (r *Rotation) Resign(s inventory.SignedSpec) { r.Spec = s }
 
-// TakeEvents returns the events, which then go along no more.
-func (r *Rotation) TakeEvents() []audit.Event {
-	events := r.Events
-	r.Events = nil
-	return events
-}
+// Along returns the events that go along.
+func (r *Rotation) Along() []audit.Event { return r.Events }
 
-// told are events that a workflow hands over, as the record keeps them: what a history says is never taken
-// for what a worker saw, so that they have an actor and IDs of their own.
-func told(ctx context.Context, events []audit.Event, credential string) []audit.Event {
-	events = slices.Clone(events)
-	for i := range events {
-		events[i].ID = "told/" + events[i].ID
-		events[i].Actor, events[i].Credential = "workflow", credential
-		events[i].Run = activity.GetInfo(ctx).WorkflowExecution.RunID
+// told are events that a workflow hands over, as the record keeps them: what a history says is never taken for what a worker
+// saw. They have an actor and IDs of their own, no time to come, and none is of a type that only a worker makes.
+func told(ctx context.Context, events []audit.Event, credential string, now time.Time) []audit.Event {
+	kept := make([]audit.Event, 0, len(events))
+	for _, e := range events {
+		if !e.Type.Told() {
+			activity.GetLogger(ctx).Warn("a workflow cannot have seen that; not recorded", "type", outside.Text(string(e.Type), outside.MaxText))
+			continue
+		}
+		e.ID = "told/" + e.ID
+		e.Actor, e.Credential, e.Run = "workflow", credential, activity.GetInfo(ctx).WorkflowExecution.RunID
+		if e.Time.After(now) {
+			e.Time = now.UTC()
+		}
+		kept = append(kept, e)
 	}
-	return events
+	return kept
 }
 
 // WorkflowID is the ID of a credential's rotation, and its mutex.
@@ -133,10 +136,10 @@ func WorkflowID(credential string) string { return "rotation/" + credential }
 // Credential is the name in a rotation's workflow ID.
 func Credential(workflowID string) (string, bool) { return strings.CutPrefix(workflowID, "rotation/") }
 
-// event makes an audit event of the activity. Its ID depends on what happened, not on the attempt, so
-// that a repetition is recognised.
+// event makes an audit event of the activity. Its ID depends on what happened, not on the attempt, so that a repetition is
+// recognised; nothing that a workflow tells can have it.
 func (a *Activities) event(ctx context.Context, r Rotation, s *site, t audit.Type, about string, detail map[string]string) audit.Event {
-	id := r.ID + "/" + string(t)
+	id := "seen/" + r.ID + "/" + string(t)
 	if about != "" {
 		id += "/" + about
 	}

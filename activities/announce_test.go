@@ -34,7 +34,7 @@ func TestWhatAnAnnouncementSays(t *testing.T) {
 	in := AnnounceInput{Sweep: "run", New: 60, Findings: make([]policy.Finding, 50)}
 	m := announcement(in, []policy.Finding{{Kind: policy.FoundOverdue, Credential: "a", Owner: "ann@example.com", Message: "late", Do: "rotate"}})
 	assert.Equal(t, "Sweep found 11 things that nobody looks after", m.Subject)
-	assert.Equal(t, "overdue a of ann@example.com: late. What to do: rotate\nand 10 more: starter sweep", m.Body)
+	assert.Equal(t, "overdue a of ann@example.com: late. What to do: rotate\nand 10 more: keyturn sweep", m.Body)
 	in = AnnounceInput{New: 1, Findings: make([]policy.Finding, 1)}
 	assert.Equal(t, "signature-expires: late. What to do: sign", announcement(in, []policy.Finding{{Kind: policy.FoundExpiring, Message: "late", Do: "sign"}}).Body)
 }

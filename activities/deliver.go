@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"go.temporal.io/sdk/activity"
+
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/patience"
@@ -76,7 +78,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 	if facts.Metadata, err = a.markDelivered(ctx, s, in.Key); err != nil {
 		return WaveResult{}, err
 	}
-	begun := a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.Wave+"/"+in.Key.KeyID, map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "instances": strings.Join(in.Instances, ", ")})
+	begun := a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.occasion(ctx), map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "instances": strings.Join(in.Instances, ", ")})
 	if err := a.Audit.Append(ctx, begun); err != nil {
 		return WaveResult{}, err
 	}
@@ -141,7 +143,7 @@ func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (repo
 	if _, err := a.convergeAll(ctx, s, facts, back, bundle, cursor{}); err != nil {
 		return reported, d, err
 	}
-	return reported, d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.Wave+"/"+back.Key.KeyID,
+	return reported, d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, back.occasion(ctx),
 		map[string]string{"wave": in.Wave, "key": back.Key.KeyID, "decision": d.Message, "instances": strings.Join(in.Instances, ", ")}))
 }
 
@@ -159,8 +161,14 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 			return WaveResult{}, err
 		}
 	}
-	return result, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, outcome, in.Wave+"/"+in.Key.KeyID,
+	return result, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, outcome, in.occasion(ctx),
 		map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "decision": result.Decision.Message}))
+}
+
+// occasion tells one delivery of a key to a wave from another one, in the IDs of their events: a rollback may deliver twice.
+func (in WaveInput) occasion(ctx context.Context) string {
+	info := activity.GetInfo(ctx)
+	return strings.Join([]string{in.Wave, in.Key.KeyID, info.WorkflowExecution.RunID, info.ActivityID}, "/")
 }
 
 // stragglers is the result of a wave with these instances, cut to what a history takes.

@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
-// starter status --watch reads these heartbeats from the server to draw them. It takes what it knows and leaves the rest: so
+// keyturn status --watch reads these heartbeats from the server to draw them. It takes what it knows and leaves the rest: so
 // add fields, but when one of these changes, change starter/health.go with it.
 func TestHeartbeatsThatAWatchedRotationShows(t *testing.T) {
 	t.Parallel()

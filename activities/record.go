@@ -368,7 +368,7 @@ func (a *Activities) Log(ctx context.Context, events []audit.Event) error {
 	if !ok {
 		return forTemporal(fmt.Errorf("logging events: %w: not in a rotation", ErrSpec))
 	}
-	return forTemporal(a.Audit.Append(ctx, told(ctx, events, name)...))
+	return forTemporal(a.Audit.Append(ctx, told(ctx, events, name, a.Now())...))
 }
 
 // maxBody bounds, in bytes, the body of a message to people.
@@ -395,7 +395,7 @@ func (a *Activities) Notify(ctx context.Context, in NotifyInput) error {
 		// Whom the spec names does not count.
 		spec = inventory.Spec{Credential: inventory.Credential{Name: name}}
 		in.What, in.Severity, in.Subject = "held", string(providers.Alert), "The spec of "+name+" is not trusted"
-		in.Body = "Nothing is done by it. See what the rotation waits for with: starter status " + name
+		in.Body = "Nothing is done by it. See what the rotation waits for with: keyturn status " + name
 		err = nil
 	}
 	if err == nil && (!rotates || spec.Credential.Name != name) {

@@ -44,7 +44,7 @@ func (a *Activities) GatherEvidence(ctx context.Context, in EvidenceInput) (poli
 	if !e.Complete && e.Lacks() == in.Shown && !late {
 		return policy.Evidence{}, notYet(e.Missing[0].Message, 0)
 	}
-	events := told(ctx, in.Events, s.spec.Credential.Name)
+	events := told(ctx, in.Events, s.spec.Credential.Name, a.Now())
 	if e.Complete {
 		events = append(events, a.event(ctx, in.Rotation, s, audit.EvidenceComplete, e.Digest, map[string]string{"evidence": e.Describe()}))
 	}

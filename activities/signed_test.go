@@ -446,12 +446,27 @@ func TestARogueWorkflowDestroysNothing(t *testing.T) {
 	t.Run("events that pose as a worker's", func(t *testing.T) {
 		t.Parallel()
 		c := overlap(t)
-		lie := audit.Event{ID: "first-run/key.destroyed/key-old", Type: audit.KeyDestroyed, Actor: "worker", Time: c.now()}
-		c.execute("Log", []audit.Event{lie}, nil)
-		text, err := os.ReadFile(c.auditFile)
+		c.execute("Log", []audit.Event{
+			{ID: "first-run/key.destroyed/key-old", Type: audit.KeyDestroyed, Actor: "worker", Time: c.now()},
+			{ID: "first-run/overlap.extended/7", Type: audit.OverlapExtended, Actor: "worker", Credential: "another", Run: "another", Time: c.now().AddDate(1, 0, 0)},
+		}, nil)
+		trail, err := audit.Read(c.auditFile)
 		require.NoError(t, err)
-		assert.NotContains(t, string(text), `"id":"first-run/key.destroyed/key-old"`)
-		assert.Contains(t, string(text), `"id":"told/first-run/key.destroyed/key-old"`)
+		last := trail.Events[len(trail.Events)-1]
+		assert.Equal(t, "told/first-run/overlap.extended/7", last.ID)
+		assert.Equal(t, []string{"workflow", "payments-api"}, []string{last.Actor, last.Credential})
+		assert.NotEqual(t, "another", last.Run)
+		assert.False(t, last.Time.After(c.now()), "nothing has happened that is yet to come")
+		assert.Empty(t, c.recorded(audit.KeyDestroyed), "a workflow sees no key destroyed")
+	})
+	t.Run("an event that would have the ID of a worker's, so that readers keep it alone", func(t *testing.T) {
+		t.Parallel()
+		c := newCase(t)
+		r := c.subject()
+		r.ID = "told/x" // nobody has checked what a rotation is called
+		r.Events = []audit.Event{{ID: "x/" + string(audit.KeyIssued) + "/key-new", Type: audit.PlanMade, Time: c.now()}}
+		c.execute("Issue", activities.IssueInput{Rotation: r, Ordinal: 1}, nil)
+		c.auditHas(audit.KeyIssued)
 	})
 }
 

@@ -306,7 +306,7 @@ func announcement(in AnnounceInput, findings []policy.Finding) providers.Notific
 	}
 	all := len(findings) + max(in.New-len(in.Findings), 0)
 	if more := all - len(lines); more > 0 {
-		lines = append(lines, fmt.Sprintf("and %d more: starter sweep", more))
+		lines = append(lines, fmt.Sprintf("and %d more: keyturn sweep", more))
 	}
 	subject := "Sweep found 1 thing that nobody looks after"
 	if all != 1 {

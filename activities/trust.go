@@ -157,7 +157,7 @@ func (a *Activities) mayAct(ctx context.Context, s *site, r Rotation) error {
 	if err := s.take(ctx, r); err != nil {
 		return fmt.Errorf("acting on %q: %w", name, err)
 	}
-	return a.Audit.Append(ctx, told(ctx, r.Events, name)...)
+	return a.Audit.Append(ctx, told(ctx, r.Events, name, a.Now())...)
 }
 
 // Prove finds out who signed decisions: for each, in their order, who it is and in which of the spec's

@@ -104,7 +104,7 @@ func (a *awaited) complete(s workflows.Status, err error) {
 		return
 	}
 	a.Gate, a.Since, a.Until, a.Have, a.Needs, a.Run, a.Evidence = g.Gate, g.OpenedAt, s.Until, len(g.Approvals), g.Needs, g.Run, g.Evidence
-	a.Approve = fmt.Sprintf("starter approve %s --gate %s", a.Credential, a.Gate)
+	a.Approve = fmt.Sprintf("keyturn approve %s --gate %s", a.Credential, a.Gate)
 	if g.Needs.Trust != inventory.TrustAny {
 		a.Approve += " --sign KEY"
 	}

@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -174,8 +175,11 @@ func update(ctx context.Context, c client.Client, credential, name, id string, b
 		}
 		var notReady *serviceerror.WorkflowNotReady
 		var missing *serviceerror.NotFound
+		var misplaced *temporal.ApplicationError // refused without a trace in the history
 		switch {
 		case err == nil:
+			return v, nil
+		case errors.As(err, &misplaced) && misplaced.Details(&v) == nil:
 			return v, nil
 		case errors.As(err, &notReady):
 		case errors.As(err, &missing):

@@ -303,11 +303,11 @@ func (t *terminal) list(entries []entry, verified, filtered bool) error {
 		case filtered:
 			fmt.Fprintln(w, "No credential that is applied matches.")
 		default:
-			fmt.Fprintln(w, "No credential. Apply an inventory with: starter apply -f FILE")
+			fmt.Fprintln(w, "No credential. Apply an inventory with: keyturn apply -f FILE")
 		}
 		for _, e := range entries {
 			if e.Problem != "" && !verified {
-				fmt.Fprintf(w, "\nnote: %s: %s; see what to do with: starter sweep\n", e.Credential, outside.Text(e.Problem, outside.MaxText))
+				fmt.Fprintf(w, "\nnote: %s: %s; see what to do with: keyturn sweep\n", e.Credential, outside.Text(e.Problem, outside.MaxText))
 			}
 		}
 	})

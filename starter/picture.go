@@ -406,7 +406,7 @@ func (d *drawing) gate() section {
 		text += ": " + plain(strings.Join(by, ", "))
 	}
 	rows := []string{d.row(plain(string(g.Gate))+" gate", text)}
-	return section{append(rows, d.wrapped("approve with", fmt.Sprintf("starter approve %s --gate %s", d.status.Credential, g.Gate), strong, 3)...)}
+	return section{append(rows, d.wrapped("approve with", fmt.Sprintf("keyturn approve %s --gate %s", d.status.Credential, g.Gate), strong, 3)...)}
 }
 
 // waves has a bar for each wave: how many of its instances have the incoming key.

@@ -43,11 +43,14 @@ func (t *terminal) show(result any, table func(io.Writer)) error {
 	return nil
 }
 
-// fail prints an error, for programs as JSON on the standard output.
+// fail prints an error, for programs structured and on the standard output.
 func (t *terminal) fail(text string, code int) {
-	if t.output == "json" {
+	if t.output == "json" || t.output == "yaml" {
 		line, _ := json.Marshal(map[string]any{"error": text, "exit": code})
-		fmt.Fprintln(t.out, string(line))
+		if t.output == "yaml" {
+			line, _ = yaml.JSONToYAML(line)
+		}
+		fmt.Fprintln(t.out, strings.TrimRight(string(line), "\n"))
 		return
 	}
 	for _, line := range strings.Split(text, "\n") {
@@ -160,7 +163,7 @@ func (t *terminal) printStatus(w io.Writer, s workflows.Status) {
 	}
 	if s.Gate != nil {
 		add("gate", fmt.Sprintf("%s: %d of %d approvals", s.Gate.Gate, len(s.Gate.Approvals), s.Gate.Needs.Count))
-		add("approve with", fmt.Sprintf("starter approve %s --gate %s", s.Credential, s.Gate.Gate))
+		add("approve with", fmt.Sprintf("keyturn approve %s --gate %s", s.Credential, s.Gate.Gate))
 	}
 	add("no way back", s.NoWayBack)
 	for _, n := range s.Notices {

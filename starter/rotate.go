@@ -57,7 +57,7 @@ func newPlan(t *terminal) *cobra.Command {
 			if err := t.show(plan, func(w io.Writer) {
 				t.printPlan(w, plan)
 				if running {
-					fmt.Fprintf(w, "\nnote: a rotation of %s is running; this is what another one would find now. See it with: starter status %s\n", args[0], args[0])
+					fmt.Fprintf(w, "\nnote: a rotation of %s is running; this is what another one would find now. See it with: keyturn status %s\n", args[0], args[0])
 				}
 			}); err != nil {
 				return err
@@ -138,7 +138,7 @@ func newRotate(t *terminal) *cobra.Command {
 				return t.resignRunning(ctx, c, pick.wanted, ns, sign)
 			}
 			if errors.As(err, &running) {
-				return exit(exitRefused, fmt.Errorf("a rotation of %s is running already (run %s); see it with: starter status %s", args[0], running.RunId, args[0]))
+				return exit(exitRefused, fmt.Errorf("a rotation of %s is running already (run %s); see it with: keyturn status %s", args[0], running.RunId, args[0]))
 			}
 			if err != nil {
 				return fmt.Errorf("starting the rotation: %w", err)
@@ -147,7 +147,7 @@ func newRotate(t *terminal) *cobra.Command {
 				started := map[string]string{"workflow": run.GetID(), "run": run.GetRunID(), "credential": args[0]}
 				return t.show(started, func(w io.Writer) {
 					fmt.Fprintf(w, "Rotation of %s has begun.\n", args[0])
-					columns(w, []string{"workflow", run.GetID()}, []string{"run", run.GetRunID()}, []string{"follow with", "starter status " + args[0] + " --watch"})
+					columns(w, []string{"workflow", run.GetID()}, []string{"run", run.GetRunID()}, []string{"follow with", "keyturn status " + args[0] + " --watch"})
 				})
 			}
 			report, err := result(ctx, run)
@@ -178,7 +178,7 @@ func (t *terminal) resignRunning(ctx context.Context, c client.Client, wanted in
 		return err
 	}
 	if !verdict.Accepted {
-		return exit(exitRefused, fmt.Errorf("a rotation of %s is running already, and takes no other signature: %s; see it with: starter status %s", name, verdict.Message, name))
+		return exit(exitRefused, fmt.Errorf("a rotation of %s is running already, and takes no other signature: %s; see it with: keyturn status %s", name, verdict.Message, name))
 	}
 	return t.show(verdict, func(w io.Writer) {
 		fmt.Fprintf(w, "The rotation of %s was held, and has a trusted signature again, of %s: %s.\n", name, plain(verdict.By), plain(verdict.Message))

@@ -235,7 +235,7 @@ func (t *terminal) emit(file string, report workflows.ScanReport, keys []policy.
 		return fmt.Errorf("writing the inventory: %w", err)
 	}
 	if !t.quiet {
-		fmt.Fprintf(t.err, "Wrote %s with %d credentials. Fill in each TODO, then: starter validate -f %s\n", file, principals, file)
+		fmt.Fprintf(t.err, "Wrote %s with %d credentials. Fill in each TODO, then: keyturn validate -f %s\n", file, principals, file)
 	}
 	return nil
 }
@@ -270,7 +270,7 @@ func beginning(keys []policy.ScannedKey, at time.Time) (text string, principals 
 	groups := unclaimedKeys(keys)
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Keys that nobody declared, found %s: a beginning of an inventory.
-# Fill in each TODO, then: starter validate -f THIS_FILE
+# Fill in each TODO, then: keyturn validate -f THIS_FILE
 # The keys under adopt are retired by the first rotation; take out what does not belong to the credential.
 apiVersion: keyturn/v1
 inventory: found   # TODO: choose the name of the team's inventory

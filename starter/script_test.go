@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"starter": main})
+	testscript.Main(m, map[string]func(){"keyturn": main})
 }
 
 // The command line is specified by the scripts in testdata/script: what a person types, and what comes.

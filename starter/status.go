@@ -82,7 +82,7 @@ func status(ctx context.Context, c client.Client, credential string) (workflows.
 	}
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
-		return s, exit(exitNotFound, fmt.Errorf("no rotation of %q is known; begin one with: starter rotate %s -f FILE", credential, credential))
+		return s, exit(exitNotFound, fmt.Errorf("no rotation of %q is known; begin one with: keyturn rotate %s -f FILE", credential, credential))
 	}
 	return withoutWorker(ctx, c, credential, err)
 }

@@ -68,7 +68,7 @@ func swept(ctx context.Context, c client.Client, now bool) (report sweeps, err e
 		case failed.Runs > 0 && !found:
 			return report, exit(exitFailed, fmt.Errorf("no sweep has ended well: %s", failed))
 		case !found:
-			return report, exit(exitNotFound, errors.New("no sweep has ended yet; run one with: starter sweep --now"))
+			return report, exit(exitNotFound, errors.New("no sweep has ended yet; run one with: keyturn sweep --now"))
 		case failed.Runs > 0:
 			report.Failing = &failed
 		}
@@ -89,7 +89,7 @@ func swept(ctx context.Context, c client.Client, now bool) (report sweeps, err e
 
 func (t *terminal) printSweep(w io.Writer, r sweeps) {
 	if r.Failing != nil {
-		fmt.Fprintf(w, "%s  %s\n  what to do: mend what the cause names, and see that one ends well: starter sweep --now\n\n", t.bold("NOT SWEPT"), outside.Text(r.Failing.String(), outside.MaxText))
+		fmt.Fprintf(w, "%s  %s\n  what to do: mend what the cause names, and see that one ends well: keyturn sweep --now\n\n", t.bold("NOT SWEPT"), outside.Text(r.Failing.String(), outside.MaxText))
 	}
 	fmt.Fprintf(w, "%s  %s; swept %s\n", t.bold("SWEPT"), r.Summary(), clock(r.EndedAt))
 	for _, f := range r.Findings {

@@ -120,7 +120,7 @@ func BenchmarkApply(b *testing.B) {
 			"%.2f (%.1f s; %d MiB)", first.Seconds()/full.Seconds(), first.Seconds(), memory)
 		measure(b, "the same, as a ratio to as many bare creations of empty Schedules", "", "%.2f", first.Seconds()/bare.Seconds())
 		measure(b, "the same apply again, without a change, as a ratio to the first", "0.1 or less", "%.3f (%.1f s; %d MiB)", again.Seconds()/first.Seconds(), again.Seconds(), memoryAgain)
-		measure(b, "`starter inventory` of them, as a ratio to a bare listing", "1.5 or less", "%.2f (%.1f s)", shown.Seconds()/list.Seconds(), shown.Seconds())
+		measure(b, "`keyturn inventory` of them, as a ratio to a bare listing", "1.5 or less", "%.2f (%.1f s)", shown.Seconds()/list.Seconds(), shown.Seconds())
 	}
 }
 

@@ -326,11 +326,11 @@ func BenchmarkPrograms(b *testing.B) {
 		took = append(took, float64(time.Since(begun).Microseconds())/1000)
 	}
 	b.ReportMetric(median(took), "ms")
-	measure(b, "start-up of `starter --help`", "50 ms", "%.0f ms", median(took))
-	for _, name := range []string{"starter", "worker"} {
-		info, err := os.Stat(filepath.Join(programs, name))
+	measure(b, "start-up of `keyturn --help`", "50 ms", "%.0f ms", median(took))
+	for _, folder := range []string{"starter", "worker"} {
+		info, err := os.Stat(filepath.Join(programs, folder))
 		require.NoError(b, err)
-		measure(b, "size of "+name, "", "%.0f MiB", float64(info.Size())/(1<<20))
+		measure(b, "size of "+map[string]string{"starter": "keyturn", "worker": "keyturn-worker"}[folder], "", "%.0f MiB", float64(info.Size())/(1<<20))
 	}
 }
 

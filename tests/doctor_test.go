@@ -59,7 +59,7 @@ func TestDoctor(t *testing.T) {
 	checks, code := s.doctor()
 	assert.Equal(t, 1, code)
 	assert.Contains(t, checks[policy.CheckDeployment].Do, "setup --build-id")
-	assert.Contains(t, checks[policy.CheckSweep].Do, "starter setup")
+	assert.Contains(t, checks[policy.CheckSweep].Do, "keyturn setup")
 	assert.Contains(t, checks[policy.CheckWorkers].Do, "start one")
 
 	// Setup says what it did, and does it once.
@@ -116,7 +116,7 @@ func TestDoctor(t *testing.T) {
 	assert.Equal(t, policy.CheckWarning, checks[policy.CheckSweep].State)
 	assert.Contains(t, checks[policy.CheckSweep].Message, "for the move")
 	require.NoError(t, sweep.Delete(t.Context()))
-	s.fails(policy.CheckSweep, "nothing sweeps", "starter setup")
+	s.fails(policy.CheckSweep, "nothing sweeps", "keyturn setup")
 	out, code = s.starter("setup", "--sweep-every", "2h")
 	require.Zero(t, code, out)
 	assert.Contains(t, out, "made, every 2h")
@@ -141,7 +141,7 @@ func TestDoctor(t *testing.T) {
 		return code == 1
 	}, patience, 200*time.Millisecond, "%s", out)
 	assert.Regexp(t, `no sweep has ended well: the sweeps since .* failed \(1\): terminated`, out)
-	s.fails(policy.CheckSweep, "failed (1): terminated", "starter sweep --now")
+	s.fails(policy.CheckSweep, "failed (1): terminated", "keyturn sweep --now")
 	s.sweep()
 	eventually(t, func() bool {
 		checks, _ = s.doctor()

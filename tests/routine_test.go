@@ -34,7 +34,7 @@ import (
 	"github.com/keyturn/keyturn/workflows"
 )
 
-// listedEntry is a line of starter inventory, as programs get it.
+// listedEntry is a line of keyturn inventory, as programs get it.
 type listedEntry struct {
 	Credential, Owner, Purpose, Environment, Risk, Issuer, Phase, Signer, Problem string
 	KeyAge                                                                        string

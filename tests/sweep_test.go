@@ -71,7 +71,7 @@ func TestSweep(t *testing.T) {
 	s.startWorker()
 	out, code := s.starter("sweep")
 	assert.Equal(t, 4, code, out)
-	assert.Contains(t, out, "starter sweep --now")
+	assert.Contains(t, out, "keyturn sweep --now")
 	out, code = s.starter("apply", "-f", s.place.Inventory)
 	require.Zero(t, code, out)
 	s.sweepUntil("it is applied", func(r policy.SweepReport) bool { return r.Credentials == 1 })

@@ -15,7 +15,7 @@ import (
 	"github.com/keyturn/keyturn/workflows"
 )
 
-// agent starts an SSH agent that has the keys, for the starter.
+// agent starts an SSH agent that has the keys, for the command line.
 func (s *trustingStage) agent(people ...person) {
 	s.t.Helper()
 	need(s.t, "ssh-agent", "apt-get install openssh-client")

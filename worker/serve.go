@@ -35,7 +35,7 @@ func newCommand() *cobra.Command {
 	var o options
 	level := "info"
 	cmd := &cobra.Command{
-		Use:   "worker --config FILE",
+		Use:   "keyturn-worker --config FILE",
 		Short: "Runs keyturn's workflows and activities",
 		Long: `Runs keyturn's workflows and activities, within what the worker configuration allows.
 

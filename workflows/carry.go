@@ -30,6 +30,8 @@ type Carried struct {
 	Disabled    bool        `json:"disabled,omitempty"`
 	RollingBack bool        `json:"rollingBack,omitempty"`
 	OverlapEnds time.Time   `json:"overlapEnds,omitzero"`
+	// Breach is why the run was paused.
+	Breach *policy.Decision `json:"breach,omitempty"`
 	// IncomingEnds is the incoming key's own end.
 	IncomingEnds time.Time `json:"incomingEnds,omitzero"`
 }
@@ -57,7 +59,7 @@ var errFull = errors.New("this run has become too long and goes on in the next o
 func (r *rotation) measure() {
 	info := workflow.GetInfo(r.ctx)
 	full := r.requests >= maxRequests || info.GetCurrentHistoryLength() >= maxEvents || info.GetCurrentHistorySize() >= maxBytes
-	if bound := r.status.Gate != nil || r.signedOff() || r.disabled; !bound {
+	if bound := r.status.Gate != nil || r.signedOff() || r.approved || r.disabled; !bound {
 		full = full || info.GetContinueAsNewSuggested()
 	}
 	if full && !r.full {
@@ -78,16 +80,17 @@ func (r *rotation) bounded() bool {
 
 // continueAsNew ends the run, after the last request was answered.
 func (r *rotation) continueAsNew() error {
+	breach := r.breach
 	r.stopWatch()
 	r.note("going on in a new run: this one has become too long")
-	for r.drain(); len(r.events) > maxAlong; r.drain() {
-		r.flush()
+	for r.drain(); r.outbox.crowded(); r.drain() {
+		r.write(func() bool { return !r.outbox.crowded() })
 	}
 	next := r.in
 	next.Carried = &Carried{
-		At: r.at, Queue: r.queue, Plan: r.plan, Status: r.status, Report: r.report, Events: r.events, Numbered: r.numbered,
+		At: r.at, Queue: r.queue, Plan: r.plan, Status: r.status, Report: r.report, Events: r.outbox.along(), Numbered: r.numbered,
 		Changed: r.changed, Delivered: r.delivered, Promoted: r.promoted, Disabled: r.disabled, RollingBack: r.rollingBack,
-		OverlapEnds: r.overlapEnds, IncomingEnds: r.incomingEnds,
+		OverlapEnds: r.overlapEnds, IncomingEnds: r.incomingEnds, Breach: breach,
 	}
 	if r.signedOff() {
 		next.Carried.At = partSignoff
@@ -100,7 +103,8 @@ func (r *rotation) continueAsNew() error {
 
 // resume takes over from the run before. A watch takes a new baseline.
 func (r *rotation) resume(c Carried) {
-	r.at, r.queue, r.plan, r.status, r.report, r.events, r.numbered = c.At, c.Queue, c.Plan, c.Status, c.Report, c.Events, c.Numbered
+	r.at, r.queue, r.plan, r.status, r.report, r.numbered = c.At, c.Queue, c.Plan, c.Status, c.Report, c.Numbered
+	r.outbox.add(c.Events...)
 	r.changed, r.delivered, r.promoted, r.disabled, r.rollingBack = c.Changed, c.Delivered, c.Promoted, c.Disabled, c.RollingBack
 	r.overlapEnds, r.incomingEnds = c.OverlapEnds, c.IncomingEnds
 	if t := c.Turn; t != nil {
@@ -108,9 +112,11 @@ func (r *rotation) resume(c Carried) {
 	}
 	for _, v := range c.Report.Verdicts {
 		r.verdicts[v.ID] = v
+		r.remembered += size(v)
 	}
-	if r.delivered && !r.rollingBack {
+	if r.delivered && !r.rollingBack && c.Breach == nil { // a pause begins the watch anew at its end
 		r.startWatch()
 	}
+	r.breach = c.Breach
 	r.refresh()
 }

@@ -8,8 +8,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
+	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
@@ -160,6 +162,59 @@ func TestWhatWasApprovedKeepsTheRun(t *testing.T) {
 	s.approveAt(atGate + time.Minute)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.Equal(t, routine, s.asked)
+}
+
+// Nor does it where the issuer cannot disable, so that nothing lies between the gate and the end of the key.
+func TestWhatWasApprovedKeepsTheRunToTheDestroying(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.CanDisable = false
+	s.in("revoke-gate", atGate, func() {
+		s.env.SetContinueAsNewSuggested(true)
+		s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+	})
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.True(t, s.has("destroy with 1 approvals"), s.asked)
+}
+
+// A run that is paused when it is full is paused still in the next one.
+func TestAPauseGoesOnInTheNextRun(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, OnBreach: inventory.BreachPause}
+	bad := false
+	s.in("overlap", inOverlap, func() { bad = true })
+	s.answers["Watch"] = func(int) (any, error) {
+		if bad {
+			return policy.Decision{Reason: policy.BudgetBreached, Message: "5 of 100 failed"}, nil
+		}
+		return nil, nil
+	}
+	ill := func(int) (any, error) {
+		return nil, temporal.NewApplicationErrorWithOptions("not well", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+	}
+	s.answers["AwaitHealth"] = ill
+	s.at(inOverlap+5*time.Minute, func() {
+		assert.Contains(t, s.status().Doing, "Paused: 5 of 100 failed")
+		s.env.SetContinueAsNewSuggested(true)
+		s.env.SignalWorkflow(workflows.ExtendName, policy.Request{By: "ann"})
+	})
+	in := s.fills()
+
+	next := newScript(t)
+	next.credential = s.credential
+	next.env.SetStartTime(s.env.Now())
+	well := false
+	next.answers["AwaitHealth"] = func(n int) (any, error) {
+		if well {
+			return nil, nil
+		}
+		return ill(n)
+	}
+	next.at(time.Minute, func() { assert.Contains(t, next.status().Doing, "Paused: 5 of 100 failed") })
+	next.at(2*time.Minute, func() { well = true })
+	next.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, next.goesOn(in).Outcome)
 }
 
 // Decisions get their first verdict in the next run, too, and events have IDs of their own.

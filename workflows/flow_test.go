@@ -19,6 +19,7 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -82,8 +83,8 @@ type script struct {
 	answers map[string]func(n int) (any, error)
 	calls   map[string]int
 	began   time.Time
-	// requests counts updates, for their IDs.
-	requests int
+	// requests counts updates, for their IDs; atTheDoor are those that were refused before they entered the history.
+	requests, atTheDoor int
 	// disabled: an earlier run has disabled the retiring key.
 	disabled bool
 }
@@ -218,7 +219,10 @@ func (s *script) mocks() {
 		s.did("record %s", in.Outcome)
 		return answer(s, "Record", activities.Recorded{})
 	})
-	s.env.OnActivity(act.Log, anything, anything).Return(nil)
+	s.env.OnActivity(act.Log, anything, anything).Return(func(context.Context, []audit.Event) error {
+		_, err := answer(s, "Log", true)
+		return err
+	})
 	s.env.OnActivity(act.Notify, anything, anything).Return(func(_ context.Context, in activities.NotifyInput) error {
 		if _, err := answer(s, "Notify", true); err != nil {
 			return err
@@ -241,14 +245,19 @@ func answerOrWait(s *script, name string) (policy.Decision, error) {
 	return d, err
 }
 
-// ask sends a request as an update and hands over the verdict.
+// ask sends a request as an update and hands over the verdict, also of one that was refused at the door.
 func (s *script) ask(action policy.Action, req policy.Request, verdict func(policy.Verdict)) {
 	s.t.Helper()
 	s.requests++
 	id := fmt.Sprintf("%s-%d", action, s.requests)
 	s.env.UpdateWorkflow(string(action), id, &testsuite.TestUpdateCallback{
 		OnAccept: func() {},
-		OnReject: func(err error) { assert.NoError(s.t, err) },
+		OnReject: func(err error) {
+			v := s.refused(err)
+			if verdict != nil {
+				verdict(v)
+			}
+		},
 		OnComplete: func(result any, err error) {
 			require.NoError(s.t, err)
 			if verdict != nil {
@@ -256,6 +265,16 @@ func (s *script) ask(action policy.Action, req policy.Request, verdict func(poli
 			}
 		},
 	}, req)
+}
+
+// refused is the verdict of an update that was refused at the door.
+func (s *script) refused(err error) (v policy.Verdict) {
+	s.t.Helper()
+	var refused *temporal.ApplicationError
+	require.ErrorAs(s.t, err, &refused)
+	require.NoError(s.t, refused.Details(&v))
+	s.atTheDoor++
+	return v
 }
 
 // approveAt approves the gate that waits then.
@@ -458,7 +477,7 @@ func TestASpecThatIsNotTrustedAnyMoreHoldsTheRotation(t *testing.T) {
 	resign := func(s *script, signature, body string, want policy.VerdictReason) {
 		s.requests++
 		s.env.UpdateWorkflow(workflows.ResignName, fmt.Sprint("resign-", s.requests), &testsuite.TestUpdateCallback{
-			OnAccept: func() {}, OnReject: func(err error) { assert.NoError(s.t, err) },
+			OnAccept: func() {}, OnReject: func(err error) { assert.Equal(s.t, want, s.refused(err).Reason) },
 			OnComplete: func(result any, err error) {
 				require.NoError(s.t, err)
 				assert.Equal(s.t, want, result.(policy.Verdict).Reason)
@@ -833,7 +852,85 @@ func TestRequests(t *testing.T) {
 		report := s.run()
 		assert.Equal(t, workflows.Completed, report.Outcome)
 		assert.Equal(t, 5, answered)
-		assert.Len(t, report.Verdicts, 11, "one approval, five updates and five signals")
+		assert.Len(t, report.Verdicts, 6, "one approval and five signals")
+		assert.Equal(t, 5, s.atTheDoor, "the updates are in no history")
+	})
+	t.Run("what has no place now is refused at the door", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		reasons := map[string]policy.VerdictReason{}
+		refused := func(what string, action policy.Action, req policy.Request) {
+			s.ask(action, req, func(v policy.Verdict) { reasons[what] = v.Reason })
+		}
+		s.in("canary soaking", inFirstSoak, func() {
+			refused("no gate is open", policy.Approve, policy.Request{By: "ann"})
+			refused("there is no overlap yet", policy.Extend, policy.Request{By: "ann", Extension: minutes(1)})
+			refused("no reason", policy.Rollback, policy.Request{By: "ann"})
+			refused("a text is too long", policy.Rollback, policy.Request{By: "ann", Reason: strings.Repeat("x", 1001)})
+			refused("signed, and no gate is open", policy.Approve, policy.Request{Signed: &signed.Envelope{Body: json.RawMessage(`{"nonce":"n"}`)}})
+		})
+		s.in("overlap", inOverlap, func() { refused("by nothing", policy.Extend, policy.Request{By: "ann"}) })
+		s.in("revoke-gate", atGate, func() {
+			refused("for another run", policy.Approve, policy.Request{By: "ann", Run: "another"}) // only the content says so
+		})
+		s.approveAt(atGate + time.Minute)
+		report := s.run()
+		assert.Equal(t, workflows.Completed, report.Outcome)
+		assert.Equal(t, map[string]policy.VerdictReason{
+			"no gate is open": policy.NotOpen, "there is no overlap yet": policy.WrongPhase, "no reason": policy.ReasonMissing,
+			"a text is too long": policy.TextTooLong, "signed, and no gate is open": policy.NotOpen, "by nothing": policy.BadExtension,
+			"for another run": policy.OtherRun,
+		}, reasons)
+		assert.Equal(t, 6, s.atTheDoor)
+		assert.Len(t, report.Verdicts, 2, "what was refused for its content, and the approval")
+	})
+	t.Run("a decision that has its verdict gets it also when it has no place any more", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		longer := policy.Request{ID: "longer", By: "ann", Extension: minutes(10)}
+		s.in("overlap", inOverlap, func() { s.ask(policy.Extend, longer, func(v policy.Verdict) { assert.True(t, v.Accepted) }) })
+		s.in("revoke-gate", atGate+10*time.Minute, func() { s.ask(policy.Extend, longer, func(v policy.Verdict) { assert.True(t, v.Accepted, v.Message) }) })
+		s.approveAt(atGate + 11*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+		assert.Zero(t, s.atTheDoor)
+	})
+	t.Run("an extension counts once, also when it is sent again after hundreds of refusals", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		longer := policy.Request{ID: "longer", By: "ann", Extension: minutes(30)}
+		s.in("overlap", inOverlap, func() {
+			for i := range 300 {
+				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{ID: fmt.Sprint(i), By: "bot"})
+			}
+		})
+		var first time.Time
+		s.in("overlap", inOverlap+time.Minute, func() { s.ask(policy.Extend, longer, nil) })
+		s.in("overlap", inOverlap+2*time.Minute, func() { first = s.status().Until; s.ask(policy.Extend, longer, nil) })
+		s.in("overlap", inOverlap+3*time.Minute, func() { assert.Equal(t, first, s.status().Until) })
+		s.approveAt(atGate + 30*time.Minute)
+		assert.LessOrEqual(t, len(s.run().Verdicts), 200)
+	})
+	t.Run("a gate that has what it needs takes no more", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.in("revoke-gate", atGate, func() {
+			for i := range 50 {
+				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{ID: fmt.Sprint(i), By: fmt.Sprint("ann", i)})
+			}
+		})
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+		assert.True(t, s.has("disable with 1 approvals"), s.asked)
+	})
+	t.Run("a cancel that is not taken leaves a notice", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.plan.CanRollBack = false
+		s.in("overlap", inOverlap, s.env.CancelWorkflow)
+		s.in("overlap", inOverlap+time.Minute, func() {
+			assert.Contains(t, fmt.Sprint(s.status().Notices), "the run was cancelled, which was not taken: the rotation cannot be turned back")
+		})
+		s.approveAt(atGate)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
 }
 

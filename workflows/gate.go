@@ -35,7 +35,7 @@ func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict,
 	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
 	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
 	r.tell(notifyAction, "gate-"+string(g), fmt.Sprintf("Approval needed: %s gate", g),
-		fmt.Sprintf("%s Approve with: starter approve %s --gate %s", doing, r.status.Credential, g))
+		fmt.Sprintf("%s Approve with: keyturn approve %s --gate %s", doing, r.status.Credential, g))
 
 	expires := func() time.Time { return time.Time{} }
 	if needs.RequestExpires > 0 {
@@ -89,7 +89,7 @@ func (r *rotation) evidence() (policy.Evidence, error) {
 		r.findable(PhaseEvidence)
 		if e.Lacks() == shown { // so it returned because it is late
 			r.tell(notifyAlert, "reminder", "The retiring key is still needed",
-				"The evidence for revoking it has been incomplete for longer than its quiet window. See what it lacks with: starter status "+r.status.Credential)
+				"The evidence for revoking it has been incomplete for longer than its quiet window. See what it lacks with: keyturn status "+r.status.Credential)
 			late = time.Time{}
 		}
 		shown = e.Lacks()

@@ -2,10 +2,13 @@ package workflows
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
@@ -48,7 +51,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			return r.decide(q.action, req, r.prove(ctx, req)), nil
 		}
 		if err := workflow.SetUpdateHandlerWithOptions(ctx, string(q.action), update,
-			workflow.UpdateHandlerOptions{Description: q.description}); err != nil {
+			workflow.UpdateHandlerOptions{Description: q.description, Validator: r.placed(q.action)}); err != nil {
 			return err
 		}
 		r.receive(ctx, string(q.action), q.description, func(ctx workflow.Context, payload converter.RawValue) error {
@@ -77,7 +80,15 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		return r.resign(ctx, s), nil
 	}
 	err = workflow.SetUpdateHandlerWithOptions(ctx, ResignName, resign,
-		workflow.UpdateHandlerOptions{Description: "Sign the spec of a held rotation anew; sent by starter rotate --sign"})
+		workflow.UpdateHandlerOptions{
+			Description: "Sign the spec of a held rotation anew; sent by keyturn rotate --sign",
+			Validator: func(ctx workflow.Context, _ inventory.SignedSpec) error {
+				if r.holding {
+					return nil
+				}
+				return atTheDoor(notHeld(workflow.Now(ctx)))
+			},
+		})
 	if err != nil {
 		return err
 	}
@@ -89,10 +100,36 @@ func (r *rotation) listen(ctx workflow.Context) error {
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		ctx.Done().Receive(ctx, nil)
 		if ctx.Err() != nil && !r.over {
-			r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"}, nil)
+			if v := r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"}, nil); !v.Accepted {
+				r.notice("the run was cancelled, which was not taken: %s", v.Message)
+			}
 		}
 	})
 	return nil
+}
+
+// placed refuses an update that has no place now, whoever sends it: that writes nothing into the history, so that a script which
+// asks again and again fills no run. One that has its verdict gets that. The refusal carries the verdict.
+func (r *rotation) placed(action policy.Action) func(workflow.Context, policy.Request) error {
+	return func(ctx workflow.Context, req policy.Request) error {
+		id := cmp.Or(req.ID, "update/"+workflow.GetCurrentUpdateInfo(ctx).ID)
+		if nonce := req.Nonce(); nonce != "" {
+			id = "signed/" + nonce
+		}
+		if _, known := r.verdicts[id]; known {
+			return nil
+		}
+		v := policy.Misplaced(action, req, r.standpoint())
+		if v.Reason == "" {
+			return nil
+		}
+		return atTheDoor(v)
+	}
+}
+
+// atTheDoor is how a validator refuses: with the verdict.
+func atTheDoor(v policy.Verdict) error {
+	return temporal.NewNonRetryableApplicationError(v.Message, string(v.Reason), nil, v)
 }
 
 // receive handles each signal of a name. It is received raw: one that does not decode is reported, where
@@ -120,8 +157,26 @@ func (r *rotation) requested() {
 	r.measure()
 }
 
-// maxVerdicts bounds what a run remembers and reports of decisions.
-const maxVerdicts = 200
+// What a run remembers and reports of decisions.
+const (
+	maxVerdicts     = 200
+	maxVerdictsSize = 256 << 10
+)
+
+// remember keeps a verdict, so that a repeated decision gets it again. Past the bounds the oldest refusals go, and only then
+// what was carried out.
+func (r *rotation) remember(v policy.Verdict) {
+	r.verdicts[v.ID] = v
+	all := append(r.report.Verdicts, v)
+	r.remembered += size(v)
+	for len(all) > maxVerdicts || r.remembered > maxVerdictsSize && len(all) > 1 {
+		oldest := max(0, slices.IndexFunc(all, func(v policy.Verdict) bool { return !v.Accepted }))
+		r.remembered -= size(all[oldest])
+		delete(r.verdicts, all[oldest].ID)
+		all = slices.Delete(all, oldest, oldest+1)
+	}
+	r.report.Verdicts = all
+}
 
 // decide judges a request, whichever way it came, and does what an accepted one asks for. The same ID
 // gets its first verdict again.
@@ -133,10 +188,7 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 		return v
 	}
 	v := policy.Judge(action, req, proof, r.standpoint())
-	if len(r.verdicts) < maxVerdicts {
-		r.verdicts[v.ID] = v
-		r.report.Verdicts = append(r.report.Verdicts, v)
-	}
+	r.remember(v)
 	kind := audit.DecisionRejected
 	if v.Accepted {
 		kind = audit.DecisionAccepted
@@ -234,14 +286,13 @@ const Resign policy.Action = "resign"
 
 // resign takes another signature of the very same spec, once a worker trusts it.
 func (r *rotation) resign(ctx workflow.Context, s inventory.SignedSpec) policy.Verdict {
+	if !r.holding {
+		return notHeld(workflow.Now(ctx))
+	}
 	v := policy.Verdict{Action: Resign, At: workflow.Now(ctx)}
 	theirs, err := signed.Canonical(s.Body)
 	ours, ownErr := signed.Canonical(r.in.Spec.Body)
-	switch {
-	case !r.holding:
-		v.Reason, v.Message = policy.WrongPhase, "the rotation is not held: its spec is trusted"
-		return v
-	case err != nil || ownErr != nil || !bytes.Equal(theirs, ours):
+	if err != nil || ownErr != nil || !bytes.Equal(theirs, ours) {
 		v.Reason, v.Message = policy.OtherRotation, "it is not the spec that this rotation follows"
 		return v
 	}
@@ -255,6 +306,10 @@ func (r *rotation) resign(ctx workflow.Context, s inventory.SignedSpec) policy.V
 	v.Message = "the rotation goes on"
 	r.note("%s signed the spec anew", accepted.Signer)
 	return v
+}
+
+func notHeld(now time.Time) policy.Verdict {
+	return policy.Verdict{Action: Resign, At: now, Reason: policy.WrongPhase, Message: "the rotation is not held: its spec is trusted"}
 }
 
 // carryOut does what an accepted verdict means.
@@ -305,13 +360,13 @@ func (r *rotation) compromised(c Compromised) {
 // are done: a run that ended earlier would lose them.
 func (r *rotation) drain() {
 	for {
-		before := r.numbered + len(r.report.Verdicts)
+		before := r.numbered
 		// Giving way once lets every receiver take what has arrived for it.
 		gaveWay := false
 		workflow.Go(r.ctx, func(workflow.Context) { gaveWay = true })
 		_ = workflow.Await(r.ctx, func() bool { return gaveWay && workflow.AllHandlersFinished(r.ctx) })
 		r.background.Wait(r.ctx)
-		if before == r.numbered+len(r.report.Verdicts) {
+		if before == r.numbered {
 			return
 		}
 	}

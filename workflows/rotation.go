@@ -162,6 +162,9 @@ func (r *rotation) signoff() error {
 // issue mints the incoming key, stages it, and sees that it works before anybody depends on it; before that it
 // clears away what earlier rotations left.
 func (r *rotation) issue() error {
+	if err := r.safePoint(); err != nil { // nothing is changed yet
+		return err
+	}
 	r.enter(PhaseIssue, "Minting the incoming key, storing it as PENDING, and seeing that it works.")
 	r.changed = true
 	if len(r.plan.TakeBack) > 0 {
@@ -211,11 +214,17 @@ func (r *rotation) deliver() error {
 func (r *rotation) promote() error {
 	r.enter(PhasePromote, "Moving CURRENT to the incoming key.")
 	r.promoted = true
+	if r.plan.Retiring != nil {
+		r.status.NoWayBack = r.onlyForward()
+	}
 	var d policy.Decision
 	if err := r.step(promoting, act.Promote, r.acting(), &d); err != nil {
 		return err
 	}
 	if !d.OK {
+		if !r.delivered {
+			r.status.NoWayBack = "" // nobody has it
+		}
 		return turnedBack(d.Reason, "the incoming key may not be promoted: %s", d.Message)
 	}
 	r.became(RoleIncoming, KeyCurrent)
@@ -242,11 +251,7 @@ func (r *rotation) follow() error {
 func (r *rotation) wave(i int, w policy.Wave) error {
 	r.enter(PhaseDeliver, fmt.Sprintf("Delivering the incoming key to wave %s (%d of %d).", w.Name, i+1, len(r.plan.Waves)))
 	r.delivered = true
-	if r.plan.Retiring == nil {
-		r.status.NoWayBack = "there is no earlier key to go back to"
-	} else if !r.plan.CanRollBack {
-		r.status.NoWayBack = cmp.Or(r.plan.NoWayBack, "the value of the retiring key is in no store") // plans of before that was so do not say it
-	}
+	r.status.NoWayBack = r.onlyForward()
 	r.status.Waves[i].State = waveDelivering
 	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances; or: rollback")
 	input := activities.WaveInput{
@@ -272,6 +277,17 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 	r.status.Waves[i].State = wavePassed
 	r.note("wave %s passed: %s on key %s", w.Name, strings.Join(w.Instances, ", "), r.status.Incoming.KeyID)
 	return nil
+}
+
+// onlyForward is why nobody who has the incoming key can be brought back; empty when the retiring one can be delivered again.
+func (r *rotation) onlyForward() string {
+	switch {
+	case r.plan.Retiring == nil:
+		return "there is no earlier key to go back to"
+	case !r.plan.CanRollBack:
+		return cmp.Or(r.plan.NoWayBack, "the value of the retiring key is in no store") // plans of before that was so do not say it
+	}
+	return ""
 }
 
 // overlap keeps both keys accepted, and ends before either ends by itself.
@@ -323,21 +339,21 @@ func (r *rotation) revoke() error {
 		if err != nil {
 			return err
 		}
-		input := activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals}
-		gone, err := r.disableAndDestroy(input)
-		if err != nil || gone {
+		if gone, err := r.disableAndDestroy(approvals); err != nil || gone {
 			return err
 		}
 	}
 }
 
-// disableAndDestroy tells whether the retiring key is gone; when it is not, why is in the timeline.
-func (r *rotation) disableAndDestroy(input activities.RevokeInput) (gone bool, err error) {
+// disableAndDestroy does what the gate allows, and tells whether the retiring key is gone; when it is not, why is in the timeline.
+func (r *rotation) disableAndDestroy(approvals []policy.Verdict) (gone bool, err error) {
+	r.approved = true
+	defer func() { r.approved = false }()
 	if r.plan.CanDisable {
 		r.enter(PhaseDisable, "Disabling the retiring key; it can be enabled again.")
 		var d policy.Decision
 		r.disabled = true
-		if err := r.step(disabling, act.Disable, &input, &d); err != nil {
+		if err := r.step(disabling, act.Disable, &activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals}, &d); err != nil {
 			return false, err
 		}
 		if !d.OK {
@@ -356,19 +372,14 @@ func (r *rotation) disableAndDestroy(input activities.RevokeInput) (gone bool, e
 	r.ignoreWatch()
 	r.status.NoWayBack = "the retiring key is being destroyed"
 	var destroyed activities.Destroyed
-	told := input.Events
-	input.Rotation = *r.acting()
-	if !r.plan.CanDisable { // else disabling has recorded what led to it
-		input.Events = append(told, input.Events...)
-	}
-	if err := r.run(destroying, act.Destroy, &input, &destroyed); err != nil {
+	if err := r.run(destroying, act.Destroy, &activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals}, &destroyed); err != nil {
 		// Whether the key is dead is not known: Record looks, and what lives on is debt.
 		r.note("destroying key %s did not end well: %s", r.status.Retiring.KeyID, cause(err))
 		return true, nil
 	}
 	if !destroyed.Decision.OK {
 		r.note("not destroyed: %s", destroyed.Decision.Message)
-		r.status.NoWayBack = ""
+		r.status.NoWayBack = r.onlyForward()
 		r.startWatch()
 		if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
 			return false, err
@@ -396,8 +407,7 @@ func (r *rotation) turnBack(err error) error {
 		r.changed = false
 		return refused(policy.Held, "%s", cause(err))
 	case !r.changed:
-		t.outcome = Refused
-		return t
+		return refused(t.reason, "%s; nothing was changed", t.message)
 	}
 	return r.rollBack(t)
 }
@@ -415,7 +425,7 @@ func (r *rotation) rollBack(t *turn) error {
 	if r.turn == nil {
 		r.turn = t
 	}
-	if why := r.noWayBack(); why != "" && r.delivered {
+	if why := r.noWayBack(); why != "" && (r.delivered || r.promoted) {
 		return failed(t.reason, "%s. A rollback is impossible: %s", t.message, why)
 	}
 	if err := r.insist("The rollback", r.undo); err != nil {
@@ -518,13 +528,21 @@ func (r *rotation) end(err error) (Report, error) {
 	} else if r.plan.Retiring == nil {
 		t.message = "The credential has its first key."
 	}
+	if s := r.superseded(); s != nil { // while there was no safe point
+		t = s
+	}
 	r.conclude(t)
 	severity := notifyInfo
 	if t.outcome != Completed {
 		severity = notifyAlert
 	}
 	r.tell(severity, "ended", "Rotation "+string(t.outcome), t.message)
-	r.drain()
+	for r.drain(); !r.outbox.isEmpty() && r.emptied(); r.drain() {
+		r.write(r.outbox.isEmpty)
+	}
+	if s := r.superseded(); s != nil {
+		t = s // the news came while the end was written; what it found is in the report
+	}
 	r.close(t)
 	r.show()
 	if t.outcome == Failed {
@@ -538,7 +556,7 @@ func (r *rotation) end(err error) (Report, error) {
 func (r *rotation) conclude(t *turn) {
 	if !r.changed || t.outcome == Superseded {
 		r.happened(audit.RotationEnded, map[string]string{"outcome": string(t.outcome), "message": t.message})
-		r.try(logging, act.Log, r.takeEvents(), nil)
+		_ = r.log() // what is left is written before the run ends
 		return
 	}
 	r.enter(PhaseRecord, "Cleaning up and writing the record.")
@@ -593,5 +611,5 @@ func (r *rotation) unrecorded(t *turn, why string) {
 	}
 	t.message = outside.Lines(fmt.Sprintf("%s But what is true at issuer and store now could not be looked at: %s. Still owed: %s", t.message, why, describeDebt(r.report.Debt)), 4*outside.MaxText)
 	r.happened(audit.RotationEnded, map[string]string{"outcome": string(t.outcome), "message": t.message})
-	r.try(logging, act.Log, r.takeEvents(), nil)
+	_ = r.log()
 }

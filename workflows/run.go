@@ -42,7 +42,7 @@ type rotation struct {
 	plan       policy.Plan
 	status     Status
 	report     Report
-	events     []audit.Event
+	outbox     outbox
 	numbered   int // events and signals so far, for their IDs
 	requests   int // signals and updates of this run
 
@@ -56,6 +56,8 @@ type rotation struct {
 	breach *policy.Decision
 
 	changed, delivered, promoted, disabled, rollingBack, over bool
+	// approved: the revoke gate was passed, and what it allows is not over.
+	approved bool
 	// holding: the spec's signature is not trusted now; resigned: another one was taken.
 	holding, resigned bool
 	overlapEnds       time.Time
@@ -67,6 +69,7 @@ type rotation struct {
 	watches      int   // begun so far; only the last one counts
 	indexed      Phase // by which the run is found
 	verdicts     map[string]policy.Verdict
+	remembered   int // their size, in bytes
 	proved       int // signed decisions looked at since the gate opened
 	unproved     []*unproved
 	background   workflow.WaitGroup
@@ -111,48 +114,12 @@ func (r *rotation) subject() *activities.Rotation {
 	return &activities.Rotation{Spec: r.in.Spec, ID: r.id, Retiring: r.status.Retiring, Incoming: r.status.Incoming}
 }
 
-// acting is what an activity is told that changes or records something: what has happened meanwhile goes
-// along, once.
+// acting is what an activity is told that changes or records something: what has happened meanwhile goes along.
 func (r *rotation) acting() *activities.Rotation {
 	r.flush()
 	subject := r.subject()
-	subject.Events = r.takeEvents()
+	subject.Events = r.outbox.along()
 	return subject
-}
-
-func (r *rotation) takeEvents() []audit.Event {
-	events := r.events
-	r.events = nil
-	return events
-}
-
-// maxAlong is how many events go along with what is done next; they, and what people wrote into them, must fit into
-// one message.
-const maxAlong = 50
-
-// flush writes events to the audit record by themselves, when there are more than can go along.
-func (r *rotation) flush() {
-	for len(r.events) > maxAlong && r.bounded() {
-		batch := r.events[:maxAlong]
-		if err := r.run(logging, act.Log, batch, nil); err != nil {
-			r.notice("could not %s: %s", logging.summary, cause(err))
-			return // they stay, and are tried again with what comes next
-		}
-		r.events = r.events[len(batch):]
-	}
-}
-
-// happened adds an event that no activity sees by itself to the audit record.
-func (r *rotation) happened(t audit.Type, detail map[string]string) {
-	r.numbered++
-	for _, name := range workflow.DeterministicKeys(detail) {
-		detail[name] = outside.Text(detail[name], 4*outside.MaxText)
-	}
-	r.events = append(r.events, audit.Event{
-		ID:   fmt.Sprintf("%s/%s/%d", r.id, t, r.numbered),
-		Time: workflow.Now(r.ctx).UTC(), Type: t, Credential: r.status.Credential, Rotation: r.id,
-		Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, Actor: "workflow", Detail: detail,
-	})
 }
 
 // turn is an end of the routine way: what it ends as, and why.
@@ -216,6 +183,9 @@ func unwrapped(err error) string {
 func (r *rotation) run(o step, activity, input, output any) error {
 	for {
 		err := o.start(r.ctx, r.queue, activity, input).Get(r.ctx, output)
+		if err == nil {
+			r.acknowledge(input)
+		}
 		if !r.held(err) {
 			return err
 		}
@@ -241,9 +211,6 @@ func (r *rotation) step(o step, activity, input, output any) error {
 
 func (r *rotation) attempt(o step, activity, input, output any) error {
 	if err := r.safePoint(); err != nil {
-		if in, ok := input.(interface{ TakeEvents() []audit.Event }); ok {
-			r.events = append(in.TakeEvents(), r.events...) // they went along with what is not done now
-		}
 		return err
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
@@ -257,6 +224,9 @@ func (r *rotation) attempt(o step, activity, input, output any) error {
 		cancel()
 	}
 	err := done.Get(r.ctx, output)
+	if err == nil {
+		r.acknowledge(input)
+	}
 	if t := r.turned(); t != nil {
 		return t
 	}
@@ -288,7 +258,7 @@ func (r *rotation) hold(why string, input any, stop func() error) error {
 	r.note("held: %s", why)
 	r.tell(notifyAlert, "held", "Rotation held: the worker configuration does not let its spec be followed any more", why)
 	r.status.Doing = "Held: " + why
-	r.waitFor("a trusted signature of the spec this rotation follows, within the bounds", "whoever keeps the worker configuration; or a trusted signer, with: starter rotate "+r.status.Credential+" -f FILE --sign KEY")
+	r.waitFor("a trusted signature of the spec this rotation follows, within the bounds", "whoever keeps the worker configuration; or a trusted signer, with: keyturn rotate "+r.status.Credential+" -f FILE --sign KEY")
 	for trusted := false; !trusted; {
 		r.resigned = false
 		ctx, cancel := workflow.WithCancel(r.ctx)
@@ -319,10 +289,18 @@ func (r *rotation) hold(why string, input any, stop func() error) error {
 
 // turned is the turn that counts now: in a rollback only that of an incident.
 func (r *rotation) turned() *turn {
-	if r.turn != nil && r.rollingBack && r.turn.outcome != Superseded {
-		return nil
+	if r.rollingBack {
+		return r.superseded()
 	}
 	return r.turn
+}
+
+// superseded is the turn of an incident, if one takes the credential over.
+func (r *rotation) superseded() *turn {
+	if r.turn != nil && r.turn.outcome == Superseded {
+		return r.turn
+	}
+	return nil
 }
 
 // stop is what ends the routine way at the next safe point: a turn, or the end of this run.
@@ -389,7 +367,7 @@ func (r *rotation) wait(what string, deadline func() time.Time, done func() bool
 		}
 		r.until(end)
 		moved := func() bool {
-			return r.stop() != nil || r.breach != nil || done() || !deadline().Equal(end) || len(r.events) > 2*maxAlong
+			return r.stop() != nil || r.breach != nil || done() || !deadline().Equal(end) || len(r.outbox.events) > 2*maxAlong || r.outbox.size > 2*maxAlongSize
 		}
 		var err error
 		if end.IsZero() {

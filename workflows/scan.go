@@ -328,7 +328,7 @@ func (r ScanReport) Markdown() string {
 	line("\n| custody | key | principal | created | last used | what to do |\n|---|---|---|---|---|---|")
 	for i, k := range r.Keys {
 		if i == shownRows {
-			line("\nand more: starter inventory scan")
+			line("\nand more: keyturn inventory scan")
 			break
 		}
 		line("| %s | %s | %s | %s | %s | %s |", text(strings.TrimSuffix(string(k.Custody)+", "+k.MarkText(), ", ")), text(k.KeyID), text(k.Account+"/"+k.Principal), date(k.CreatedAt), date(k.LastUsedAt), text(k.Advice))

@@ -230,7 +230,7 @@ func (s *scheduled) rotate() error {
 	var failed *temporal.ApplicationError
 	reported := errors.As(err, &failed) && failed.Type() == FailedType && failed.Details(&report) == nil
 	if err != nil && !reported {
-		return s.end(Failed, StepFailed, "the rotation ended without a report: %s; look at it with: starter status %s", cause(err), name)
+		return s.end(Failed, StepFailed, "the rotation ended without a report: %s; look at it with: keyturn status %s", cause(err), name)
 	}
 	s.report.RotateBy, s.report.NextRun = report.RotateBy, report.NextRun
 	return s.end(report.Outcome, report.Reason, "%s", report.Message)

@@ -3,7 +3,6 @@ package workflows
 import (
 	"errors"
 
-	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -61,7 +60,7 @@ func (r *rotation) revokeDebt() error {
 	}
 	r.changed = true
 	r.startWatch()
-	gone, err := r.disableAndDestroy(activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals})
+	gone, err := r.disableAndDestroy(approvals)
 	if err == nil && !gone {
 		return turnedBack(policy.EvidenceLacking, "what the approval stood on gave way; a later sweep opens the gate again")
 	}
@@ -76,8 +75,7 @@ func (r *rotation) leaveDebt(err error) error {
 	case t.outcome == Superseded, t.outcome == Refused:
 		return t
 	case !r.changed:
-		t.outcome = Refused
-		return t
+		return refused(t.reason, "%s; nothing was changed", t.message)
 	}
 	r.stopWatch()
 	r.rollingBack = true

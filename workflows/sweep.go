@@ -141,7 +141,7 @@ func (s *sweep) astray() {
 	s.report.Add(found.Findings...)
 	s.report.Saw(found.Steps)
 	if found.More {
-		s.tell("there are more rotations of credentials that are not applied than were looked at: starter status")
+		s.tell("there are more rotations of credentials that are not applied than were looked at: keyturn status")
 	}
 }
 
@@ -192,7 +192,7 @@ func (s *sweep) undeclared() {
 		}
 	}
 	if report.Pages > 1 {
-		s.tell("there are more keys that nobody declared than are listed here: starter inventory scan")
+		s.tell("there are more keys that nobody declared than are listed here: keyturn inventory scan")
 	}
 }
 
@@ -271,7 +271,7 @@ func SweepMarkdown(r policy.SweepReport) string {
 	}
 	for i, f := range r.Findings {
 		if i == shownRows {
-			line("\nand more: starter sweep")
+			line("\nand more: keyturn sweep")
 			break
 		}
 		line("\n**%s** %s of %s, since %s\n", f.Kind, text(f.Credential), text(f.Owner), f.Since.UTC().Format(time.DateTime))

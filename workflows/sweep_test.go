@@ -378,7 +378,7 @@ func TestSweepFindsRotationsOfWhatIsNotApplied(t *testing.T) {
 	assert.Equal(t, "forgotten", report.Findings[1].Credential)
 	assert.Contains(t, report.Findings[1].Message, "terminated in the middle")
 	assert.Contains(t, report.Findings[1].Message, "it is not applied")
-	assert.Contains(t, report.Findings[1].Do, "starter apply -f FILE; ")
+	assert.Contains(t, report.Findings[1].Do, "keyturn apply -f FILE; ")
 	assert.Equal(t, 1, report.Credentials)
 }
 

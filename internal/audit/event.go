@@ -101,6 +101,16 @@ var types = []Type{
 	TakenOver, DebtFound, RotationEnded,
 }
 
+// told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are
+// of what a worker has seen.
+var told = []Type{
+	RotationRequested, PlanMade, PlanRefused, GateOpened, GateClosed, DecisionAccepted, DecisionRejected,
+	OverlapBegun, OverlapExtended, EvidenceMissing, RollbackBegun, TakenOver, RotationEnded,
+}
+
+// Told tells whether a workflow may say that such a thing happened.
+func (t Type) Told() bool { return slices.Contains(told, t) }
+
 // Types lists the types that this version makes.
 func Types() []Type { return slices.Clone(types) }
 

@@ -45,7 +45,7 @@ func fieldsPage(t *testing.T, root *jsonschema.Schema) string {
 	p := &page{defaults: defaultsOfTerms(t)}
 	p.WriteString(`# Fields of an inventory
 
-Written by a test from the types, their comments and their defaults; ` + "`starter schema`" + ` prints the same for editors. Any other field is an error.
+Written by a test from the types, their comments and their defaults; ` + "`keyturn schema`" + ` prints the same for editors. Any other field is an error.
 A duration is written as 90d, 12h, 10m or 30s. How the fields are used together stands in [inventory.md](inventory.md).
 `)
 	defaults, policies, credentials := property(root, "defaults"), property(root, "policies"), property(root, "credentials")

@@ -78,7 +78,7 @@ func Check(ctx context.Context, c client.Client, namespace string) error {
 		return err
 	}
 	if len(lacks) > 0 {
-		return fmt.Errorf("%w: search attributes %s are missing in namespace %q; run: starter setup", ErrNotSetUp, strings.Join(lacks, ", "), namespace)
+		return fmt.Errorf("%w: search attributes %s are missing in namespace %q; run: keyturn setup", ErrNotSetUp, strings.Join(lacks, ", "), namespace)
 	}
 	return nil
 }

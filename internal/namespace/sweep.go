@@ -36,7 +36,7 @@ func ScheduleSweep(ctx context.Context, c client.Client, every time.Duration) (c
 			StaticSummary: "looks for what nobody looks after",
 		},
 		Overlap: enumspb.SCHEDULE_OVERLAP_POLICY_SKIP, CatchupWindow: sweepCatchUp,
-		Note: "made by starter setup",
+		Note: "made by keyturn setup",
 	})
 	switch {
 	case errors.Is(err, temporal.ErrScheduleAlreadyRunning):

@@ -152,7 +152,7 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 		v.Gate, v.By, v.Why, v.At = r.Gate, r.By, r.Reason, said.SignedAt
 		v.Verified, v.Groups, v.Signed = true, proof.Groups, r.Signed
 	}
-	if max(len(r.By), len(r.Reason), len(r.ID), len(r.Gate), len(r.Run), len(r.Evidence)) > MaxText {
+	if tooLong(r) {
 		v.By, v.Why, v.ID, v.Gate = "", "", "", ""
 		return no(TextTooLong, "a text is longer than %d bytes: shorten it", MaxText)
 	}
@@ -175,8 +175,11 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 			return no(TooLate, "it is signed in the future: set the clock right")
 		}
 	}
-	if s.Gate == nil && decides {
-		return no(NotOpen, "no gate waits now: see what the rotation does with status, and decide when it asks")
+	if reason, why := misplaced(action, s); why != "" {
+		return no(reason, "%s", why)
+	}
+	if reason, why := incomplete(action, r); why != "" {
+		return no(reason, "%s", why)
 	}
 	switch action {
 	case Approve, Reject:
@@ -195,10 +198,10 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 			return no(SignatureNeeded, "this gate takes decisions only that are signed by one of %s: use --sign", strings.Join(s.Gate.Needs.From, ", "))
 		}
 		if action == Reject {
-			if r.Reason == "" {
-				return no(ReasonMissing, "say why: a rejection needs a reason")
-			}
 			break
+		}
+		if s.Gate.Passed(s.Now) {
+			return no(AlreadyCounted, "the gate has the approvals that it needs: it takes no more")
 		}
 		if life := s.Gate.Needs.ApprovalExpires; life > 0 && !s.Now.Before(v.At.Add(life.Std())) {
 			return no(TooLate, "it was signed %s, and is worth something for %s: sign again", v.At.UTC().Format(time.RFC3339), life)
@@ -209,31 +212,69 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 			}
 		}
 	case Extend:
-		if !s.InOverlap {
-			return no(WrongPhase, "only an overlap can be extended, and the rotation is not in one")
-		}
-		if r.Extension <= 0 {
-			return no(BadExtension, "say by how much: a duration above zero, such as 2h")
-		}
 		if end := s.OverlapEnds.Add(r.Extension.Std()); s.LatestEnd != nil && s.LatestEnd(end).Before(end) {
 			return no(BadExtension, "a key ends by itself soon after %s: the overlap cannot last longer", s.LatestEnd(end).UTC().Format(time.RFC3339))
 		}
 	case Rollback:
-		if s.NoWayBack != "" {
-			return no(NoWayBack, "the rotation cannot be turned back: %s", s.NoWayBack)
-		}
-		if r.Reason == "" {
-			return no(ReasonMissing, "say why: a rollback needs a reason")
-		}
 		if s.Disabled && s.Revoke != nil && s.Revoke.Count > 0 && !trusted(v, *s.Revoke) {
 			return no(SignatureNeeded, "the retiring key is disabled: a rollback must be signed by one of %s: use --sign", strings.Join(s.Revoke.From, ", "))
 		}
-	default:
-		return no(UnknownAction, "unknown action %q", action)
 	}
 	v.Accepted, v.Reason, v.Extension = true, Accepted, r.Extension
 	v.Message = acceptance(action, v, r, s)
 	return v
+}
+
+// Misplaced judges what needs no proof of who asks: whether such a request has a place now, and says what it must. Its verdict has
+// a reason when it has none; then nobody else need judge it.
+func Misplaced(action Action, r Request, s Standpoint) Verdict {
+	v := Verdict{ID: r.ID, Action: action, Gate: r.Gate, By: r.By, Why: r.Reason, At: s.Now}
+	if v.Reason, v.Message = misplaced(action, s); v.Message != "" || r.Signed != nil { // what a signed one says, Judge reads
+		return v
+	}
+	if tooLong(r) {
+		return Verdict{Action: action, At: s.Now, Reason: TextTooLong, Message: fmt.Sprintf("a text is longer than %d bytes: shorten it", MaxText)}
+	}
+	v.Reason, v.Message = incomplete(action, r)
+	return v
+}
+
+// misplaced is why a rotation at this standpoint takes no such request from anybody.
+func misplaced(action Action, s Standpoint) (VerdictReason, string) {
+	switch action {
+	case Approve, Reject:
+		if s.Gate == nil {
+			return NotOpen, "no gate waits now: see what the rotation does with status, and decide when it asks"
+		}
+	case Extend:
+		if !s.InOverlap {
+			return WrongPhase, "only an overlap can be extended, and the rotation is not in one"
+		}
+	case Rollback:
+		if s.NoWayBack != "" {
+			return NoWayBack, "the rotation cannot be turned back: " + s.NoWayBack
+		}
+	default:
+		return UnknownAction, fmt.Sprintf("unknown action %q", action)
+	}
+	return "", ""
+}
+
+// incomplete is what a request must say and does not.
+func incomplete(action Action, r Request) (VerdictReason, string) {
+	switch {
+	case action == Reject && r.Reason == "":
+		return ReasonMissing, "say why: a rejection needs a reason"
+	case action == Rollback && r.Reason == "":
+		return ReasonMissing, "say why: a rollback needs a reason"
+	case action == Extend && r.Extension <= 0:
+		return BadExtension, "say by how much: a duration above zero, such as 2h"
+	}
+	return "", ""
+}
+
+func tooLong(r Request) bool {
+	return max(len(r.By), len(r.Reason), len(r.ID), len(r.Gate), len(r.Run), len(r.Evidence)) > MaxText
 }
 
 func acceptance(action Action, v Verdict, r Request, s Standpoint) string {

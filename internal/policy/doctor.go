@@ -257,9 +257,9 @@ func (e *examination) retention() {
 func (e *examination) attributes() {
 	switch {
 	case len(e.i.AttributesWrong) > 0:
-		e.failed(CheckAttributes, strings.Join(e.i.AttributesWrong, "; "), "remove them with: temporal operator search-attribute remove --name NAME; and run: starter setup")
+		e.failed(CheckAttributes, strings.Join(e.i.AttributesWrong, "; "), "remove them with: temporal operator search-attribute remove --name NAME; and run: keyturn setup")
 	case len(e.i.AttributesMissing) > 0:
-		e.failed(CheckAttributes, "missing are "+strings.Join(e.i.AttributesMissing, ", ")+": no worker starts without them", "run: starter setup")
+		e.failed(CheckAttributes, "missing are "+strings.Join(e.i.AttributesMissing, ", ")+": no worker starts without them", "run: keyturn setup")
 	default:
 		e.ok(CheckAttributes, "all are registered, with the right types")
 	}
@@ -267,7 +267,7 @@ func (e *examination) attributes() {
 
 func (e *examination) deployment() {
 	if e.i.Build == "" {
-		e.failed(CheckDeployment, "no build is current: no workflow goes on", "run: starter setup --build-id BUILD, with what the worker says at its start")
+		e.failed(CheckDeployment, "no build is current: no workflow goes on", "run: keyturn setup --build-id BUILD, with what the worker says at its start")
 		return
 	}
 	e.ok(CheckDeployment, "build %s is current", e.i.Build)
@@ -287,7 +287,7 @@ func (e *examination) workers() {
 		e.failed(CheckWorkers, "no worker runs: rotations stand still, and lose nothing", "start one: worker --config keyturn-worker.yaml")
 	case current == 0:
 		e.failed(CheckWorkers, fmt.Sprintf("no worker of the current build %s answers: rotations stand still, and lose nothing", e.i.Build),
-			"start a worker of that build, or make another current: starter setup --build-id BUILD"+seenBuilds(builds))
+			"start a worker of that build, or make another current: keyturn setup --build-id BUILD"+seenBuilds(builds))
 	case len(e.i.Silent) > 0:
 		e.failed(CheckWorkers, "no answer of "+strings.Join(e.i.Silent, ", "),
 			"see whether they hang or were killed within the last minutes; in that case run doctor again a little later")
@@ -470,11 +470,11 @@ func (e *examination) sweep() {
 	const see = "see its last run in the Web UI: it may wait for a worker of the current build"
 	switch {
 	case !s.Found:
-		e.failed(CheckSweep, "nothing sweeps: overdue credentials, debt and stuck rotations go unseen", "run: starter setup")
+		e.failed(CheckSweep, "nothing sweeps: overdue credentials, debt and stuck rotations go unseen", "run: keyturn setup")
 	case s.Paused:
 		e.add(CheckSweep, CheckWarning, "the Schedule of Sweep is paused: "+cmp.Or(s.Note, "no reason given"), "run: temporal schedule toggle --schedule-id keyturn/sweep --unpause --reason WHY")
 	case s.Failing.Runs > 0:
-		e.failed(CheckSweep, s.Failing.String(), "mend what the cause names, and see that one ends well: starter sweep --now")
+		e.failed(CheckSweep, s.Failing.String(), "mend what the cause names, and see that one ends well: keyturn sweep --now")
 	case late(s.LastRun):
 		e.failed(CheckSweep, fmt.Sprintf("Sweep is to run every %s and has not begun since %s", inventory.Duration(s.Every), latest(s.LastRun, s.Created).UTC().Format(time.RFC3339)), see)
 	case late(s.LastEnd):

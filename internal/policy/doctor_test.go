@@ -50,7 +50,7 @@ func TestExamine(t *testing.T) {
 		"a retention as long as asked for":       {func(i *Installation) { i.Workers[1].Retention = inventory.Duration(90 * 24 * time.Hour) }, CheckRetention, CheckOK, "90d", ""},
 		"a short retention, and no audit file":   {func(i *Installation) { i.Retention, i.Workers[0].AuditFile = 72*time.Hour, false }, CheckRetention, CheckWarning, "the only record", "audit.file"},
 		"a short retention, and an audit file":   {func(i *Installation) { i.Retention = 72 * time.Hour }, CheckRetention, CheckOK, "3d", ""},
-		"a search attribute is missing":          {func(i *Installation) { i.AttributesMissing = []string{"KeyturnRisk"} }, CheckAttributes, CheckFailed, "KeyturnRisk", "starter setup"},
+		"a search attribute is missing":          {func(i *Installation) { i.AttributesMissing = []string{"KeyturnRisk"} }, CheckAttributes, CheckFailed, "KeyturnRisk", "keyturn setup"},
 		"a search attribute has another type":    {func(i *Installation) { i.AttributesWrong = []string{"KeyturnRisk has type Int"} }, CheckAttributes, CheckFailed, "type Int", "search-attribute remove"},
 		"no build is current":                    {func(i *Installation) { i.Build = "" }, CheckDeployment, CheckFailed, "no build", "--build-id"},
 		"no worker":                              {func(i *Installation) { i.Workers = nil }, CheckWorkers, CheckFailed, "no worker runs", "start one"},
@@ -71,7 +71,7 @@ func TestExamine(t *testing.T) {
 			i.Workers[1].Accounts[0].Probed = providers.Probed{As: "me", Untried: []string{"iam:X"}}
 		}, "account edge", CheckOK, "as me; iam:X", ""},
 		"an account of a type that cannot be tried": {func(i *Installation) { i.Workers[0].Accounts[0].Untryable = true }, "account edge", CheckOK, "cannot be tried", ""},
-		"no Schedule of Sweep":                      {func(i *Installation) { i.Sweep = SweepSchedule{} }, CheckSweep, CheckFailed, "nothing sweeps", "starter setup"},
+		"no Schedule of Sweep":                      {func(i *Installation) { i.Sweep = SweepSchedule{} }, CheckSweep, CheckFailed, "nothing sweeps", "keyturn setup"},
 		"a paused one":                              {func(i *Installation) { i.Sweep.Paused, i.Sweep.Note = true, "for the move" }, CheckSweep, CheckWarning, "for the move", "unpause"},
 		"one that has not run for long":             {func(i *Installation) { i.Sweep.LastRun = i.At.Add(-4 * time.Hour) }, CheckSweep, CheckFailed, "has not begun since", "Web UI"},
 		"one that has not run yet": {func(i *Installation) {
@@ -80,7 +80,7 @@ func TestExamine(t *testing.T) {
 		"one that begins and does not end": {func(i *Installation) { i.Sweep.LastEnd = i.At.Add(-4 * time.Hour) }, CheckSweep, CheckFailed, "none has ended since 2026-03-01T08:00:00Z", "Web UI"},
 		"one that was late, within bounds": {func(i *Installation) { i.Sweep.LastEnd = i.At.Add(-150 * time.Minute) }, CheckSweep, CheckOK, "last one ended", ""},
 		"one that fails": {func(i *Installation) { i.Sweep.Failing = SweepsFailed{2, i.At.Add(-time.Hour), "no slots"} },
-			CheckSweep, CheckFailed, "the sweeps since 2026-03-01T11:00:00Z failed (2): no slots", "starter sweep --now"},
+			CheckSweep, CheckFailed, "the sweeps since 2026-03-01T11:00:00Z failed (2): no slots", "keyturn sweep --now"},
 		"one that never ran": {func(i *Installation) {
 			i.Sweep = SweepSchedule{Found: true, Every: time.Hour, Created: i.At.Add(-24 * time.Hour)}
 		}, CheckSweep, CheckFailed, "has not begun since", "Web UI"},

@@ -63,6 +63,18 @@ func ParseRequest(body []byte) (SignedRequest, error) {
 	return r, nil
 }
 
+// Nonce is that of a signed request, as its body says, which nobody has proved; empty for an unsigned one.
+func (r Request) Nonce() string {
+	if r.Signed == nil {
+		return ""
+	}
+	var said SignedRequest
+	if json.Unmarshal(r.Signed.Body, &said) != nil {
+		return ""
+	}
+	return said.Nonce
+}
+
 // Proof is what a worker found out about a signed decision, with the signers that its own configuration
 // names.
 type Proof struct {

@@ -148,7 +148,7 @@ func custody(k SeenKey, owner *Declared) (c Custody, standing Standing, advice s
 	case standing == StandingRetired && !owner.KnowsCurrent:
 		return Managed, standing, "which key of " + owner.Credential + " is in use is not known: put its value into the store, or name it alone under adopt"
 	case standing == StandingRetired:
-		return Orphaned, standing, "it was retired and is still alive: take it up again with: starter sweep --now"
+		return Orphaned, standing, "it was retired and is still alive: take it up again with: keyturn sweep --now"
 	case standing == StandingIncoming, standing == StandingOrphan:
 		return Orphaned, standing, "it is left of a rotation that did not end: the next rotation of " + owner.Credential + " destroys it"
 	}

@@ -145,12 +145,12 @@ func (s *sweeping) signature() {
 		verb = "expired"
 	}
 	s.find(FoundExpiring, "spec", fmt.Sprintf("the signature of its spec %s %s: after that no rotation begins", verb, end.UTC().Format(time.RFC3339)),
-		"apply it again, signed: starter apply -f FILE --sign KEY")
+		"apply it again, signed: keyturn apply -f FILE --sign KEY")
 }
 
 func (s *sweeping) run() {
 	r := s.c.Run
-	see := "see it with: starter status " + s.name()
+	see := "see it with: keyturn status " + s.name()
 	switch {
 	case r.Running:
 		s.stuck()
@@ -160,7 +160,7 @@ func (s *sweeping) run() {
 		s.find(FoundTerminated, "", fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)),
 			s.again())
 	case r.Status == "" && s.c.Facts.Metadata.LastRotation != nil && s.c.Facts.Metadata.LastRotation.Outcome == "failed":
-		s.find(FoundFailed, "", "its last rotation failed, "+s.c.Facts.Metadata.LastRotation.At.UTC().Format(time.RFC3339)+"; its history is deleted", "see with starter plan "+s.name()+" what is in the way, mend it, and rotate again")
+		s.find(FoundFailed, "", "its last rotation failed, "+s.c.Facts.Metadata.LastRotation.At.UTC().Format(time.RFC3339)+"; its history is deleted", "see with keyturn plan "+s.name()+" what is in the way, mend it, and rotate again")
 	}
 }
 
@@ -179,11 +179,11 @@ func (s *sweeping) again() string {
 		kept++
 	}
 	full := f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots
-	rotate := "rotate again, and what it left is found and cleared away: starter rotate " + c.Name
+	rotate := "rotate again, and what it left is found and cleared away: keyturn rotate " + c.Name
 	if retired != "" {
 		switch d := MayTakeUp(s.c, retired, s.now); {
 		case d.OK:
-			return fmt.Sprintf("let the revoke gate be opened for its retired key %s: starter sweep --now; approve: starter approve %s --gate revoke; when that run has ended, %s", retired, c.Name, rotate)
+			return fmt.Sprintf("let the revoke gate be opened for its retired key %s: keyturn sweep --now; approve: keyturn approve %s --gate revoke; when that run has ended, %s", retired, c.Name, rotate)
 		case full && d.Reason != NotOurs:
 			return fmt.Sprintf("no rotation begins while the retired key %s has a slot: %s; once it is gone, %s", retired, d.Message, rotate)
 		}
@@ -201,13 +201,13 @@ func (s *sweeping) stuck() {
 	switch longest := LongestRun(s.c.Spec.Credential); {
 	case r.TaskAttempts >= stuckTasks || !r.TaskSince.IsZero() && s.now.Sub(r.TaskSince) > stuckTask:
 		s.find(FoundStuck, about, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %d times", r.TaskSince.UTC().Format(time.RFC3339), r.TaskAttempts),
-			"run starter doctor: is there a worker of the current build? If so, the run in the Web UI names the error: go back to the build that began it")
+			"run keyturn doctor: is there a worker of the current build? If so, the run in the Web UI names the error: go back to the build that began it")
 	case failing && s.c.FailedBefore:
 		s.find(FoundStuck, about, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure),
-			"mend what the error names; the step is tried again by itself. Or turn back: starter rollback "+s.name()+" --reason WHY")
+			"mend what the error names; the step is tried again by itself. Or turn back: keyturn rollback "+s.name()+" --reason WHY")
 	case s.now.Sub(r.StartedAt) > longest:
 		s.find(FoundStuck, about, fmt.Sprintf("its rotation runs since %s, longer than all its waits together (%s)", r.StartedAt.UTC().Format(time.RFC3339), inventory.Duration(longest.Round(time.Minute))),
-			"see what it waits for, and who can unblock it: starter status "+s.name())
+			"see what it waits for, and who can unblock it: keyturn status "+s.name())
 	}
 }
 
@@ -230,14 +230,14 @@ func (s *sweeping) overdue() {
 		return
 	}
 	message := fmt.Sprintf("its key %s was to be rotated by %s", state.KeyID, state.RotateBy.UTC().Format(time.RFC3339))
-	do := "see what keeps it from rotating: starter plan " + s.name() + "; or rotate now: starter rotate " + s.name()
+	do := "see what keeps it from rotating: keyturn plan " + s.name() + "; or rotate now: keyturn rotate " + s.name()
 	switch full := s.c.SlotsFull; {
 	case s.c.Paused != "":
 		message += ", and no routine rotation begins: " + s.c.Paused
-		do = "end the pause, or rotate now: starter rotate " + s.name()
+		do = "end the pause, or rotate now: keyturn rotate " + s.name()
 	case full > 0:
 		message += fmt.Sprintf(", and all slots of routine rotations are taken (%d)", full)
-		do = "raise maxRotations in the worker configuration, or rotate now, which needs no slot: starter rotate " + s.name()
+		do = "raise maxRotations in the worker configuration, or rotate now, which needs no slot: keyturn rotate " + s.name()
 	}
 	s.find(FoundOverdue, state.KeyID, message, do)
 }
@@ -251,18 +251,18 @@ func (s *sweeping) keys() {
 	}
 	if pending, ok := f.Version(providers.Pending); ok {
 		s.find(FoundPendingLeft, pending.ID, fmt.Sprintf("version %s of the store is PENDING, and no rotation runs", pending.ID),
-			"the next rotation clears it away: starter rotate "+c.Name)
+			"the next rotation clears it away: keyturn rotate "+c.Name)
 	}
 	for _, d := range f.Metadata.Debt {
 		if d.Kind == string(FoundCopiesLeft) {
 			s.find(FoundCopiesLeft, d.About, fmt.Sprintf("copies of the dead key %s may be left at consumers, whose purge failed at %s", d.About, ago(d.Since)),
-				"mend what its last rotation names (starter status "+c.Name+"); the next rotation purges them again: starter rotate "+c.Name)
+				"mend what its last rotation names (keyturn status "+c.Name+"); the next rotation purges them again: keyturn rotate "+c.Name)
 		}
 	}
 	for _, d := range f.Metadata.Debt {
 		if d.Kind == string(FoundNotProved) {
 			s.find(FoundNotProved, d.About, fmt.Sprintf("key %s was destroyed, and was not seen to be refused since: it may still be accepted", d.About),
-				"find out who accepts it still, or why it cannot be tried: its last rotation says that (starter status "+c.Name+"); the next rotation tries it again: starter rotate "+c.Name)
+				"find out who accepts it still, or why it cannot be tried: its last rotation says that (keyturn status "+c.Name+"); the next rotation tries it again: keyturn rotate "+c.Name)
 		}
 	}
 	standings := f.Standings(c.Adopt)
@@ -278,7 +278,7 @@ func (s *sweeping) keys() {
 				s.find(FoundRetiredAlive, k.KeyID, fmt.Sprintf("the retired key %s is still alive (%s, last used %s)", k.KeyID, k.State, ago(k.LastUsedAt)), d.Message)
 			}
 		case StandingIncoming, StandingOrphan:
-			s.find(FoundIncomingAlive, k.KeyID, fmt.Sprintf("key %s is alive, of a rotation that did not end", k.KeyID), "the next rotation destroys it once it is quiet: starter rotate "+c.Name)
+			s.find(FoundIncomingAlive, k.KeyID, fmt.Sprintf("key %s is alive, of a rotation that did not end", k.KeyID), "the next rotation destroys it once it is quiet: keyturn rotate "+c.Name)
 		case StandingUnknown:
 			s.find(FoundUnmanaged, k.KeyID, fmt.Sprintf("key %s of %s is not ours (%s, created %s, last used %s)", k.KeyID, k.Principal, k.State, ago(k.CreatedAt), ago(k.LastUsedAt)),
 				"name it under adopt of "+c.Name+", or destroy it at the issuer if nobody uses it; while it is active no rotation begins")
@@ -362,7 +362,7 @@ func MayTakeUp(c SweptCredential, retired string, now time.Time) Decision {
 	case c.Paused != "":
 		return refuse(RotationsPaused, "it is not taken up while routine rotations are paused (%s): end the pause, or %s", c.Paused, byHand)
 	case !c.Spec.NotAfter.IsZero() && !now.Before(c.Spec.NotAfter):
-		return refuse(SignatureExpired, "it is taken up once the spec is applied again, signed: starter apply -f FILE --sign KEY")
+		return refuse(SignatureExpired, "it is taken up once the spec is applied again, signed: keyturn apply -f FILE --sign KEY")
 	}
 	if d := blackout(credential, now); !d.OK {
 		return refuse(d.Reason, "it is taken up after the blackout: %s", d.Message)
@@ -370,7 +370,7 @@ func MayTakeUp(c SweptCredential, retired string, now time.Time) Decision {
 	if e := Gather(credential, f, f.Ref(away), f.Ref(live)); !e.Complete {
 		return refuse(EvidenceLacking, "it is taken up once nobody needs it. What is missing: %s", e.Missing[0].Message)
 	}
-	return allow("Sweep opens the revoke gate for it: approve with: starter approve %s --gate revoke", credential.Name)
+	return allow("Sweep opens the revoke gate for it: approve with: keyturn approve %s --gate revoke", credential.Name)
 }
 
 // DebtRetryAfter is how long after the end of a credential's last run its debt is taken up again: who rejected it,
@@ -394,10 +394,10 @@ func TakeUp(c SweptCredential, retryAfter time.Duration, now time.Time) string {
 // answer.
 func NotSwept(d Declared, owner string, refused bool) Finding {
 	f := Finding{Kind: FoundNotLooked, Inventory: d.Inventory, Credential: d.Credential, Owner: owner, Message: "it could not be looked at: " + d.Problem,
-		Do: "run starter doctor, and then: starter plan " + d.Credential}
+		Do: "run keyturn doctor, and then: keyturn plan " + d.Credential}
 	if refused {
 		f.Kind, f.Message = FoundSpecRefused, "no worker takes its spec: "+d.Problem
-		f.Do = "apply it again, signed by somebody who is trusted and within the bounds of the worker configuration: starter apply -f FILE --sign KEY"
+		f.Do = "apply it again, signed by somebody who is trusted and within the bounds of the worker configuration: keyturn apply -f FILE --sign KEY"
 	}
 	f.ID = findingID(f.Kind, d.Inventory, d.Credential)
 	return f
@@ -411,15 +411,15 @@ func Astray(credential, owner string, r Run, failedBefore bool, now time.Time) [
 	f := Finding{Credential: credential, Owner: owner, About: "run"}
 	_, failing := r.FailingStep()
 	const unapplied = "; it is not applied, so that nothing else looks after it"
-	see := "see it with: starter status " + credential
-	again := see + "; then apply the inventory that has it: starter apply -f FILE; what it left, and what to do about that, says: starter sweep --now"
+	see := "see it with: keyturn status " + credential
+	again := see + "; then apply the inventory that has it: keyturn apply -f FILE; what it left, and what to do about that, says: keyturn sweep --now"
 	switch {
 	case r.Running && (r.TaskAttempts >= stuckTasks || !r.TaskSince.IsZero() && now.Sub(r.TaskSince) > stuckTask):
-		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %d times", r.TaskSince.UTC().Format(time.RFC3339), r.TaskAttempts), "run starter doctor: is there a worker of the current build? "+see
+		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %d times", r.TaskSince.UTC().Format(time.RFC3339), r.TaskAttempts), "run keyturn doctor: is there a worker of the current build? "+see
 	case r.Running && failing && failedBefore:
 		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure), "mend what the error names; "+see
 	case r.Running && now.Sub(r.StartedAt) > stuckAstray:
-		f.Kind, f.Message, f.Do = FoundStuck, "its rotation runs since "+r.StartedAt.UTC().Format(time.RFC3339), "see what it waits for, and who can unblock it: starter status "+credential
+		f.Kind, f.Message, f.Do = FoundStuck, "its rotation runs since "+r.StartedAt.UTC().Format(time.RFC3339), "see what it waits for, and who can unblock it: keyturn status "+credential
 	case r.Status == RunFailed:
 		f.Kind, f.Message, f.Do = FoundFailed, "its last rotation failed, "+r.ClosedAt.UTC().Format(time.RFC3339), again
 	case r.Status == RunTerminated, r.Status == RunTimedOut, r.Status == RunCanceled:
@@ -438,7 +438,7 @@ func Unreadable(inventory, credential, problem string) Finding {
 	return Finding{
 		ID: findingID(FoundSpecRefused, inventory, credential), Kind: FoundSpecRefused, Inventory: inventory, Credential: credential,
 		Message: "nothing rotates it: " + problem,
-		Do:      "if an inventory has it, apply that again, and it is written over: starter apply -f FILE --verify; else delete the Schedule: temporal schedule delete --schedule-id " + shellWord(id),
+		Do:      "if an inventory has it, apply that again, and it is written over: keyturn apply -f FILE --verify; else delete the Schedule: temporal schedule delete --schedule-id " + shellWord(id),
 	}
 }
 

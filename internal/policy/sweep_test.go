@@ -54,7 +54,7 @@ func TestSweepFinds(t *testing.T) {
 		"nothing at a credential that is well": {settled, func(*policy.SweptCredential) {}, "", "", ""},
 		"nothing at a rotation that goes on":   {running, func(*policy.SweptCredential) {}, "", "", ""},
 		"an overdue key": {settled, func(c *policy.SweptCredential) { c.Facts.Metadata.Keys[0].IssuedAt = now.Add(-10_000 * time.Hour) },
-			policy.FoundOverdue, "was to be rotated by", "starter plan"},
+			policy.FoundOverdue, "was to be rotated by", "keyturn plan"},
 		"an overdue key whose Schedule is paused": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Metadata.Keys[0].IssuedAt, c.Paused = now.Add(-10_000*time.Hour), "for the move"
 		}, policy.FoundOverdue, "for the move", "end the pause"},
@@ -62,13 +62,13 @@ func TestSweepFinds(t *testing.T) {
 			c.Facts.Metadata.Keys[0].IssuedAt, c.SlotsFull = now.Add(-10_000*time.Hour), 250
 		}, policy.FoundOverdue, "all slots of routine rotations are taken (250)", "raise maxRotations"},
 		"nothing while they are, when it is not overdue": {settled, func(c *policy.SweptCredential) { c.SlotsFull = 250 }, "", "", ""},
-		"a rotation that failed":                         {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunFailed }, policy.FoundFailed, "failed", "starter status"},
-		"a rotation that was terminated":                 {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunTerminated }, policy.FoundTerminated, "terminated", "starter rotate"},
-		"one whose failed run is deleted":                {settled, func(c *policy.SweptCredential) { c.Run, c.Facts.Metadata.LastRotation.Outcome = policy.Run{}, "failed" }, policy.FoundFailed, "history is deleted", "starter plan"},
+		"a rotation that failed":                         {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunFailed }, policy.FoundFailed, "failed", "keyturn status"},
+		"a rotation that was terminated":                 {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunTerminated }, policy.FoundTerminated, "terminated", "keyturn rotate"},
+		"one whose failed run is deleted":                {settled, func(c *policy.SweptCredential) { c.Run, c.Facts.Metadata.LastRotation.Outcome = policy.Run{}, "failed" }, policy.FoundFailed, "history is deleted", "keyturn plan"},
 		"nothing when a good one followed":               {settled, func(c *policy.SweptCredential) { c.Facts.Metadata.LastRotation.Outcome = "failed" }, "", "", ""},
 		"a rotation whose task is not taken": {running, func(c *policy.SweptCredential) { c.Run.TaskAttempts, c.Run.TaskSince = 1, now.Add(-time.Hour) },
-			policy.FoundStuck, "waits since", "starter doctor"},
-		"a rotation whose task fails":                 {running, func(c *policy.SweptCredential) { c.Run.TaskAttempts, c.Run.TaskSince = 7, now.Add(-time.Minute) }, policy.FoundStuck, "tried 7 times", "starter doctor"},
+			policy.FoundStuck, "waits since", "keyturn doctor"},
+		"a rotation whose task fails":                 {running, func(c *policy.SweptCredential) { c.Run.TaskAttempts, c.Run.TaskSince = 7, now.Add(-time.Minute) }, policy.FoundStuck, "tried 7 times", "keyturn doctor"},
 		"nothing when its task is due since a moment": {running, func(c *policy.SweptCredential) { c.Run.TaskAttempts, c.Run.TaskSince = 1, now.Add(-time.Second) }, "", "", ""},
 		"a rotation whose step fails": {running, func(c *policy.SweptCredential) {
 			c.Run.Step, c.Run.StepAttempts, c.Run.StepFailure, c.FailedBefore = "Enable", 12, "denied", true
@@ -79,11 +79,11 @@ func TestSweepFinds(t *testing.T) {
 		"nothing when a step fails that was tried a few times": {running, func(c *policy.SweptCredential) {
 			c.Run.Step, c.Run.StepAttempts, c.Run.StepFailure, c.FailedBefore = "Enable", 9, "denied", true
 		}, "", "", ""},
-		"a rotation that takes too long": {running, func(c *policy.SweptCredential) { c.Run.StartedAt = now.Add(-90 * 24 * time.Hour) }, policy.FoundStuck, "longer than all its waits", "starter status"},
+		"a rotation that takes too long": {running, func(c *policy.SweptCredential) { c.Run.StartedAt = now.Add(-90 * 24 * time.Hour) }, policy.FoundStuck, "longer than all its waits", "keyturn status"},
 		"a version that is left PENDING": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Versions = append(c.Facts.Versions, policy.StoredKey{Version: providers.Version{ID: "v9", Labels: []providers.Label{providers.Pending}}})
 		}, policy.FoundPendingLeft, "v9", "clears it away"},
-		"a retired key that is alive": {owing, func(*policy.SweptCredential) {}, policy.FoundRetiredAlive, "key-old is still alive", "approve with: starter approve"},
+		"a retired key that is alive": {owing, func(*policy.SweptCredential) {}, policy.FoundRetiredAlive, "key-old is still alive", "approve with: keyturn approve"},
 		"one that is still in use":    {owing, func(c *policy.SweptCredential) { c.Facts.Keys[0].LastUsedAt = now }, policy.FoundRetiredAlive, "still alive", "must be quiet"},
 		"an incoming key whose rotation is gone": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{Principal: "payments-api", KeyID: "key-left", State: key.Active, CreatedAt: now})
@@ -138,22 +138,22 @@ func TestWhatToDoAfterARotationThatEndedInTheMiddle(t *testing.T) {
 		do     []string // in this order
 		not    string
 	}{
-		"nothing is in the way": {settled, func(*policy.SweptCredential) {}, []string{"starter rotate"}, "revoke"},
+		"nothing is in the way": {settled, func(*policy.SweptCredential) {}, []string{"keyturn rotate"}, "revoke"},
 		"a retired key that may be taken away": {owing, func(*policy.SweptCredential) {},
-			[]string{"key-old", "starter sweep --now", "starter approve payments-api --gate revoke", "when that run has ended", "starter rotate"}, "slot"},
+			[]string{"key-old", "keyturn sweep --now", "keyturn approve payments-api --gate revoke", "when that run has ended", "keyturn rotate"}, "slot"},
 		"a retired key that somebody uses, and no free slot": {owing, func(c *policy.SweptCredential) { c.Facts.Capabilities.Slots, c.Facts.Keys[0].LastUsedAt = 2, now },
-			[]string{"key-old has a slot", "must be quiet", "once it is gone", "starter rotate"}, "approve"},
+			[]string{"key-old has a slot", "must be quiet", "once it is gone", "keyturn rotate"}, "approve"},
 		"a retired key that somebody uses, and a free slot": {owing, func(c *policy.SweptCredential) { c.Facts.Capabilities.Slots, c.Facts.Keys[0].LastUsedAt = 3, now },
-			[]string{"starter rotate"}, "key-old"},
+			[]string{"keyturn rotate"}, "key-old"},
 		"a stranger's key in the last slot": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Capabilities.Slots = 2
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{KeyID: "stranger", State: key.Disabled})
-		}, []string{"allows 2 keys and has 2", "stranger", "destroy one that is not in use", "starter rotate"}, "approve"},
+		}, []string{"allows 2 keys and has 2", "stranger", "destroy one that is not in use", "keyturn rotate"}, "approve"},
 		"an incoming key in the last slot, which the next rotation destroys": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Capabilities.Slots = 2
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{KeyID: "key-left", State: key.Active})
 			c.Facts.Metadata.Keys = append(c.Facts.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-left"}, Rotation: "gone"})
-		}, []string{"starter rotate"}, "allows"},
+		}, []string{"keyturn rotate"}, "allows"},
 	} {
 		for status, kind := range map[policy.RunStatus]policy.FindingKind{policy.RunTerminated: policy.FoundTerminated, policy.RunFailed: policy.FoundFailed} {
 			t.Run(name+", "+string(status), func(t *testing.T) {

@@ -40,7 +40,7 @@ func overlap() State {
 			{Name: "checkout-a", Key: "fp:2", KeyID: "k1", Sent: 417},
 			{Name: "checkout-b", Key: "fp:1", KeyID: "k1", Sent: 417},
 		}},
-		RunURL: "http://127.0.0.1:8233/run", Approve: []string{"starter approve payments-api --gate revoke"}, Folder: "/tmp/sandbox",
+		RunURL: "http://127.0.0.1:8233/run", Approve: []string{"keyturn approve payments-api --gate revoke"}, Folder: "/tmp/sandbox",
 	}
 }
 
@@ -105,8 +105,8 @@ func TestViewShows(t *testing.T) {
 		has   []string
 		lacks []string
 	}{
-		"how to approve at the gate":           {gate(), []string{"revoke gate is open: it has 0 of 1 approvals", "starter approve payments-api --gate revoke"}, nil},
-		"nothing of approving before the gate": {overlap(), nil, []string{"starter approve"}},
+		"how to approve at the gate":           {gate(), []string{"revoke gate is open: it has 0 of 1 approvals", "keyturn approve payments-api --gate revoke"}, nil},
+		"nothing of approving before the gate": {overlap(), nil, []string{"keyturn approve"}},
 		"lost requests in red":                 {lost, []string{red + "requests sent 1234, refused 3", red + "  checkout-b"}, []string{red + "  checkout-a"}},
 		"a good end":                           {ended(workflows.Completed), []string{bold + "payments-api: completed", "It is over."}, []string{red}},
 		"a bad end in red":                     {ended(workflows.Failed), []string{red + "payments-api: failed"}, nil},
@@ -169,7 +169,7 @@ func TestChanges(t *testing.T) {
 		"a gate that opens": {overlap(), gate(), []string{
 			"12:00:00 revoke-gate: Waiting for approval.",
 			"12:00:00 revoke-gate: waits for 1 approvals of the revoke gate; unblocked by anybody; or reject",
-			"12:00:00 revoke-gate: approve with starter approve payments-api --gate revoke",
+			"12:00:00 revoke-gate: approve with keyturn approve payments-api --gate revoke",
 		}},
 		"a consumer that changes its key": {overlap(), with(func(s *State) { s.Traffic.Consumers[2].Key = "fp:2" }), []string{
 			"12:00:00 checkout-b is on incoming key k2",

@@ -1,0 +1,87 @@
+package workflows_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// Whoever turns back before anything was changed has nothing to turn back.
+func TestATurnBeforeAnythingIsChangedRefuses(t *testing.T) {
+	t.Parallel()
+	for name, turn := range map[string]func(*script){
+		"a rollback": func(s *script) {
+			s.env.SignalWorkflow(workflows.RollbackName, policy.Request{By: "ann", Reason: "errors"})
+		},
+		"a cancel": func(s *script) { s.env.CancelWorkflow() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.answers["Inspect"] = func(int) (any, error) { turn(s); return nil, nil }
+			report := s.run()
+			assert.Equal(t, workflows.Refused, report.Outcome)
+			assert.Contains(t, report.Message, "nothing was changed")
+			assert.Empty(t, s.asked)
+		})
+	}
+}
+
+// The news of an incident counts until the run has ended: whoever sent it goes on from here.
+func TestAnIncidentIsHeardToTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"Destroy", "Record", "Notify"} {
+		t.Run("while it waits for "+step, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.approveAt(atGate)
+			s.answers[step] = func(int) (any, error) {
+				s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "leak"})
+				return nil, nil
+			}
+			report := s.run()
+			assert.Equal(t, workflows.Superseded, report.Outcome)
+			assert.Contains(t, report.Message, "incident/leak")
+		})
+	}
+}
+
+// What keeps everybody from the retiring key does so also after it was not destroyed.
+func TestNoWayBackOutlivesARefusedDestroying(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.CanRollBack = false
+	s.answers["Destroy"] = func(n int) (any, error) {
+		if n == 1 {
+			return activities.Destroyed{Decision: no(policy.RetiringStillHeld)}, nil
+		}
+		return nil, nil
+	}
+	s.approveAt(atGate)
+	s.in("revoke-gate", atGate+40*time.Minute, func() {
+		s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, func(v policy.Verdict) { assert.Equal(t, policy.NoWayBack, v.Reason) })
+	})
+	s.approveAt(atGate + 45*time.Minute)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+}
+
+// Where consumers read the store by themselves, promotion is their delivery.
+func TestNoWayBackFromAPromotionThatDelivers(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.CanRollBack = false
+	for i := range s.plan.Waves {
+		s.plan.Waves[i].ByPromotion = true
+	}
+	s.answers["Promote"] = func(int) (any, error) {
+		s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, func(v policy.Verdict) { assert.Equal(t, policy.NoWayBack, v.Reason) })
+		return nil, nil
+	}
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+}

@@ -1,0 +1,141 @@
+package workflows
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/outside"
+)
+
+// outbox has the events that the workflow saw and that no audit record is known to have. They go along with what is done
+// next, and leave once that has ended well: what failed or was cancelled may not have written them. A record that gets one
+// twice has it once, by its ID.
+type outbox struct {
+	events []audit.Event
+	size   int // of all of them as they travel, in bytes
+}
+
+// What goes along with one activity. Temporal takes no input above 2 MB, and a spec may have half of that.
+const (
+	maxAlong     = 50
+	maxAlongSize = 256 << 10
+)
+
+// size is how many bytes a value takes in an input, a result or a report. Quotes and angle brackets take six each.
+func size(v any) int {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return 0 // then it does not travel either
+	}
+	return len(text)
+}
+
+func (o *outbox) isEmpty() bool { return len(o.events) == 0 }
+
+func (o *outbox) add(events ...audit.Event) {
+	o.events = append(o.events, events...)
+	for _, e := range events {
+		o.size += size(e)
+	}
+}
+
+// crowded tells whether more waits than goes along with one activity.
+func (o *outbox) crowded() bool {
+	return len(o.events) > maxAlong || o.size > maxAlongSize && len(o.events) > 1
+}
+
+// along are the first events, as many as go along with one activity: at least one, if there is one.
+func (o *outbox) along() []audit.Event {
+	if !o.crowded() {
+		return slices.Clone(o.events)
+	}
+	n, total := 1, size(o.events[0])
+	for ; n < min(len(o.events), maxAlong); n++ {
+		if total += size(o.events[n]); total > maxAlongSize {
+			break
+		}
+	}
+	return slices.Clone(o.events[:n])
+}
+
+// written takes out what a record has.
+func (o *outbox) written(events []audit.Event) {
+	ids := make(map[string]bool, len(events))
+	for _, e := range events {
+		ids[e.ID] = true
+	}
+	o.events = slices.DeleteFunc(o.events, func(e audit.Event) bool {
+		if ids[e.ID] {
+			o.size -= size(e)
+		}
+		return ids[e.ID]
+	})
+}
+
+// happened adds an event that no activity sees by itself to the audit record.
+func (r *rotation) happened(t audit.Type, detail map[string]string) {
+	r.numbered++
+	for _, name := range workflow.DeterministicKeys(detail) {
+		detail[name] = outside.Text(detail[name], 4*outside.MaxText)
+	}
+	r.outbox.add(audit.Event{
+		ID:   fmt.Sprintf("%s/%s/%d", r.id, t, r.numbered),
+		Time: workflow.Now(r.ctx).UTC(), Type: t, Credential: r.status.Credential, Rotation: r.id,
+		Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, Actor: "workflow", Detail: detail,
+	})
+}
+
+// acknowledge takes the events out of the outbox that went along with what has ended well.
+func (r *rotation) acknowledge(input any) {
+	if in, ok := input.(interface{ Along() []audit.Event }); ok {
+		r.outbox.written(in.Along())
+	}
+}
+
+// log writes what fits into one message to the audit record, by itself.
+func (r *rotation) log() error {
+	batch := r.outbox.along()
+	if err := r.run(logging, act.Log, batch, nil); err != nil {
+		r.notice("could not %s: %s", logging.summary, cause(err))
+		return err
+	}
+	r.outbox.written(batch)
+	return nil
+}
+
+// flush writes what is more than can go along. What it cannot write stays, and is tried again with what comes next.
+func (r *rotation) flush() {
+	for r.outbox.crowded() && r.bounded() && r.log() == nil {
+	}
+}
+
+// write writes what waits until enough of it is written: the run ends then, and nobody else has it. It goes on until the record
+// takes it, and tells people what keeps it from that.
+func (r *rotation) write(enough func() bool) {
+	told := false
+	for pause := time.Minute; !enough(); pause = min(2*pause, 30*time.Minute) {
+		err := r.log()
+		if err == nil {
+			continue
+		}
+		if !told {
+			told = true
+			r.tell(notifyAlert, "unrecorded", "The audit record cannot be written",
+				fmt.Sprintf("The run has come to its end, and %d events of it are not in the audit record: %s. It is tried again and again, until they are.", len(r.outbox.events), cause(err)))
+		}
+		r.waitFor("the audit record to be written: "+cause(err), "whoever keeps the worker's audit record; it is tried again by itself")
+		if workflow.Sleep(r.ctx, pause) != nil {
+			return
+		}
+	}
+}
+
+// emptied tells whether a run empties its outbox before it ends; those that began before that was so do not.
+func (r *rotation) emptied() bool {
+	return workflow.GetVersion(r.ctx, "outbox", workflow.DefaultVersion, 1) >= 1
+}
