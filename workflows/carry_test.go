@@ -48,7 +48,7 @@ func (s *script) goesOn(in workflows.RotationInput) workflows.Report {
 func (s *script) crowd(place string, after time.Duration) {
 	s.in(place, after, func() {
 		s.env.SetContinueAsNewSuggested(true)
-		s.ask(policy.Extend, policy.Request{ID: "noise", By: "ann"}, nil)
+		s.env.SignalWorkflow(workflows.ExtendName, policy.Request{ID: "noise", By: "ann"})
 	})
 }
 

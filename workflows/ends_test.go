@@ -78,10 +78,9 @@ func TestNoWayBackFromAPromotionThatDelivers(t *testing.T) {
 	for i := range s.plan.Waves {
 		s.plan.Waves[i].ByPromotion = true
 	}
-	s.answers["Promote"] = func(int) (any, error) {
+	s.when("Promote", func() {
 		s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, func(v policy.Verdict) { assert.Equal(t, policy.NoWayBack, v.Reason) })
-		return nil, nil
-	}
+	})
 	s.approveAt(atGate)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 }
