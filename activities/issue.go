@@ -22,6 +22,8 @@ type IssueInput struct {
 	Rotation
 	// Ordinal counts the mints of the rotation, from 1.
 	Ordinal int `json:"ordinal"`
+	// Resume is the key of a rotation that did not end, to go on with instead of minting one; none when zero.
+	Resume key.Ref `json:"resume,omitzero"`
 	// Approvals are those of the sign-off gate.
 	Approvals []policy.Verdict `json:"approvals,omitempty"`
 }
@@ -36,7 +38,8 @@ type Issued struct {
 }
 
 // Issue mints a key, stores it as PENDING before anything else, and then sees that it works; a default read of
-// the store still yields CURRENT. Only the key's Ref returns.
+// the store still yields CURRENT. Only the key's Ref returns. Told to go on with the key of a rotation that did not end, it mints
+// none, as long as policy.MayResume allows that.
 //
 // Called again for the same mint it returns the key that was staged. A key that was minted and not
 // staged is lost, since an issuer tells a secret once: the mint intent, written before the mint, proves
@@ -74,6 +77,9 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	}
 	if staged := slices.IndexFunc(facts.Versions, func(v policy.StoredKey) bool { return v.Token == token }); staged >= 0 {
 		return a.finishStaging(ctx, s, in, facts, facts.Versions[staged])
+	}
+	if !in.Resume.IsZero() {
+		return a.takeUp(ctx, s, in, facts)
 	}
 	if err := a.signedOff(ctx, s, in, facts); err != nil {
 		return ref, ends, err
@@ -162,6 +168,20 @@ func (a *Activities) signedOff(ctx context.Context, s *site, in IssueInput, fact
 func mintedNothing(err error) bool {
 	return slices.ContainsFunc([]error{providers.ErrSlotsFull, providers.ErrDenied, providers.ErrInvalid, providers.ErrUnsupported},
 		func(proof error) bool { return errors.Is(err, proof) })
+}
+
+// takeUp makes the key of a rotation that did not end that of this one.
+func (a *Activities) takeUp(ctx context.Context, s *site, in IssueInput, facts policy.Facts) (ref key.Ref, ends time.Time, err error) {
+	if d := policy.MayResume(s.spec.Credential, facts, in.Resume); !d.OK {
+		refusing(ctx, d)
+		return ref, ends, fmt.Errorf("%w: %s", ErrRefused, d.Message)
+	}
+	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
+		return ref, ends, err
+	}
+	k, _ := facts.Live(in.Resume.KeyID)
+	ref, err = a.record(ctx, s, in, facts.Ref(k))
+	return ref, k.ExpiresAt, err
 }
 
 // finishStaging ends a mint whose key was staged by an attempt that died before it could say so.

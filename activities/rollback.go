@@ -29,22 +29,24 @@ func (a *Activities) RestoreLabels(ctx context.Context, r Rotation) error {
 }
 
 func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) error {
-	versions, err := s.store.Versions(ctx)
-	if err != nil {
-		return err
-	}
-	at := slices.IndexFunc(versions, func(v providers.Version) bool { return v.ID == r.Incoming.StoreVersion })
-	if at < 0 || !versions[at].Has(providers.Current) && !versions[at].Has(providers.Previous) {
-		return nil // it was never promoted
-	}
-	if r.Retiring.StoreVersion == "" {
-		return fmt.Errorf("%w: the value of the retiring key is in no store", providers.ErrInvalid)
-	}
 	facts, err := s.facts(ctx, false)
 	if err != nil {
 		return err
 	}
 	retiring, incoming := facts.Named(r.Retiring), facts.Named(r.Incoming)
+	if incoming.IsZero() { // a run that was reset does not know what it minted
+		incoming = facts.MintedBy(r.ID)
+	}
+	if facts.Metadata, err = a.markTurnedBack(ctx, s, incoming); err != nil {
+		return err
+	}
+	at := slices.IndexFunc(facts.Versions, func(v policy.StoredKey) bool { return v.ID == incoming.StoreVersion })
+	if at < 0 || !facts.Versions[at].Has(providers.Current) && !facts.Versions[at].Has(providers.Previous) {
+		return nil // it was never promoted
+	}
+	if retiring.StoreVersion == "" {
+		return fmt.Errorf("%w: the value of the retiring key is in no store", providers.ErrInvalid)
+	}
 	if d := policy.MayRestore(s.spec.Credential, facts, retiring, incoming); !d.OK {
 		refusing(ctx, d)
 		return fmt.Errorf("%w: %s", ErrRefused, d.Message)
@@ -64,6 +66,23 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return fmt.Errorf("recording it: %w", err)
 	}
 	return a.Audit.Append(ctx, a.event(ctx, r, s, audit.LabelsRestored, r.Retiring.KeyID, nil))
+}
+
+// markTurnedBack notes that the incoming key is turned back from, once, so that no later rotation goes on with it.
+func (a *Activities) markTurnedBack(ctx context.Context, s *site, incoming key.Ref) (providers.Metadata, error) {
+	now := a.Now().UTC()
+	m, err := s.amend(ctx, func(m *providers.Metadata) error {
+		mine, ours := m.Key(incoming.KeyID)
+		if !ours || mine.Rotation == "" || !mine.TurnedBackAt.IsZero() {
+			return errUnchanged
+		}
+		owned(m, incoming).TurnedBackAt = now
+		return nil
+	})
+	if err != nil {
+		return m, fmt.Errorf("recording that it turns back: %w", err)
+	}
+	return m, nil
 }
 
 // Discard destroys what rotations minted and never promoted, or turned back from, each as soon as policy.MayDiscard allows it; until then it answers with a benign error that the server

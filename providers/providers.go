@@ -344,6 +344,8 @@ type OwnedKey struct {
 	AttestedAt time.Time `json:"attestedAt,omitzero"`
 	// AttestedReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
 	AttestedReport time.Time `json:"attestedReport,omitzero"`
+	// TurnedBackAt is when a rotation turned back from it: none goes on with it.
+	TurnedBackAt time.Time `json:"turnedBackAt,omitzero"`
 	// PromotedAt is when it became CURRENT, by keyturn's doing.
 	PromotedAt time.Time `json:"promotedAt,omitzero"`
 	// KeptAt is when a rotation ended with it in CURRENT, after its overlap: from then on nothing leads back from it.

@@ -167,6 +167,9 @@ func (c *cluster) service(service, program string) *exec.Cmd {
 	if program != "" {
 		words = append([]string{program}, words...)
 	}
+	if folder, ours := map[string]string{"keyturn": "starter", "keyturn-worker": "worker"}[words[0]]; ours {
+		words[0] = folder // as what is built here is called; the Dockerfile names it
+	}
 	path := c.folder + ":" + programs + ":" + os.Getenv("PATH")
 	for _, folder := range strings.Split(path, ":") { // exec looks in this process's own path
 		if _, err := os.Stat(filepath.Join(folder, words[0])); err == nil {

@@ -88,7 +88,7 @@ func TestDoctor(t *testing.T) {
 	trust(t, s.owners, s.olga)
 	s.rewrite(s.place.Worker, "audit:", "trust:\n  inventory: [{environments: [sandbox], allowedSigners: '"+s.signers+"'}]\n  approvers: {owners: '"+s.owners+"'}\naudit:")
 	s.startWorker()
-	checks, code = s.doctor()
+	comes(func() bool { checks, code = s.doctor(); return code == 0 }, patience, time.Second) // a poller shows once it has polled
 	assert.Zero(t, code, checks)
 	for name, c := range checks {
 		assert.Equal(t, policy.CheckOK, c.State, "%s: %s", name, c.Message)

@@ -36,6 +36,8 @@ func Rotation(ctx workflow.Context, in RotationInput) (Report, error) {
 const (
 	partSignoff = "signoff"
 	partIssue   = "issue"
+	partDeliver = "deliver"
+	partPromote = "promote"
 )
 
 // rotate is the routine rotation, phase by phase. Whatever turns it, a refusal, a breach, a person or an
@@ -51,8 +53,8 @@ func (r *rotation) rotate() error {
 		{"inspect", r.inspect},
 		{partSignoff, r.signoff},
 		{partIssue, r.issue},
-		{"deliver", r.deliver}, // to whom the key is brought
-		{"promote", r.promote},
+		{partDeliver, r.deliver}, // to whom the key is brought
+		{partPromote, r.promote},
 		{"follow", r.follow}, // those who read the store by themselves
 		{"overlap", r.overlap},
 		{"revoke", r.revoke},
@@ -62,7 +64,7 @@ func (r *rotation) rotate() error {
 	}
 	reached := r.at == ""
 	for _, phase := range phases {
-		if reached = reached || phase.name == r.at; !reached {
+		if reached = reached || phase.name == r.at; !reached || r.didBefore(phase.name) {
 			continue // the run before did it
 		}
 		r.at = phase.name
@@ -124,6 +126,9 @@ func (r *rotation) inspect() error {
 		r.happened(audit.PlanRefused, map[string]string{"reason": string(first.Reason), "message": first.Message})
 		return refused(first.Reason, "%s%s", first.Message, more)
 	}
+	if r.plan.Resume != nil {
+		r.takeUp(*r.plan.Resume)
+	}
 	return nil
 }
 
@@ -165,7 +170,7 @@ func (r *rotation) issue() error {
 	if err := r.safePoint(); err != nil { // nothing is changed yet
 		return err
 	}
-	r.enter(PhaseIssue, "Minting the incoming key, storing it as PENDING, and seeing that it works.")
+	r.enter(PhaseIssue, r.issuing())
 	r.changed = true
 	if len(r.plan.TakeBack) > 0 {
 		if err := r.redeliver(r.plan.TakeBack); err != nil {
@@ -184,15 +189,23 @@ func (r *rotation) issue() error {
 		}
 	}
 	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: 1, Approvals: r.signoffs}
+	if r.plan.Resume != nil {
+		input.Resume = r.plan.Resume.Incoming
+	}
 	var issued activities.Issued
 	if err := r.step(issuing(r.credential), act.Issue, &input, &issued); err != nil {
 		return err
 	}
 	r.status.Incoming, r.incomingEnds = issued.Key, issued.Ends
-	r.became(RoleIncoming, KeyPending)
-	r.note("issued key %s, stored as PENDING in version %s", issued.Key.KeyID, issued.Key.StoreVersion)
+	r.became(RoleIncoming, map[bool]KeyState{false: KeyPending, true: KeyCurrent}[r.promoted])
+	if r.plan.Resume == nil {
+		r.note("issued key %s, stored as PENDING in version %s", issued.Key.KeyID, issued.Key.StoreVersion)
+	}
 	if !issued.Decision.OK {
 		return turnedBack(issued.Decision.Reason, "the incoming key does not work: %s", issued.Decision.Message)
+	}
+	if r.promoted {
+		r.startWatch()
 	}
 	return nil
 }
@@ -508,11 +521,11 @@ func (r *rotation) redeliver(instances []string) error {
 }
 
 // deliveredInstances are those that may hold the incoming key: they were delivered to, or read CURRENT by
-// themselves when it may have moved.
+// themselves when it may have moved. Which a rotation that did not end came to is not known.
 func (r *rotation) deliveredInstances() []string {
 	var names []string
 	for i, w := range r.plan.Waves {
-		if r.status.Waves[i].State != waveWaiting || w.ByPromotion && r.promoted {
+		if r.plan.Resume != nil || r.status.Waves[i].State != waveWaiting || w.ByPromotion && r.promoted {
 			names = append(names, w.Instances...)
 		}
 	}
@@ -525,7 +538,7 @@ func (r *rotation) end(err error) (Report, error) {
 	t := &turn{outcome: Completed, reason: policy.Allowed, message: "The incoming key is in use everywhere, and the retiring one is dead."}
 	if err != nil {
 		t = asTurn(err)
-	} else if r.plan.Retiring == nil {
+	} else if r.plan.Retiring == nil && r.plan.Resume == nil {
 		t.message = "The credential has its first key."
 	}
 	if s := r.superseded(); s != nil { // while there was no safe point

@@ -95,9 +95,9 @@ func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{timed: timed{t: t, env: temporaltest.NewEnvironment()}, auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
 	s.index = &index{specs: map[string]inventory.SignedSpec{}, states: map[string]inventory.State{}}
-	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
 	s.began = s.env.Now()
-	s.world = memory.NewWorld(s.env.Now)
+	now := func() time.Time { return s.env.Now() }
+	s.world = memory.NewWorld(now)
 
 	descriptors := []providers.Descriptor{s.world.Descriptor(), s.world.PullDescriptor()}
 	s.catalog = all.Catalog(descriptors...)
@@ -108,19 +108,25 @@ func newStage(t *testing.T) *stage {
 	require.NoError(t, err)
 	sink, err := audit.OpenFile(s.auditFile)
 	require.NoError(t, err)
-	s.env.RegisterWorkflow(workflows.Rotation)
-	s.env.RegisterWorkflow(workflows.Inspect)
 	s.do = &activities.Activities{
 		Config: func() *workerconfig.Config { return config }, Descriptors: descriptors, Catalog: s.catalog, Audit: sink,
-		AllowUnsigned: true, Now: s.env.Now, PollEvery: 5 * time.Millisecond, Index: s.index, Applied: s, Runs: s,
+		AllowUnsigned: true, Now: now, PollEvery: 5 * time.Millisecond, Index: s.index, Applied: s, Runs: s,
 		Swept: func(context.Context) (policy.SweepReport, bool, error) { return s.latest, true, nil },
 	}
-	s.env.RegisterActivity(s.do)
+	s.prepare()
 
 	settings := memory.Strict()
 	settings.UsageLag = time.Minute
 	s.populate(settings)
 	return s
+}
+
+// prepare has the environment run what a worker does.
+func (s *stage) prepare() {
+	s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.WorkflowID("payments-api"), TaskQueue: workflows.TaskQueue})
+	s.env.RegisterWorkflow(workflows.Rotation)
+	s.env.RegisterWorkflow(workflows.Inspect)
+	s.env.RegisterActivity(s.do)
 }
 
 // populate gives the World its principal, with a key that existed before keyturn, and the consumers that

@@ -98,6 +98,16 @@ func (f Facts) Ref(k key.Info) key.Ref {
 	return ref
 }
 
+// MintedBy is the key that a rotation minted, by the record; zero for none.
+func (f Facts) MintedBy(rotation string) key.Ref {
+	for _, owned := range f.Metadata.Keys {
+		if owned.Rotation == rotation {
+			return f.Named(owned.Ref)
+		}
+	}
+	return key.Ref{}
+}
+
 // Named returns what is true of a key that somebody names: of its fields only the key ID is believed, and
 // of a key that is dead the version, where that holds no live key.
 func (f Facts) Named(ref key.Ref) key.Ref {

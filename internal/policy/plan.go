@@ -19,6 +19,8 @@ type Plan struct {
 	Retiring *key.Ref `json:"retiring,omitempty"`
 	// RetiringExpires is the retiring key's own end; zero for none.
 	RetiringExpires time.Time `json:"retiringExpires,omitzero"`
+	// Resume is the rotation that did not end and that this one goes on with; nil for none.
+	Resume *Resume `json:"resume,omitempty"`
 	// Discard are keys of ours that were minted and never promoted: they are destroyed first.
 	Discard []key.Ref `json:"discard,omitempty"`
 	// TakeBack are the instances that use such a key, of a rotation that did not end: the current key is
@@ -91,14 +93,16 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 		return Plan{Credential: c.Name, MadeAt: f.At, Refusals: append(outOfBounds(f.Denied), impassable(c, cannotApprove)...)}
 	}
 	standings := f.Standings(c.Adopt)
+	plan.Resume = unfinished(c, f, standings)
 	for _, k := range f.Keys {
-		ref := f.Ref(k)
-		switch standings[k.KeyID] {
-		case StandingCurrent:
+		ref, standing := f.Ref(k), standings[k.KeyID]
+		switch {
+		case plan.retires(ref, standing):
 			plan.Retiring, plan.RetiringExpires = &ref, k.ExpiresAt
 			plan.NoWayBack, plan.WayBackEnds = noWayBack(c, f, plan)
 			plan.CanRollBack = plan.NoWayBack == ""
-		case StandingIncoming, StandingOrphan:
+		case plan.goesOnWith(k.KeyID):
+		case standing == StandingIncoming, standing == StandingOrphan:
 			plan.Discard = append(plan.Discard, ref)
 		}
 	}
@@ -109,6 +113,15 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 	plan.Warnings = warnings(c, f, plan, standings)
 	plan.Steps, plan.Takes = steps(c, f, plan)
 	return plan
+}
+
+// retires tells whether the plan is to retire this key: the one in CURRENT, or that was so before the rotation that it goes
+// on with.
+func (p Plan) retires(ref key.Ref, standing Standing) bool {
+	if p.Resume != nil && p.Resume.Promoted() {
+		return p.Resume.Retiring != nil && ref == *p.Resume.Retiring
+	}
+	return standing == StandingCurrent
 }
 
 // noWayBack is why the retiring key cannot be gone back to, empty when it can, and until when that is so where it ends by
@@ -209,7 +222,7 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 		add(SignoffNeeded, "there is no way back from this rotation, since %s: somebody must sign it off; ask for that with approvals.signoff", plan.NoWayBack)
 	}
 	if plan.Retiring != nil {
-		no = append(no, instanceRefusals(f, *plan.Retiring, plan.TakeBack)...)
+		no = append(no, instanceRefusals(f, plan)...)
 	} else {
 		for _, i := range f.Instances {
 			if i.Unreachable != "" {
@@ -260,6 +273,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 
 	current, hasCurrent := f.Version(providers.Current)
 	switch {
+	case plan.Resume != nil:
 	case hasCurrent && plan.Retiring == nil:
 		add(RetiringKeyNotLive, "the store's CURRENT (version %s) is no live key of %s: put the value that consumers use into it, or destroy the secret to begin with a first key",
 			current.ID, c.Issuer.Type)
@@ -269,7 +283,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	case len(c.Adopt) > 0:
 		add(AdoptedKeyMissing, "adopt names %s, which is no active key of the principal, and the store has no CURRENT", c.Adopt[0])
 	}
-	if plan.Retiring != nil {
+	if plan.Retiring != nil && plan.Resume == nil {
 		if k, _ := f.Live(plan.Retiring.KeyID); k.State == key.Disabled {
 			add(RetiringKeyDisabled, "the current key %s is disabled at the issuer: enable it, or handle an exposed key as an emergency", k.KeyID)
 		}
@@ -282,6 +296,9 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339))
 			}
 		case StandingIncoming:
+			if plan.goesOnWith(k.KeyID) {
+				continue
+			}
 			if owned, _ := f.Metadata.Key(k.KeyID); plan.Retiring == nil && !owned.DeliveredAt.IsZero() && len(onAnyOf(f.Instances, []key.Ref{f.Ref(k)})) == 0 {
 				add(UnfinishedRotation, "key %s of a rotation that did not end was delivered, and there is no earlier key to go back to: put its value into CURRENT, or destroy it at the issuer if nobody uses it", k.KeyID)
 			}
@@ -296,13 +313,17 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	if orphans := Orphans(f.Metadata, f.Keys, f.Versions); len(orphans) > 1 {
 		add(AmbiguousOrphan, "keys %v all may come from one interrupted mint: destroy at the issuer those that are not in use", orphans)
 	}
-	if kept := len(f.Keys) - len(plan.Discard); f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
+	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
 		add(SlotsFull, "the issuer allows %d keys and has %d: %s; destroy one that is not in use", f.Capabilities.Slots, kept, describeKeys(f, standings))
 	}
 	return no
 }
 
-func instanceRefusals(f Facts, retiring key.Ref, takenBack []string) []Decision {
+func instanceRefusals(f Facts, plan Plan) []Decision {
+	retiring := *plan.Retiring
+	onItsWay := func(i Instance) bool { // to the incoming key, or back from one
+		return slices.Contains(plan.TakeBack, i.Name()) || plan.Resume != nil && i.Statement.Holds(plan.Resume.Incoming)
+	}
 	var no []Decision
 	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
 	for _, i := range f.Instances {
@@ -315,9 +336,10 @@ func instanceRefusals(f Facts, retiring key.Ref, takenBack []string) []Decision 
 		switch {
 		case i.NotAttesting != "":
 			add(ConsumerNotAttesting, "%s does not state which key it uses: %s", i.Name(), i.NotAttesting)
-		case i.Statement != nil && i.Statement.Split && !slices.Contains(takenBack, i.Name()):
+		case i.Statement == nil || onItsWay(i):
+		case i.Statement.Split:
 			add(ConsumerOnOtherKey, "the replicas of %s do not all use the current key %s: asked again and again, it states %v", i.Name(), retiring.KeyID, i.Statement.Keys)
-		case i.Statement != nil && !slices.Contains(takenBack, i.Name()) && !i.Statement.Holds(retiring) && !otherName(i.Statement.Keys, f, retiring):
+		case !i.Statement.Holds(retiring) && !otherName(i.Statement.Keys, f, retiring):
 			add(ConsumerOnOtherKey, "%s states key %v, not the current key %s", i.Name(), i.Statement.Keys, retiring.KeyID)
 		}
 	}

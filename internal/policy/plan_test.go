@@ -63,14 +63,14 @@ func TestPlanRefusals(t *testing.T) {
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now}, key.Info{KeyID: "key-y", State: key.Active, CreatedAt: now})
 			g.f.Metadata.Intent = &providers.MintIntent{Rotation: "r", Ordinal: 1, At: now, Known: []string{"key-old"}}
 		}, []policy.Reason{policy.AmbiguousOrphan}},
-		"an instance on the key of an unfinished rotation is taken back": {func(g *given) {
-			g.f = staged()
+		"an instance on the key of a rotation that turned back is taken back": {func(g *given) {
+			g.f = turnedBack(staged())
 			g.f.Instances = fleet("fp:old")
 			g.f.Instances[1].Statement.Keys = []string{"fp:new"}
 			g.f.Instances[2].Statement.Keys = []string{"fp:old", "fp:new"}
 		}, nil},
-		"an instance on the key of an unfinished rotation refuses when the current value is in no store": {func(g *given) {
-			g.f = staged()
+		"an instance on the key of a rotation that turned back refuses when the current value is in no store": {func(g *given) {
+			g.f = turnedBack(staged())
 			g.f.Instances = fleet("fp:old")
 			g.f.Instances[2].Statement.Keys = []string{"fp:old", "fp:new"}
 			g.f.Versions = g.f.Versions[1:]
@@ -106,8 +106,8 @@ func TestPlanRefusals(t *testing.T) {
 		"an instance whose replicas differ refuses, though one of them has the key": {func(g *given) {
 			g.f.Instances[1].Statement.Keys, g.f.Instances[1].Statement.Split = []string{"fp:old", "fp:else"}, true
 		}, []policy.Reason{policy.ConsumerOnOtherKey}},
-		"one whose replicas differ by the key of an unfinished rotation is taken back": {func(g *given) {
-			g.f = staged()
+		"one whose replicas differ by the key of a rotation that turned back is taken back": {func(g *given) {
+			g.f = turnedBack(staged())
 			g.f.Instances = fleet("fp:old")
 			g.f.Instances[2].Statement.Keys, g.f.Instances[2].Statement.Split = []string{"fp:old", "fp:new"}, true
 		}, nil},
@@ -129,8 +129,8 @@ func TestPlanRefusals(t *testing.T) {
 			g.f.Keys[0].ExpiresAt, g.c.Approvals.Signoff = now.Add(2*time.Hour), &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
 		}, nil},
 		"a retiring key that ends later does not": {func(g *given) { g.f.Keys[0].ExpiresAt = now.Add(2*time.Hour + time.Minute) }, nil},
-		"the only key that was ever delivered is not cleared away because nobody says that it is used": {func(g *given) {
-			g.f = staged()
+		"the only key that was ever delivered and is turned back from is not cleared away because nobody says that it is used": {func(g *given) {
+			g.f = turnedBack(staged())
 			g.f.Keys, g.f.Versions, g.f.Metadata.Keys = g.f.Keys[1:], g.f.Versions[1:], g.f.Metadata.Keys[1:]
 			for i := range g.f.Instances {
 				g.f.Instances[i].Statement, g.f.Instances[i].NotAttesting = nil, "connection refused"

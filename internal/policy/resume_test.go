@@ -1,0 +1,98 @@
+package policy_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// turnedBack notes of the incoming key that its rotation turned back from it.
+func turnedBack(f policy.Facts) policy.Facts {
+	for i := range f.Metadata.Keys {
+		if f.Metadata.Keys[i].KeyID == "key-new" {
+			f.Metadata.Keys[i].TurnedBackAt = now
+		}
+	}
+	return f
+}
+
+func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	owned := func(f *policy.Facts) *providers.OwnedKey { return &f.Metadata.Keys[len(f.Metadata.Keys)-1] }
+	cases := map[string]struct {
+		facts  policy.Facts
+		change func(*policy.Facts)
+		// part it is gone on with; "" where it is not
+		want string
+	}{
+		"its key is minted, stored and works":              {staged(), func(*policy.Facts) {}, "pending"},
+		"some have the key, and nobody else says":          {staged(), func(f *policy.Facts) { owned(f).DeliveredAt = now }, "pending"},
+		"its key is CURRENT":                               {promoted(), func(*policy.Facts) {}, "current"},
+		"and the retiring one is disabled":                 {promoted(), func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, "current"},
+		"not when it turned back before it was promoted":   {turnedBack(staged()), func(*policy.Facts) {}, ""},
+		"but when it is CURRENT still":                     {turnedBack(promoted()), func(*policy.Facts) {}, "current"},
+		"not when its end is on record":                    {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &providers.LastRotation{ID: owned(f).Rotation} }, ""},
+		"not when it is of before the last one that ended": {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &providers.LastRotation{ID: "a later one", At: now} }, ""},
+		"an earlier end says nothing of it":                {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &providers.LastRotation{ID: "an earlier one"} }, "current"},
+		"not when it is kept":                              {promoted(), func(f *policy.Facts) { owned(f).KeptAt = now }, ""},
+		"not with a key that nobody saw working":           {staged(), func(f *policy.Facts) { owned(f).VerifiedAt = time.Time{} }, ""},
+		"not with a key that is disabled":                  {staged(), func(f *policy.Facts) { f.Keys[1].State = key.Disabled }, ""},
+		"not with a key that is about to end":              {staged(), func(f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(time.Minute) }, ""},
+		"not with a key whose value is in no store":        {staged(), func(f *policy.Facts) { f.Versions = f.Versions[:1] }, ""},
+		"not with a key that is PENDING no more":           {staged(), func(f *policy.Facts) { f.Versions[1].Labels = nil }, ""},
+		"not when nothing says which of two it is":         {staged(), func(f *policy.Facts) { twice(f, providers.OwnedKey{Rotation: "another"}) }, ""},
+		"its retiring key is gone already":                 {promoted(), func(f *policy.Facts) { f.Keys = f.Keys[1:] }, "record"},
+		"nor when two were CURRENT before and none PREVIOUS": {promoted(), func(f *policy.Facts) {
+			f.Versions[0].Labels = nil
+			twice(f, providers.OwnedKey{PromotedAt: now.AddDate(-1, 0, 0)})
+		}, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c.change(&c.facts)
+			plan := policy.Make(spec(credential()), c.facts, noPulls, anyOnly)
+			if c.want == "" {
+				assert.Nil(t, plan.Resume)
+				return
+			}
+			require.NotNil(t, plan.Resume)
+			assert.Empty(t, plan.Refusals, "a full slot and instances on the incoming key are its own doing")
+			assert.Equal(t, "key-new", plan.Resume.Incoming.KeyID)
+			assert.Empty(t, plan.Discard)
+			assert.Empty(t, plan.TakeBack)
+			assert.Equal(t, c.want != "pending", plan.Resume.Promoted())
+			if c.want == "record" {
+				assert.Nil(t, plan.Retiring)
+				return
+			}
+			assert.Equal(t, "key-old", plan.Retiring.KeyID)
+			assert.True(t, plan.CanRollBack)
+			var said []string
+			for _, s := range plan.Steps {
+				said = append(said, s.What)
+			}
+			all := strings.Join(said, "\n")
+			assert.Contains(t, all, "go on with rotation "+plan.Resume.Rotation)
+			assert.NotContains(t, all, "mint a key")
+			assert.Equal(t, c.want == "pending", strings.Contains(all, "move CURRENT"), all)
+			assert.Equal(t, c.want == "pending", strings.Contains(all, "deliver to"), all)
+			assert.Contains(t, all, "destroy key-old")
+		})
+	}
+}
+
+// twice adds another live key of ours.
+func twice(f *policy.Facts, of providers.OwnedKey) {
+	of.Ref = key.Ref{Principal: "payments-api", KeyID: "key-other"}
+	f.Capabilities.Slots = 3
+	f.Keys = append(f.Keys, key.Info{Principal: "payments-api", KeyID: "key-other", State: key.Active})
+	f.Metadata.Keys = append(f.Metadata.Keys, of)
+}
