@@ -48,7 +48,7 @@ func TestNoWriteOfTheMetadataLosesAnother(t *testing.T) {
 		"the mint intent": {nil, "Issue", 1, func(m providers.Metadata, k key.Ref) bool { return m.Inventory == "payments" }},
 		"the record of a mint": {nil, "Issue", 2, func(m providers.Metadata, k key.Ref) bool {
 			mine, ours := m.Key(k.KeyID)
-			return ours && m.Intent == nil && m.Generation == 100 && !mine.IssuedAt.IsZero()
+			return ours && len(m.Intents) == 0 && m.Generation == 100 && !mine.IssuedAt.IsZero()
 		}},
 		"that a key works": {nil, "Issue", 3, func(m providers.Metadata, k key.Ref) bool {
 			mine, _ := m.Key(k.KeyID)

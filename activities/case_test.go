@@ -279,8 +279,14 @@ func (c *crashCase) executeToNotYet(name string, input any) {
 
 func (c *crashCase) attempt(name string, input, output any, attempts int32) error {
 	c.t.Helper()
+	return c.attemptOf("payments-api", name, input, output, attempts)
+}
+
+// attemptOf runs an activity in the rotation of a credential of this name.
+func (c *crashCase) attemptOf(credential, name string, input, output any, attempts int32) error {
+	c.t.Helper()
 	env := temporaltest.NewEnvironment()
-	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: activities.WorkflowID("payments-api")})
+	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: activities.WorkflowID(credential)})
 	env.RegisterActivity(c.do)
 	if c.heartbeat != nil {
 		env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) { c.heartbeat(details) })

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -77,8 +78,8 @@ var deaths = map[string][]death{
 		{memory.OpPutMetadata, 1, memory.Before, "nobody holds the lease; the repeated activity takes it and begins anew"},
 		{memory.OpPutMetadata, 1, memory.After, "the run holds the lease; the repeated activity finds that it has it"},
 		{memory.OpPutMetadata, 2, memory.Before, "nothing was minted; the repeated activity begins anew"},
-		{memory.OpPutMetadata, 2, memory.After, "the intent is written and nothing minted; the repeated activity finds no orphan and mints"},
-		{memory.OpIssue, 1, memory.Before, "the intent is written and nothing minted; the repeated activity finds no orphan and mints"},
+		{memory.OpPutMetadata, 2, memory.After, "the intent is written and nothing minted; the repeated activity finds no orphan and mints, and the intent stays until a later list shows nothing of it"},
+		{memory.OpIssue, 1, memory.Before, "the intent is written and nothing minted; the repeated activity finds no orphan and mints, and the intent stays until a later list shows nothing of it"},
 		{memory.OpIssue, 1, memory.After, "a key was minted and its secret is lost; the intent proves it ours, the repeated activity destroys it and mints another"},
 		{memory.OpStage, 1, memory.Before, "a key was minted and its secret is lost; the intent proves it ours, the repeated activity destroys it and mints another"},
 		{memory.OpStage, 1, memory.After, "the key is staged under the mint's token; the repeated activity finds it there and records it"},
@@ -207,6 +208,7 @@ func (c *crashCase) dies(d death) {
 		}
 		if int(calls.Add(1)) == d.call {
 			c.died.Store(true)
+			c.wait(time.Second) // nobody comes back in the same moment
 			panic("the process dies")
 		}
 	})
@@ -218,7 +220,7 @@ func (c *crashCase) isRotated() {
 	assert.Equal(t, []string{c.incoming.KeyID + " active"}, c.keys())
 	assert.Equal(t, map[string][]providers.Label{c.incoming.StoreVersion: {providers.Current}}, c.versions())
 	m := c.metadata()
-	assert.Nil(t, m.Intent)
+	assert.Empty(t, m.Intents)
 	assert.Empty(t, m.Debt)
 	require.Len(t, m.Keys, 1)
 	assert.Equal(t, c.incoming.KeyID, m.Keys[0].KeyID)
@@ -234,7 +236,7 @@ func (c *crashCase) isBack() {
 	assert.Equal(t, []string{"key-old active"}, c.keys())
 	assert.Equal(t, map[string][]providers.Label{c.retiring.StoreVersion: {providers.Current}}, c.versions())
 	m := c.metadata()
-	assert.Nil(t, m.Intent)
+	assert.Empty(t, m.Intents)
 	assert.Empty(t, m.Debt)
 	for _, k := range m.Keys {
 		assert.Equal(t, "key-old", k.KeyID)

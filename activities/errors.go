@@ -122,6 +122,12 @@ func notYet(message string, d time.Duration) error {
 	})
 }
 
+// isNotYet tells whether an error is the answer of notYet.
+func isNotYet(err error) bool {
+	var told *temporal.ApplicationError
+	return errors.As(err, &told) && told.Type() == TypeNotYet
+}
+
 // maxErrorText bounds what an error adds to the history.
 const maxErrorText = 2048
 

@@ -1,12 +1,15 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"go.temporal.io/sdk/activity"
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -44,8 +47,9 @@ type Issued struct {
 // Called again for the same mint it returns the key that was staged. A key that was minted and not
 // staged is lost, since an issuer tells a secret once: the mint intent, written before the mint, proves
 // it to be ours, it is destroyed, and another is minted. Where the issuer tells late of uses that takes as
-// long: until then it is disabled, and the answer a benign error that the server retries. Two such keys, or one
-// that somebody uses, end the mint with ErrAmbiguous.
+// long: until then it is disabled, and the answer a benign error that the server retries. So it is while it is not proved
+// whose a key is, until a person acts, and while a mint of another run may still make one. One that somebody uses
+// ends the mint with ErrAmbiguous.
 func (a *Activities) Issue(ctx context.Context, in IssueInput) (Issued, error) {
 	s, err := a.openForEffect(ctx, in.Rotation)
 	if err != nil {
@@ -87,8 +91,12 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
 		return ref, ends, err
 	}
-	if facts, err = a.destroyOrphan(ctx, s, in, facts); err != nil {
+	if facts, err = a.destroyOrphans(ctx, s, in, facts); err != nil {
 		return ref, ends, err
+	}
+	run := activity.GetInfo(ctx).WorkflowExecution.RunID
+	if left := policy.OthersMintFor(facts.Metadata, run, a.Now()); left > 0 {
+		return ref, ends, notYet("the mint of another run was interrupted, and may still make a key: minting when that is over", left)
 	}
 	if slots := facts.Capabilities.Slots; slots > 0 && len(facts.Keys) >= slots {
 		return ref, ends, fmt.Errorf("%w: %d of %d", providers.ErrSlotsFull, len(facts.Keys), slots)
@@ -110,24 +118,23 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		return ref, ends, err
 	}
 	// Between the intent and the call there is nothing: what is made in that time may be taken for ours.
-	intent := &providers.MintIntent{Rotation: in.ID, Ordinal: in.Ordinal, At: a.Now().UTC()}
+	intent := providers.MintIntent{Rotation: in.ID, Ordinal: in.Ordinal, Run: run, Principal: principal, At: a.Now().UTC(), Within: policy.MintWithin}
 	for _, k := range facts.Keys {
 		intent.Known = append(intent.Known, k.KeyID)
 	}
-	before := facts.Metadata
-	if err := s.intend(ctx, before, intent); err != nil {
+	if err := s.intend(ctx, facts, intent); err != nil {
 		return ref, ends, fmt.Errorf("writing mint intent: %w", err)
 	}
 	request := providers.IssueRequest{Token: token, Principal: principal, Scopes: c.Scopes}
 	if c.Expires > 0 {
 		request.ExpiresAt = a.Now().Add(c.Expires.Std()).UTC()
 	}
-	bounded, done := context.WithTimeout(ctx, policy.MintWithin-a.Now().Sub(intent.At))
+	bounded, done := context.WithTimeout(ctx, intent.Within-a.Now().Sub(intent.At))
 	issued, err := s.issuer.Issue(bounded, request)
 	done()
 	if mintedNothing(err) {
 		// An intent that is left would claim a key that somebody makes later.
-		err = errors.Join(err, s.forget(ctx, before, intent))
+		err = errors.Join(err, s.forget(ctx, facts.Metadata, intent))
 	}
 	if err != nil {
 		return ref, ends, err
@@ -140,7 +147,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	ref, err = a.record(ctx, s, in, key.Ref{
 		Principal: issued.Key.Principal, KeyID: issued.Key.KeyID,
 		StoreVersion: version, Fingerprint: issued.Bundle.Fingerprint(),
-	})
+	}, []providers.MintIntent{intent})
 	return ref, issued.Key.ExpiresAt, err
 }
 
@@ -180,7 +187,7 @@ func (a *Activities) takeUp(ctx context.Context, s *site, in IssueInput, facts p
 		return ref, ends, err
 	}
 	k, _ := facts.Live(in.Resume.KeyID)
-	ref, err = a.record(ctx, s, in, facts.Ref(k))
+	ref, err = a.record(ctx, s, in, facts.Ref(k), policy.ResolvedWith(facts, k.KeyID))
 	return ref, k.ExpiresAt, err
 }
 
@@ -192,40 +199,43 @@ func (a *Activities) finishStaging(ctx context.Context, s *site, in IssueInput, 
 	}
 	ref, err = a.record(ctx, s, in, key.Ref{
 		Principal: k.Principal, KeyID: k.KeyID, StoreVersion: v.ID, Fingerprint: v.Fingerprint,
-	})
+	}, policy.ResolvedWith(facts, k.KeyID))
 	return ref, k.ExpiresAt, err
 }
 
-// intend writes a mint intent, in place of the one that was judged. By writing it the credential becomes this inventory's,
-// unless another one came first.
-func (s *site) intend(ctx context.Context, judged providers.Metadata, intent *providers.MintIntent) error {
+// intend writes a mint intent, beside those that are not resolved by what was judged. By writing it the credential becomes this
+// inventory's, unless another one came first.
+func (s *site) intend(ctx context.Context, judged policy.Facts, intent providers.MintIntent) error {
 	_, err := s.amend(ctx, func(m *providers.Metadata) error {
 		if d := policy.Governs(s.spec, *m); !d.OK {
 			return fmt.Errorf("%w: %s", ErrSpec, d.Message)
 		}
-		if !m.Intent.Is(judged.Intent) {
+		if !slices.EqualFunc(m.Intents, judged.Metadata.Intents, providers.MintIntent.Is) {
 			return notYet("another worker has just begun or ended a mint; looking again", 0)
 		}
-		m.Intent, m.Inventory, m.Environment = intent, s.spec.Inventory, s.spec.Credential.Environment
+		resolve(m, policy.Resolved(judged, s.spec.Credential.Adopt))
+		m.Intents = append(m.Intents, intent)
+		m.Inventory, m.Environment = s.spec.Inventory, s.spec.Credential.Environment
 		return nil
 	})
 	return err
 }
 
 // forget takes back what intend wrote.
-func (s *site) forget(ctx context.Context, before providers.Metadata, intent *providers.MintIntent) error {
+func (s *site) forget(ctx context.Context, before providers.Metadata, intent providers.MintIntent) error {
 	_, err := s.amend(ctx, func(m *providers.Metadata) error {
-		if !m.Intent.Is(intent) {
+		if !slices.ContainsFunc(m.Intents, intent.Is) {
 			return errUnchanged
 		}
-		m.Intent, m.Inventory, m.Environment = nil, before.Inventory, before.Environment
+		resolve(m, []providers.MintIntent{intent})
+		m.Inventory, m.Environment = before.Inventory, before.Environment
 		return nil
 	})
 	return err
 }
 
-// record makes the staged key ours in the metadata, and clears the intent of its mint.
-func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key.Ref) (key.Ref, error) {
+// record makes the staged key ours in the metadata, and removes the intents that are resolved with it.
+func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key.Ref, resolved []providers.MintIntent) (key.Ref, error) {
 	now := a.Now().UTC()
 	_, err := s.amend(ctx, func(m *providers.Metadata) error {
 		mine := owned(m, ref)
@@ -233,9 +243,7 @@ func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key
 			mine.IssuedAt = now
 		}
 		mine.Ref, mine.Rotation = ref, in.ID
-		if m.Intent != nil && m.Intent.Rotation == in.ID && m.Intent.Ordinal == in.Ordinal {
-			m.Intent = nil
-		}
+		resolve(m, resolved)
 		m.Generation = max(m.Generation, s.spec.Generation)
 		m.Inventory, m.Environment = s.spec.Inventory, s.spec.Credential.Environment
 		return nil
@@ -247,17 +255,11 @@ func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key
 	return ref, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyIssued, ref.KeyID, nil))
 }
 
-// destroyOrphan destroys the key of an interrupted mint. Where an intent is there and no key yet, the
-// issuer may be slow to list it: it is asked once more after the time that it needs to settle.
-func (a *Activities) destroyOrphan(ctx context.Context, s *site, in IssueInput, facts policy.Facts) (policy.Facts, error) {
-	if at := slices.IndexFunc(facts.Metadata.Keys, policy.Lost); at >= 0 {
-		return a.destroyLost(ctx, s, in, facts, facts.Metadata.Keys[at].Ref)
-	}
-	if facts.Metadata.Intent == nil {
-		return facts, nil
-	}
-	orphans := policy.Orphans(facts.Metadata, facts.Keys, facts.Versions)
-	if settle := facts.Capabilities.ConsistentWithin; len(orphans) == 0 && settle > 0 {
+// destroyOrphans destroys the keys of interrupted mints, unless it is not proved whose one is. Where they are fewer than the
+// intents, the issuer may be slow to list one: it is asked once more after the time that it needs to settle.
+func (a *Activities) destroyOrphans(ctx context.Context, s *site, in IssueInput, facts policy.Facts) (policy.Facts, error) {
+	adopt := s.spec.Credential.Adopt
+	if settle := facts.Capabilities.ConsistentWithin; settle > 0 && policy.Unlisted(facts, adopt) {
 		if err := patience.Pause(ctx, settle); err != nil {
 			return facts, err
 		}
@@ -265,17 +267,32 @@ func (a *Activities) destroyOrphan(ctx context.Context, s *site, in IssueInput, 
 		if err != nil {
 			return facts, err
 		}
-		facts, orphans = again, policy.Orphans(again.Metadata, again.Keys, again.Versions)
+		facts = again
 	}
-	switch len(orphans) {
-	case 0:
-		return facts, nil
-	case 1:
-	default:
-		return facts, fmt.Errorf("%w: keys %v all may come from one interrupted mint; destroy at the issuer those that are not in use", ErrAmbiguous, orphans)
+	if unclear := policy.Unclear(facts, adopt); len(unclear) > 0 {
+		refusing(ctx, unclear[0])
+		return facts, notYet(unclear[0].Message, 0)
 	}
-	orphan, _ := facts.Live(orphans[0])
-	return a.destroyLost(ctx, s, in, facts, facts.Ref(orphan))
+	var lost []key.Ref
+	for _, k := range facts.Metadata.Keys {
+		if policy.Lost(k) {
+			lost = append(lost, k.Ref)
+		}
+	}
+	for _, keyID := range facts.Orphans(adopt) {
+		orphan, _ := facts.Live(keyID)
+		lost = append(lost, facts.Ref(orphan))
+	}
+	var waits error
+	for _, ref := range lost { // all are set aside at once, so that the lag of uses passes once
+		var err error
+		facts, err = a.destroyLost(ctx, s, in, facts, ref)
+		if err != nil && !isNotYet(err) {
+			return facts, err
+		}
+		waits = cmp.Or(waits, err)
+	}
+	return facts, waits
 }
 
 // destroyLost destroys a lost key that the metadata names: whenever the process dies, that says what is left to do
@@ -288,11 +305,12 @@ func (a *Activities) destroyLost(ctx context.Context, s *site, in IssueInput, fa
 	if err := s.destroy(ctx, facts, ref); err != nil {
 		return facts, fmt.Errorf("destroying orphan %s: %w", ref.KeyID, err)
 	}
+	resolved := policy.ResolvedWith(facts, ref.KeyID)
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.OrphanDestroyed, ref.KeyID, nil)); err != nil {
 		return facts, err
 	}
 	facts.Keys = slices.DeleteFunc(facts.Keys, func(k key.Info) bool { return k.KeyID == ref.KeyID })
-	if facts.Metadata, err = s.disown(ctx, ref); err != nil {
+	if facts.Metadata, err = s.disown(ctx, ref, resolved); err != nil {
 		return facts, fmt.Errorf("recording it: %w", err)
 	}
 	return facts, nil
@@ -302,8 +320,8 @@ func (a *Activities) destroyLost(ctx context.Context, s *site, in IssueInput, fa
 // tells late of uses, it is disabled first, and that is not yet. One that turns out to be in use is given back.
 func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref) (policy.Facts, error) {
 	mint := r.ID
-	if facts.Metadata.Intent != nil {
-		mint = facts.Metadata.Intent.Rotation
+	for _, of := range policy.ResolvedWith(facts, ref.KeyID) {
+		mint = of.Rotation
 	}
 	d := policy.MayDestroyOrphan(facts, ref)
 	if d.Reason == policy.OrphanInUse {
@@ -378,7 +396,7 @@ func (a *Activities) giveBack(ctx context.Context, s *site, r Rotation, facts po
 	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.OrphanReleased, ref.KeyID, map[string]string{"key": ref.KeyID})); err != nil {
 		return err
 	}
-	_, err := s.disown(ctx, ref)
+	_, err := s.disown(ctx, ref, nil)
 	return err
 }
 

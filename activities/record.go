@@ -133,6 +133,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		return Recorded{}, err
 	}
 	m.Lease = nil // it is given back with this
+	resolve(&m, policy.Resolved(facts, s.spec.Credential.Adopt))
 	m.Debt = debt(facts, s.spec.Credential.Adopt, left, unproved, m.Debt, a.Now())
 	outcome := ended(facts, in, len(m.Debt) > 0)
 	if current, ok := facts.Version(providers.Current); ok {
@@ -343,7 +344,7 @@ func debt(f policy.Facts, adopt []string, left, unproved map[string]string, befo
 		switch standings[k.KeyID] {
 		case policy.StandingRetired:
 			add(DebtRetiredAlive, k.KeyID)
-		case policy.StandingIncoming, policy.StandingOrphan:
+		case policy.StandingIncoming, policy.StandingOrphan, policy.StandingUnproved:
 			add(DebtIncomingAlive, k.KeyID)
 		}
 	}

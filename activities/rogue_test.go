@@ -175,7 +175,7 @@ func TestNoKeyIsMintedWithoutTheSignOff(t *testing.T) {
 			if !tc.want {
 				require.ErrorContains(t, err, "0 of 1 approval of the signoff gate")
 				assert.Equal(t, []string{"key-old active"}, c.keys())
-				assert.Nil(t, c.metadata().Intent)
+				assert.Empty(t, c.metadata().Intents)
 				return
 			}
 			require.NoError(t, err)
@@ -440,7 +440,7 @@ func TestAKeyThatSomebodyMadeDuringAMintIsNotDestroyed(t *testing.T) {
 		c.world.SetPrincipal("payments-api", settings)
 		c.world.Fail(memory.OpIssue, os.ErrDeadlineExceeded, 1) // between the intent and the call
 		require.Error(t, issue(c))
-		require.NotNil(t, c.metadata().Intent)
+		require.Len(t, c.metadata().Intents, 1)
 		return c
 	}
 	t.Run("one that was used before it was claimed is given back once that is told", func(t *testing.T) {

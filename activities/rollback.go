@@ -116,8 +116,9 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	if orphans := policy.Orphans(facts.Metadata, facts.Keys, facts.Versions); len(orphans) > 1 {
-		return policy.Decision{}, fmt.Errorf("%w: keys %v all may come from one interrupted mint", ErrAmbiguous, orphans)
+	if d := policy.Ambiguous(facts, s.spec.Credential.Adopt); !d.OK {
+		refusing(ctx, d)
+		return policy.Decision{}, fmt.Errorf("%w: %s", ErrAmbiguous, d.Message)
 	}
 	unwanted := unwantedKeys(s, facts)
 	if len(unwanted) > 0 {
@@ -126,12 +127,20 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 			return policy.Decision{}, cmp.Or(err, notYet("PENDING was withdrawn; seeing who had read it", 0))
 		}
 	}
+	var lag error
 	for _, ref := range unwanted {
 		if mine, recorded := facts.Metadata.Key(ref.KeyID); recorded && policy.Lost(mine) || !recorded && ref.StoreVersion == "" {
-			if facts, err = a.setAside(ctx, s, r, facts, ref); err != nil {
+			facts, err = a.setAside(ctx, s, r, facts, ref)
+			if err != nil && !isNotYet(err) {
 				return policy.Decision{}, err
 			}
+			lag = cmp.Or(lag, err) // of all of them at once
 		}
+	}
+	if lag != nil {
+		return policy.Decision{}, lag
+	}
+	for _, ref := range unwanted {
 		switch d := policy.MayDiscard(s.spec.Credential, facts, ref); {
 		case d.OK:
 		case passing(d.Reason):
@@ -202,6 +211,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 	if err != nil {
 		return err
 	}
+	resolved := policy.ResolvedWith(facts, ref.KeyID)
 	if m, err = s.own(ctx, m, ref, r.ID); err != nil {
 		return err
 	}
@@ -230,6 +240,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		} else {
 			m.Debt = append(m.Debt, Debt{Kind: DebtCopiesLeft, About: ref.KeyID, Since: now})
 		}
+		resolve(m, resolved)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("recording it: %w", err)
@@ -237,8 +248,8 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 	return nil
 }
 
-// clearPending removes a PENDING version that holds no live key, and the mint intent: after a discard
-// there is no mint to finish.
+// clearPending removes a PENDING version that holds no live key, since after a discard there is no mint to finish, and the mint
+// intents that are resolved: another is left to whoever looks later.
 func (a *Activities) clearPending(ctx context.Context, s *site) error {
 	facts, err := s.facts(ctx, false)
 	if err != nil {
@@ -249,8 +260,13 @@ func (a *Activities) clearPending(ctx context.Context, s *site) error {
 			return fmt.Errorf("pruning version %s: %w", v.ID, err)
 		}
 	}
-	if facts.Metadata.Intent == nil {
+	resolved := policy.Resolved(facts, s.spec.Credential.Adopt)
+	if len(resolved) == 0 {
 		return nil
 	}
-	return s.forget(ctx, facts.Metadata, facts.Metadata.Intent)
+	_, err = s.amend(ctx, func(m *providers.Metadata) error {
+		resolve(m, resolved)
+		return nil
+	})
+	return err
 }

@@ -183,7 +183,7 @@ func (s *site) settled(ctx context.Context, keyIDs ...string) (policy.Facts, err
 		_, live := facts.Live(id)
 		_, ours := facts.Metadata.Key(id)
 		return !live || !ours
-	}) || facts.Metadata.Intent != nil && len(policy.Orphans(facts.Metadata, facts.Keys, facts.Versions)) == 0
+	}) || policy.Unlisted(facts, s.spec.Credential.Adopt)
 	if settle := facts.Capabilities.ConsistentWithin; unsure && settle > 0 {
 		if err := patience.Pause(ctx, settle); err != nil {
 			return facts, err
@@ -408,12 +408,18 @@ func (s *site) own(ctx context.Context, judged providers.Metadata, ref key.Ref, 
 	return m, nil
 }
 
-// disown removes the record of a key that is ours no more.
-func (s *site) disown(ctx context.Context, ref key.Ref) (providers.Metadata, error) {
+// disown removes the record of a key that is ours no more, and the intents that are resolved with it.
+func (s *site) disown(ctx context.Context, ref key.Ref, resolved []providers.MintIntent) (providers.Metadata, error) {
 	return s.amend(ctx, func(m *providers.Metadata) error {
 		disown(m, ref.KeyID)
+		resolve(m, resolved)
 		return nil
 	})
+}
+
+// resolve removes mint intents of which it is known what became.
+func resolve(m *providers.Metadata, resolved []providers.MintIntent) {
+	m.Intents = slices.DeleteFunc(m.Intents, func(i providers.MintIntent) bool { return slices.ContainsFunc(resolved, i.Is) })
 }
 
 // disown removes a destroyed key from the metadata.

@@ -262,8 +262,9 @@ type Metadata struct {
 	Environment string `json:"environment,omitempty"`
 	// Generation is the highest spec generation that a key was issued with.
 	Generation int64 `json:"generation,omitempty"`
-	// Intent is written before a mint and cleared when its key is staged.
-	Intent *MintIntent `json:"intent,omitempty"`
+	// Intents are of the mints that are not resolved: each is written before its mint, and goes when it is known what became of
+	// that. Several are there when mints were interrupted.
+	Intents []MintIntent `json:"intents,omitempty"`
 	// Keys are the keys that are ours: live ones, and dead ones of which something is left to clean up.
 	Keys []OwnedKey `json:"keys,omitempty"`
 	// LastRotation is how the last one ended.
@@ -311,22 +312,25 @@ type Lease struct {
 // LeaseOfImport is in place of a workflow's ID where a person imports a key on the worker's host.
 const LeaseOfImport = "import"
 
-// MintIntent proves after a crash which key is an orphan of ours: one that is not in Known, that no
-// store version holds, and that was created at or after At.
+// MintIntent proves after a crash which key is an orphan of ours: one of Principal that is not in Known, that no store version
+// holds, and that was made with the mint's token or within the time of its call. That call makes one key at most.
 type MintIntent struct {
-	Rotation string    `json:"rotation"`
-	Ordinal  int       `json:"ordinal"`
-	At       time.Time `json:"at"`
+	Rotation string `json:"rotation"`
+	Ordinal  int    `json:"ordinal"`
+	// Run is the one that mints.
+	Run string `json:"run,omitempty"`
+	// Principal is empty where the issuer has one.
+	Principal string    `json:"principal,omitempty"`
+	At        time.Time `json:"at"`
+	// Within is how long after At the call may still make a key: the longest issue attempt of who wrote this.
+	Within time.Duration `json:"within"`
 	// Known are the key IDs that the issuer had before the mint.
 	Known []string `json:"known,omitempty"`
 }
 
-// Is tells whether two intents are of the same mint.
-func (i *MintIntent) Is(other *MintIntent) bool {
-	if i == nil || other == nil {
-		return i == other
-	}
-	return i.Rotation == other.Rotation && i.Ordinal == other.Ordinal && i.At.Equal(other.At)
+// Is tells whether two intents are of the same call.
+func (i MintIntent) Is(other MintIntent) bool {
+	return i.Rotation == other.Rotation && i.Ordinal == other.Ordinal && i.Run == other.Run && i.At.Equal(other.At)
 }
 
 // OwnedKey is a key that keyturn minted or adopted.

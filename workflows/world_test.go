@@ -292,7 +292,7 @@ func TestRotationInAWorld(t *testing.T) {
 
 	m := s.metadata()
 	assert.Equal(t, int64(100), m.Generation)
-	assert.Nil(t, m.Intent)
+	assert.Empty(t, m.Intents)
 	assert.Empty(t, m.Debt)
 	require.NotNil(t, m.LastRotation)
 	assert.Equal(t, "completed", m.LastRotation.Outcome)
@@ -349,7 +349,7 @@ func TestRollbackInAWorld(t *testing.T) {
 			assert.Equal(t, []string{"key-old active"}, s.keys())
 			assert.Equal(t, map[string][]providers.Label{s.first: {providers.Current}}, s.versions())
 			m := s.metadata()
-			assert.Nil(t, m.Intent)
+			assert.Empty(t, m.Intents)
 			assert.Empty(t, m.Debt)
 			assert.Equal(t, "rolled-back", m.LastRotation.Outcome)
 			for _, k := range m.Keys {
@@ -397,7 +397,7 @@ func TestFaultsAtEverySideEffect(t *testing.T) {
 						assert.Zero(t, s.refused())
 						assert.Len(t, s.keys(), 1)
 						assert.Len(t, s.versions(), 1)
-						assert.Nil(t, s.metadata().Intent)
+						assert.Empty(t, s.metadata().Intents)
 						assert.Len(t, s.happened(memory.OpIssue), len(s.happened(memory.OpDestroy)), "one key in, one key out")
 					})
 				}
@@ -545,9 +545,9 @@ func TestAnInterruptedRotationIsClearedAway(t *testing.T) {
 	ctx := context.Background()
 	store := s.world.Store("payments-api")
 	// A rotation that was terminated between mint and stage left an intent and an orphan.
-	_, err := store.PutMetadata(ctx, providers.Metadata{Intent: &providers.MintIntent{
-		Rotation: "terminated", Ordinal: 1, At: s.env.Now(), Known: []string{"key-old"},
-	}})
+	_, err := store.PutMetadata(ctx, providers.Metadata{Intents: []providers.MintIntent{{
+		Rotation: "terminated", Ordinal: 1, At: s.env.Now(), Within: policy.MintWithin, Known: []string{"key-old"},
+	}}})
 	require.NoError(t, err)
 	_, err = s.world.Issuer("payments-api").Issue(ctx, providers.IssueRequest{Token: policy.Token("terminated", 1)})
 	require.NoError(t, err)
@@ -557,6 +557,28 @@ func TestAnInterruptedRotationIsClearedAway(t *testing.T) {
 	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	assert.Zero(t, s.refused())
 	assert.Equal(t, []string{"new-2 active"}, s.keys())
+}
+
+// The call of a run that was terminated may still arrive: the next one mints when it is over, and knows what it made.
+func TestAMintOfATerminatedRunThatIsLateIsClearedAway(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	ctx := context.Background()
+	_, err := s.world.Store("payments-api").PutMetadata(ctx, providers.Metadata{Intents: []providers.MintIntent{{
+		Rotation: "terminated", Ordinal: 1, Run: "terminated-run", At: s.env.Now(), Within: policy.MintWithin, Known: []string{"key-old"},
+	}}})
+	require.NoError(t, err)
+	s.env.RegisterDelayedCallback(func() {
+		_, err := s.world.Issuer("payments-api").Issue(ctx, providers.IssueRequest{Token: policy.Token("terminated", 1)})
+		assert.NoError(t, err)
+	}, 30*time.Second)
+	s.traffic(3 * time.Hour)
+	s.approve()
+	report := s.run()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Zero(t, s.refused())
+	assert.Equal(t, []string{"new-2 active"}, s.keys())
+	assert.Empty(t, s.metadata().Intents)
 }
 
 func TestConsumersThatReadTheStore(t *testing.T) {

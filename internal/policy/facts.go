@@ -135,6 +135,9 @@ const (
 	StandingIncoming Standing = "incoming"
 	// StandingOrphan is a key that a mint intent proves to be ours, and that no store holds.
 	StandingOrphan Standing = "orphan"
+	// StandingUnproved is a key that an interrupted mint may have made, and that is not proved to be its orphan. It is never
+	// touched, and no key is minted beside it.
+	StandingUnproved Standing = "unproved"
 	// StandingUnknown is a key that is not ours.
 	StandingUnknown Standing = "unknown"
 )
@@ -142,7 +145,7 @@ const (
 // Standings judges each live key. A key is ours when it is in the store's versions or metadata, when
 // the spec adopts it, or when a mint intent proves it; any other is unknown, and never touched.
 func (f Facts) Standings(adopt []string) map[string]Standing {
-	orphans := Orphans(f.Metadata, f.Keys, f.Versions)
+	orphans := f.Orphans(adopt)
 	currentID := f.currentKeyID(adopt)
 	standings := map[string]Standing{}
 	for _, k := range f.Keys {
@@ -159,6 +162,8 @@ func (f Facts) Standings(adopt []string) map[string]Standing {
 			standings[k.KeyID] = StandingIncoming
 		case inMetadata || stored >= 0 || slices.Contains(adopt, k.KeyID):
 			standings[k.KeyID] = StandingRetired
+		case !f.unproved(adopt, k).OK:
+			standings[k.KeyID] = StandingUnproved
 		default:
 			standings[k.KeyID] = StandingUnknown
 		}
@@ -224,71 +229,3 @@ func (f Facts) usedByConsumers(keyID string, at time.Time) bool {
 
 // clockGrain is how coarse an issuer's creation time may be: IAM cuts it to the second.
 const clockGrain = 2 * time.Second
-
-// MintWithin is how long after its intent a mint may still make a key: the call is not waited for longer.
-const MintWithin = time.Minute
-
-// Lost tells whether a key was minted and never stored, by the record of it.
-func Lost(k providers.OwnedKey) bool {
-	return k.Rotation != "" && k.StoreVersion == "" && k.PromotedAt.IsZero()
-}
-
-// MayDestroyOrphan judges a key that an interrupted mint made, as far as the intent proves: another may have made it at
-// the same moment. Where the issuer tells late of uses, it is disabled until it is known that it was not used before.
-// OrphanNotQuiet passes by itself; with OrphanInUse it is somebody else's.
-func MayDestroyOrphan(f Facts, orphan key.Ref) Decision {
-	k, live := f.Live(orphan.KeyID)
-	switch lag := f.Capabilities.UsageLag; {
-	case !live:
-		return allow("key %s does not exist any more", orphan.KeyID)
-	case k.Token != "":
-		return allow("key %s has the token of the mint", orphan.KeyID)
-	case !f.Capabilities.ReportsUsage:
-		return allow("the issuer does not report usage")
-	case !k.LastUsedAt.IsZero():
-		return refuse(OrphanInUse, "key %s was made while a mint was interrupted, and was used since, so that it is somebody else's: name it under adopt, or destroy it at the issuer", k.KeyID)
-	case lag == 0:
-		return allow("key %s was never used", k.KeyID)
-	default:
-		owned, _ := f.Metadata.Key(k.KeyID)
-		since := k.CreatedAt
-		if f.Capabilities.CanDisable {
-			since = owned.DisabledAt
-		}
-		if f.Capabilities.CanDisable && (k.State != key.Disabled || since.IsZero()) {
-			return refuse(OrphanNotQuiet, "key %s of an interrupted mint is not disabled yet", k.KeyID)
-		}
-		if until := since.Add(lag); f.At.Before(until) {
-			return refuse(OrphanNotQuiet, "key %s of an interrupted mint is destroyed when it is known that nobody used it, so not before %s", k.KeyID, until.UTC().Format(time.RFC3339))
-		}
-		return allow("nobody used key %s", k.KeyID)
-	}
-}
-
-// Orphans are the keys that the mint intent proves to be ours: minted with its token, or, at an issuer
-// that knows no tokens, not there before the mint, in no store version, not in the metadata, never used, and
-// created right after the intent. With an issuer's clock that runs behind, nothing is proved, and the key is unknown.
-func Orphans(m providers.Metadata, keys []key.Info, versions []StoredKey) []string {
-	if m.Intent == nil {
-		return nil
-	}
-	var orphans []string
-	for _, k := range keys {
-		_, owned := m.Key(k.KeyID)
-		stored := slices.ContainsFunc(versions, func(v StoredKey) bool { return v.KeyID == k.KeyID })
-		if owned || stored || slices.Contains(m.Intent.Known, k.KeyID) {
-			continue
-		}
-		if k.Token != "" {
-			if k.Token == Token(m.Intent.Rotation, m.Intent.Ordinal) {
-				orphans = append(orphans, k.KeyID)
-			}
-			continue
-		}
-		// Its value was told to nobody: a key that was used is somebody else's.
-		if k.LastUsedAt.IsZero() && !k.CreatedAt.Before(m.Intent.At.Add(-clockGrain)) && !k.CreatedAt.After(m.Intent.At.Add(MintWithin)) {
-			orphans = append(orphans, k.KeyID)
-		}
-	}
-	return orphans
-}

@@ -114,11 +114,15 @@ func TestStandings(t *testing.T) {
 	other := key.Info{Principal: "payments-api", KeyID: "key-x", State: key.Active, CreatedAt: now.Add(-time.Minute)}
 	intent := func(at time.Time, known ...string) func(*policy.Facts) {
 		return func(f *policy.Facts) {
-			f.Metadata.Intent = &providers.MintIntent{Rotation: rotationID, Ordinal: 1, At: at, Known: known}
+			f.Metadata.Intents = []providers.MintIntent{{Rotation: rotationID, Ordinal: 1, At: at, Within: policy.MintWithin, Known: known}}
 		}
 	}
 	used := other
 	used.LastUsedAt = now
+	ahead := other
+	ahead.CreatedAt = now.Add(time.Hour)
+	usedWithToken := used
+	usedWithToken.Token = policy.Token(rotationID, 1)
 	withToken := other
 	withToken.Token = policy.Token(rotationID, 1)
 	foreignToken := other
@@ -127,9 +131,24 @@ func TestStandings(t *testing.T) {
 		facts policy.Facts
 		want  policy.Standing
 	}{
-		"a key that nothing knows of is unknown":                                {extra(other, nil), policy.StandingUnknown},
-		"a key created after the intent and not known before it is an orphan":   {extra(other, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingOrphan},
-		"a key created before the intent is unknown":                            {extra(other, intent(now, "key-old")), policy.StandingUnknown},
+		"a key that nothing knows of is unknown":                                             {extra(other, nil), policy.StandingUnknown},
+		"a key created after the intent and not known before it is an orphan":                {extra(other, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingOrphan},
+		"a key that was not there before the intent, and was created before it, is unproved": {extra(other, intent(now, "key-old")), policy.StandingUnproved},
+		"a key created after this moment, by another clock, is unproved":                     {extra(ahead, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingUnproved},
+		"a key of the token that was used is unproved":                                       {extra(usedWithToken, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingUnproved},
+		"a key that was used is unknown whatever its clock":                                  {extra(used, intent(now, "key-old")), policy.StandingUnknown},
+		"a key of another principal than the mint's is unknown": {extra(other, func(f *policy.Facts) {
+			intent(now.Add(-2*time.Minute), "key-old")(f)
+			f.Metadata.Intents[0].Principal = "payments-api-2"
+		}), policy.StandingUnknown},
+		"an earlier intent is not forgotten for a later one": {extra(other, func(f *policy.Facts) {
+			intent(now.Add(-2*time.Minute), "key-old")(f)
+			f.Metadata.Intents = append(f.Metadata.Intents, providers.MintIntent{Rotation: "later", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}})
+		}), policy.StandingOrphan},
+		"how long a mint may last is what its intent says": {extra(other, func(f *policy.Facts) {
+			intent(now.Add(-20*time.Minute), "key-old")(f)
+			f.Metadata.Intents[0].Within = 30 * time.Minute
+		}), policy.StandingOrphan},
 		"a key that was there before the mint is unknown":                       {extra(other, intent(now.Add(-2*time.Minute), "key-old", "key-x")), policy.StandingUnknown},
 		"a key whose creation the issuer cut to the second is still an orphan":  {extra(other, intent(now.Add(-time.Minute+900*time.Millisecond), "key-old")), policy.StandingOrphan},
 		"a key created long after the intent is somebody else's":                {extra(other, intent(now.Add(-20*time.Minute), "key-old")), policy.StandingUnknown},
@@ -157,6 +176,11 @@ func TestStandings(t *testing.T) {
 			assert.Equal(t, policy.StandingCurrent, standings["key-old"])
 		})
 	}
+	t.Run("an adopted key is no orphan", func(t *testing.T) {
+		t.Parallel()
+		f := extra(other, intent(now.Add(-2*time.Minute), "key-old"))
+		assert.Equal(t, policy.StandingRetired, f.Standings([]string{"key-x"})["key-x"])
+	})
 	t.Run("an adopted key is current when the store has none", func(t *testing.T) {
 		t.Parallel()
 		f := before()
@@ -166,7 +190,7 @@ func TestStandings(t *testing.T) {
 	})
 }
 
-// Whatever the facts, a key that is in no store, no metadata, no adoption and no intent is unknown: the
+// Whatever the facts, a key that is in no store, no metadata and no adoption, and that no intent proves, is never ours: the
 // ground of I2.
 func TestUnknownKeysAreNeverOurs(t *testing.T) {
 	t.Parallel()
@@ -179,10 +203,10 @@ func TestUnknownKeysAreNeverOurs(t *testing.T) {
 		}
 		f.Keys = append(f.Keys, stranger)
 		if rapid.Bool().Draw(t, "intent") {
-			f.Metadata.Intent = &providers.MintIntent{Rotation: rotationID, Ordinal: 1, At: stranger.CreatedAt.Add(3 * time.Second)}
+			f.Metadata.Intents = []providers.MintIntent{{Rotation: rotationID, Ordinal: 1, At: stranger.CreatedAt.Add(3 * time.Second), Within: policy.MintWithin}}
 		}
 		ref := f.Ref(stranger)
-		assert.Equal(t, policy.StandingUnknown, f.Standings(nil)["stranger"])
+		assert.Contains(t, []policy.Standing{policy.StandingUnknown, policy.StandingUnproved}, f.Standings(nil)["stranger"])
 		assert.False(t, policy.MayDisable(credential(), f, ref, incoming, []policy.Verdict{approval("ann", now)}).OK)
 		assert.False(t, policy.MayDiscard(credential(), f, ref).OK)
 		stranger.State = key.Disabled

@@ -310,9 +310,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 			}
 		}
 	}
-	if orphans := Orphans(f.Metadata, f.Keys, f.Versions); len(orphans) > 1 {
-		add(AmbiguousOrphan, "keys %v all may come from one interrupted mint: destroy at the issuer those that are not in use", orphans)
-	}
+	no = append(no, Unclear(f, c.Adopt)...)
 	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
 		add(SlotsFull, "the issuer allows %d keys and has %d: %s; destroy one that is not in use", f.Capabilities.Slots, kept, describeKeys(f, standings))
 	}

@@ -56,12 +56,12 @@ func TestPlanRefusals(t *testing.T) {
 		}, nil},
 		"a leftover of an interrupted mint is cleared away and frees its slot": {func(g *given) {
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now})
-			g.f.Metadata.Intent = &providers.MintIntent{Rotation: "r", Ordinal: 1, At: now, Known: []string{"key-old"}}
+			g.f.Metadata.Intents = []providers.MintIntent{{Rotation: "r", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}}}
 		}, nil},
 		"two candidates for one interrupted mint are ambiguous": {func(g *given) {
 			g.f.Capabilities.Slots = 0
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now}, key.Info{KeyID: "key-y", State: key.Active, CreatedAt: now})
-			g.f.Metadata.Intent = &providers.MintIntent{Rotation: "r", Ordinal: 1, At: now, Known: []string{"key-old"}}
+			g.f.Metadata.Intents = []providers.MintIntent{{Rotation: "r", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}}}
 		}, []policy.Reason{policy.AmbiguousOrphan}},
 		"an instance on the key of a rotation that turned back is taken back": {func(g *given) {
 			g.f = turnedBack(staged())

@@ -24,6 +24,7 @@ const (
 	SlotsFull            Reason = "slots-full"
 	UnknownActiveKey     Reason = "unknown-active-key"
 	AmbiguousOrphan      Reason = "ambiguous-orphan"
+	OrphanUnplaced       Reason = "orphan-unplaced"
 	AmbiguousRetiringKey Reason = "ambiguous-retiring-key"
 	RetiringKeyNotLive   Reason = "retiring-key-not-live"
 	RetiringKeyDisabled  Reason = "retiring-key-disabled"

@@ -151,6 +151,8 @@ func custody(k SeenKey, owner *Declared) (c Custody, standing Standing, advice s
 		return Orphaned, standing, "it was retired and is still alive: take it up again with: keyturn sweep --now"
 	case standing == StandingIncoming, standing == StandingOrphan:
 		return Orphaned, standing, "it is left of a rotation that did not end: the next rotation of " + owner.Credential + " destroys it"
+	case standing == StandingUnproved:
+		return Unmanaged, standing, "it may be of a mint that was interrupted, and it is not proved whose it is; while it is active no rotation begins: see keyturn plan " + owner.Credential
 	}
 	return Unmanaged, StandingUnknown, fmt.Sprintf("it is not of %s, whose principal it is: name it under adopt there, or destroy it at the issuer if nobody uses it; while it is active no rotation begins", owner.Credential)
 }

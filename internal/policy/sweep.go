@@ -279,6 +279,9 @@ func (s *sweeping) keys() {
 			}
 		case StandingIncoming, StandingOrphan:
 			s.find(FoundIncomingAlive, k.KeyID, fmt.Sprintf("key %s is alive, of a rotation that did not end", k.KeyID), "the next rotation destroys it once it is quiet: keyturn rotate "+c.Name)
+		case StandingUnproved:
+			s.find(FoundUnmanaged, k.KeyID, fmt.Sprintf("key %s of %s may be of a mint that was interrupted, and it is not proved whose it is (%s, created %s, last used %s)", k.KeyID, k.Principal, k.State, ago(k.CreatedAt), ago(k.LastUsedAt)),
+				"destroy it at the issuer if nobody made it by hand and nobody uses it, or name it under adopt of "+c.Name+"; while it is active no rotation begins: keyturn plan "+c.Name+" says more")
 		case StandingUnknown:
 			s.find(FoundUnmanaged, k.KeyID, fmt.Sprintf("key %s of %s is not ours (%s, created %s, last used %s)", k.KeyID, k.Principal, k.State, ago(k.CreatedAt), ago(k.LastUsedAt)),
 				"name it under adopt of "+c.Name+", or destroy it at the issuer if nobody uses it; while it is active no rotation begins")

@@ -123,7 +123,10 @@ func record() providers.Metadata {
 		Inventory: "payments", Environment: "production",
 		Generation: 1760000000123,
 		Lease:      &providers.Lease{Namespace: "default", Workflow: "rotation/payments-api", Rotation: "r-1", Run: "run-1", Term: providers.LeaseTerm},
-		Intent:     &providers.MintIntent{Rotation: "r-1", Ordinal: 2, At: at, Known: []string{"k1", "k2"}},
+		Intents: []providers.MintIntent{
+			{Rotation: "r-1", Ordinal: 2, Run: "run-1", Principal: "p", At: at, Within: 90 * time.Second, Known: []string{"k1", "k2"}},
+			{Rotation: "r-1", Ordinal: 2, Run: "run-2", Principal: "p", At: at.Add(time.Second), Within: time.Minute, Known: []string{"k1"}},
+		},
 		Keys: []providers.OwnedKey{{
 			Ref:      key.Ref{Principal: "p", KeyID: "k1", StoreVersion: "v1", Fingerprint: "fp:0011"},
 			IssuedAt: at, Rotation: "r-1", VerifiedAt: at.Add(5), AttestedAt: at, AttestedReport: at, DisablingReport: at, ProbedAt: at, DeliveredAt: at.Add(1), PromotedAt: at.Add(2), KeptAt: at.Add(6), DisablingAt: at.Add(3),
@@ -165,7 +168,7 @@ func metadata(t T, w StoreWorld) {
 	w.put(t, want)
 	w.holds(t, nil)
 	w.keeps(t, record())
-	want.Keys[0].KeyID, want.Intent.Known[0] = "changed by the caller", "too"
+	want.Keys[0].KeyID, want.Intents[0].Known[0] = "changed by the caller", "too"
 	w.keeps(t, record())
 	got := w.metadata(t)
 	got.Keys[0].KeyID, got.Lease.Run = "changed by who read it", "too"

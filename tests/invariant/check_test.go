@@ -237,7 +237,7 @@ func TestEachRuleFindsWhatBreaksIt(t *testing.T) {
 		}, invariant.I7, "labels are right"},
 		"an instance did not follow":          {rotated, func(s *invariant.Seen) { s.End.Holds["web"] = "old" }, invariant.I7, "after a rotation everybody holds CURRENT"},
 		"a dead key stays in the metadata":    {rotated, func(s *invariant.Seen) { deadKept(s) }, invariant.I7, "the metadata is clean"},
-		"the mint intent is left":             {rotated, func(s *invariant.Seen) { s.End.Metadata.Intent = &providers.MintIntent{Rotation: "r1"} }, invariant.I7, "the metadata is clean"},
+		"the mint intent is left":             {rotated, func(s *invariant.Seen) { s.End.Metadata.Intents = []providers.MintIntent{{Rotation: "r1"}} }, invariant.I7, "the metadata is clean"},
 		"nobody owns the credential":          {rotated, func(s *invariant.Seen) { s.End.Metadata.Environment, s.End.Metadata.Inventory = "", "" }, invariant.I7, "the metadata is clean"},
 		"the kept key is not marked":          {rotated, func(s *invariant.Seen) { s.End.Metadata.Keys[0].KeptAt = time.Time{} }, invariant.I7, "the metadata is clean"},
 		"nobody saw the new key work":         {rotated, func(s *invariant.Seen) { s.End.Metadata.Keys[0].VerifiedAt = time.Time{} }, invariant.I7, "the metadata is clean"},

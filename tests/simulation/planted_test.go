@@ -346,7 +346,7 @@ var planted = map[string]struct {
 	"an orphan is forgotten": {invariant.I7, "every key is accounted for", func(s *script) { s.faults = []fault{{activity: "Issue", op: memory.OpIssue, call: 1, kind: dieAfter}} },
 		plant{types: store(func(_ *memory.World, b *bentStore) {
 			b.putMetadata = func(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
-				m.Intent = nil
+				m.Intents = nil
 				return b.Store.PutMetadata(ctx, m)
 			}
 		})},

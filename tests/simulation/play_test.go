@@ -379,9 +379,9 @@ func (p *play) populate() error {
 	p.world.SetInstance("broken", memory.InstanceSettings{}) // it has no key: each request is refused
 	if s.leftover {
 		store := p.world.Store(s.path())
-		if _, err := store.PutMetadata(ctx, providers.Metadata{Intent: &providers.MintIntent{
-			Rotation: "terminated", Ordinal: 1, At: p.env.Now(), Known: p.known(),
-		}}); err != nil {
+		if _, err := store.PutMetadata(ctx, providers.Metadata{Intents: []providers.MintIntent{{
+			Rotation: "terminated", Ordinal: 1, At: p.env.Now(), Within: policy.MintWithin, Known: p.known(),
+		}}}); err != nil {
 			return err
 		}
 		issued, err := p.world.Issuer(principal).Issue(ctx, providers.IssueRequest{Token: policy.Token("terminated", 1)})
