@@ -152,7 +152,7 @@ func (c *crashCase) run(step string) {
 	c.t.Helper()
 	approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
 	revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}
-	wave := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}
+	wave := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}
 	var d policy.Decision
 	var destroyed activities.Destroyed
 	var delivered activities.WaveResult

@@ -46,6 +46,8 @@ type cursor struct {
 	Of  string `json:"of"`
 	// Done has a bit for each instance that was given the key and had converged.
 	Done []byte `json:"done"`
+	// Spent is how long attempts have tried so far, all of them together, each by the clock of its own worker.
+	Spent time.Duration `json:"spent,omitempty"`
 }
 
 // left is the cursor that the attempt before left; the zero one for none, or of another version.
@@ -67,6 +69,8 @@ type convergence struct {
 	bundle secret.Bundle
 	list   []*member
 	turns  chan struct{} // as many as the policy lets be tried at once
+	began  time.Time
+	before time.Duration // what earlier attempts spent
 
 	mu     sync.Mutex // guards what follows
 	cursor cursor
@@ -74,13 +78,13 @@ type convergence struct {
 	end    context.CancelCauseFunc
 }
 
-// lastTry is how long an attempt may take that begins after the deadline, since the one before it died.
+// lastTry is how long an attempt may take that begins when the time is spent, since the one before it died at its end.
 const lastTry = 30 * time.Second
 
 // convergeAll brings the instances of the wave to the key: a bounded number of them is tried at once, and none that is
-// waited for holds up another. It returns what was last seen of each, at the deadline or before.
+// waited for holds up another. It returns what was last seen of each, once all have converged or the time is spent.
 func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Facts, in WaveInput, bundle secret.Bundle, from cursor) ([]policy.Instance, error) {
-	c := &convergence{Activities: a, site: s, facts: facts, in: in, bundle: bundle, turns: make(chan struct{}, s.spec.Credential.Parallel())}
+	c := &convergence{Activities: a, site: s, facts: facts, in: in, bundle: bundle, turns: make(chan struct{}, s.spec.Credential.Parallel()), began: a.Now()}
 	c.gather(from)
 	// The SDK sends a heartbeat later, with the context that it was recorded with, and an activity whose heartbeat fails is
 	// cancelled: so that is the activity's own, which outlives this part of it.
@@ -92,8 +96,8 @@ func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Fact
 		activity.RecordHeartbeat(whole, at)
 		return nil
 	}
-	defer func() { s.heartbeat = c.cursor }()
-	left := in.Deadline.Sub(a.Now())
+	defer func() { s.heartbeat = c.soFar() }()
+	left := c.left()
 	if left <= 0 {
 		left = lastTry
 	}
@@ -147,12 +151,30 @@ func (c *convergence) gather(from cursor) {
 	if from.Key != c.cursor.Key || from.Of != c.cursor.Of {
 		return
 	}
+	c.before = from.Spent
 	for i, m := range c.list {
 		if from.has(i) {
 			m.given, m.before = true, true
 			c.cursor.Done[i/8] |= 1 << (i % 8)
 		}
 	}
+}
+
+// spent is how long this attempt and those before it have tried.
+func (c *convergence) spent() time.Duration { return c.before + c.Now().Sub(c.began) }
+
+// left is what the instances still have of their time.
+func (c *convergence) left() time.Duration {
+	return c.site.spec.Credential.WaveTimeout.Std() - c.spent()
+}
+
+// soFar is the cursor as of now.
+func (c *convergence) soFar() cursor {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := c.cursor
+	at.Spent = c.spent()
+	return at
 }
 
 // each does something with members, all at the same time.
@@ -174,7 +196,7 @@ func (c *convergence) all(is func(*member) bool) bool {
 func (c *convergence) follow(ctx context.Context, m *member) {
 	for {
 		c.attend(ctx, m)
-		if m.settled() || patience.Pause(ctx, c.PollEvery) != nil || !c.Now().Before(c.in.Deadline) {
+		if m.settled() || patience.Pause(ctx, c.PollEvery) != nil || c.left() <= 0 {
 			return
 		}
 	}
@@ -268,10 +290,7 @@ const heartbeatEvery = 5 * time.Second
 
 // beat tells the server how far the wave has come. Once the attempt does not count any more, all of it ends.
 func (c *convergence) beat() error {
-	c.mu.Lock()
-	at := c.cursor
-	c.mu.Unlock()
-	err := c.record(at)
+	err := c.record(c.soFar())
 	if errors.Is(err, ErrSuperseded) || errors.Is(err, context.Canceled) {
 		c.end(err)
 	}

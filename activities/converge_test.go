@@ -55,13 +55,22 @@ const withHook = `        purge: {type: memory, instance: "web-{instance}"}
 `
 
 func (c *crashCase) wave() activities.WaveInput {
-	return activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}
+	return activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}
 }
 
 func (c *crashCase) deliver(in activities.WaveInput) (result activities.WaveResult) {
 	c.t.Helper()
 	require.NoError(c.t, c.attempt("DeliverWave", in, &result, 5))
 	return result
+}
+
+// looksOnce lets the time of a wave be over, by the clock of the case, once somebody was given the key: all are looked at once.
+func (c *crashCase) looksOnce() {
+	c.world.On(memory.OpDeliver, func(phase memory.Phase) {
+		if phase == memory.After {
+			c.wait(wavesLast)
+		}
+	})
 }
 
 // endsWave returns a hook that lets the time of the wave be over, by the clock of the case, once op was tried on each of
@@ -244,17 +253,103 @@ func TestTheEndOfAWaveRestsOnFreshStatements(t *testing.T) {
 	assert.Equal(t, c.incoming.KeyID, c.world.Using(names[0]))
 }
 
-func TestAnAttemptThatBeginsAfterTheDeadlineLooksOnce(t *testing.T) {
+// Neither the queue nor the clock of the worker that goes on takes anything of a wave's time: who needs some looks has them.
+func TestAWaveHasItsWholeTime(t *testing.T) {
 	t.Parallel()
-	c, names := aWave(t, 4, "", "", nil)
-	in := c.wave()
-	in.Deadline = c.now().Add(-time.Hour)
-	assert.True(t, c.deliver(in).Decision.OK)
+	for name, x := range map[string]struct{ queued, skew time.Duration }{
+		"no worker takes it for longer than it may last":     {queued: 24 * wavesLast},
+		"the clock of the worker that goes on is far ahead":  {skew: 2 * wavesLast},
+		"the clock of the worker that goes on is far behind": {skew: -2 * wavesLast},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, names := aWave(t, 2, "", "", nil)
+			c.world.SetInstance(names[1], memory.InstanceSettings{Unhealthy: errors.New("it starts")})
+			in := c.wave()
+			c.wait(x.queued)
+			var skew atomic.Int64
+			c.do.Now = func() time.Time { return c.now().Add(time.Duration(skew.Load())) }
+			var looks atomic.Int32
+			c.world.Befall(func(ctx context.Context, call memory.Call) error {
+				if activity.GetInfo(ctx).Attempt == 2 { // by another worker
+					skew.Store(int64(x.skew))
+				}
+				if call == (memory.Call{Op: memory.OpCheck, Phase: memory.Before, Instance: names[1]}) {
+					switch looks.Add(1) {
+					case 2:
+						panic("the process dies")
+					case 5:
+						c.world.SetInstance(names[1], memory.InstanceSettings{})
+					}
+				}
+				return nil
+			})
+			result := c.deliver(in)
+			assert.True(t, result.Decision.OK, result.Decision.Message)
+			assert.GreaterOrEqual(t, looks.Load(), int32(5))
+		})
+	}
+}
 
-	c.world.SetInstance(names[2], memory.InstanceSettings{Mute: errors.New("no route to host")})
-	result := c.deliver(in)
-	assert.False(t, result.Decision.OK)
-	assert.Len(t, result.Stragglers, 1)
+// What attempts spend counts, all of them together.
+func TestTheTimeOfAWaveIsThatOfAllItsAttempts(t *testing.T) {
+	t.Parallel()
+	c, names := aWave(t, 1, "", "", nil)
+	c.world.SetInstance(names[0], memory.InstanceSettings{NeverReloads: true})
+	var looks, again atomic.Int32
+	c.world.Befall(func(ctx context.Context, call memory.Call) error {
+		switch {
+		case call.Op != memory.OpAttest || call.Phase != memory.Before:
+		case activity.GetInfo(ctx).Attempt == 2:
+			again.Add(1)
+			c.wait(wavesLast / 2)
+		default:
+			switch looks.Add(1) {
+			case 1:
+				c.wait(wavesLast / 2)
+			case 25: // it was given the key again, which a heartbeat tells first
+				panic("the process dies")
+			}
+		}
+		return nil
+	})
+	result := c.deliver(c.wave())
+	assert.Equal(t, policy.InstanceNotConverged, result.Decision.Reason)
+	assert.Contains(t, result.Decision.Message, "web/i0")
+	assert.Equal(t, int32(1), again.Load(), "its time was over then")
+}
+
+// The process dies when the time is spent, before it could answer.
+func TestAnAttemptThatBeginsWhenTheTimeIsSpentLooksOnce(t *testing.T) {
+	t.Parallel()
+	for name, mute := range map[string]error{"all is well": nil, "somebody is silent by then": errors.New("no route to host")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, names := aWave(t, 1, "", "", nil)
+			var spent atomic.Bool
+			var seen calls
+			c.world.Befall(func(ctx context.Context, call memory.Call) error {
+				attempt := activity.GetInfo(ctx).Attempt
+				seen.add(attempt, call)
+				switch {
+				case attempt > 1:
+				case call == memory.Call{Op: memory.OpCheck, Phase: memory.After, Instance: names[0]}:
+					c.wait(wavesLast)
+					c.world.SetInstance(names[0], memory.InstanceSettings{Mute: mute})
+					spent.Store(true)
+				case spent.Load() && call.Op == memory.OpList:
+					panic("the process dies")
+				}
+				return nil
+			})
+			result := c.deliver(c.wave())
+			assert.Equal(t, mute == nil, result.Decision.OK, result.Decision.Message)
+			assert.Equal(t, 1, seen.of(2, memory.OpAttest, memory.Before, names[0]))
+			if mute != nil {
+				assert.Contains(t, result.Decision.Message, mute.Error())
+			}
+		})
+	}
 }
 
 // One that hangs, and more that fail than may be tried at once, hold up nobody.
@@ -742,11 +837,10 @@ func TestReplicasAreAskedAtOnce(t *testing.T) {
 					return slow{whole, &asked, &waiting, full, broken}, err
 				}
 			})
-			in := c.wave()
 			if broken {
-				in.Deadline = c.now().Add(-time.Second) // one look
+				c.looksOnce()
 			}
-			result := c.deliver(in)
+			result := c.deliver(c.wave())
 			assert.Equal(t, !broken, result.Decision.OK, result.Decision.Message)
 			if broken {
 				assert.Contains(t, result.Decision.Message, "it answered 1 times of 100, within 30s at most: the third replica answers 503")
@@ -778,7 +872,7 @@ func TestInstancesKnowTheirStep(t *testing.T) {
 	for _, i := range []string{"web-i0", "web-i1", "web-i2", "web-i3", "web-i4", "web-i5", "web-i6", "web-i7", "web-i8", "web-i9"} {
 		c.world.SetInstance(i, memory.InstanceSettings{Mute: errors.New("not now")})
 	}
-	in.Deadline = c.now().Add(-time.Second) // one look
+	c.looksOnce()
 	result := c.deliver(in)
 	require.Len(t, result.Stragglers, 4)
 	for _, s := range result.Stragglers {

@@ -27,9 +27,6 @@ type WaveInput struct {
 	Wave string `json:"wave"`
 	// Instances are "consumer" or "consumer/instance"; all of the credential when empty.
 	Instances []string `json:"instances,omitempty"`
-	// Deadline is when instances that have not converged are given up: not later than the spec's waveTimeout from
-	// when the activity begins.
-	Deadline time.Time `json:"deadline"`
 }
 
 // WaveResult is how far a wave came.
@@ -46,7 +43,8 @@ const maxStragglers = 25
 // DeliverWave brings the key to the instances of a wave, a bounded number of them at once, has each forget what it
 // cached, and waits until each attests the key and, but in a rollback, passes its check. One bad instance does not
 // hide the others. Instances that pull are only waited for. An attempt that follows another one delivers to those alone
-// that had not converged, and looks at all. Not to have converged by the deadline is an answer, not an error.
+// that had not converged, and looks at all. The instances have the spec's waveTimeout, of time that attempts spend on
+// them: none passes while no worker does. Not to have converged by then is an answer, not an error.
 func (a *Activities) DeliverWave(ctx context.Context, in WaveInput) (WaveResult, error) {
 	s, err := a.openForEffect(ctx, in.Rotation)
 	if err != nil {
@@ -86,9 +84,6 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 		if _, err := a.withdrawPending(ctx, s, in.Rotation, facts); err != nil {
 			return WaveResult{}, err
 		}
-	}
-	if latest := a.Now().Add(s.spec.Credential.WaveTimeout.Std()); in.Deadline.After(latest) {
-		in.Deadline = latest
 	}
 	seen, err := a.convergeAll(ctx, s, facts, in, bundle, left(ctx))
 	if err != nil {
@@ -131,7 +126,7 @@ func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (repo
 		return facts.Reported(), d, nil
 	}
 	back := in
-	back.Key, back.Retiring, back.Deadline = facts.Ref(k), facts.Ref(k), a.Now().Add(s.spec.Credential.WaveTimeout.Std())
+	back.Key, back.Retiring = facts.Ref(k), facts.Ref(k)
 	bundle, err := s.store.Read(ctx, current.ID)
 	if err != nil {
 		return reported, d, fmt.Errorf("reading version %s: %w", current.ID, err)

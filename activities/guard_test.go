@@ -138,7 +138,7 @@ func TestActivitiesTakeTurnsAtASecret(t *testing.T) {
 	c.world.On(memory.OpPutMetadata, func(memory.Phase) { delivering() })
 	var both sync.WaitGroup
 	both.Go(func() {
-		_ = c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "canary", Deadline: c.now().Add(wavesLast)}, nil, 1)
+		_ = c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "canary"}, nil, 1)
 	})
 	select {
 	case <-delivers: // it holds the secret

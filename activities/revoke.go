@@ -316,7 +316,7 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
 	d := policy.MayRevoke(s.spec.Credential, facts, in.Retiring, in.Incoming, approvals)
 	if d.Reason == policy.SoakNotOver {
-		return Destroyed{}, notYet(d.Message, time.Second) // the timer of the workflow ran a little ahead
+		return Destroyed{}, notYet(d.Message, 0) // the timer of the workflow ran ahead of this clock
 	}
 	if !d.OK {
 		refusing(ctx, d, left...)

@@ -205,7 +205,7 @@ func TestAKeyThatWasNotSeenToWorkIsNeitherDeliveredNorPromoted(t *testing.T) {
 	c.execute("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, &issued)
 	require.False(t, issued.Decision.OK)
 	c.incoming = issued.Key
-	err := c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(time.Second)}, nil, 1)
+	err := c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}, nil, 1)
 	require.ErrorContains(t, err, "not seen to work")
 	var d policy.Decision
 	c.execute("Promote", c.subject(), &d)
@@ -282,7 +282,7 @@ func TestInstancesThatWereGivenADeadKeyGetCurrentAgain(t *testing.T) {
 			once.Do(func() { assert.NoError(t, c.world.Issuer("payments-api").Destroy(t.Context(), c.incoming)) })
 		}
 	})
-	in := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}
+	in := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}
 	var result activities.WaveResult
 	c.execute("DeliverWave", in, &result)
 	assert.Equal(t, policy.IncomingNotLive, result.Decision.Reason, result.Decision.Message)
@@ -321,7 +321,7 @@ func TestAKeyThatWasCurrentIsNotDiscarded(t *testing.T) {
 	var issued activities.Issued
 	c.execute("Issue", activities.IssueInput{Rotation: second, Ordinal: 1}, &issued)
 	second.Incoming = issued.Key
-	c.execute("DeliverWave", activities.WaveInput{Rotation: second, Key: issued.Key, Wave: "all", Deadline: c.now().Add(wavesLast)}, nil)
+	c.execute("DeliverWave", activities.WaveInput{Rotation: second, Key: issued.Key, Wave: "all"}, nil)
 	c.cut("Promote", second)
 	c.use()
 	c.wait(2 * time.Hour)
@@ -364,7 +364,7 @@ func TestNothingLeadsBackFromARotationThatEnded(t *testing.T) {
 	r := c.subject()
 	r.ID = "rogue"
 	require.ErrorContains(t, c.attempt("RestoreLabels", r, nil, 1), "nothing leads back")
-	require.ErrorContains(t, c.attempt("DeliverWave", activities.WaveInput{Rotation: r, Key: c.retiring, Wave: "x", Deadline: c.now().Add(time.Second)}, nil, 1), "nothing leads back")
+	require.ErrorContains(t, c.attempt("DeliverWave", activities.WaveInput{Rotation: r, Key: c.retiring, Wave: "x"}, nil, 1), "nothing leads back")
 	c.wait(2 * time.Hour)
 	var d policy.Decision
 	c.execute("Discard", r, &d)
@@ -573,7 +573,7 @@ func TestATextIsSentForWhoSignsSpecsAlone(t *testing.T) {
 	assert.NotContains(t, sent[1].Body, "evil")
 }
 
-// However far ahead the deadline is that a workflow names.
+// A workflow names no time at all: it is the signed spec's.
 func TestAWaveLastsNoLongerThanTheSpecSays(t *testing.T) {
 	t.Parallel()
 	c := newSignedCase(t)
@@ -581,7 +581,7 @@ func TestAWaveLastsNoLongerThanTheSpecSays(t *testing.T) {
 	c.run("Issue")
 	c.world.SetInstance("checkout-a", memory.InstanceSettings{NeverReloads: true})
 	var result activities.WaveResult
-	in := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(1000 * time.Hour)}
+	in := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}
 	require.NoError(t, c.attempt("DeliverWave", in, &result, 1), "else Temporal ends it")
 	assert.Equal(t, policy.InstanceNotConverged, result.Decision.Reason)
 }
@@ -601,7 +601,7 @@ func TestBoundsThatChangeDuringAWaveCount(t *testing.T) {
 			inForce.Store(narrow)
 		}
 	})
-	require.ErrorContains(t, c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(time.Second)}, nil, 1),
+	require.ErrorContains(t, c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}, nil, 1),
 		"bounds.test.minOverlap")
 	assert.Empty(t, c.world.Happened(memory.OpDeliver))
 	c.everybodyHolds(c.retiring)

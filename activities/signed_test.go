@@ -196,7 +196,7 @@ func (c *signedCase) acting() map[string]any {
 	revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{c.approval(c.olga, asSigned)}}
 	return map[string]any{
 		"Issue":         activities.IssueInput{Rotation: c.subject(), Ordinal: 1},
-		"DeliverWave":   activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(time.Second)},
+		"DeliverWave":   activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"},
 		"Promote":       c.subject(),
 		"Disable":       revoke,
 		"Destroy":       revoke,
@@ -427,7 +427,7 @@ func TestARogueWorkflowDestroysNothing(t *testing.T) {
 		var d policy.Decision
 		c.execute("Disable", activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{c.approval(c.olga, asSigned)}}, &d)
 		require.True(t, d.OK, d.Message)
-		err := c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.retiring, Wave: "x", Deadline: c.now().Add(time.Second)}, nil, 1)
+		err := c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.retiring, Wave: "x"}, nil, 1)
 		require.ErrorContains(t, err, "not active")
 		require.Error(t, c.attempt("RestoreLabels", c.subject(), nil, 1), "nor made CURRENT")
 		c.use()

@@ -45,7 +45,7 @@ func TestAdversaryOnAWS(t *testing.T) {
 		spec.Inventory, spec.Credential.Approvals = "another-team", inventory.Approvals{Revoke: &inventory.Approval{Count: 1, Trust: inventory.TrustAny}}
 	})
 	wave := func(r activities.Rotation, k key.Ref) activities.WaveInput {
-		return activities.WaveInput{Rotation: r, Key: k, Wave: "x", Deadline: time.Now().Add(time.Minute)}
+		return activities.WaveInput{Rotation: r, Key: k, Wave: "x"}
 	}
 	for _, attack := range []struct {
 		name, activity string

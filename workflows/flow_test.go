@@ -89,6 +89,8 @@ type script struct {
 	requests, atTheDoor int
 	// disabled: an earlier run has disabled the retiring key.
 	disabled bool
+	// queued is how long a delivery waits for a worker.
+	queued time.Duration
 	// started is done as an activity begins, by the test environment, which alone may send updates.
 	started []func(info *activity.Info, args converter.EncodedValues)
 }
@@ -173,7 +175,7 @@ func (s *script) mocks() {
 		s.did("issue %d", in.Ordinal)
 		return answer(s, "Issue", activities.Issued{Key: incoming, Decision: yes})
 	})
-	s.env.OnActivity(act.DeliverWave, anything, anything).Return(func(_ context.Context, in activities.WaveInput) (activities.WaveResult, error) {
+	s.env.OnActivity(act.DeliverWave, anything, anything).AfterFn(func() time.Duration { return s.queued }).Return(func(_ context.Context, in activities.WaveInput) (activities.WaveResult, error) {
 		s.did("deliver %s to %v", in.Key.KeyID, in.Instances)
 		return answer(s, "DeliverWave", activities.WaveResult{Decision: yes})
 	})

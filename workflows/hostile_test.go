@@ -102,6 +102,12 @@ func (f *findings) watch(s *stage) {
 	})
 }
 
+// silenced is a peer that gives no answer to what a rotation asks first, until somebody ends it.
+func (s *stage) silenced(op memory.Op) {
+	s.world.Fail(op, hostileError(), 10_000)
+	s.request("inspect", 90*time.Minute, "rollback", policy.Request{By: "ann", Reason: "enough"})
+}
+
 func TestNothingFromOutsideReachesTheHistoryAsItIs(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*stage){
@@ -117,12 +123,12 @@ func TestNothingFromOutsideReachesTheHistoryAsItIs(t *testing.T) {
 		},
 		"an attestation before anything is changed": func(s *stage) { s.world.SetInstance("canary", memory.InstanceSettings{Mute: hostileError()}) },
 		"a target":                func(s *stage) { s.world.SetInstance("canary", memory.InstanceSettings{Unreachable: hostileError()}) },
-		"an issuer that lists":    func(s *stage) { s.world.Fail(memory.OpList, hostileError(), 10_000) },
+		"an issuer that lists":    func(s *stage) { s.silenced(memory.OpList) },
 		"an issuer that mints":    func(s *stage) { s.world.Fail(memory.OpIssue, hostileError(), 10_000) },
 		"an issuer that disables": func(s *stage) { s.approve(); s.world.Fail(memory.OpDisable, hostileError(), 10_000) },
 		"an issuer that destroys": func(s *stage) { s.approve(); s.world.Fail(memory.OpDestroy, hostileError(), 10_000) },
 		"a store that stages":     func(s *stage) { s.world.Fail(memory.OpStage, hostileError(), 10_000) },
-		"a store that is read":    func(s *stage) { s.world.Fail(memory.OpRead, hostileError(), 10_000) },
+		"a store that is read":    func(s *stage) { s.silenced(memory.OpRead) },
 		"a receiver of messages":  func(s *stage) { s.approve(); s.world.Fail(memory.OpNotify, hostileError(), 10_000) },
 		"a person's name": func(s *stage) {
 			s.request("revoke-gate", 20*time.Minute+30*time.Second, "approve", policy.Request{By: misleading})

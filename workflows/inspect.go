@@ -24,7 +24,9 @@ func Inspect(ctx workflow.Context, in InspectInput) (policy.Plan, error) {
 	}
 	var plan policy.Plan
 	subject := activities.Rotation{Spec: signed, ID: workflow.GetInfo(ctx).FirstRunID}
-	err = inspecting.start(ctx, issuerQueue(spec.Credential, accepted), act.Inspect, subject).Get(ctx, &plan)
+	look := inspecting
+	look.reports = true // to whoever asked for the plan
+	err = look.start(ctx, issuerQueue(spec.Credential, accepted), act.Inspect, subject).Get(ctx, &plan)
 	if accepted.Notice != "" {
 		plan.Warnings = append([]string{accepted.Notice}, plan.Warnings...)
 	}

@@ -86,8 +86,8 @@ func (r *rotation) accept() error {
 		return refused(policy.SpecRefused, "the workflow ID must be %q, so that a credential has one rotation at a time", WorkflowID(r.credential.Name))
 	}
 	var accepted activities.Accepted
-	if err := r.run(accepting, act.Accept, r.in.Spec, &accepted); err != nil {
-		return refused(policy.SpecRefused, "the worker does not take the spec: %s", cause(err))
+	if err := r.ask(accepting, act.Accept, r.in.Spec, &accepted); err != nil {
+		return refusal(err, "the worker does not take the spec")
 	}
 	r.queue = issuerQueue(r.credential, accepted)
 	if accepted.Notice != "" {
@@ -103,8 +103,8 @@ func (r *rotation) inspect() error {
 	if err := r.accept(); err != nil {
 		return err
 	}
-	if err := r.run(inspecting, act.Inspect, r.subject(), &r.plan); err != nil {
-		return refused(policy.SpecRefused, "issuer, store or consumers could not be looked at: %s", cause(err))
+	if err := r.ask(inspecting, act.Inspect, r.subject(), &r.plan); err != nil {
+		return refusal(err, "issuer, store or consumers could not be looked at")
 	}
 	for _, w := range r.plan.Warnings {
 		r.notice("%s", w)
@@ -137,13 +137,13 @@ func (r *rotation) resolve() error {
 	if r.in.Credential == "" || len(r.in.Spec.Body) > 0 {
 		return nil
 	}
-	spec, err := resolve(r.ctx, r.in.Spec, r.in.Credential)
-	var refusal *temporal.ApplicationError
-	if errors.As(err, &refusal) && refusal.Type() == activities.TypeLeft {
+	var spec inventory.SignedSpec
+	err := r.ask(resolving, act.Resolve, r.in.Credential, &spec)
+	if isType(err, activities.TypeLeft) {
 		return refused(policy.LeftInventory, "%s is in no applied inventory: it left the inventory, or was never in one", r.in.Credential)
 	}
 	if err != nil {
-		return refused(policy.SpecRefused, "the spec of %s was not found: %s", r.in.Credential, cause(err))
+		return refusal(err, "the spec of "+r.in.Credential+" was not found")
 	}
 	r.in.Spec = spec
 	if found, err := spec.Peek(); err == nil {
@@ -267,10 +267,7 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 	r.status.NoWayBack = r.onlyForward()
 	r.status.Waves[i].State = waveDelivering
 	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances; or: rollback")
-	input := activities.WaveInput{
-		Rotation: *r.acting(), Key: r.status.Incoming, Wave: w.Name, Instances: w.Instances,
-		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
-	}
+	input := activities.WaveInput{Rotation: *r.acting(), Key: r.status.Incoming, Wave: w.Name, Instances: w.Instances}
 	var result activities.WaveResult
 	if err := r.step(delivering(r.credential, w.Name), act.DeliverWave, &input, &result); err != nil {
 		r.status.Waves[i].State = waveFailed
@@ -506,10 +503,7 @@ func (r *rotation) redeliver(instances []string) error {
 		return nil
 	}
 	r.waitFor("every instance to attest the retiring key again", "whoever runs these instances")
-	input := activities.WaveInput{
-		Rotation: *r.acting(), Key: r.status.Retiring, Wave: "rollback", Instances: instances,
-		Deadline: workflow.Now(r.ctx).Add(r.credential.WaveTimeout.Std()),
-	}
+	input := activities.WaveInput{Rotation: *r.acting(), Key: r.status.Retiring, Wave: "rollback", Instances: instances}
 	var result activities.WaveResult
 	if err := r.step(delivering(r.credential, "rollback"), act.DeliverWave, &input, &result); err != nil {
 		return err

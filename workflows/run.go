@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -168,15 +169,49 @@ func unwrapped(err error) string {
 	var late *temporal.TimeoutError
 	switch {
 	case errors.As(err, &applied):
-		return applied.Message()
+		return cmp.Or(applied.Message(), applied.Type(), "an error that says nothing")
 	case errors.As(err, &late):
 		text := "no answer in time"
+		if late.TimeoutType() == enumspb.TIMEOUT_TYPE_HEARTBEAT {
+			text = "the worker that did it fell silent"
+		}
 		if last := late.Unwrap(); last != nil {
 			text += "; the last one: " + unwrapped(last)
 		}
 		return text
 	}
-	return err.Error()
+	return cmp.Or(err.Error(), "an error that says nothing")
+}
+
+// ask executes a step that only looks, before anything is changed, until it has an answer. Where the first round of attempts has
+// none, people are told once, the server asks on, and a turn ends it.
+func (r *rotation) ask(o step, activity, input, output any) error {
+	err := r.run(o, activity, input, output)
+	if !unanswered(r.ctx, err) {
+		return err
+	}
+	r.note("could not %s yet: %s", o.summary, cause(err))
+	r.tell(notifyAlert, "unanswered", "A rotation cannot begin yet", fmt.Sprintf("It could not %s: %s. Nothing is changed, and it is tried again and again.", o.summary, cause(err)))
+	before := r.status
+	r.waitFor(fmt.Sprintf("an answer: it could not %s: %s", o.summary, cause(err)), "whoever can mend it; it is tried again by itself; or: rollback, which ends it")
+	if err := r.step(o.unending(), activity, input, output); err != nil {
+		return err
+	}
+	r.note("there is an answer; going on")
+	r.waitFor(before.WaitsFor, before.UnblockedBy)
+	return nil
+}
+
+// refusal is how a rotation ends that changed nothing yet, since a step that only looks was refused, or turned.
+func refusal(err error, what string) error {
+	var t *turn
+	switch {
+	case errors.As(err, &t), errors.Is(err, errFull):
+		return err
+	case isType(err, activities.TypeSpec, activities.TypeUntrusted, activities.TypeOutOfBounds):
+		return refused(policy.SpecRefused, "%s: %s", what, cause(err))
+	}
+	return refused(policy.NotLooked, "%s: %s", what, cause(err))
 }
 
 // run executes an activity to its end, whatever turns up meanwhile.
@@ -247,6 +282,12 @@ func (r *rotation) held(err error) bool {
 func isType(err error, types ...string) bool {
 	var told *temporal.ApplicationError
 	return errors.As(err, &told) && slices.Contains(types, told.Type())
+}
+
+// isFinal tells whether an activity ended with an error that asking again would not change.
+func isFinal(err error) bool {
+	var told *temporal.ApplicationError
+	return errors.As(err, &told) && told.NonRetryable()
 }
 
 // hold waits until the worker configuration lets the spec be followed again, or somebody who is trusted signed it anew, and

@@ -39,10 +39,11 @@ type scheduled struct {
 
 // run ends with the report, or with an error when the run itself was cancelled or could not go on.
 func (s *scheduled) run() error {
-	spec, err := resolve(s.ctx, s.in.Spec, s.in.Credential)
-	if err != nil {
-		s.report.Credential = s.in.Credential
-		return s.unresolved(err)
+	spec := s.in.Spec
+	if len(spec.Body) == 0 && s.in.Credential != "" {
+		if err := s.ask(resolving, act.Resolve, s.in.Credential, &spec); err != nil {
+			return s.unresolved(err)
+		}
 	}
 	s.in.Credential = ""
 	wanted, err := s.wanted(spec)
@@ -62,15 +63,28 @@ func (s *scheduled) follow(spec inventory.SignedSpec) error {
 	return nil
 }
 
-func (s *scheduled) unresolved(err error) error {
-	var refused *temporal.ApplicationError
-	if !errors.As(err, &refused) {
+// ask executes a step that only looks until it has an answer, or the firing is cancelled.
+func (s *scheduled) ask(o step, activity, input, output any) error {
+	err := o.start(s.ctx, TaskQueue, activity, input).Get(s.ctx, output)
+	if !unanswered(s.ctx, err) {
 		return err
 	}
-	if refused.Type() == activities.TypeLeft {
+	workflow.SetCurrentDetails(s.ctx, fmt.Sprintf("### %s: waits for an answer\n\nIt could not %s: %s. It is tried again and again.", text(s.report.Credential), o.summary, text(cause(err))))
+	defer workflow.SetCurrentDetails(s.ctx, "")
+	return o.unending().start(s.ctx, TaskQueue, activity, input).Get(s.ctx, output)
+}
+
+// unresolved ends a firing that has no spec to rotate by.
+func (s *scheduled) unresolved(err error) error {
+	switch {
+	case temporal.IsCanceledError(err):
+		return err
+	case isType(err, activities.TypeLeft):
 		return s.end(Refused, policy.LeftInventory, "%s is in no applied inventory: it left the inventory, or was never in one; nothing was changed", s.report.Credential)
+	case isFinal(err):
+		return s.end(Refused, policy.SpecRefused, "%s", cause(err))
 	}
-	return s.end(Refused, policy.SpecRefused, "%s", cause(err))
+	return s.end(Skipped, policy.NotLooked, "it was not looked at: %s", cause(err))
 }
 
 // wanted tells whether a rotation shall begin, and has a slot for it then. A wait for one may last days, so that what
@@ -111,7 +125,7 @@ func (s *scheduled) wanted(spec inventory.SignedSpec) (bool, error) {
 			waited = workflow.Now(s.ctx).Sub(looked) > lasts
 		}
 		var standing activities.Standing
-		switch err := comparing.start(s.ctx, TaskQueue, act.Compare, s.in.Spec).Get(s.ctx, &standing); {
+		switch err := s.ask(comparing, act.Compare, s.in.Spec, &standing); {
 		case err != nil:
 			return false, s.unresolved(err)
 		case !standing.Decision.OK:
@@ -133,7 +147,7 @@ const lookLasts = 10 * time.Second
 // and counts as due: what keeps this credential from being looked at may keep many, so that they need slots all the same.
 func (s *scheduled) look(how step) (due activities.Due, accepted bool, err error) {
 	var by activities.Accepted
-	if accepting.start(s.ctx, TaskQueue, act.Accept, s.in.Spec).Get(s.ctx, &by) != nil {
+	if s.ask(accepting, act.Accept, s.in.Spec, &by) != nil {
 		return due, false, s.ctx.Err()
 	}
 	subject := activities.Rotation{Spec: s.in.Spec, ID: workflow.GetInfo(s.ctx).FirstRunID}

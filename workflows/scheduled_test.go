@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,8 +45,9 @@ func TestHistoriesOfRoutineRuns(t *testing.T) {
 type firing struct {
 	t   *testing.T
 	env *testsuite.TestWorkflowEnvironment
-	// began counts the rotations.
-	began int
+	// began counts the rotations, silence what had no answer.
+	began   int
+	silence atomic.Int32
 }
 
 func newFiring(t *testing.T) *firing {
@@ -287,6 +289,38 @@ func TestAFiringThatCouldNotLookNeedsASlotAllTheSame(t *testing.T) {
 	assert.Equal(t, policy.WindowClosed, report.Reason)
 }
 
+// Temporal, or the worker that asks it, is busy for an hour: that refuses and fails nothing.
+func TestAFiringWaitsForAnAnswer(t *testing.T) {
+	t.Parallel()
+	for _, asked := range []string{"Resolve", "Accept", "Compare"} {
+		t.Run("of "+asked, func(t *testing.T) {
+			t.Parallel()
+			f := newFiring(t)
+			silent := func(name string) error {
+				if name != asked {
+					return nil
+				}
+				return forAnHour(&f.silence)
+			}
+			f.env.OnActivity("Resolve", mock.Anything, mock.Anything).Return(func(context.Context, string) (inventory.SignedSpec, error) { return f.spec(), silent("Resolve") })
+			f.env.OnActivity("Accept", mock.Anything, mock.Anything).Return(func(context.Context, inventory.SignedSpec) (activities.Accepted, error) {
+				return activities.Accepted{}, silent("Accept")
+			})
+			f.env.OnActivity("Compare", mock.Anything, mock.Anything).Return(func(context.Context, inventory.SignedSpec) (activities.Standing, error) {
+				return activities.Standing{Decision: yes}, silent("Compare")
+			})
+			f.answers(nil, nil, yes)
+			f.rotates(workflows.Report{Outcome: workflows.Completed}, nil)
+			begun := f.env.Now()
+			report, err := f.run(workflows.RotationInput{Credential: "payments-api"})
+			require.NoError(t, err)
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			assert.Equal(t, 1, f.began)
+			assert.Greater(t, f.env.Now().Sub(begun), 48*time.Hour+50*time.Minute, "the rotation took two days")
+		})
+	}
+}
+
 // A refusal is the rotation's to make: it leaves a record there, and people are told.
 func TestAFiringLeavesRefusalsToTheRotation(t *testing.T) {
 	t.Parallel()
@@ -413,9 +447,17 @@ func TestARotationWaitsForTheEndOfABlackout(t *testing.T) {
 type index struct {
 	specs  map[string]inventory.SignedSpec
 	states map[string]inventory.State
+	// busy: it does not answer for an hour.
+	busy   bool
+	silent atomic.Int32
 }
 
 func (i *index) Spec(_ context.Context, credential string) (inventory.SignedSpec, error) {
+	if i.busy {
+		if err := forAnHour(&i.silent); err != nil {
+			return inventory.SignedSpec{}, err
+		}
+	}
 	spec, ok := i.specs[credential]
 	if !ok {
 		return spec, activities.ErrLeft

@@ -28,8 +28,8 @@ func (r *rotation) inspectDebt() error {
 	subject := r.subject()
 	subject.Retiring.KeyID = r.in.Settle
 	var s policy.Settlement
-	if err := r.run(inspecting, act.InspectDebt, subject, &s); err != nil {
-		return refused(policy.SpecRefused, "issuer or store could not be looked at: %s", cause(err))
+	if err := r.ask(inspecting, act.InspectDebt, subject, &s); err != nil {
+		return refusal(err, "issuer or store could not be looked at")
 	}
 	r.plan, r.debtDisabled = s.Plan, s.Disabled
 	if s.Plan.Refused() {

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"math"
 	"time"
 
@@ -11,12 +12,13 @@ import (
 	"github.com/keyturn/keyturn/internal/outside"
 )
 
-// step is how an activity is run: how long an attempt and all of them together may take, how they follow
-// each other, and whether a turn of the rotation may cancel it.
+// step is how an activity is run: how long an attempt may take, how many may fail in a row and how they follow
+// each other, and whether a turn of the rotation may cancel it. The time that it waits for a worker counts for nothing.
 type step struct {
 	// summary is shown in the Web UI.
 	summary string
-	// attempt bounds one attempt, total all of them; no total waits for ever.
+	// attempt bounds one attempt, and total how many there are, those that say "not yet" among them: as many as it has room for
+	// when each ends at once. No total waits for ever.
 	attempt, total time.Duration
 	// beat is the heartbeat time-out of those that can last.
 	beat time.Duration
@@ -29,20 +31,22 @@ type step struct {
 	common bool
 	// yields: on the queue of an issuer account, rotations that run go first.
 	yields bool
+	// reports: that nobody answered within total is a part of the answer, so that here the time in the queue counts.
+	reports bool
 	// local: it runs in the worker that has the workflow task, as one event of the history instead of six.
 	// Only for what takes moments.
 	local bool
 }
 
 // A step that changes something is retried for long, since half a change helps nobody; one that only
-// looks is given up soon.
+// looks is soon said to have no answer.
 var (
 	accepting  = step{summary: "read the spec", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	resolving  = step{summary: "find the spec in the Schedule", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	looking    = step{summary: "look whether a rotation is due", attempt: time.Minute, total: 30 * time.Minute, yields: true}
 	rechecking = step{summary: "look whether it is still due", attempt: time.Minute, total: 10 * time.Minute}
 	comparing  = step{summary: "compare with the Schedule", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
-	lookingUp  = step{summary: "look up what issuer and store say", attempt: time.Minute, total: 3 * time.Minute}
+	lookingUp  = step{summary: "look up what issuer and store say", attempt: time.Minute, total: 3 * time.Minute, reports: true}
 	inspecting = step{summary: "look at issuer, store and consumers", attempt: time.Minute, total: 10 * time.Minute}
 	promoting  = step{summary: "move CURRENT to the incoming key", attempt: time.Minute, total: 30 * time.Minute}
 	disabling  = step{summary: "disable the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
@@ -55,10 +59,10 @@ var (
 	notifying  = step{summary: "tell people", attempt: 30 * time.Second, total: 5 * time.Minute, common: true}
 	asking     = step{summary: "read the worker configuration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	listing    = step{summary: "list the credentials that are applied", attempt: 2 * time.Minute, total: 10 * time.Minute, common: true, changesNothing: true}
-	surveying  = step{summary: "look at credentials", attempt: 5 * time.Minute, total: 15 * time.Minute, beat: 90 * time.Second, changesNothing: true}
-	scanning   = step{summary: "list keys of an account", attempt: 10 * time.Minute, total: 30 * time.Minute, beat: 90 * time.Second, changesNothing: true}
+	surveying  = step{summary: "look at credentials", attempt: 5 * time.Minute, total: 15 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
+	scanning   = step{summary: "list keys of an account", attempt: 10 * time.Minute, total: 30 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
 	// A receiver that answers is told at once; one that does not is for notifying.
-	notifyingAtOnce = step{summary: "tell people", attempt: 3 * time.Second, total: 3 * time.Second, local: true}
+	notifyingAtOnce = step{summary: "tell people", attempt: 3 * time.Second, total: time.Second, local: true}
 )
 
 // awaitingSlot is asked again as often as the activity says.
@@ -112,32 +116,66 @@ func interval(c inventory.Credential) time.Duration {
 	return min(max(shortest/10, time.Second), 30*time.Second)
 }
 
+// unending is a step that only looks, asked again by the server until there is an answer that asking would not change.
+func (s step) unending() step {
+	s.total, s.local, s.cancellable, s.changesNothing = 0, false, true, true
+	return s
+}
+
+// attempts is how many there may be.
+func (s step) attempts() int32 {
+	if s.total == 0 {
+		return math.MaxInt32 // as good as unlimited: zero would say that too, but Temporal's test environment takes it for ten
+	}
+	n, pause := int32(1), cmp.Or(s.every, firstPause)
+	for at := pause; at < s.total; at += pause {
+		n++
+		if s.every == 0 {
+			pause = min(2*pause, longestPause)
+		}
+	}
+	return n
+}
+
+// Attempts that fail follow each other at intervals that double, from the one to the other.
+const (
+	firstPause   = time.Second
+	longestPause = time.Minute
+)
+
+// unanswered tells whether a step that only looks ended without an answer that asking again would not change: nobody answered in
+// time, or Temporal, a worker or an issuer was busy or away. What began before it was asked again ends so.
+func unanswered(ctx workflow.Context, err error) bool {
+	return err != nil && !isFinal(err) && !temporal.IsCanceledError(err) && workflow.GetVersion(ctx, "asks-again", workflow.DefaultVersion, 1) >= 1
+}
+
 // start begins the activity; queue is where calls to the issuer go. One that takes no input gets nil.
 func (s step) start(ctx workflow.Context, queue string, activity, input any) workflow.Future {
-	retry := temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: time.Minute}
+	retry := temporal.RetryPolicy{InitialInterval: firstPause, BackoffCoefficient: 2, MaximumInterval: longestPause, MaximumAttempts: s.attempts()}
 	if s.every > 0 {
-		retry = temporal.RetryPolicy{InitialInterval: s.every, BackoffCoefficient: 1, MaximumInterval: s.every}
+		retry.InitialInterval, retry.BackoffCoefficient, retry.MaximumInterval = s.every, 1, s.every
 	}
 	var args []any
 	if input != nil {
 		args = []any{input}
 	}
-	// As good as unlimited. Zero would say that too, but Temporal's test environment takes it for ten.
-	retry.MaximumAttempts = math.MaxInt32
 	if s.local {
 		return workflow.ExecuteLocalActivity(workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{
-			Summary: s.summary, StartToCloseTimeout: s.attempt, ScheduleToCloseTimeout: s.total, RetryPolicy: &retry,
+			Summary: s.summary, StartToCloseTimeout: s.attempt, RetryPolicy: &retry,
 		}), activity, args...)
 	}
 	if s.common {
 		queue = TaskQueue
 	}
-	var priority temporal.Priority // Temporal's own, which is 3 of 1 to 5
-	if s.yields {
-		priority.PriorityKey = 4
+	options := workflow.ActivityOptions{
+		TaskQueue: queue, Summary: s.summary, StartToCloseTimeout: s.attempt,
+		HeartbeatTimeout: s.beat, RetryPolicy: &retry, WaitForCancellation: !s.changesNothing,
 	}
-	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: queue, Summary: s.summary, StartToCloseTimeout: s.attempt, ScheduleToCloseTimeout: s.total,
-		HeartbeatTimeout: s.beat, RetryPolicy: &retry, WaitForCancellation: !s.changesNothing, Priority: priority,
-	}), activity, args...)
+	if s.yields {
+		options.Priority.PriorityKey = 4 // Temporal's own is 3 of 1 to 5
+	}
+	if s.reports {
+		options.ScheduleToCloseTimeout = s.total
+	}
+	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), activity, args...)
 }

@@ -88,7 +88,8 @@ type Terms struct {
 	QuietWindow Duration `json:"quietWindow"`
 	// WaveSoak is how long a wave is watched before the next one.
 	WaveSoak Duration `json:"waveSoak"`
-	// WaveTimeout is how long a wave's instances may take to attest the incoming key.
+	// WaveTimeout is how long a wave's instances may take to attest the incoming key. Time in which no worker delivers to
+	// them does not count.
 	WaveTimeout Duration `json:"waveTimeout"`
 	// WaveSteps are how many of the instances of consumers without a wave have the key by the end of each of their
 	// waves, as a share (10%) or a number (5); the rest follows. All at once when empty.

@@ -44,6 +44,8 @@ const (
 	OverlapTooShort      Reason = "overlap-too-short"
 	SignoffNeeded        Reason = "signoff-needed"
 	Held                 Reason = "held"
+	// NotLooked: issuer, store, consumers or Temporal gave no answer to judge by.
+	NotLooked Reason = "not-looked"
 )
 
 // Reasons to wait, or to turn back, once a key was issued.
