@@ -1,6 +1,7 @@
 package activities_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -83,6 +84,7 @@ type crashCase struct {
 	incoming  key.Ref
 	died      atomic.Bool
 	mostKeys  int
+	lasts     time.Duration                 // of an attempt; patience when zero
 	heartbeat func(converter.EncodedValues) // hears what each heartbeat keeps; nobody when nil
 }
 
@@ -271,7 +273,11 @@ func (c *crashCase) executeOverLag(name string, input, output any) {
 // executeToNotYet runs an activity whose good answer is that it goes on.
 func (c *crashCase) executeToNotYet(name string, input any) {
 	c.t.Helper()
-	err := c.attempt(name, input, nil, 3)
+	c.isNotYet(c.attempt(name, input, nil, 3))
+}
+
+func (c *crashCase) isNotYet(err error) {
+	c.t.Helper()
 	var notYet *temporal.ApplicationError
 	require.ErrorAs(c.t, err, &notYet)
 	require.Equal(c.t, activities.TypeNotYet, notYet.Type(), "%v", err)
@@ -287,7 +293,7 @@ func (c *crashCase) attempt(name string, input, output any, attempts int32) erro
 	}
 	env.ExecuteWorkflow(func(ctx workflow.Context) (any, error) {
 		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-			StartToCloseTimeout: patience, HeartbeatTimeout: patience,
+			StartToCloseTimeout: cmp.Or(c.lasts, patience), HeartbeatTimeout: patience,
 			RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: attempts},
 		})
 		var result any

@@ -43,7 +43,7 @@ var (
 	rechecking = step{summary: "look whether it is still due", attempt: time.Minute, total: 10 * time.Minute}
 	comparing  = step{summary: "compare with the Schedule", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	lookingUp  = step{summary: "look up what issuer and store say", attempt: time.Minute, total: 3 * time.Minute}
-	inspecting = step{summary: "look at issuer, store and consumers", attempt: time.Minute, total: 10 * time.Minute}
+	inspecting = step{summary: "look at issuer, store and consumers", attempt: 2 * time.Minute, total: 10 * time.Minute}
 	promoting  = step{summary: "move CURRENT to the incoming key", attempt: time.Minute, total: 30 * time.Minute}
 	disabling  = step{summary: "disable the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 30 * time.Minute}
@@ -83,11 +83,11 @@ func delivering(c inventory.Credential, wave string) step {
 }
 
 func watching(c inventory.Credential) step {
-	return step{summary: "watch error budget and checks", attempt: time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "watch error budget, keys and checks", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
 }
 
 func awaitingHealth(c inventory.Credential) step {
-	return step{summary: "wait until all is well", attempt: time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "wait until all is well", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
 }
 
 func gathering(c inventory.Credential) step {
