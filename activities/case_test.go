@@ -166,8 +166,10 @@ func (c *crashCase) run(step string) {
 		c.execute(step, "payments-api", nil)
 	case "AwaitSlot":
 		c.execute(step, activities.SlotInput{Spec: c.spec}, nil)
-	case "LookWhetherDue", "LookUp", "Inspect", "Enable", "RestoreLabels", "AwaitHealth":
+	case "LookWhetherDue", "LookUp", "Inspect", "Enable", "RestoreLabels", "AwaitHealth", "AwaitTraffic":
 		c.execute(step, c.subject(), nil)
+	case "HadTraffic":
+		c.execute(step, activities.TrafficInput{Rotation: c.subject()}, nil)
 	case "Watch":
 		c.use()
 		c.executeToNotYet(step, c.subject())

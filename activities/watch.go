@@ -275,3 +275,58 @@ func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
 	}
 	return notYet(fmt.Sprintf("all is well since %s", st.Since.UTC().Format(time.RFC3339)), 0)
 }
+
+// baseline samples the health signals once, where an error budget needs requests to say something.
+func (s *site) baseline(ctx context.Context) []policy.Readings {
+	b := s.spec.Credential.ErrorBudget
+	if b == nil || b.MinTotal == 0 {
+		return nil
+	}
+	ctx, done := context.WithTimeout(ctx, heartbeatEvery) // nothing beats meanwhile
+	defer done()
+	return s.readOn(ctx, make([]policy.Readings, len(s.health)))
+}
+
+// readOn adds what the health signals say now to what they said before.
+func (s *site) readOn(ctx context.Context, before []policy.Readings) []policy.Readings {
+	window := s.spec.Credential.ErrorBudget.Window.Std()
+	for i, told := range s.sample(ctx, window) {
+		if told.err == nil && i < len(before) {
+			before[i] = before[i].Add(told.Sample, window)
+		}
+	}
+	return before
+}
+
+// TrafficInput asks whether there were enough requests since the readings.
+type TrafficInput struct {
+	Rotation
+	Signals []policy.Readings `json:"signals"`
+}
+
+// HadTraffic tells whether there were as many requests, since the readings, as the error budget needs to say something. It changes nothing.
+func (a *Activities) HadTraffic(ctx context.Context, in TrafficInput) (policy.Decision, error) {
+	s, err := a.openWithin(in.Rotation)
+	if err != nil || s.spec.Credential.ErrorBudget == nil {
+		return policy.Decision{OK: true}, forTemporal(err)
+	}
+	return policy.HadTraffic(*s.spec.Credential.ErrorBudget, s.readOn(ctx, in.Signals)), nil
+}
+
+// AwaitTraffic answers "not yet" until there were, in a window, as many requests as the error budget needs to say something.
+func (a *Activities) AwaitTraffic(ctx context.Context, r Rotation) error {
+	s, err := a.openWithin(r)
+	if err != nil || s.spec.Credential.ErrorBudget == nil {
+		return forTemporal(err)
+	}
+	st := remembered(ctx)
+	a.budget(ctx, s, &st)
+	if ctx.Err() != nil {
+		return notYet("the worker stops; another goes on waiting", 0)
+	}
+	activity.RecordHeartbeat(ctx, st)
+	if d := policy.HadTraffic(*s.spec.Credential.ErrorBudget, st.Signals); !d.OK {
+		return notYet(d.Message, 0)
+	}
+	return nil
+}

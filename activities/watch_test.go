@@ -279,3 +279,71 @@ func TestThePlanNamesHealthSignalsThatSayNothing(t *testing.T) {
 	assert.Contains(t, text, "health[1] (memory): "+errGone.Error())
 	assert.Contains(t, text, "health[2] (memory): "+errQuiet.Error())
 }
+
+func TestAwaitTraffic(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		signal says
+		enough bool
+	}{
+		"as many requests as the ratio needs": {requests(0, 10), true},
+		"a breach is enough to say something": {requests(50, 100), true},
+		"too few in the window":               {requests(0, 9), false},
+		"a signal without data":               {silent(errQuiet), false},
+		"a signal that does not answer":       {silent(errGone), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var c *crashCase
+			c = budgeted(t, func(n int) (key.Sample, error) {
+				c.wait(10 * time.Minute) // so that the window has the last two readings
+				return tc.signal(n)
+			})
+			err := c.attempt("AwaitTraffic", c.subject(), nil, 4)
+			if tc.enough {
+				require.NoError(t, err)
+				return
+			}
+			c.isNotYet(err)
+		})
+	}
+}
+
+// A soak counts its requests from when its wave had converged.
+func TestASoakCountsItsRequests(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		signal says
+		want   policy.Reason
+	}{
+		"as many as the ratio needs":             {requests(0, 10), policy.Allowed},
+		"too few":                                {requests(0, 9), policy.BudgetTooLittle},
+		"a signal that falls silent":             {requests(0, 10).until(1, silent(errGone)), policy.BudgetNoData},
+		"a signal that was silent when it began": {silent(errGone).until(1, requests(0, 10)), policy.BudgetNoData},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := budgeted(t, tc.signal)
+			c.run("Issue")
+			var wave activities.WaveResult
+			c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}, &wave)
+			require.Len(t, wave.Signals, 1)
+			c.wait(10 * time.Minute)
+			var d policy.Decision
+			c.execute("HadTraffic", activities.TrafficInput{Rotation: c.subject(), Signals: wave.Signals}, &d)
+			assert.Equal(t, tc.want, d.Reason, d.Message)
+		})
+	}
+	t.Run("not where no budget needs them, nor on the way back", func(t *testing.T) {
+		t.Parallel()
+		c := newCase(t)
+		c.run("Issue")
+		var wave activities.WaveResult
+		c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}, &wave)
+		assert.Empty(t, wave.Signals)
+		c = budgeted(t, requests(0, 10))
+		c.run("Issue")
+		c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.retiring, Wave: "rollback", Deadline: c.now().Add(wavesLast)}, &wave)
+		assert.Empty(t, wave.Signals)
+	})
+}

@@ -197,6 +197,13 @@ func (s *script) mocks() {
 		_, err := answer(s, "AwaitHealth", true)
 		return err
 	})
+	s.env.OnActivity(act.HadTraffic, anything, anything).Return(func(context.Context, activities.TrafficInput) (policy.Decision, error) {
+		return answer(s, "HadTraffic", yes)
+	})
+	s.env.OnActivity(act.AwaitTraffic, anything, anything).Return(func(context.Context, activities.Rotation) error {
+		_, err := answer(s, "AwaitTraffic", true)
+		return err
+	})
 	s.env.OnActivity(act.AwaitTrust, anything, anything).Return(func(_ context.Context, spec inventory.SignedSpec) error {
 		if spec.Signature == "bob's" {
 			return nil

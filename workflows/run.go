@@ -27,6 +27,7 @@ const (
 	waveWaiting    = "waiting"
 	waveDelivering = "delivering"
 	waveSoaking    = "soaking"
+	waveHeld       = "held" // past its soak, for want of requests
 	wavePassed     = "passed"
 	waveFailed     = "failed"
 	waveTurnedBack = "turned-back"

@@ -90,6 +90,13 @@ func awaitingHealth(c inventory.Credential) step {
 	return step{summary: "wait until all is well", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
 }
 
+// counting asks the health signals at the end of a soak; whoever does not answer at once has said nothing.
+var counting = step{summary: "count the requests of the soak", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
+
+func awaitingTraffic(c inventory.Credential) step {
+	return step{summary: "wait for the requests that the error budget needs", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+}
+
 func gathering(c inventory.Credential) step {
 	return step{summary: "gather the evidence", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true}
 }

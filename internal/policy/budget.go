@@ -83,6 +83,14 @@ func BudgetHolds(b inventory.ErrorBudget, signals []Readings) Decision {
 	return allow("%.0f of %.0f requests failed, within the budget of %.2f%%", errors, total, 100*b.Ratio)
 }
 
+// HadTraffic judges whether there were enough requests for the error budget to say something, whatever it says.
+func HadTraffic(b inventory.ErrorBudget, signals []Readings) Decision {
+	if d := BudgetHolds(b, signals); d.Reason == BudgetNoData || d.Reason == BudgetTooLittle {
+		return d
+	}
+	return allow("there were %d requests or more", b.MinTotal)
+}
+
 // Blind is the decision on health signals none of which answers: whether the change does harm is not known. silent says of each
 // why it does not.
 func Blind(silent []string) Decision {
