@@ -39,7 +39,7 @@ func (c consumer) attest(ctx context.Context, keys []key.Info) statements {
 	list, err := c.askAgain(ctx)
 	problem := "no statement"
 	if err != nil {
-		problem = trouble(err)
+		problem = trouble(cutShort(ctx, err))
 	}
 	for i := range list {
 		for j, stated := range list[i].Keys {
@@ -190,7 +190,7 @@ func (s *site) starting(ctx context.Context, c consumer, instance string, runnin
 	st := key.Statement{Instance: instance, Keys: []string{begins.KeyID}, ObservedAt: s.now(), Source: "what its next run begins with"}
 	switch {
 	case err != nil:
-		return nil, trouble(fmt.Errorf("looking which key its next run begins with: %w", err))
+		return nil, trouble(fmt.Errorf("looking which key its next run begins with: %w", cutShort(ctx, err)))
 	case begins.Fingerprint != "":
 		st.Keys = []string{begins.Fingerprint}
 	case begins.KeyID != "":

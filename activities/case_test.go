@@ -1,6 +1,7 @@
 package activities_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -83,6 +84,7 @@ type crashCase struct {
 	incoming  key.Ref
 	died      atomic.Bool
 	mostKeys  int
+	lasts     time.Duration                 // of an attempt; patience when zero
 	heartbeat func(converter.EncodedValues) // hears what each heartbeat keeps; nobody when nil
 }
 
@@ -164,8 +166,10 @@ func (c *crashCase) run(step string) {
 		c.execute(step, "payments-api", nil)
 	case "AwaitSlot":
 		c.execute(step, activities.SlotInput{Spec: c.spec}, nil)
-	case "LookWhetherDue", "LookUp", "Inspect", "Enable", "RestoreLabels", "AwaitHealth":
+	case "LookWhetherDue", "LookUp", "Inspect", "Enable", "RestoreLabels", "AwaitHealth", "AwaitTraffic":
 		c.execute(step, c.subject(), nil)
+	case "HadTraffic":
+		c.execute(step, activities.TrafficInput{Rotation: c.subject()}, nil)
 	case "Watch":
 		c.use()
 		c.executeToNotYet(step, c.subject())
@@ -271,7 +275,11 @@ func (c *crashCase) executeOverLag(name string, input, output any) {
 // executeToNotYet runs an activity whose good answer is that it goes on.
 func (c *crashCase) executeToNotYet(name string, input any) {
 	c.t.Helper()
-	err := c.attempt(name, input, nil, 3)
+	c.isNotYet(c.attempt(name, input, nil, 3))
+}
+
+func (c *crashCase) isNotYet(err error) {
+	c.t.Helper()
 	var notYet *temporal.ApplicationError
 	require.ErrorAs(c.t, err, &notYet)
 	require.Equal(c.t, activities.TypeNotYet, notYet.Type(), "%v", err)
@@ -293,7 +301,7 @@ func (c *crashCase) attemptOf(credential, name string, input, output any, attemp
 	}
 	env.ExecuteWorkflow(func(ctx workflow.Context) (any, error) {
 		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-			StartToCloseTimeout: patience, HeartbeatTimeout: patience,
+			StartToCloseTimeout: cmp.Or(c.lasts, patience), HeartbeatTimeout: patience,
 			RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: attempts},
 		})
 		var result any

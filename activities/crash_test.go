@@ -63,6 +63,8 @@ var deaths = map[string][]death{
 	"Recognise":      nil,
 	"Prove":          nil,
 	"AwaitTrust":     nil,
+	"HadTraffic":     nil, // these ask health signals alone
+	"AwaitTraffic":   nil,
 	"Inspect":        looks(memory.OpList),
 	"Watch":          looks(memory.OpCheck),
 	"AwaitHealth":    looks(memory.OpCheck),
@@ -154,7 +156,7 @@ func TestEveryActivityHasItsDeaths(t *testing.T) {
 var (
 	forward = []string{
 		"Accounts", "ListApplied", "LatestSweep", "SweepAstray", "SweepSigners", "ScanAccount", "Survey", "Sweep", "Diagnose", "InspectDebt", "Announce",
-		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "Promote", "AwaitHealth", "GatherEvidence", "Notify", "Log",
+		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "GatherEvidence", "Notify", "Log",
 		"Prove", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
 	back = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}

@@ -35,6 +35,9 @@ type WaveResult struct {
 	// Stragglers are instances that did not converge, maxStragglers at most; More is how many there are besides.
 	Stragglers []policy.Instance `json:"stragglers,omitempty"`
 	More       int               `json:"more,omitempty"`
+	// Signals are the first readings of the health signals, from which the soak of a wave that converged counts requests: with
+	// them, it ends when there were enough.
+	Signals []policy.Readings `json:"signals,omitempty"`
 }
 
 // maxStragglers bounds what a result tells of instances: a fleet that is down must fit into a history.
@@ -54,6 +57,9 @@ func (a *Activities) DeliverWave(ctx context.Context, in WaveInput) (WaveResult,
 	result, err := a.deliverWave(ctx, s, in)
 	if err != nil {
 		return WaveResult{}, forTemporal(fmt.Errorf("delivering key %s of %q to wave %s: %w", in.Key.KeyID, s.spec.Credential.Name, in.Wave, err))
+	}
+	if result.Decision.OK && in.Key.KeyID == in.Incoming.KeyID {
+		result.Signals = s.baseline(ctx)
 	}
 	return result, nil
 }

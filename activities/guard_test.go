@@ -172,9 +172,10 @@ bounds: {test: {principals: ["payroll"], storePaths: ["payroll"]}}
 `), c.do.Descriptors)
 	require.NoError(t, err)
 	c.do.Config = func() *workerconfig.Config { return narrow }
-	for _, name := range []string{"Watch", "AwaitHealth"} {
+	for _, name := range []string{"Watch", "AwaitHealth", "AwaitTraffic"} {
 		require.ErrorContains(t, c.attempt(name, c.subject(), nil, 1), "bounds.test.principals", name)
 	}
+	require.ErrorContains(t, c.attempt("HadTraffic", activities.TrafficInput{Rotation: c.subject()}, nil, 1), "bounds.test.principals")
 	require.ErrorContains(t, c.attempt("GatherEvidence", activities.EvidenceInput{Rotation: c.subject()}, nil, 1), "bounds.test.principals")
 	assert.Len(t, c.world.Ledger(), 1, "the case's own key")
 }

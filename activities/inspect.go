@@ -65,8 +65,13 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 	if err != nil {
 		return policy.Plan{}, forTemporal(err)
 	}
+	var silent []string
 	for look := 1; ; look++ {
 		facts, err := s.shown(ctx, true)
+		if look == 1 && len(facts.Denied) == 0 {
+			silent = s.silent(ctx)
+		}
+		facts.SilentSignals = silent
 		if err == nil && len(facts.Denied) == 0 {
 			facts.RightsObjections, err = s.rightsObjections(ctx)
 		}
@@ -87,6 +92,20 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 			return policy.Plan{}, err
 		}
 	}
+}
+
+// silent samples each health signal that the error budget is judged by, and names those that say nothing.
+func (s *site) silent(ctx context.Context) (silent []string) {
+	b := s.spec.Credential.ErrorBudget
+	if b == nil {
+		return nil
+	}
+	for _, told := range s.sample(ctx, b.Window.Std()) {
+		if told.err != nil {
+			silent = append(silent, told.trouble())
+		}
+	}
+	return silent
 }
 
 // looks is how often Inspect looks when all that it finds against a rotation may be a blip.

@@ -307,46 +307,92 @@ type look struct {
 	reach bool
 }
 
-// instances looks at every instance of the consumers at once.
+// instances looks at every instance of the consumers at once. A look that must end before all have answered tells of those
+// that have not: none of them holds up the others.
 func (s *site) instances(ctx context.Context, consumers []consumer, l look) []policy.Instance {
-	stated := make([]statements, len(consumers))
-	if l.attest {
-		var asked fanOut
-		for i, c := range consumers {
-			asked.do(func() { stated[i] = c.attest(ctx, l.keys) })
-		}
-		asked.wait()
-	}
+	ctx, done := glance(ctx)
+	defer done()
 	var all []policy.Instance
 	var mu sync.Mutex
-	var looks fanOut
-	for i, c := range consumers {
-		for _, name := range c.InstanceNames() {
-			looks.do(func() {
-				seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.waves[name], Pulls: c.pulls}
-				seen.Statement, seen.NotAttesting = stated[i].of(name)
-				if l.attest && c.IsBatch() {
-					seen.Statement, seen.NotAttesting = s.starting(ctx, c, name, seen.Statement, l)
-				}
-				if c.check != nil {
-					if err := c.check.Check(ctx, providers.CheckInput{Instance: name}); err != nil {
-						seen.Unhealthy = trouble(err)
-					}
-				}
-				if l.reach && !c.pulls {
-					if err := c.target.Reach(ctx, name); err != nil {
-						seen.Unreachable = trouble(err)
-					}
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				all = append(all, seen)
-			})
-		}
-	}
-	looks.wait()
+	s.each(consumers, func(c consumer, name string) {
+		seen := s.instance(ctx, c, name, l)
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, seen)
+	})
 	slices.SortFunc(all, func(a, b policy.Instance) int { return s.places[a.Name()] - s.places[b.Name()] })
 	return all
+}
+
+// instance looks at one instance. Each question has a part of the time alone: one that hangs leaves the others theirs, and the
+// other instances their turn.
+func (s *site) instance(ctx context.Context, c consumer, name string, l look) policy.Instance {
+	seen := policy.Instance{Consumer: c.Name, Instance: name, Wave: c.waves[name], Pulls: c.pulls}
+	ask := func(question func(context.Context)) {
+		ctx, done := glance(ctx)
+		defer done()
+		question(ctx)
+	}
+	if l.attest {
+		ask(func(ctx context.Context) {
+			one := c
+			one.Instances = []string{name}
+			seen.Statement, seen.NotAttesting = one.attest(ctx, l.keys).of(name)
+			if c.IsBatch() {
+				seen.Statement, seen.NotAttesting = s.starting(ctx, c, name, seen.Statement, l)
+			}
+		})
+	}
+	if c.check != nil {
+		ask(func(ctx context.Context) {
+			if err := c.check.Check(ctx, providers.CheckInput{Instance: name}); err != nil {
+				seen.Unhealthy = trouble(cutShort(ctx, err))
+			}
+		})
+	}
+	if l.reach && !c.pulls {
+		ask(func(ctx context.Context) {
+			if err := c.target.Reach(ctx, name); err != nil {
+				seen.Unreachable = trouble(cutShort(ctx, err))
+			}
+		})
+	}
+	return seen
+}
+
+// each does something for every instance of the consumers, a bounded number of them at once.
+func (s *site) each(consumers []consumer, do func(c consumer, name string)) {
+	var all fanOut
+	for _, c := range consumers {
+		for _, name := range c.InstanceNames() {
+			all.do(func() { do(c, name) })
+		}
+	}
+	all.wait()
+}
+
+// longestLook is longer than any provider lets one question take.
+const longestLook = 130 * time.Second
+
+// errLookOver is what is told of whoever did not answer in a look: the same for each, and each time.
+var errLookOver = errors.New("no answer before the look had to end")
+
+// glance bounds a look at peers, of which any may hang: it ends well before the attempt that it is a part of, which goes on
+// with what was seen.
+func glance(ctx context.Context) (context.Context, context.CancelFunc) {
+	lasts := longestLook
+	if end, ends := ctx.Deadline(); ends {
+		lasts = min(lasts, time.Until(end)/2)
+	}
+	return context.WithTimeoutCause(ctx, lasts, errLookOver)
+}
+
+// cutShort tells trouble that is the end of the look from that of the peer.
+func cutShort(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // instancesAtOnce bounds the fan-out to instances.

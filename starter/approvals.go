@@ -72,7 +72,7 @@ func approvals(ctx context.Context, c client.Client) ([]awaited, error) {
 	}
 	list := []awaited{}
 	for _, r := range running {
-		if r.Phase == workflows.PhaseSignoff || r.Phase == workflows.PhaseRevokeGate {
+		if slices.Contains([]workflows.Phase{workflows.PhaseSignoff, workflows.PhaseRevokeGate, workflows.PhaseHoldGate}, r.Phase) {
 			list = append(list, awaited{Credential: r.Credential, Owner: r.Owner, Phase: r.Phase, Since: r.Since, Run: r.Run})
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,7 +59,7 @@ func newRollback(t *terminal) *cobra.Command {
 }
 
 func (d *decision) gateFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&d.gate, "gate", "", "signoff or revoke")
+	cmd.Flags().StringVar(&d.gate, "gate", "", "signoff, revoke or hold")
 	cmd.Flags().BoolVar(&d.print, "print", false, "print the decision for pasting into the Web UI instead of sending it")
 }
 
@@ -145,8 +146,8 @@ func (d *decision) complete() error {
 	switch d.action {
 	case policy.Approve, policy.Reject:
 		d.req.Gate = inventory.Gate(d.gate)
-		if d.req.Gate != inventory.GateSignoff && d.req.Gate != inventory.GateRevoke {
-			return usage("say which gate, with --gate signoff or --gate revoke")
+		if !slices.Contains(inventory.Gates, d.req.Gate) {
+			return usage("say which gate, with --gate signoff, --gate revoke or --gate hold")
 		}
 	case policy.Extend:
 		by, err := inventory.ParseDuration(d.extend)

@@ -366,7 +366,13 @@ func (d *drawing) waiting() section {
 	}
 	rows := slices.Concat(d.wrapped("waits for", s.WaitsFor, nil, 4), d.wrapped("unblocked by", s.UnblockedBy, nil, 2))
 	if !s.Until.IsZero() {
-		begin := s.Since
+		begin, until := s.Since, timed[s.Phase]
+		if slices.ContainsFunc(s.Waves, func(is workflows.WaveStatus) bool { return is.State == "held" }) {
+			until = "longest hold"
+			if s.Gate != nil {
+				until = timed[workflows.PhaseRevokeGate]
+			}
+		}
 		for _, w := range d.plan.Waves {
 			if s.Phase == workflows.PhaseDeliver && slices.ContainsFunc(s.Waves, func(is workflows.WaveStatus) bool {
 				return is.Name == w.Name && is.State == "soaking"
@@ -378,7 +384,7 @@ func (d *drawing) waiting() section {
 		if t := s.Until.Sub(d.now); t > 0 {
 			left = span(t) + " left, until " + d.clock(s.Until)
 		}
-		rows = append(rows, d.row(cmp.Or(timed[s.Phase], "time"), d.bar(float64(d.now.Sub(begin)), float64(s.Until.Sub(begin)), d.progress(), going)+"  "+left))
+		rows = append(rows, d.row(cmp.Or(until, "time"), d.bar(float64(d.now.Sub(begin)), float64(s.Until.Sub(begin)), d.progress(), going)+"  "+left))
 	}
 	if e := s.Evidence; e != nil && !e.Complete {
 		if window := d.spec.QuietWindow.Std(); window > 0 && !e.QuietSince.IsZero() && s.Phase == workflows.PhaseEvidence {
@@ -438,7 +444,7 @@ func (d *drawing) waves() section {
 		switch w.State {
 		case "passed":
 			done, i = of, good
-		case "soaking":
+		case "soaking", "held":
 			done = of
 		case "delivering":
 			done = min(d.delivered, of)
@@ -449,6 +455,8 @@ func (d *drawing) waves() section {
 			state, count = d.in(bad, state), "?"
 		case "turned-back":
 			state = d.in(bad, state)
+		case "held":
+			state = d.in(alert, state)
 		case "waiting":
 			state = d.in(faint, state)
 		}

@@ -199,6 +199,14 @@ func pictures() map[string]drawn {
 			d.status.Evidence = &policy.Evidence{QuietSince: after(2*day - 54), Missing: []policy.Decision{{Reason: policy.RetiringNotQuiet, Message: missing}}}
 		}),
 		"gate waits": running(workflows.PhaseRevokeGate, 3100, 3130, gate),
+		"held for want of traffic": running(workflows.PhaseDeliver, 14, 40, func(d *drawn) {
+			d.passed(1)
+			d.status.Waves[1].State = "held"
+			d.errors = []reading{{at: after(39), errors: 0, total: 3}}
+			d.status.Doing = "Held: wave first had fewer than the 50 requests in 5m that the error budget needs to say something."
+			d.status.WaitsFor, d.status.UnblockedBy = "50 requests in 5m", "traffic; when there is too little, whoever passes the hold gate, which opens then; or: rollback"
+			d.status.Until = after(14 + day)
+		}),
 		"disable soak": running(workflows.PhaseDisableSoak, 3200, 3900, func(d *drawn) {
 			d.promoted()
 			d.failing(0, 1, 0)

@@ -514,9 +514,13 @@ func (l *liar) Destroy(context.Context, activities.RevokeInput) (activities.Dest
 func (l *liar) Record(context.Context, activities.RecordInput) (activities.Recorded, error) {
 	return activities.Recorded{}, nil
 }
-func (l *liar) Log(context.Context, []json.RawMessage) error             { return nil }
-func (l *liar) Notify(context.Context, activities.NotifyInput) error     { return nil }
-func (l *liar) AwaitTrust(context.Context, inventory.SignedSpec) error   { return nil }
+func (l *liar) Log(context.Context, []json.RawMessage) error           { return nil }
+func (l *liar) Notify(context.Context, activities.NotifyInput) error   { return nil }
+func (l *liar) AwaitTrust(context.Context, inventory.SignedSpec) error { return nil }
+func (l *liar) HadTraffic(context.Context, activities.TrafficInput) (policy.Decision, error) {
+	return policy.Decision{OK: true}, nil
+}
+func (l *liar) AwaitTraffic(context.Context, activities.Rotation) error  { return nil }
 func (l *liar) AwaitHealth(context.Context, activities.Rotation) error   { return nil }
 func (l *liar) Enable(context.Context, activities.Rotation) error        { return nil }
 func (l *liar) RestoreLabels(context.Context, activities.Rotation) error { return nil }

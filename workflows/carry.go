@@ -32,6 +32,8 @@ type Carried struct {
 	OverlapEnds time.Time   `json:"overlapEnds,omitzero"`
 	// Breach is why the run was paused.
 	Breach *policy.Decision `json:"breach,omitempty"`
+	// RetiringGone: people were told that the issuer accepts the retiring key no more.
+	RetiringGone bool `json:"retiringGone,omitempty"`
 	// IncomingEnds is the incoming key's own end.
 	IncomingEnds time.Time `json:"incomingEnds,omitzero"`
 }
@@ -90,7 +92,7 @@ func (r *rotation) continueAsNew() error {
 	next.Carried = &Carried{
 		At: r.at, Queue: r.queue, Plan: r.plan, Status: r.status, Report: r.report, Events: r.outbox.along(), Numbered: r.numbered,
 		Changed: r.changed, Delivered: r.delivered, Promoted: r.promoted, Disabled: r.disabled, RollingBack: r.rollingBack,
-		OverlapEnds: r.overlapEnds, IncomingEnds: r.incomingEnds, Breach: breach,
+		OverlapEnds: r.overlapEnds, IncomingEnds: r.incomingEnds, Breach: breach, RetiringGone: r.retiringGone,
 	}
 	if r.signedOff() {
 		next.Carried.At = partSignoff
@@ -106,7 +108,7 @@ func (r *rotation) resume(c Carried) {
 	r.at, r.queue, r.plan, r.status, r.report, r.numbered = c.At, c.Queue, c.Plan, c.Status, c.Report, c.Numbered
 	r.outbox.add(c.Events...)
 	r.changed, r.delivered, r.promoted, r.disabled, r.rollingBack = c.Changed, c.Delivered, c.Promoted, c.Disabled, c.RollingBack
-	r.overlapEnds, r.incomingEnds = c.OverlapEnds, c.IncomingEnds
+	r.overlapEnds, r.incomingEnds, r.retiringGone = c.OverlapEnds, c.IncomingEnds, c.RetiringGone
 	if t := c.Turn; t != nil {
 		r.turn = &turn{outcome: t.Outcome, reason: t.Reason, message: t.Message}
 	}

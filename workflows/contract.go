@@ -101,6 +101,10 @@ const (
 	PhaseEnded       Phase = "ended"
 )
 
+// PhaseHoldGate is not a phase by itself, but by which a rotation is found that waits in PhaseDeliver for people to let it go on
+// without an error budget.
+const PhaseHoldGate Phase = "hold-gate"
+
 // PhaseSlot is the one phase of a ScheduledRotation: it waits for a slot.
 const PhaseSlot Phase = "slot"
 
@@ -158,7 +162,7 @@ type Status struct {
 type WaveStatus struct {
 	Name      string   `json:"name"`
 	Instances []string `json:"instances"`
-	// State is waiting, delivering, soaking, passed, failed or turned-back.
+	// State is waiting, delivering, soaking, held, passed, failed or turned-back.
 	State string `json:"state"`
 }
 

@@ -87,6 +87,8 @@ type script struct {
 	began   time.Time
 	// requests counts updates, for their IDs; atTheDoor are those that were refused before they entered the history.
 	requests, atTheDoor int
+	// watched is, for each look of a watch, the retiring key that it was told of.
+	watched []string
 	// disabled: an earlier run has disabled the retiring key.
 	disabled bool
 	// queued is how long a delivery waits for a worker.
@@ -183,7 +185,10 @@ func (s *script) mocks() {
 		s.did("promote")
 		return answer(s, "Promote", yes)
 	})
-	s.env.OnActivity(act.Watch, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
+	s.env.OnActivity(act.Watch, anything, anything).Return(func(_ context.Context, in activities.Rotation) (policy.Decision, error) {
+		s.mu.Lock()
+		s.watched = append(s.watched, in.Retiring.KeyID)
+		s.mu.Unlock()
 		return answerOrWait(s, "Watch")
 	})
 	s.env.OnActivity(act.AwaitMissed, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
@@ -192,6 +197,13 @@ func (s *script) mocks() {
 	s.env.OnActivity(act.AwaitHealth, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
 		s.did("await health")
 		_, err := answer(s, "AwaitHealth", true)
+		return err
+	})
+	s.env.OnActivity(act.HadTraffic, anything, anything).Return(func(context.Context, activities.TrafficInput) (policy.Decision, error) {
+		return answer(s, "HadTraffic", yes)
+	})
+	s.env.OnActivity(act.AwaitTraffic, anything, anything).Return(func(context.Context, activities.Rotation) error {
+		_, err := answer(s, "AwaitTraffic", true)
 		return err
 	})
 	s.env.OnActivity(act.AwaitTrust, anything, anything).Return(func(_ context.Context, spec inventory.SignedSpec) error {
@@ -966,6 +978,44 @@ func TestPauseOnBreach(t *testing.T) {
 	s.approveAt(atGate)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.Contains(t, s.asked, "await health")
+}
+
+// What nobody knows the harm of, and what turning back would make worse, is for people: it turns nothing back.
+func TestAPauseForPeople(t *testing.T) {
+	t.Parallel()
+	for _, reason := range []policy.Reason{policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled, policy.RetiringGone} {
+		t.Run(string(reason), func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachRollback}
+			told := false
+			s.answers["Watch"] = func(int) (any, error) {
+				if !told && s.has("promote") {
+					told = true
+					return no(reason), nil
+				}
+				return nil, nil
+			}
+			s.approveAt(atGate)
+			report := s.run()
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			assert.True(t, s.has("await health"))
+			paused := slices.IndexFunc(s.notes, func(n activities.NotifyInput) bool { return n.What == "paused" })
+			require.GreaterOrEqual(t, paused, 0)
+			assert.Equal(t, "because of "+string(reason), s.notes[paused].Body)
+			last := s.watched[len(s.watched)-1]
+			assert.Equal(t, reason == policy.RetiringGone, last == "", "what is gone for good is told once")
+		})
+	}
+}
+
+func TestARotationWithoutBudgetAndChecksIsWatchedToo(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.Consumers[0].Check = nil
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Positive(t, s.called("Watch"))
 }
 
 // What breaks while the key is disabled may be what misses it: it is enabled before anything else, and whoever approved

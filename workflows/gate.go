@@ -19,19 +19,29 @@ var errGateExpired = errors.New("the gate's request expired")
 
 // gate asks for approvals and waits for them. A rejection comes as a turn.
 func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict, error) {
+	never := func() bool { return false }
+	if e == nil {
+		return r.openGate(g, PhaseSignoff, "Waiting for approval to begin; nothing is changed yet.", "", never)
+	}
+	return r.openGate(g, PhaseRevokeGate, "Waiting for approval to revoke the retiring key: "+e.Describe(), e.Digest, never)
+}
+
+// openGate is gate with what is shown. Once it is needless it is as good as passed.
+func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence string, needless func() bool) ([]policy.Verdict, error) {
 	needs := r.credential.Approvals.For(g)
 	if needs == nil || needs.Count == 0 {
 		return nil, nil
 	}
-	open := &policy.OpenGate{Gate: g, Needs: *needs, Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, OpenedAt: workflow.Now(r.ctx)}
-	phase, doing := PhaseSignoff, "Waiting for approval to begin; nothing is changed yet."
-	if e != nil {
-		phase, doing = PhaseRevokeGate, "Waiting for approval to revoke the retiring key: "+e.Describe()
-		open.Evidence = e.Digest
+	open := &policy.OpenGate{
+		Gate: g, Needs: *needs, Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, OpenedAt: workflow.Now(r.ctx), Evidence: evidence,
 	}
 	r.status.Gate, r.proved = open, 0
 	defer func() { r.status.Gate = nil }()
 	r.enter(phase, doing)
+	if g == inventory.GateHold {
+		r.findable(PhaseHoldGate)
+		defer r.findable(phase)
+	}
 	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
 	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
 	r.tell(notifyAction, "gate-"+string(g), fmt.Sprintf("Approval needed: %s gate", g),
@@ -42,7 +52,7 @@ func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict,
 		end := open.OpenedAt.Add(needs.RequestExpires.Std())
 		expires = func() time.Time { return end }
 	}
-	passed := func() bool { return open.Passed(workflow.Now(r.ctx)) }
+	passed := func() bool { return needless() || open.Passed(workflow.Now(r.ctx)) }
 	if err := r.wait(string(g)+" gate", expires, passed); err != nil {
 		r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": err.Error()})
 		return nil, err
@@ -51,6 +61,10 @@ func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict,
 		r.note("nobody decided on the %s gate within %s; asking again", g, needs.RequestExpires)
 		r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": "expired"})
 		return nil, errGateExpired
+	}
+	if needless() {
+		r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": "needless"})
+		return nil, nil
 	}
 	r.note("the %s gate is passed", g)
 	r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": "passed"})

@@ -90,7 +90,7 @@ func TestAStatusTellsWhatBecameOfBothKeys(t *testing.T) {
 func TestAKeyThatIsMissedAndDisabledForeverIsToldInBounds(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
-	s.credential.DisableSoak, s.credential.Consumers[0].Check, s.plan.TellsMissed = minutes(1), nil, false // nothing that is watched meanwhile
+	s.credential.DisableSoak, s.credential.Consumers[0].Check, s.plan.TellsMissed = minutes(1), nil, false
 	const rounds = 30
 	for n := range rounds {
 		s.approveAt(atGate + time.Duration(n)*2*time.Minute)

@@ -278,9 +278,7 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 		return turnedBack(result.Decision.Reason, "wave %s did not converge within %s: %s", w.Name, r.credential.WaveTimeout, result.Decision.Message)
 	}
 	r.status.Waves[i].State = waveSoaking
-	end := workflow.Now(r.ctx).Add(w.Soak.Std())
-	r.waitFor("the wave's soak", "time; or: rollback")
-	if err := r.wait("soak of wave "+w.Name, func() time.Time { return end }, nil); err != nil {
+	if err := r.soak(i, w, result.Signals); err != nil {
 		r.status.Waves[i].State = waveFailed
 		return err
 	}

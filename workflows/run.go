@@ -15,6 +15,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
 )
@@ -27,6 +28,7 @@ const (
 	waveWaiting    = "waiting"
 	waveDelivering = "delivering"
 	waveSoaking    = "soaking"
+	waveHeld       = "held" // past its soak, for want of requests
 	wavePassed     = "passed"
 	waveFailed     = "failed"
 	waveTurnedBack = "turned-back"
@@ -55,6 +57,8 @@ type rotation struct {
 	full bool
 	// breach is a decision of the watch that a pause has yet to answer.
 	breach *policy.Decision
+	// retiringGone: the issuer accepts the retiring key no more, for good, which people were told.
+	retiringGone bool
 
 	changed, delivered, promoted, disabled, rollingBack, over bool
 	// approved: the revoke gate was passed, and what it allows is not over.
@@ -424,15 +428,16 @@ func (r *rotation) wait(what string, deadline func() time.Time, done func() bool
 	}
 }
 
-// startWatch watches the error budget and the checks from now on, beside everything else.
+// startWatch watches the error budget, both keys and the checks from now on, beside everything else. Rotations that began before
+// the keys were watched have no watch when they have neither budget nor check.
 func (r *rotation) startWatch() {
 	r.stopWatch()
-	if !watched(r.credential) || r.rollingBack {
+	if r.rollingBack || !watched(r.credential) && workflow.GetVersion(r.ctx, "keys-watched", workflow.DefaultVersion, 1) < 1 {
 		return
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	r.cancelWatch = cancel
-	subject, own := r.subject(), r.watches
+	subject, own := r.watching(), r.watches
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var d policy.Decision
 		err := watching(r.credential).start(ctx, r.queue, act.Watch, subject).Get(ctx, &d)
@@ -444,6 +449,16 @@ func (r *rotation) startWatch() {
 		}
 		r.breached(d)
 	})
+}
+
+// watching is what a watch is told. A retiring key that is gone was told of, and that a run that settles finds its key in some
+// state is what it is for: neither is watched.
+func (r *rotation) watching() *activities.Rotation {
+	subject := r.subject()
+	if r.retiringGone || r.in.Settle != "" {
+		subject.Retiring = key.Ref{}
+	}
+	return subject
 }
 
 // stopWatch ends the watch, if there is one.
@@ -470,11 +485,16 @@ func watched(c inventory.Credential) bool {
 	return false
 }
 
+// forPeople are the decisions of a watch that turn nothing back by themselves: whether the change does harm is not known, or turning
+// back would do more.
+var forPeople = []policy.Reason{StepFailed, policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled, policy.RetiringGone}
+
 // breached turns the rotation back, or, by policy or for want of a way back, pauses it.
 func (r *rotation) breached(d policy.Decision) {
 	r.note("watch: %s", d.Message)
+	r.retiringGone = r.retiringGone || d.Reason == policy.RetiringGone // nothing brings it back: a pause does not wait for that
 	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
-	if pause || r.noWayBack() != "" || d.Reason == StepFailed {
+	if pause || r.noWayBack() != "" || slices.Contains(forPeople, d.Reason) {
 		r.breach = &d
 		return
 	}
@@ -489,8 +509,8 @@ func (r *rotation) pause() error {
 	if err := r.enableInPause(); err != nil {
 		return err
 	}
-	r.waitFor("the error budget and the checks to hold again", "whoever can mend the cause; or: rollback")
-	if err := r.stepInPause(awaitingHealth(r.credential), act.AwaitHealth, r.subject()); err != nil {
+	r.waitFor("error budget, checks and keys to be well again", "whoever can mend the cause; or: rollback")
+	if err := r.stepInPause(awaitingHealth(r.credential), act.AwaitHealth, r.watching()); err != nil {
 		return err
 	}
 	r.note("all is well again; going on")

@@ -47,7 +47,7 @@ var (
 	rechecking = step{summary: "look whether it is still due", attempt: time.Minute, total: 10 * time.Minute}
 	comparing  = step{summary: "compare with the Schedule", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	lookingUp  = step{summary: "look up what issuer and store say", attempt: time.Minute, total: 3 * time.Minute, reports: true}
-	inspecting = step{summary: "look at issuer, store and consumers", attempt: time.Minute, total: 10 * time.Minute}
+	inspecting = step{summary: "look at issuer, store and consumers", attempt: 2 * time.Minute, total: 10 * time.Minute}
 	promoting  = step{summary: "move CURRENT to the incoming key", attempt: time.Minute, total: 30 * time.Minute}
 	disabling  = step{summary: "disable the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 30 * time.Minute}
@@ -87,11 +87,18 @@ func delivering(c inventory.Credential, wave string) step {
 }
 
 func watching(c inventory.Credential) step {
-	return step{summary: "watch error budget and checks", attempt: time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "watch error budget, keys and checks", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
 }
 
 func awaitingHealth(c inventory.Credential) step {
-	return step{summary: "wait until all is well", attempt: time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "wait until all is well", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+}
+
+// counting asks the health signals at the end of a soak; whoever does not answer at once has said nothing.
+var counting = step{summary: "count the requests of the soak", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
+
+func awaitingTraffic(c inventory.Credential) step {
+	return step{summary: "wait for the requests that the error budget needs", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
 }
 
 func gathering(c inventory.Credential) step {

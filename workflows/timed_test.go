@@ -65,7 +65,7 @@ func (e *timed) where() string {
 	status := e.status()
 	if status.Phase == workflows.PhaseDeliver {
 		for _, w := range status.Waves {
-			if w.State == "delivering" || w.State == "soaking" {
+			if w.State == "delivering" || w.State == "soaking" || w.State == "held" {
 				return w.Name + " " + w.State
 			}
 		}

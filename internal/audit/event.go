@@ -76,7 +76,7 @@ const (
 
 	// KeyMissed: somebody used the retiring key after it was disabled.
 	KeyMissed Type = "key.missed"
-	// BudgetBreached: a health signal or check says that the change does harm.
+	// BudgetBreached: a health signal or check says that the change does harm, or what the watch found lets nobody tell.
 	BudgetBreached Type = "budget.breached"
 	// RollbackBegun: the rotation turned back, and why.
 	RollbackBegun Type = "rollback.begun"

@@ -235,6 +235,9 @@ func checkBudget(a at, b ErrorBudget, signals int) {
 	if b.MinTotal < 0 {
 		a.wrong("errorBudget.minTotal", "is negative", "write the least number of requests for which a ratio means anything")
 	}
+	if b.MaxHold <= 0 {
+		a.wrong("errorBudget.maxHold", "is zero or negative", "write a duration, such as 24h")
+	}
 	if b.OnBreach != BreachRollback && b.OnBreach != BreachPause {
 		a.wrong("errorBudget.onBreach", fmt.Sprintf("is %q", b.OnBreach), "write rollback or pause")
 	}

@@ -111,7 +111,7 @@ func budgetHook(doc *strictyaml.Document) strictyaml.Hook {
 	return func(path string, into reflect.Value) {
 		b := plain(into.Interface().(ErrorBudget))
 		if b == (plain{}) {
-			b = plain{Window: minute(5), MinTotal: 20, OnBreach: BreachRollback}
+			b = plain{Window: minute(5), MinTotal: 20, MaxHold: DefaultMaxHold, OnBreach: BreachRollback}
 		}
 		doc.Decode(path, &b)
 		into.Set(reflect.ValueOf(ErrorBudget(b)))

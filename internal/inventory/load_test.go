@@ -116,6 +116,7 @@ func TestWhatAnInventoryMayNotHave(t *testing.T) {
 		"a quiet window below the lag":        {"    policy: normal\n", "    policy: normal\n    quietWindow: 999ms\n", "credentials[0].quietWindow is 999ms, below the 1s with which issuer type gateway reports usage"},
 		"a budget without health signal":      {"    policy: normal\n", "    policy: normal\n    errorBudget: {ratio: 0.1}\n", "credentials[0].errorBudget has no health signal to judge by"},
 		"a ratio above one":                   {"    policy: normal\n", "    policy: normal\n    errorBudget: {ratio: 1.5}\n", "credentials[0].errorBudget.ratio is 1.5"},
+		"a hold of no time":                   {"    policy: normal\n", "    policy: normal\n    errorBudget: {maxHold: 0s}\n", "credentials[0].errorBudget.maxHold is zero or negative; write a duration, such as 24h"},
 		"a budget with an unknown reaction":   {"    policy: normal\n", "    policy: normal\n    errorBudget: {onBreach: panic}\n", "credentials[0].errorBudget.onBreach is \"panic\"; write rollback or pause"},
 		"a canary that is the whole fleet":    {"      - name: checkout\n", "      - name: checkout\n        wave: canary\n", "credentials[0].consumers are all in the canary wave"},
 		"no consumer and no flag":             {base[strings.Index(base, "    consumers:"):], "", "credentials[0].consumers is missing; declare who uses the key, or write noConsumers: true"},

@@ -121,6 +121,8 @@ type ErrorBudget struct {
 	Window Duration `json:"window"`
 	// MinTotal is the least traffic in the window for which a ratio means anything.
 	MinTotal int `json:"minTotal" jsonschema:"minimum=0"`
+	// MaxHold is how long a wave with less traffic than that is held at the end of its soak, 24h by default; then the gate hold opens.
+	MaxHold Duration `json:"maxHold,omitzero"`
 	// OnBreach is rollback (default) or pause.
 	OnBreach OnBreach `json:"onBreach"`
 }
@@ -132,7 +134,16 @@ type Gate string
 const (
 	GateSignoff Gate = "signoff"
 	GateRevoke  Gate = "revoke"
+	// GateHold opens when an error budget has too little traffic for too long: passing it is going on without one. It asks for
+	// what GateRevoke asks for.
+	GateHold Gate = "hold"
 )
+
+// Gates are all of them.
+var Gates = []Gate{GateSignoff, GateRevoke, GateHold}
+
+// DefaultMaxHold is the MaxHold of a budget that says nothing.
+const DefaultMaxHold = Duration(24 * time.Hour)
 
 // Approvals are the requirements of the gates; a gate without one does not wait.
 type Approvals struct {
@@ -147,7 +158,7 @@ func (a Approvals) For(g Gate) *Approval {
 	switch g {
 	case GateSignoff:
 		return a.Signoff
-	case GateRevoke:
+	case GateRevoke, GateHold:
 		return a.Revoke
 	}
 	return nil

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -22,6 +24,14 @@ func (r Readings) Add(s key.Sample, window time.Duration) Readings {
 	// A window that is long against the interval would keep many: thin out the middle.
 	for len(r) > maxReadings {
 		r = append(r[:1:1], r[2:]...)
+	}
+	return r
+}
+
+// Since forgets all of a signal that has not answered since then: it says nothing of now.
+func (r Readings) Since(begin time.Time) Readings {
+	if len(r) > 0 && r[len(r)-1].At.Before(begin) {
+		return nil
 	}
 	return r
 }
@@ -71,4 +81,51 @@ func BudgetHolds(b inventory.ErrorBudget, signals []Readings) Decision {
 			errors, total, b.Window, 100*errors/total, 100*b.Ratio)
 	}
 	return allow("%.0f of %.0f requests failed, within the budget of %.2f%%", errors, total, 100*b.Ratio)
+}
+
+// HadTraffic judges whether there were enough requests for the error budget to say something, whatever it says.
+func HadTraffic(b inventory.ErrorBudget, signals []Readings) Decision {
+	if d := BudgetHolds(b, signals); d.Reason == BudgetNoData || d.Reason == BudgetTooLittle {
+		return d
+	}
+	return allow("there were %d requests or more", b.MinTotal)
+}
+
+// Blind is the decision on health signals none of which answers: whether the change does harm is not known. silent says of each
+// why it does not.
+func Blind(silent []string) Decision {
+	return refuse(BudgetBlind, "no health signal answers, so that nobody knows whether the change does harm: %s", strings.Join(silent, "; "))
+}
+
+// BothAccepted judges whether the issuer accepts the keys that a rotation goes on with: the incoming one, and the retiring one,
+// unless keyturn itself takes it away. A zero ref is not judged.
+func BothAccepted(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
+	if why := f.refused(incoming); !incoming.IsZero() && why != "" {
+		return refuse(IncomingNotLive, "the incoming key %s %s: whoever has it is refused", incoming.KeyID, why)
+	}
+	k, live := f.Live(retiring.KeyID)
+	mine, recorded := f.Metadata.Key(retiring.KeyID)
+	taken := !mine.DisablingAt.IsZero() || !mine.DisabledAt.IsZero() || !live && !recorded && !slices.Contains(c.Adopt, retiring.KeyID)
+	why := f.refused(retiring)
+	switch {
+	case retiring.IsZero() || taken || why == "":
+		return allow("the issuer accepts both keys")
+	case live && !expired(k, f.At):
+		return refuse(RetiringKeyDisabled, "the retiring key %s %s, and keyturn did not do that: whoever still has it is refused", retiring.KeyID, why)
+	}
+	return refuse(RetiringGone, "the retiring key %s %s: whoever still has it is refused, and there is no way back to it", retiring.KeyID, why)
+}
+
+// refused is why the issuer accepts a key no more, empty when it does.
+func (f Facts) refused(ref key.Ref) string {
+	k, live := f.Live(ref.KeyID)
+	switch {
+	case !live:
+		return "is not at the issuer any more"
+	case expired(k, f.At):
+		return "ended " + k.ExpiresAt.UTC().Format(time.RFC3339)
+	case k.State != key.Active:
+		return "is not active at the issuer any more"
+	}
+	return ""
 }

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
 )
 
 func TestBudgetHolds(t *testing.T) {
@@ -63,5 +65,64 @@ func TestReadingsAreBounded(t *testing.T) {
 		if len(r) > 1 && r[0].At.Before(at.Add(-window)) {
 			assert.True(t, len(r) == 2 || r[1].At.After(at.Add(-window)) || len(r) >= 59, "no more than one reading is older than the window")
 		}
+	})
+}
+
+func TestASignalThatFellSilentSaysNothingOfNow(t *testing.T) {
+	t.Parallel()
+	r := policy.Readings{{Total: 1, At: now}, {Total: 2, At: now.Add(time.Minute)}}
+	assert.Equal(t, r, r.Since(now.Add(time.Minute)))
+	assert.Empty(t, r.Since(now.Add(time.Minute+1)))
+	assert.Empty(t, policy.Readings(nil).Since(now))
+}
+
+func TestBothKeysAreAccepted(t *testing.T) {
+	t.Parallel()
+	at := func(f *policy.Facts, keyID string) *key.Info {
+		return &f.Keys[slices.IndexFunc(f.Keys, func(k key.Info) bool { return k.KeyID == keyID })]
+	}
+	without := func(f *policy.Facts, keyID string) {
+		f.Keys = slices.DeleteFunc(f.Keys, func(k key.Info) bool { return k.KeyID == keyID })
+	}
+	record := func(f *policy.Facts, change func(*providers.OwnedKey)) {
+		mine := providers.OwnedKey{Ref: retiring}
+		change(&mine)
+		f.Metadata.Keys = append(slices.DeleteFunc(f.Metadata.Keys, func(k providers.OwnedKey) bool { return k.KeyID == retiring.KeyID }), mine)
+	}
+	for name, c := range map[string]struct {
+		change func(*policy.Facts)
+		want   policy.Reason
+	}{
+		"both are active":                         {func(*policy.Facts) {}, policy.Allowed},
+		"both end later":                          {func(f *policy.Facts) { at(f, "key-old").ExpiresAt = now.Add(time.Hour) }, policy.Allowed},
+		"the incoming one is not listed":          {func(f *policy.Facts) { without(f, "key-new") }, policy.IncomingNotLive},
+		"the incoming one is disabled":            {func(f *policy.Facts) { at(f, "key-new").State = key.Disabled }, policy.IncomingNotLive},
+		"the incoming one has ended":              {func(f *policy.Facts) { at(f, "key-new").ExpiresAt = f.At }, policy.IncomingNotLive},
+		"somebody disabled the retiring one":      {func(f *policy.Facts) { at(f, "key-old").State = key.Disabled }, policy.RetiringKeyDisabled},
+		"the retiring one has ended":              {func(f *policy.Facts) { at(f, "key-old").ExpiresAt = f.At }, policy.RetiringGone},
+		"the retiring one is disabled, and ended": {func(f *policy.Facts) { at(f, "key-old").State, at(f, "key-old").ExpiresAt = key.Disabled, f.At }, policy.RetiringGone},
+		"somebody destroyed the retiring one":     {func(f *policy.Facts) { record(f, func(*providers.OwnedKey) {}); without(f, "key-old") }, policy.RetiringGone},
+		"keyturn destroyed the retiring one":      {func(f *policy.Facts) { f.Metadata.Keys = nil; without(f, "key-old") }, policy.Allowed},
+		"keyturn is disabling the retiring one": {func(f *policy.Facts) {
+			record(f, func(k *providers.OwnedKey) { k.DisablingAt = now })
+			at(f, "key-old").State = key.Disabled
+		}, policy.Allowed},
+		"keyturn has disabled it, and it is gone": {func(f *policy.Facts) {
+			record(f, func(k *providers.OwnedKey) { k.DisabledAt = now })
+			without(f, "key-old")
+		}, policy.Allowed},
+		"the incoming one ends while the other is": {func(f *policy.Facts) { without(f, "key-new"); without(f, "key-old") }, policy.IncomingNotLive},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := staged()
+			c.change(&f)
+			d := policy.BothAccepted(credential(), f, retiring, incoming)
+			assert.Equal(t, c.want, d.Reason, d.Message)
+		})
+	}
+	t.Run("a key that is not named is not judged", func(t *testing.T) {
+		t.Parallel()
+		assert.True(t, policy.BothAccepted(credential(), policy.Facts{At: now}, key.Ref{}, key.Ref{}).OK)
 	})
 }

@@ -28,6 +28,8 @@ type Facts struct {
 	Denied []string
 	// RightsObjections are what the issuer has against the rights of the principal, for people.
 	RightsObjections []string
+	// SilentSignals are the health signals that say nothing now, and why.
+	SilentSignals []string
 	// StoreProblem is why the store cannot be used; empty when it can.
 	StoreProblem string
 }

@@ -402,6 +402,9 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	if c.ErrorBudget == nil {
 		w = append(w, "no error budget: only checks and attestations can turn the rotation back by themselves")
 	}
+	for _, signal := range f.SilentSignals {
+		w = append(w, "a health signal of the error budget says nothing now: "+signal)
+	}
 	for _, k := range f.Keys {
 		switch standings[k.KeyID] {
 		case StandingRetired:

@@ -166,6 +166,24 @@ func TestPlanRefusals(t *testing.T) {
 	}
 }
 
+func TestThePlanSaysWhatTrafficAWaveWaitsFor(t *testing.T) {
+	t.Parallel()
+	made := func(change func(*inventory.Credential)) string {
+		c := credential()
+		c.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: hours(1), MinTotal: 50}
+		change(&c)
+		text := ""
+		for _, s := range policy.Make(spec(c), before(), noPulls, anybody).Steps {
+			text += s.What + "\n"
+		}
+		return text
+	}
+	assert.Contains(t, made(func(*inventory.Credential) {}), "until there were 50 requests; when there were too few for 1d, wait for 1 approval from anybody at the hold gate")
+	assert.Contains(t, made(func(c *inventory.Credential) { c.Approvals.Revoke, c.ErrorBudget.MaxHold = nil, hours(2) }), "too few for 2h, go on without")
+	assert.NotContains(t, made(func(c *inventory.Credential) { c.ErrorBudget.MinTotal = 0 }), "until there were")
+	assert.NotContains(t, made(func(c *inventory.Credential) { c.ErrorBudget = nil }), "until there were")
+}
+
 func TestThePlanSaysUntilWhenThereIsAWayBack(t *testing.T) {
 	t.Parallel()
 	made := func(ends time.Time) policy.Plan {

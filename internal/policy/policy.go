@@ -73,6 +73,8 @@ const (
 	CheckFailing         Reason = "check-failing"
 	BudgetNoData         Reason = "budget-no-data"
 	BudgetTooLittle      Reason = "budget-too-little-traffic"
+	BudgetBlind          Reason = "budget-blind"
+	RetiringGone         Reason = "retiring-gone"
 )
 
 // Decision is an answer: whether, why for programs, and why for people.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -50,8 +51,8 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 		if w.ByPromotion {
 			verb = "wait for the own reads of"
 		}
-		add("deliver", redelivery(plan), "wave %s: %s %s; every instance attests it; watch for %s",
-			w.Name, verb, listed(w.Instances), w.Soak)
+		add("deliver", redelivery(plan), "wave %s: %s %s; every instance attests it; watch for %s%s",
+			w.Name, verb, listed(w.Instances), w.Soak, traffic(c))
 		takes += w.Soak
 	}
 	if !promoted {
@@ -78,6 +79,19 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 	add("revoke", "", "destroy %s, and see that it is refused", plan.Retiring.KeyID)
 	add("record", "", "prune its stored version, set rotate-by, write the audit record, tell %s", c.Owner)
 	return list, takes
+}
+
+// traffic is what a soak that an error budget guards waits for beside time.
+func traffic(c inventory.Credential) string {
+	b := c.ErrorBudget
+	if b == nil || b.MinTotal == 0 {
+		return ""
+	}
+	then := "go on without"
+	if gate := c.Approvals.For(inventory.GateHold); gate != nil && gate.Count > 0 {
+		then = "wait for " + approvers(*gate) + " at the hold gate"
+	}
+	return fmt.Sprintf(", and until there were %s; when there were too few for %s, %s", count(b.MinTotal, "request"), cmp.Or(b.MaxHold, inventory.DefaultMaxHold), then)
 }
 
 func redelivery(plan Plan) string {

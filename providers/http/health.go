@@ -63,8 +63,8 @@ func openHealth(e providers.Environment, c HealthConfig) (h *health, err error) 
 	return h, nil
 }
 
-// Sample implements providers.HealthSignal. A source that answers 204 or 404, or lacks a counter, has no
-// data.
+// Sample implements providers.HealthSignal. A source that answers 204, or lacks a counter, has no data. One that is not there
+// is no quiet one.
 func (h *health) Sample(ctx context.Context, window time.Duration) (key.Sample, error) {
 	seconds := max(1, int64(math.Ceil(window.Seconds())))
 	target, err := expandURL(h.config.URL, "", windowPlaceholder, strconv.FormatInt(seconds, 10))
@@ -76,7 +76,7 @@ func (h *health) Sample(ctx context.Context, window time.Duration) (key.Sample, 
 	switch {
 	case err != nil:
 		return key.Sample{}, fmt.Errorf("sampling: %w", err)
-	case got.status == stdhttp.StatusNoContent || got.status == stdhttp.StatusNotFound:
+	case got.status == stdhttp.StatusNoContent:
 		return key.Sample{}, fmt.Errorf("sampling: asking %s: %w: it answers %d %s", r.name(), providers.ErrNoData, got.status, stdhttp.StatusText(got.status))
 	case got.status/100 != 2:
 		return key.Sample{}, fmt.Errorf("sampling: %w", r.refused(got))

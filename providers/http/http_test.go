@@ -537,7 +537,7 @@ func TestHealthReplies(t *testing.T) {
 		"the reply tells its window":    {reply: `{"errors":3,"total":9,"window":90}`, errors: 3, total: 9, window: 90 * time.Second},
 		"the asked window":              {config: keyturnhttp.HealthConfig{URL: "?s={window}"}, reply: `{"errors":3,"total":9}`, errors: 3, total: 9, window: 2 * time.Second},
 		"the reply knows better":        {config: keyturnhttp.HealthConfig{URL: "?s={window}"}, reply: `{"errors":3,"total":9,"window":60}`, errors: 3, total: 9, window: time.Minute},
-		"404 is no source":              {status: 404, noData: true, problem: "404 Not Found"},
+		"404 is no quiet source":        {status: 404, problem: "404 Not Found"},
 		"204 is no traffic":             {status: 204, noData: true, problem: "204 No Content"},
 		"no errors counted yet":         {reply: `{"total":9}`, noData: true, problem: "nothing at /errors"},
 		"no total":                      {reply: `{"errors":0}`, noData: true, problem: "nothing at /total"},

@@ -1,0 +1,73 @@
+package workflows
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// soak watches a wave that has the incoming key. Where an error budget guards that, the wave is held until there were as many
+// requests as the budget needs to say something, or until people let it go on without. signals are what is counted from; waves that
+// were delivered to before that was so have none, and are not held.
+func (r *rotation) soak(i int, w policy.Wave, signals []policy.Readings) error {
+	end := workflow.Now(r.ctx).Add(w.Soak.Std())
+	r.waitFor("the wave's soak", "time; or: rollback")
+	if err := r.wait("soak of wave "+w.Name, func() time.Time { return end }, nil); err != nil || len(signals) == 0 {
+		return err
+	}
+	var had policy.Decision
+	err := counting.start(r.ctx, r.queue, act.HadTraffic, activities.TrafficInput{Rotation: *r.subject(), Signals: signals}).Get(r.ctx, &had)
+	if err == nil && had.OK {
+		return nil
+	}
+	r.status.Waves[i].State = waveHeld
+	return r.holdForTraffic(w)
+}
+
+// holdForTraffic waits past the soak. After the longest hold it asks people, until they decide or there were enough requests.
+func (r *rotation) holdForTraffic(w policy.Wave) error {
+	b := r.credential.ErrorBudget
+	until := workflow.Now(r.ctx).Add(cmp.Or(b.MaxHold, inventory.DefaultMaxHold).Std())
+	why := fmt.Sprintf("wave %s had fewer than the %d requests that the error budget needs to say something", w.Name, b.MinTotal)
+	r.note("held: %s", why)
+	enough, stop := r.awaitTraffic()
+	defer stop()
+	for !enough() {
+		r.enter(PhaseDeliver, "Held: "+why+".")
+		r.waitFor(fmt.Sprintf("%d requests in %s", b.MinTotal, b.Window), "traffic; when there is too little, whoever passes the hold gate, which opens then; or: rollback")
+		if err := r.wait("requests for the error budget", func() time.Time { return until }, enough); err != nil {
+			return err
+		}
+		if enough() {
+			break
+		}
+		// Which wave is meant is what a decision is bound to.
+		_, err := r.openGate(inventory.GateHold, PhaseDeliver, fmt.Sprintf("Waiting for approval to go on without an error budget: %s.", why), "wave "+w.Name, enough)
+		if errors.Is(err, errGateExpired) {
+			continue
+		}
+		if err == nil && !enough() {
+			r.note("going on after wave %s without an error budget", w.Name)
+		}
+		return err
+	}
+	r.note("the health signals have had enough requests")
+	return nil
+}
+
+// awaitTraffic looks for the requests that an error budget needs until there were enough, or it is stopped.
+func (r *rotation) awaitTraffic() (enough func() bool, stop func()) {
+	had := false
+	ctx, cancel := workflow.WithCancel(r.ctx)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		had = awaitingTraffic(r.credential).start(ctx, r.queue, act.AwaitTraffic, r.subject()).Get(ctx, nil) == nil
+	})
+	return func() bool { return had }, cancel
+}
