@@ -326,7 +326,7 @@ func TestASoakCountsItsRequests(t *testing.T) {
 			c := budgeted(t, tc.signal)
 			c.run("Issue")
 			var wave activities.WaveResult
-			c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}, &wave)
+			c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}, &wave)
 			require.Len(t, wave.Signals, 1)
 			c.wait(10 * time.Minute)
 			var d policy.Decision
@@ -339,11 +339,11 @@ func TestASoakCountsItsRequests(t *testing.T) {
 		c := newCase(t)
 		c.run("Issue")
 		var wave activities.WaveResult
-		c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all", Deadline: c.now().Add(wavesLast)}, &wave)
+		c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}, &wave)
 		assert.Empty(t, wave.Signals)
 		c = budgeted(t, requests(0, 10))
 		c.run("Issue")
-		c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.retiring, Wave: "rollback", Deadline: c.now().Add(wavesLast)}, &wave)
+		c.execute("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.retiring, Wave: "rollback"}, &wave)
 		assert.Empty(t, wave.Signals)
 	})
 }
