@@ -307,7 +307,7 @@ func TestTwoInventoriesThatStartTogether(t *testing.T) {
 				if errFirst != nil {
 					winner, refused = "payroll", errFirst
 				}
-				require.True(t, (errFirst == nil) != (errSecond == nil), "first: %v; second: %v", errFirst, errSecond)
+				require.NotEqual(t, errFirst == nil, errSecond == nil, "first: %v; second: %v", errFirst, errSecond)
 				why := (&signedCase{crashCase: c}).refusal(refused)
 				assert.Contains(t, []string{activities.TypeHeld, activities.TypeSpec}, why.Type(), why.Message())
 				if winner == "payments" {

@@ -183,13 +183,6 @@ func (r *rotation) tell(severity, what, subject, body string) {
 	})
 }
 
-// try runs an activity whose failing is only worth a notice.
-func (r *rotation) try(o step, activity, input, output any) {
-	if err := r.run(o, activity, input, output); err != nil {
-		r.notice("could not %s: %s", o.summary, cause(err))
-	}
-}
-
 // close makes the report and shows it.
 func (r *rotation) close(t *turn) {
 	r.over = true

@@ -167,7 +167,7 @@ const (
 // what was carried out.
 func (r *rotation) remember(v policy.Verdict) {
 	r.verdicts[v.ID] = v
-	all := append(r.report.Verdicts, v)
+	all := slices.Concat(r.report.Verdicts, []policy.Verdict{v})
 	r.remembered += size(v)
 	for len(all) > maxVerdicts || r.remembered > maxVerdictsSize && len(all) > 1 {
 		oldest := max(0, slices.IndexFunc(all, func(v policy.Verdict) bool { return !v.Accepted }))
