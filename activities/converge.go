@@ -206,6 +206,9 @@ func (c *convergence) follow(ctx context.Context, m *member) {
 // may have taken the old value anew, from a store that still told it. It is twice as many each further time.
 const againAfter = 20
 
+// shortLook is a time in which who is well has answered. A look that begins with less left may be cut short by the end of it all.
+const shortLook = 10 * time.Second
+
 // attend waits for its turn, gives an instance the key unless it has it, and looks at it once.
 func (c *convergence) attend(ctx context.Context, m *member) {
 	select {
@@ -218,10 +221,11 @@ func (c *convergence) attend(ctx context.Context, m *member) {
 	if !m.given && !c.give(ctx, m) {
 		return
 	}
+	hurried := c.left() < shortLook
 	now := c.site.instances(ctx, []consumer{m.consumer}, look{
 		attest: true, keys: []key.Info{{KeyID: c.in.Retiring.KeyID}, {KeyID: c.in.Incoming.KeyID}}, known: []known{{c.in.Key, c.bundle}},
 	})
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || hurried && m.looks > 0 && now[0].NotAttesting == trouble(errLookOver) {
 		return // a look that was cut short tells nothing: what was seen before stays
 	}
 	m.seen = c.facts.Believe(now)[0]

@@ -80,6 +80,10 @@ func TestAdversaryOnAWS(t *testing.T) {
 	_, err := double.aws.IAM().DeleteAccessKey(t.Context(), &iam.DeleteAccessKeyInput{UserName: aws.String(credential), AccessKeyId: &retiring.ID})
 	require.NoError(t, err)
 	s.rewrite(s.place.Inventory, "overlap: 10m", "overlap: 5s")
+	s.rotate() // which has nothing left to do but to record that
+	report := s.report()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	require.Len(t, double.aws.AccessKeys(credential), 1)
 	s.honestly(workflows.Completed)
 	assert.Len(t, double.aws.AccessKeys(credential), 1)
 	assert.Equal(t, map[string][]string{s.report().Incoming.StoreVersion: {"AWSCURRENT"}}, double.aws.Stages(secretName), "the dead key's version is gone, too")

@@ -49,7 +49,7 @@ func (s *stage) sweepUntil(what string, holds func(policy.SweepReport) bool) pol
 // commands are those of ours that an advice names, in their order.
 func commands(advice string) [][]string {
 	var list [][]string
-	for _, part := range strings.Split(advice, "starter ")[1:] {
+	for _, part := range strings.Split(advice, "keyturn ")[1:] {
 		command, _, _ := strings.Cut(part, ";")
 		list = append(list, strings.Fields(command))
 	}
