@@ -67,13 +67,8 @@ func (r *rotation) index() {
 	_ = workflow.UpsertTypedSearchAttributes(r.ctx, SearchAttributes(named).Copy())
 }
 
-func keyword(s string) string {
-	const longest = 255
-	if len(s) > longest {
-		return strings.ToValidUTF8(s[:longest], "")
-	}
-	return s
-}
+// keyword bounds a search attribute.
+func keyword(s string) string { return outside.Cut(s, 255) }
 
 // passing are the phases that pass in moments: a search for them would find nothing, so that they are not
 // worth an event of the history. Evidence is searchable once it lacks something.

@@ -119,7 +119,7 @@ func TestNothingFromOutsideReachesTheHistoryAsItIs(t *testing.T) {
 			s.impatient()
 			s.in("overlap", 10*time.Minute, func() { s.world.SetInstance("canary", memory.InstanceSettings{Mute: hostileError()}) })
 			s.request("evidence", 40*time.Minute, "rollback", policy.Request{By: "ann", Reason: "enough"})
-			s.in("rollback", 3*time.Hour, func() { s.world.SetInstance("canary", memory.InstanceSettings{}) }) // which it waits for
+			s.in("rollback", 40*time.Minute+30*time.Second, func() { s.world.SetInstance("canary", memory.InstanceSettings{}) }) // which it waits for
 		},
 		"an attestation before anything is changed": func(s *stage) { s.world.SetInstance("canary", memory.InstanceSettings{Mute: hostileError()}) },
 		"a target":                func(s *stage) { s.world.SetInstance("canary", memory.InstanceSettings{Unreachable: hostileError()}) },

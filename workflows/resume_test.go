@@ -59,6 +59,7 @@ func (s *stage) runAs(l *lost) (workflows.Report, error) {
 	now := s.env.Now()
 	s.env = temporaltest.NewEnvironment(l)
 	s.env.SetStartTime(now)
+	s.clock.Store(s.env)
 	s.prepare()
 	s.traffic(3 * time.Hour)
 	s.approve()

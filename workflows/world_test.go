@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
@@ -89,14 +91,17 @@ type stage struct {
 	applied    []inventory.SignedSpec // by which the credentials are applied
 	runs       map[string]*workflowservice.DescribeWorkflowExecutionResponse
 	first      string // the store's version of the key that existed before
+	// clock is the environment whose time it is; activities of an earlier one may still read it.
+	clock atomic.Pointer[testsuite.TestWorkflowEnvironment]
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{timed: timed{t: t, env: temporaltest.NewEnvironment()}, auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
 	s.index = &index{specs: map[string]inventory.SignedSpec{}, states: map[string]inventory.State{}}
+	s.clock.Store(s.env)
 	s.began = s.env.Now()
-	now := func() time.Time { return s.env.Now() }
+	now := func() time.Time { return s.clock.Load().Now() }
 	s.world = memory.NewWorld(now)
 
 	descriptors := []providers.Descriptor{s.world.Descriptor(), s.world.PullDescriptor()}
@@ -660,4 +665,27 @@ func TestNoSecretReachesTemporal(t *testing.T) {
 		assert.NotContains(t, one, "mem_")
 	}
 	assert.Greater(t, len(seen), 10)
+}
+
+// What a policy that says nothing gets, but for the signatures: a day of overlap, and a day in which the key is disabled, which is
+// as long as an approval counts. Whoever approved in time approved until the key is gone.
+func TestDefaultTermsComeToTheirEnd(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.credential.Terms = inventory.DefaultTerms(inventory.RiskStandard)
+	s.credential.Approvals.Revoke.Trust = inventory.TrustAny
+	s.every(10*time.Minute, 60*time.Hour, func() {
+		for _, name := range fleet {
+			_ = s.world.Request(name)
+		}
+		if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
+		}
+	})
+	report := s.run()
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Empty(t, report.Debt)
+	assert.Len(t, report.Verdicts, 1, "it was asked once")
+	assert.Zero(t, s.refused())
+	assert.Equal(t, []string{"issue new-1", "disable key-old", "destroy key-old"}, s.happened(memory.OpIssue, memory.OpDisable, memory.OpEnable, memory.OpDestroy))
 }

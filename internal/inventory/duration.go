@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/internal/outside"
 )
 
 // Duration is a time span as people write it: "90d", "12h", "1d12h", "0s". A day is 24 hours. Every
@@ -85,9 +87,5 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-func clip(s string) string {
-	if len(s) > 40 {
-		return s[:40] + "…"
-	}
-	return s
-}
+// clip bounds what is repeated of a file.
+func clip(s string) string { return outside.Text(s, 40) }

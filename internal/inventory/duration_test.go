@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -75,4 +76,12 @@ func FuzzParseDuration(f *testing.F) {
 		require.NoError(t, err, "%q is %q", text, d)
 		assert.Equal(t, d, again)
 	})
+}
+
+func TestADurationThatIsNoneIsToldInWholeCharacters(t *testing.T) {
+	t.Parallel()
+	_, err := inventory.ParseDuration("a" + strings.Repeat("é", 40))
+	require.ErrorIs(t, err, inventory.ErrDuration)
+	assert.True(t, utf8.ValidString(err.Error()))
+	assert.NotContains(t, err.Error(), `\x`, "half a character is written so")
 }

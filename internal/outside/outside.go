@@ -21,6 +21,14 @@ func Text(s string, limit int) string { return written(s, limit, "") }
 // Lines is Text for what may have several lines, as joined errors do: their ends stay.
 func Lines(s string, limit int) string { return written(s, limit, "\n") }
 
+// Cut is s cut to limit bytes at a character, with nothing in the place of what is gone. It bounds a name that must stay one.
+func Cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "")
+}
+
 func written(s string, limit int, kept string) string {
 	var b strings.Builder
 	fits := 0 // how much of b leaves room for the ellipsis

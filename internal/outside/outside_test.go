@@ -46,6 +46,13 @@ func TestLinesKeepTheirEnds(t *testing.T) {
 	assert.Equal(t, "a\n…", outside.Lines("a\nbcdefg", 5))
 }
 
+func TestANameIsCutAtACharacter(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "short", outside.Cut("short", 5))
+	assert.Equal(t, "ééé", outside.Cut("éééé", 7))
+	assert.Empty(t, outside.Cut("é", 1))
+}
+
 func FuzzText(f *testing.F) {
 	for _, seed := range []string{"plain", "a\nlevel=INFO\r", "\x1b[31mred\x9b\u009b", "\u202eturned\u200b", "caf\xc3", "\ufffd", "é…"} {
 		f.Add([]byte(seed), 6)

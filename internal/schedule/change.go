@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -264,7 +265,7 @@ func Rounded(s inventory.State) inventory.State {
 			*at = at.UTC().Truncate(time.Second)
 		}
 	}
-	s.KeyID = cut(s.KeyID, maxKeyID)
+	s.KeyID = outside.Cut(s.KeyID, maxKeyID)
 	return s
 }
 

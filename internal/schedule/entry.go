@@ -252,7 +252,7 @@ func (e Entry) write(issuer string) (*commonpb.SearchAttributes, *commonpb.Memo,
 	index := []string{
 		pair(indexBody, e.Digest), pair(indexSigner, e.Signer), pair(indexGeneration, strconv.FormatInt(e.Generation, 10)),
 		pair(indexNotAfter, stamp(e.NotAfter)), pair(indexEvery, e.RotateEvery.String()),
-		pair(indexKey, cut(e.State.KeyID, maxKeyID)), pair(indexIssued, stamp(e.State.KeyIssuedAt)), pair(indexExpires, stamp(e.State.KeyExpires)),
+		pair(indexKey, outside.Cut(e.State.KeyID, maxKeyID)), pair(indexIssued, stamp(e.State.KeyIssuedAt)), pair(indexExpires, stamp(e.State.KeyExpires)),
 		pair(indexRotated, stamp(e.State.LastRotation)),
 	}
 	if e.State.Debt > 0 {
@@ -422,13 +422,6 @@ func stamp(at time.Time) string {
 func unstamp(text string) time.Time {
 	at, _ := time.Parse(time.RFC3339, text)
 	return at
-}
-
-func cut(s string, longest int) string {
-	if len(s) > longest {
-		return strings.ToValidUTF8(s[:longest], "")
-	}
-	return s
 }
 
 // nextRuns are the moments that Temporal lists, of a paused Schedule too, which does not fire.

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/outside"
 )
 
 // policy is one that a user has, by itself or by a group.
@@ -265,7 +266,7 @@ func administrator(document, user string) (string, error) {
 		}
 		for _, pattern := range s.Action {
 			if slices.ContainsFunc(takeAll, func(action string) bool { return matches(strings.ToLower(pattern), strings.ToLower(action)) }) {
-				return fmt.Sprintf("allows %q, by which it takes all rights", clip(pattern)), nil
+				return fmt.Sprintf("allows %q, by which it takes all rights", outside.Text(pattern, 16)), nil
 			}
 		}
 	}
@@ -319,13 +320,4 @@ func matches(pattern, text string) bool {
 		}
 	}
 	return strings.Trim(pattern[p:], "*") == ""
-}
-
-// clip bounds a pattern for people.
-func clip(pattern string) string {
-	const most = 16
-	if len(pattern) > most {
-		return pattern[:most] + "..."
-	}
-	return pattern
 }
