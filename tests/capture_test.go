@@ -282,7 +282,7 @@ func TestLives(t *testing.T) {
 // TestLivesOfMoreThanOneRun makes histories of rotations that continue as new, and replays them.
 func TestLivesOfMoreThanOneRun(t *testing.T) {
 	t.Parallel()
-	f := newField(t, server(t, "--suggest-continue-as-new", "30"))
+	f := newField(t, server(t, "--suggest-continue-as-new", "40"))
 	for what, life := range map[string]struct {
 		turns bool
 		want  workflows.Outcome
