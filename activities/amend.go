@@ -19,7 +19,7 @@ var errUnchanged = errors.New("unchanged")
 // amend changes the metadata in the store, and returns it as it is then. It is read anew and changed anew when somebody else
 // wrote meanwhile, so that change must touch only what it is about, and have no effect besides. An error of change ends
 // it, and nothing is written.
-func (s *site) amend(ctx context.Context, change func(*providers.Metadata) error) (m providers.Metadata, err error) {
+func (s *site) amend(ctx context.Context, change func(*key.Metadata) error) (m key.Metadata, err error) {
 	for range amendTries {
 		if m, err = s.store.Metadata(ctx); err != nil {
 			return m, fmt.Errorf("reading metadata of the store: %w", err)
@@ -44,8 +44,8 @@ func (s *site) amend(ctx context.Context, change func(*providers.Metadata) error
 }
 
 // amendKey changes the record of a key that still is as it was judged.
-func (s *site) amendKey(ctx context.Context, judged providers.Metadata, ref key.Ref, change func(*providers.OwnedKey)) (providers.Metadata, error) {
-	return s.amend(ctx, func(m *providers.Metadata) error {
+func (s *site) amendKey(ctx context.Context, judged key.Metadata, ref key.Ref, change func(*key.Owned)) (key.Metadata, error) {
+	return s.amend(ctx, func(m *key.Metadata) error {
 		if err := asJudged(judged, *m, ref.KeyID); err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (s *site) amendKey(ctx context.Context, judged providers.Metadata, ref key.
 
 // put writes metadata over the revision that it was read as. What was judged by it is judged anew, by another attempt, when
 // somebody else wrote since.
-func (s *site) put(ctx context.Context, m providers.Metadata) (providers.Metadata, error) {
+func (s *site) put(ctx context.Context, m key.Metadata) (key.Metadata, error) {
 	now, err := s.store.PutMetadata(ctx, m)
 	if errors.Is(err, providers.ErrConflict) {
 		return m, fmt.Errorf("%w: %w", errWritten, err)
@@ -70,7 +70,7 @@ func (s *site) put(ctx context.Context, m providers.Metadata) (providers.Metadat
 
 // unchanged reads the metadata once more, and answers "not yet" when its record of a key is not the one that was
 // judged: activities of one worker take turns, those of two do not.
-func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string) (providers.Metadata, error) {
+func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string) (key.Metadata, error) {
 	m, err := s.store.Metadata(ctx)
 	if err != nil {
 		return m, fmt.Errorf("reading metadata of the store: %w", err)
@@ -85,7 +85,7 @@ func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string)
 }
 
 // asJudged answers "not yet" when the record of a key is not the one that was judged.
-func asJudged(judged, m providers.Metadata, keyID string) error {
+func asJudged(judged, m key.Metadata, keyID string) error {
 	before, had := judged.Key(keyID)
 	now, has := m.Key(keyID)
 	if had != has || !sameRecord(before, now) {

@@ -11,7 +11,6 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 )
 
@@ -30,7 +29,7 @@ func (c *crashCase) interleave(nth int32, do func()) {
 // stranger writes what no activity writes into the metadata, and sees it later.
 func (c *crashCase) stranger() {
 	m := c.metadata()
-	m.Keys = append(m.Keys, providers.OwnedKey{Ref: key.Ref{Principal: "payments-api", KeyID: "of-the-other"}, VerifiedAt: c.now()})
+	m.Keys = append(m.Keys, key.Owned{Ref: key.Ref{Principal: "payments-api", KeyID: "of-the-other"}, VerifiedAt: c.now()})
 	_, err := c.world.Store("payments-api").PutMetadata(c.t.Context(), m)
 	assert.NoError(c.t, err)
 }
@@ -43,46 +42,46 @@ func TestNoWriteOfTheMetadataLosesAnother(t *testing.T) {
 		before []string
 		step   string
 		write  int32 // of the step
-		shows  func(m providers.Metadata, incoming key.Ref) bool
+		shows  func(m key.Metadata, incoming key.Ref) bool
 	}{
-		"the mint intent": {nil, "Issue", 1, func(m providers.Metadata, k key.Ref) bool { return m.Inventory == "payments" }},
-		"the record of a mint": {nil, "Issue", 2, func(m providers.Metadata, k key.Ref) bool {
+		"the mint intent": {nil, "Issue", 1, func(m key.Metadata, k key.Ref) bool { return m.Inventory == "payments" }},
+		"the record of a mint": {nil, "Issue", 2, func(m key.Metadata, k key.Ref) bool {
 			mine, ours := m.Key(k.KeyID)
 			return ours && len(m.Intents) == 0 && m.Generation == 100 && !mine.IssuedAt.IsZero()
 		}},
-		"that a key works": {nil, "Issue", 3, func(m providers.Metadata, k key.Ref) bool {
+		"that a key works": {nil, "Issue", 3, func(m key.Metadata, k key.Ref) bool {
 			mine, _ := m.Key(k.KeyID)
 			return !mine.VerifiedAt.IsZero()
 		}},
-		"a delivery": {[]string{"Issue"}, "DeliverWave", 1, func(m providers.Metadata, k key.Ref) bool {
+		"a delivery": {[]string{"Issue"}, "DeliverWave", 1, func(m key.Metadata, k key.Ref) bool {
 			mine, _ := m.Key(k.KeyID)
 			return !mine.DeliveredAt.IsZero()
 		}},
-		"that a promotion begins": {[]string{"Issue", "DeliverWave"}, "Promote", 1, func(m providers.Metadata, _ key.Ref) bool {
+		"that a promotion begins": {[]string{"Issue", "DeliverWave"}, "Promote", 1, func(m key.Metadata, _ key.Ref) bool {
 			before, _ := m.Key("key-old")
 			return !before.PromotedAt.IsZero()
 		}},
-		"a promotion": {[]string{"Issue", "DeliverWave"}, "Promote", 2, func(m providers.Metadata, k key.Ref) bool {
+		"a promotion": {[]string{"Issue", "DeliverWave"}, "Promote", 2, func(m key.Metadata, k key.Ref) bool {
 			mine, _ := m.Key(k.KeyID)
 			return !mine.PromotedAt.IsZero()
 		}},
-		"that disabling begins": {[]string{"Issue", "DeliverWave", "Promote"}, "Disable", 1, func(m providers.Metadata, _ key.Ref) bool {
+		"that disabling begins": {[]string{"Issue", "DeliverWave", "Promote"}, "Disable", 1, func(m key.Metadata, _ key.Ref) bool {
 			gone, _ := m.Key("key-old")
 			return !gone.DisablingAt.IsZero()
 		}},
-		"that a key is disabled": {[]string{"Issue", "DeliverWave", "Promote"}, "Disable", 2, func(m providers.Metadata, _ key.Ref) bool {
+		"that a key is disabled": {[]string{"Issue", "DeliverWave", "Promote"}, "Disable", 2, func(m key.Metadata, _ key.Ref) bool {
 			gone, _ := m.Key("key-old")
 			return !gone.DisabledAt.IsZero()
 		}},
-		"that a key is enabled": {[]string{"Issue", "DeliverWave", "Promote", "Disable"}, "Enable", 1, func(m providers.Metadata, _ key.Ref) bool {
+		"that a key is enabled": {[]string{"Issue", "DeliverWave", "Promote", "Disable"}, "Enable", 1, func(m key.Metadata, _ key.Ref) bool {
 			back, _ := m.Key("key-old")
 			return back.DisablingAt.IsZero()
 		}},
-		"the way back of CURRENT": {[]string{"Issue", "DeliverWave", "Promote"}, "RestoreLabels", 1, func(m providers.Metadata, k key.Ref) bool {
+		"the way back of CURRENT": {[]string{"Issue", "DeliverWave", "Promote"}, "RestoreLabels", 1, func(m key.Metadata, k key.Ref) bool {
 			mine, _ := m.Key(k.KeyID)
 			return mine.PromotedAt.IsZero()
 		}},
-		"the end of a discarded key": {[]string{"Issue"}, "Discard", 1, func(m providers.Metadata, k key.Ref) bool {
+		"the end of a discarded key": {[]string{"Issue"}, "Discard", 1, func(m key.Metadata, k key.Ref) bool {
 			_, ours := m.Key(k.KeyID)
 			return !ours
 		}},
@@ -141,7 +140,7 @@ func TestOfTwoInventoriesOneGetsTheCredential(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)
 	c.interleave(1, func() {
-		_, err := c.world.Store("payments-api").PutMetadata(t.Context(), providers.Metadata{Inventory: "payroll", Environment: "test"})
+		_, err := c.world.Store("payments-api").PutMetadata(t.Context(), key.Metadata{Inventory: "payroll", Environment: "test"})
 		assert.NoError(t, err)
 	})
 	err := c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 1)

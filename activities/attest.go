@@ -235,7 +235,7 @@ func (s *site) begins(ctx context.Context, c consumer, instance string, known []
 func (s *site) served(ctx context.Context, canary bool) (key.Ref, error) {
 	bundle, err := s.store.ReadLabel(ctx, "")
 	if canary {
-		if pending, missing := s.store.ReadLabel(ctx, providers.Pending); missing == nil {
+		if pending, missing := s.store.ReadLabel(ctx, key.Pending); missing == nil {
 			bundle.Close()
 			bundle, err = pending, nil
 		}

@@ -331,17 +331,17 @@ func (c *crashCase) keys() []string {
 	return ids
 }
 
-func (c *crashCase) versions() map[string][]providers.Label {
+func (c *crashCase) versions() map[string][]key.Label {
 	list, err := c.world.Store("payments-api").Versions(context.Background())
 	require.NoError(c.t, err)
-	labels := map[string][]providers.Label{}
+	labels := map[string][]key.Label{}
 	for _, v := range list {
 		labels[v.ID] = v.Labels
 	}
 	return labels
 }
 
-func (c *crashCase) metadata() providers.Metadata {
+func (c *crashCase) metadata() key.Metadata {
 	m, err := c.world.Store("payments-api").Metadata(context.Background())
 	require.NoError(c.t, err)
 	return m

@@ -518,7 +518,7 @@ func TestThePurgeOfEachDeadKeyIsRecorded(t *testing.T) {
 	c, names := aWave(t, 2, withHook, "", nil)
 	c.revoke(names)
 	m := c.metadata()
-	m.Keys = append(m.Keys, providers.OwnedKey{Ref: key.Ref{Principal: "payments-api", KeyID: "key-earlier"}}) // whose rotation was terminated
+	m.Keys = append(m.Keys, key.Owned{Ref: key.Ref{Principal: "payments-api", KeyID: "key-earlier"}}) // whose rotation was terminated
 	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
 	require.NoError(t, err)
 	c.run("Record")

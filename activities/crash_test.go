@@ -14,7 +14,6 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 )
 
@@ -220,7 +219,7 @@ func (c *crashCase) isRotated() {
 	t := c.t
 	assert.True(t, c.died.Load(), "the process died at the moment that the line names")
 	assert.Equal(t, []string{c.incoming.KeyID + " active"}, c.keys())
-	assert.Equal(t, map[string][]providers.Label{c.incoming.StoreVersion: {providers.Current}}, c.versions())
+	assert.Equal(t, map[string][]key.Label{c.incoming.StoreVersion: {key.Current}}, c.versions())
 	m := c.metadata()
 	assert.Empty(t, m.Intents)
 	assert.Empty(t, m.Debt)
@@ -236,7 +235,7 @@ func (c *crashCase) isBack() {
 	t := c.t
 	assert.True(t, c.died.Load(), "the process died at the moment that the line names")
 	assert.Equal(t, []string{"key-old active"}, c.keys())
-	assert.Equal(t, map[string][]providers.Label{c.retiring.StoreVersion: {providers.Current}}, c.versions())
+	assert.Equal(t, map[string][]key.Label{c.retiring.StoreVersion: {key.Current}}, c.versions())
 	m := c.metadata()
 	assert.Empty(t, m.Intents)
 	assert.Empty(t, m.Debt)

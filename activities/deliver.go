@@ -15,7 +15,6 @@ import (
 	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // WaveInput asks to bring a key to some instances.
@@ -86,7 +85,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 	if err := a.Audit.Append(ctx, begun); err != nil {
 		return WaveResult{}, err
 	}
-	if current, _ := facts.Version(providers.Current); current.ID == in.Key.StoreVersion {
+	if current, _ := facts.Version(key.Current); current.ID == in.Key.StoreVersion {
 		if _, err := a.withdrawPending(ctx, s, in.Rotation, facts); err != nil {
 			return WaveResult{}, err
 		}
@@ -126,7 +125,7 @@ func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (repo
 		return facts.Reported(), d, nil
 	}
 	refusing(ctx, d)
-	current, _ := facts.Version(providers.Current)
+	current, _ := facts.Version(key.Current)
 	k, live := facts.Live(current.KeyID)
 	if !live || !policy.MayDeliver(s.spec.Credential, facts, facts.Ref(k)).OK {
 		return facts.Reported(), d, nil
@@ -156,7 +155,7 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 	outcome := audit.WaveFailed
 	if result.Decision.OK {
 		outcome = audit.WavePassed
-		if _, err := s.mark(ctx, in.Key, func(mine *providers.OwnedKey) {
+		if _, err := s.mark(ctx, in.Key, func(mine *key.Owned) {
 			mine.AttestedAt, mine.AttestedReport = a.Now().UTC(), reported
 		}); err != nil {
 			return WaveResult{}, err
@@ -192,13 +191,13 @@ func (in WaveInput) judge(instances []policy.Instance) policy.Decision {
 
 // markDelivered notes in the metadata that a key is about to reach consumers: from then on it is
 // destroyed only after it was quiet. Each delivery counts anew.
-func (a *Activities) markDelivered(ctx context.Context, s *site, ref key.Ref) (providers.Metadata, error) {
-	return s.mark(ctx, ref, func(mine *providers.OwnedKey) { mine.DeliveredAt = a.Now().UTC() })
+func (a *Activities) markDelivered(ctx context.Context, s *site, ref key.Ref) (key.Metadata, error) {
+	return s.mark(ctx, ref, func(mine *key.Owned) { mine.DeliveredAt = a.Now().UTC() })
 }
 
 // mark notes something in the metadata's record of a key.
-func (s *site) mark(ctx context.Context, ref key.Ref, note func(*providers.OwnedKey)) (providers.Metadata, error) {
-	m, err := s.amend(ctx, func(m *providers.Metadata) error {
+func (s *site) mark(ctx context.Context, ref key.Ref, note func(*key.Owned)) (key.Metadata, error) {
+	m, err := s.amend(ctx, func(m *key.Metadata) error {
 		note(owned(m, ref))
 		return nil
 	})
@@ -241,7 +240,7 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 		refusing(ctx, d)
 		return d, nil
 	}
-	if current, _ := facts.Version(providers.Current); current.ID != r.Incoming.StoreVersion {
+	if current, _ := facts.Version(key.Current); current.ID != r.Incoming.StoreVersion {
 		if err := a.promotionBegins(ctx, s, facts, r); err != nil {
 			return d, err
 		}
@@ -250,7 +249,7 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 		return d, err
 	}
 	now := a.Now().UTC()
-	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+	if _, err := s.amend(ctx, func(m *key.Metadata) error {
 		if mine := owned(m, r.Incoming); mine.PromotedAt.IsZero() {
 			mine.PromotedAt = now
 		}
@@ -266,7 +265,7 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 // thereby); and that since when the incoming one is CURRENT is not known, so that the overlap can only seem longer.
 func (a *Activities) promotionBegins(ctx context.Context, s *site, facts policy.Facts, r Rotation) error {
 	now, wasCurrent := a.Now().UTC(), facts.Standings(s.spec.Credential.Adopt)[r.Retiring.KeyID] == policy.StandingCurrent
-	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		mine := owned(m, r.Incoming)
 		mine.PromotedAt = time.Time{}
 		if s.pulls() { // promoting delivers to them
@@ -295,8 +294,8 @@ func (s *site) membersChanged(ctx context.Context, current, staged string) (bool
 	if err != nil {
 		return false, fmt.Errorf("listing versions of the store: %w", err)
 	}
-	at := slices.IndexFunc(versions, func(v providers.Version) bool { return v.ID == current })
-	if at < 0 || !versions[at].Has(providers.Current) {
+	at := slices.IndexFunc(versions, func(v key.Version) bool { return v.ID == current })
+	if at < 0 || !versions[at].Has(key.Current) {
 		return false, nil
 	}
 	before, err := s.foreign(ctx, current)

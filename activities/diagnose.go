@@ -66,7 +66,7 @@ func (a *Activities) probeAccount(ctx context.Context, config *workerconfig.Conf
 			texts[i] = outside.Text(texts[i], outside.MaxText/2)
 		}
 	}
-	p.Probed = probed
+	p.As, p.Lacks, p.Untried = probed.As, probed.Lacks, probed.Untried
 	return p
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/workerconfig"
@@ -39,7 +40,7 @@ func TestPromotionLosesNoMembersOfTheSecret(t *testing.T) {
 	c.execute("Promote", c.subject(), &d)
 	assert.Equal(t, policy.CurrentMoved, d.Reason, d.Message)
 	assert.Contains(t, d.Message, "rotate again")
-	assert.Equal(t, []providers.Label{providers.Current}, c.versions()[c.retiring.StoreVersion])
+	assert.Equal(t, []key.Label{key.Current}, c.versions()[c.retiring.StoreVersion])
 }
 
 func TestEnableLeavesAKeyThatSomebodyElseDisabled(t *testing.T) {

@@ -237,7 +237,7 @@ func TestALostKeyThatIsUsedIsNotDestroyed(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)
 	c.principal(func(s *memory.PrincipalSettings) { s.KnowsTokens, s.UsageLag = true, 0 })
-	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), providers.Metadata{Intents: []providers.MintIntent{{
+	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), key.Metadata{Intents: []key.Intent{{
 		Rotation: "first-run", Ordinal: 1, At: c.now(), Within: policy.MintWithin, Known: []string{"key-old"},
 	}}})
 	require.NoError(t, err)
@@ -324,7 +324,7 @@ func TestTwoInventoriesThatStartTogether(t *testing.T) {
 				require.Len(t, meta.Keys, 1)
 				assert.Empty(t, meta.Intents)
 				pending := c.versions()[meta.Keys[0].StoreVersion]
-				assert.Equal(t, []providers.Label{providers.Pending}, pending)
+				assert.Equal(t, []key.Label{key.Pending}, pending)
 			})
 		}
 	}

@@ -118,7 +118,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		return ref, ends, err
 	}
 	// Between the intent and the call there is nothing: what is made in that time may be taken for ours.
-	intent := providers.MintIntent{Rotation: in.ID, Ordinal: in.Ordinal, Run: run, Principal: principal, At: a.Now().UTC(), Within: policy.MintWithin}
+	intent := key.Intent{Rotation: in.ID, Ordinal: in.Ordinal, Run: run, Principal: principal, At: a.Now().UTC(), Within: policy.MintWithin}
 	for _, k := range facts.Keys {
 		intent.Known = append(intent.Known, k.KeyID)
 	}
@@ -147,7 +147,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	ref, err = a.record(ctx, s, in, key.Ref{
 		Principal: issued.Key.Principal, KeyID: issued.Key.KeyID,
 		StoreVersion: version, Fingerprint: issued.Bundle.Fingerprint(),
-	}, []providers.MintIntent{intent})
+	}, []key.Intent{intent})
 	return ref, issued.Key.ExpiresAt, err
 }
 
@@ -205,12 +205,12 @@ func (a *Activities) finishStaging(ctx context.Context, s *site, in IssueInput, 
 
 // intend writes a mint intent, beside those that are not resolved by what was judged. By writing it the credential becomes this
 // inventory's, unless another one came first.
-func (s *site) intend(ctx context.Context, judged policy.Facts, intent providers.MintIntent) error {
-	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+func (s *site) intend(ctx context.Context, judged policy.Facts, intent key.Intent) error {
+	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		if d := policy.Governs(s.spec, *m); !d.OK {
 			return fmt.Errorf("%w: %s", ErrSpec, d.Message)
 		}
-		if !slices.EqualFunc(m.Intents, judged.Metadata.Intents, providers.MintIntent.Is) {
+		if !slices.EqualFunc(m.Intents, judged.Metadata.Intents, key.Intent.Is) {
 			return notYet("another worker has just begun or ended a mint; looking again", 0)
 		}
 		resolve(m, policy.Resolved(judged, s.spec.Credential.Adopt))
@@ -222,12 +222,12 @@ func (s *site) intend(ctx context.Context, judged policy.Facts, intent providers
 }
 
 // forget takes back what intend wrote.
-func (s *site) forget(ctx context.Context, before providers.Metadata, intent providers.MintIntent) error {
-	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+func (s *site) forget(ctx context.Context, before key.Metadata, intent key.Intent) error {
+	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		if !slices.ContainsFunc(m.Intents, intent.Is) {
 			return errUnchanged
 		}
-		resolve(m, []providers.MintIntent{intent})
+		resolve(m, []key.Intent{intent})
 		m.Inventory, m.Environment = before.Inventory, before.Environment
 		return nil
 	})
@@ -235,9 +235,9 @@ func (s *site) forget(ctx context.Context, before providers.Metadata, intent pro
 }
 
 // record makes the staged key ours in the metadata, and removes the intents that are resolved with it.
-func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key.Ref, resolved []providers.MintIntent) (key.Ref, error) {
+func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key.Ref, resolved []key.Intent) (key.Ref, error) {
 	now := a.Now().UTC()
-	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		mine := owned(m, ref)
 		if mine.IssuedAt.IsZero() {
 			mine.IssuedAt = now
@@ -339,7 +339,7 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 	disabler, can := s.issuer.(providers.Disabler)
 	if k, _ := facts.Live(ref.KeyID); can && (k.State != key.Disabled || mine.DisabledAt.IsZero()) {
 		begun := a.Now().UTC()
-		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(mine *providers.OwnedKey) {
+		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(mine *key.Owned) {
 			mine.DisablingAt, mine.DisabledAt = begun, time.Time{}
 		})
 		if err != nil {
@@ -356,7 +356,7 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 			return facts, err
 		}
 		mine.DisabledAt = a.Now().UTC()
-		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(k *providers.OwnedKey) { k.DisabledAt = mine.DisabledAt })
+		facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(k *key.Owned) { k.DisabledAt = mine.DisabledAt })
 		if err != nil {
 			return facts, fmt.Errorf("recording since when key %s is disabled: %w", ref.KeyID, err)
 		}
@@ -443,7 +443,7 @@ func (a *Activities) verify(ctx context.Context, s *site, r Rotation) (policy.De
 			return d, nil
 		}
 		now := a.Now().UTC()
-		if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+		if _, err := s.amend(ctx, func(m *key.Metadata) error {
 			owned(m, r.Incoming).VerifiedAt = now
 			return nil
 		}); err != nil {

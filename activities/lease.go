@@ -9,6 +9,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -25,12 +26,12 @@ type standings struct {
 }
 
 type standing struct {
-	revision providers.Revision
+	revision key.Revision
 	since    time.Time
 }
 
 // note tells for how long the revision has stood, as far as this process saw.
-func (s *standings) note(secret string, revision providers.Revision, now time.Time) time.Duration {
+func (s *standings) note(secret string, revision key.Revision, now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.seen == nil {
@@ -54,18 +55,18 @@ func (s *standings) since(secret string) time.Time {
 func (s *site) secret() string { return s.spec.Credential.Store.Account + "/" + s.path }
 
 // mayHold judges whether the credential's rotation may take its lease from who holds it.
-func (s *site) mayHold(m providers.Metadata, run providers.Lease) policy.Decision {
+func (s *site) mayHold(m key.Metadata, run key.Lease) policy.Decision {
 	stood := s.standings.note(s.secret(), m.Revision, s.now())
 	return policy.MayHold(m.Lease, run, stood)
 }
 
 // holder is whoever runs the credential's rotation.
-func (s *site) holder() providers.Lease {
-	return providers.Lease{Namespace: s.namespace, Workflow: WorkflowID(s.spec.Credential.Name), Term: providers.LeaseTerm}
+func (s *site) holder() key.Lease {
+	return key.Lease{Namespace: s.namespace, Workflow: WorkflowID(s.spec.Credential.Name), Term: key.LeaseTerm}
 }
 
 // run is the lease of the activity's own run.
-func (s *site) run(ctx context.Context, r Rotation) *providers.Lease {
+func (s *site) run(ctx context.Context, r Rotation) *key.Lease {
 	mine := s.holder()
 	mine.Rotation, mine.Run = r.ID, activity.GetInfo(ctx).WorkflowExecution.RunID
 	return &mine
@@ -74,7 +75,7 @@ func (s *site) run(ctx context.Context, r Rotation) *providers.Lease {
 // take takes the lease for the activity's run, unless it has it: ErrHeld when another may have it still.
 func (s *site) take(ctx context.Context, r Rotation) error {
 	mine := s.run(ctx, r)
-	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		if m.Lease != nil && *m.Lease == *mine {
 			return errUnchanged
 		}
@@ -93,7 +94,7 @@ func (s *site) take(ctx context.Context, r Rotation) error {
 }
 
 // fenced refuses a write of a run that has not the lease any more.
-func (s *site) fenced(m providers.Metadata) error {
+func (s *site) fenced(m key.Metadata) error {
 	switch {
 	case s.lease == nil || m.Lease != nil && *m.Lease == *s.lease:
 		return nil
@@ -122,7 +123,7 @@ func (s *site) prune(ctx context.Context, version string) error {
 // renew keeps the lease of a run that only looks: past half of its term, and whenever this process does not know how old it is.
 // What it cannot renew it leaves to the next look.
 func (s *site) renew(ctx context.Context, r Rotation) {
-	if last := s.standings.since(s.secret()); !last.IsZero() && s.now().Sub(last) < providers.LeaseTerm/2 {
+	if last := s.standings.since(s.secret()); !last.IsZero() && s.now().Sub(last) < key.LeaseTerm/2 {
 		return
 	}
 	m, err := s.store.Metadata(ctx)

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 )
 
@@ -176,19 +176,19 @@ func TestAnAttemptThatDoesNotCountWritesNothing(t *testing.T) {
 
 func TestMayHoldNamesWhoHoldsIt(t *testing.T) {
 	t.Parallel()
-	run := providers.Lease{Namespace: "default", Workflow: "rotation/x", Run: "r2", Term: providers.LeaseTerm}
+	run := key.Lease{Namespace: "default", Workflow: "rotation/x", Run: "r2", Term: key.LeaseTerm}
 	for name, c := range map[string]struct {
-		held  *providers.Lease
+		held  *key.Lease
 		stood time.Duration
 		want  bool
 	}{
 		"nobody":                                  {nil, 0, true},
-		"an earlier run of the same workflow":     {&providers.Lease{Namespace: "default", Workflow: "rotation/x", Run: "r1", Term: providers.LeaseTerm}, 0, true},
-		"a run of another namespace":              {&providers.Lease{Namespace: "staging", Workflow: "rotation/x", Run: "r1", Term: providers.LeaseTerm}, 59 * time.Minute, false},
-		"one that was not renewed":                {&providers.Lease{Namespace: "staging", Workflow: "rotation/x", Run: "r1", Term: providers.LeaseTerm}, time.Hour, true},
-		"an import":                               {&providers.Lease{Workflow: providers.LeaseOfImport, Term: providers.LeaseTerm}, 0, false},
-		"one whose term nobody wrote down":        {&providers.Lease{Namespace: "staging", Workflow: "rotation/x"}, time.Minute, false},
-		"another credential with the same secret": {&providers.Lease{Namespace: "default", Workflow: "rotation/y", Term: providers.LeaseTerm}, 0, false},
+		"an earlier run of the same workflow":     {&key.Lease{Namespace: "default", Workflow: "rotation/x", Run: "r1", Term: key.LeaseTerm}, 0, true},
+		"a run of another namespace":              {&key.Lease{Namespace: "staging", Workflow: "rotation/x", Run: "r1", Term: key.LeaseTerm}, 59 * time.Minute, false},
+		"one that was not renewed":                {&key.Lease{Namespace: "staging", Workflow: "rotation/x", Run: "r1", Term: key.LeaseTerm}, time.Hour, true},
+		"an import":                               {&key.Lease{Workflow: key.LeaseOfImport, Term: key.LeaseTerm}, 0, false},
+		"one whose term nobody wrote down":        {&key.Lease{Namespace: "staging", Workflow: "rotation/x"}, time.Minute, false},
+		"another credential with the same secret": {&key.Lease{Namespace: "default", Workflow: "rotation/y", Term: key.LeaseTerm}, 0, false},
 	} {
 		assert.Equal(t, c.want, policy.MayHold(c.held, run, c.stood).OK, name)
 	}

@@ -22,7 +22,7 @@ import (
 )
 
 // Debt is what a finished run still owes.
-type Debt = providers.Debt
+type Debt = key.Debt
 
 // The kinds of debt.
 const (
@@ -60,8 +60,8 @@ type Recorded struct {
 	Outcome  string    `json:"outcome,omitempty"`
 	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// NextRun is when the next routine rotation is due.
-	NextRun time.Time        `json:"nextRun,omitzero"`
-	Debt    []providers.Debt `json:"debt,omitempty"`
+	NextRun time.Time  `json:"nextRun,omitzero"`
+	Debt    []key.Debt `json:"debt,omitempty"`
 	// Left says, for people, where copies of dead keys may be left, and why.
 	Left []string `json:"left,omitempty"`
 }
@@ -136,7 +136,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	resolve(&m, policy.Resolved(facts, s.spec.Credential.Adopt))
 	m.Debt = debt(facts, s.spec.Credential.Adopt, left, unproved, m.Debt, a.Now())
 	outcome := ended(facts, in, len(m.Debt) > 0)
-	if current, ok := facts.Version(providers.Current); ok {
+	if current, ok := facts.Version(key.Current); ok {
 		if outcome != outcomeFailed && policy.Kept(s.spec.Credential, facts) {
 			if mine := owned(&m, key.Ref{KeyID: current.KeyID}); mine.KeptAt.IsZero() {
 				mine.KeptAt = a.Now().UTC()
@@ -150,7 +150,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if in.Settling {
 		m.LastRotation = settled(facts, len(m.Debt) > 0, a.Now())
 	} else if m.LastRotation == nil || m.LastRotation.ID != in.ID || m.LastRotation.Outcome != outcome {
-		m.LastRotation = &providers.LastRotation{ID: in.ID, Outcome: outcome, At: a.Now().UTC()}
+		m.LastRotation = &key.LastRotation{ID: in.ID, Outcome: outcome, At: a.Now().UTC()}
 	}
 	// All of it follows from the facts: whatever else was written since then is a reason to look again.
 	if err := s.counts(ctx); err != nil {
@@ -194,7 +194,7 @@ func ended(f policy.Facts, in RecordInput, owes bool) string {
 		k, ours := f.Metadata.Key(keyID)
 		return ours && k.Rotation == in.ID
 	}
-	current, _ := f.Version(providers.Current)
+	current, _ := f.Version(key.Current)
 	switch told := in.Outcome; {
 	case (told == outcomeCompleted || told == outcomeWithDebt) && (minted(current.KeyID) || in.Settling): // which mints nothing
 		if owes {
@@ -209,13 +209,13 @@ func ended(f policy.Facts, in RecordInput, owes bool) string {
 
 // settled is the last rotation after a run that was to end what it left alive. One that was cut off, before its end was
 // recorded, ends here.
-func settled(f policy.Facts, owes bool, now time.Time) *providers.LastRotation {
+func settled(f policy.Facts, owes bool, now time.Time) *key.LastRotation {
 	last := f.Metadata.LastRotation
-	current, _ := f.Version(providers.Current)
+	current, _ := f.Version(key.Current)
 	mine, _ := f.Metadata.Key(current.KeyID)
 	cutOff := mine.Rotation != "" && !mine.PromotedAt.IsZero() && (last == nil || mine.PromotedAt.After(last.At))
 	if cutOff {
-		last = &providers.LastRotation{ID: mine.Rotation, Outcome: outcomeWithDebt, At: now.UTC()}
+		last = &key.LastRotation{ID: mine.Rotation, Outcome: outcomeWithDebt, At: now.UTC()}
 	}
 	if last != nil && last.Outcome == outcomeWithDebt && !owes {
 		last.Outcome = outcomeCompleted
@@ -225,18 +225,18 @@ func settled(f policy.Facts, owes bool, now time.Time) *providers.LastRotation {
 
 // dead are the keys that the metadata names and the issuer does not have any more. One in CURRENT or PENDING is left to
 // a person and to Discard.
-func dead(f policy.Facts) []providers.OwnedKey {
-	return slices.DeleteFunc(slices.Clone(f.Metadata.Keys), func(k providers.OwnedKey) bool {
+func dead(f policy.Facts) []key.Owned {
+	return slices.DeleteFunc(slices.Clone(f.Metadata.Keys), func(k key.Owned) bool {
 		_, live := f.Live(k.KeyID)
 		return live || slices.ContainsFunc(f.Versions, func(v policy.StoredKey) bool {
-			return v.ID == k.StoreVersion && (v.KeyID != "" || v.Has(providers.Current) || v.Has(providers.Pending))
+			return v.ID == k.StoreVersion && (v.KeyID != "" || v.Has(key.Current) || v.Has(key.Pending))
 		})
 	})
 }
 
 // cleanUp removes what is left of a dead key: copies at consumers, and its stored version. left says why there may still be
 // copies; the version is gone all the same.
-func (a *Activities) cleanUp(ctx context.Context, s *site, r Rotation, m providers.Metadata, gone providers.OwnedKey, until time.Time) (left string, err error) {
+func (a *Activities) cleanUp(ctx context.Context, s *site, r Rotation, m key.Metadata, gone key.Owned, until time.Time) (left string, err error) {
 	if gone.StoreVersion == "" && policy.Lost(gone) {
 		return "", nil // nobody ever had it
 	}
@@ -328,8 +328,8 @@ func (a *Activities) purgeOne(ctx context.Context, purgers []providers.Purger, i
 
 // debt lists what is still owed, keeping the time since when; left are the dead keys of which there may be copies, unproved
 // those that were not seen to be refused.
-func debt(f policy.Facts, adopt []string, left, unproved map[string]string, before []providers.Debt, now time.Time) []providers.Debt {
-	var owes []providers.Debt
+func debt(f policy.Facts, adopt []string, left, unproved map[string]string, before []key.Debt, now time.Time) []key.Debt {
+	var owes []key.Debt
 	add := func(kind, about string) {
 		since := now.UTC()
 		for _, d := range before {
@@ -337,7 +337,7 @@ func debt(f policy.Facts, adopt []string, left, unproved map[string]string, befo
 				since = d.Since
 			}
 		}
-		owes = append(owes, providers.Debt{Kind: kind, About: about, Since: since})
+		owes = append(owes, key.Debt{Kind: kind, About: about, Since: since})
 	}
 	standings := f.Standings(adopt)
 	for _, k := range f.Keys {
@@ -348,7 +348,7 @@ func debt(f policy.Facts, adopt []string, left, unproved map[string]string, befo
 			add(DebtIncomingAlive, k.KeyID)
 		}
 	}
-	if v, ok := f.Version(providers.Pending); ok {
+	if v, ok := f.Version(key.Pending); ok {
 		add(DebtVersionLeft, v.ID)
 	}
 	for _, k := range f.Metadata.Keys {

@@ -98,7 +98,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	// whose doing it was, and that they are used up; the time from which the soak counts after it and its event, and an
 	// older one is wiped before: whenever the process dies, the soak can only seem shorter than it was, never longer.
 	begun := a.Now().UTC()
-	m, err := s.amend(ctx, func(m *providers.Metadata) error {
+	m, err := s.amend(ctx, func(m *key.Metadata) error {
 		if err := asJudged(facts.Metadata, *m, in.Retiring.KeyID); err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, begu
 		return err
 	}
 	now := a.Now().UTC()
-	_, err := s.amend(ctx, func(m *providers.Metadata) error {
+	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		mine := owned(m, r.Retiring)
 		if !mine.DisablingAt.Equal(begun) {
 			return notYet("another worker has just enabled key "+r.Retiring.KeyID+"; looking again", 0)
@@ -211,7 +211,7 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 			return err
 		}
 	}
-	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+	if _, err := s.amend(ctx, func(m *key.Metadata) error {
 		cleared := owned(m, r.Retiring)
 		if !cleared.DisablingAt.Equal(mine.DisablingAt) {
 			return errUnchanged // it was disabled anew
@@ -336,7 +336,7 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 	if err != nil {
 		return Destroyed{}, err
 	}
-	if _, err := s.mark(ctx, in.Retiring, func(mine *providers.OwnedKey) { mine.ProbedAt = a.Now().UTC() }); err != nil {
+	if _, err := s.mark(ctx, in.Retiring, func(mine *key.Owned) { mine.ProbedAt = a.Now().UTC() }); err != nil {
 		return Destroyed{}, err
 	}
 	return Destroyed{Decision: d, Probe: probe},

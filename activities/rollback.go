@@ -41,7 +41,7 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return err
 	}
 	at := slices.IndexFunc(facts.Versions, func(v policy.StoredKey) bool { return v.ID == incoming.StoreVersion })
-	if at < 0 || !facts.Versions[at].Has(providers.Current) && !facts.Versions[at].Has(providers.Previous) {
+	if at < 0 || !facts.Versions[at].Has(key.Current) && !facts.Versions[at].Has(key.Previous) {
 		return nil // it was never promoted
 	}
 	if retiring.StoreVersion == "" {
@@ -59,7 +59,7 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return err
 	}
 	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded.
-	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+	if _, err := s.amend(ctx, func(m *key.Metadata) error {
 		owned(m, incoming).PromotedAt = time.Time{}
 		return nil
 	}); err != nil {
@@ -69,9 +69,9 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 }
 
 // markTurnedBack notes that the incoming key is turned back from, once, so that no later rotation goes on with it.
-func (a *Activities) markTurnedBack(ctx context.Context, s *site, incoming key.Ref) (providers.Metadata, error) {
+func (a *Activities) markTurnedBack(ctx context.Context, s *site, incoming key.Ref) (key.Metadata, error) {
 	now := a.Now().UTC()
-	m, err := s.amend(ctx, func(m *providers.Metadata) error {
+	m, err := s.amend(ctx, func(m *key.Metadata) error {
 		mine, ours := m.Key(incoming.KeyID)
 		if !ours || mine.Rotation == "" || !mine.TurnedBackAt.IsZero() {
 			return errUnchanged
@@ -164,8 +164,8 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 // finds it unused. A version that is pruned is not missed: metadata or mint intent name its key. That it is pruned is
 // recorded before, since nothing tells of it afterwards.
 func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, facts policy.Facts) (withdrawn bool, err error) {
-	pending, staged := facts.Version(providers.Pending)
-	if !s.pulls() || !staged || pending.Has(providers.Current) ||
+	pending, staged := facts.Version(key.Pending)
+	if !s.pulls() || !staged || pending.Has(key.Current) ||
 		pending.KeyID != "" && facts.Standings(s.spec.Credential.Adopt)[pending.KeyID] != policy.StandingIncoming {
 		return false, nil
 	}
@@ -186,7 +186,7 @@ func passing(r policy.Reason) bool {
 // unwantedKeys are the ones to discard. A key in the metadata counts even when the issuer does not list
 // it: it may be slow to, and destroying a key that is gone harms nobody.
 func unwantedKeys(s *site, f policy.Facts) []key.Ref {
-	current, _ := f.Version(providers.Current)
+	current, _ := f.Version(key.Current)
 	standings := f.Standings(s.spec.Credential.Adopt)
 	var refs []key.Ref
 	for _, k := range f.Metadata.Keys {
@@ -234,7 +234,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		}
 	}
 	now := a.Now().UTC()
-	if _, err := s.amend(ctx, func(m *providers.Metadata) error {
+	if _, err := s.amend(ctx, func(m *key.Metadata) error {
 		if left == "" {
 			disown(m, ref.KeyID)
 		} else {
@@ -255,7 +255,7 @@ func (a *Activities) clearPending(ctx context.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	if v, ok := facts.Version(providers.Pending); ok && v.KeyID == "" && !v.Has(providers.Current) {
+	if v, ok := facts.Version(key.Pending); ok && v.KeyID == "" && !v.Has(key.Current) {
 		if err := s.prune(ctx, v.ID); err != nil && !errors.Is(err, providers.ErrNotFound) {
 			return fmt.Errorf("pruning version %s: %w", v.ID, err)
 		}
@@ -264,7 +264,7 @@ func (a *Activities) clearPending(ctx context.Context, s *site) error {
 	if len(resolved) == 0 {
 		return nil
 	}
-	_, err = s.amend(ctx, func(m *providers.Metadata) error {
+	_, err = s.amend(ctx, func(m *key.Metadata) error {
 		resolve(m, resolved)
 		return nil
 	})

@@ -368,8 +368,8 @@ func TestARogueWorkflowDestroysNothing(t *testing.T) {
 	alive := func(c *signedCase) {
 		c.t.Helper()
 		assert.ElementsMatch(c.t, []string{"key-old active", c.incoming.KeyID + " active"}, c.keys())
-		assert.Equal(c.t, []providers.Label{providers.Current}, c.versions()[c.incoming.StoreVersion])
-		assert.Equal(c.t, []providers.Label{providers.Previous}, c.versions()[c.retiring.StoreVersion])
+		assert.Equal(c.t, []key.Label{key.Current}, c.versions()[c.incoming.StoreVersion])
+		assert.Equal(c.t, []key.Label{key.Previous}, c.versions()[c.retiring.StoreVersion])
 	}
 	swapped := func(c *signedCase) activities.Rotation {
 		r := c.subject()

@@ -41,7 +41,7 @@ type site struct {
 	// release ends the activity's turn at the secret.
 	release func()
 	// lease is the one that the activity acts by; nil for one that only looks.
-	lease     *providers.Lease
+	lease     *key.Lease
 	namespace string
 	standings *standings
 	// acknowledge is that of Activities, with what the activity has in its heartbeat.
@@ -201,7 +201,7 @@ func (s *site) destroy(ctx context.Context, facts policy.Facts, ref key.Ref) err
 		return err
 	}
 	for _, v := range versions {
-		if v.Has(providers.Current) && v.KeyID == ref.KeyID {
+		if v.Has(key.Current) && v.KeyID == ref.KeyID {
 			return fmt.Errorf("%w: it has become CURRENT", providers.ErrConflict)
 		}
 	}
@@ -215,7 +215,7 @@ func (s *site) destroy(ctx context.Context, facts policy.Facts, ref key.Ref) err
 }
 
 // sameRecord compares two records of a key as stores keep them.
-func sameRecord(a, b providers.OwnedKey) bool {
+func sameRecord(a, b key.Owned) bool {
 	textA, errA := json.Marshal(a)
 	textB, errB := json.Marshal(b)
 	return errA == nil && errB == nil && bytes.Equal(textA, textB)
@@ -257,7 +257,7 @@ func (s *site) versions(ctx context.Context) ([]policy.StoredKey, error) {
 			mistake = errors.Is(err, providers.ErrDenied)
 			bundle.Close()
 		}
-		if err != nil && (!mistake || v.Has(providers.Current)) {
+		if err != nil && (!mistake || v.Has(key.Current)) {
 			return nil, fmt.Errorf("telling which key version %s of the store is: %w", v.ID, err)
 		}
 		stored = append(stored, known)
@@ -432,22 +432,22 @@ func (f *fanOut) wait() {
 }
 
 // owned returns the metadata's record of a key, or a new one.
-func owned(m *providers.Metadata, ref key.Ref) *providers.OwnedKey {
+func owned(m *key.Metadata, ref key.Ref) *key.Owned {
 	for i := range m.Keys {
 		if m.Keys[i].KeyID == ref.KeyID {
 			return &m.Keys[i]
 		}
 	}
-	m.Keys = append(m.Keys, providers.OwnedKey{Ref: ref})
+	m.Keys = append(m.Keys, key.Owned{Ref: ref})
 	return &m.Keys[len(m.Keys)-1]
 }
 
 // own writes a key into the metadata as one that a rotation minted, unless it was there when that was judged.
-func (s *site) own(ctx context.Context, judged providers.Metadata, ref key.Ref, rotation string) (providers.Metadata, error) {
+func (s *site) own(ctx context.Context, judged key.Metadata, ref key.Ref, rotation string) (key.Metadata, error) {
 	if _, ours := judged.Key(ref.KeyID); ours {
 		return judged, nil
 	}
-	m, err := s.amendKey(ctx, judged, ref, func(mine *providers.OwnedKey) { mine.Rotation = rotation })
+	m, err := s.amendKey(ctx, judged, ref, func(mine *key.Owned) { mine.Rotation = rotation })
 	if err != nil {
 		return m, fmt.Errorf("recording key %s: %w", ref.KeyID, err)
 	}
@@ -455,8 +455,8 @@ func (s *site) own(ctx context.Context, judged providers.Metadata, ref key.Ref, 
 }
 
 // disown removes the record of a key that is ours no more, and the intents that are resolved with it.
-func (s *site) disown(ctx context.Context, ref key.Ref, resolved []providers.MintIntent) (providers.Metadata, error) {
-	return s.amend(ctx, func(m *providers.Metadata) error {
+func (s *site) disown(ctx context.Context, ref key.Ref, resolved []key.Intent) (key.Metadata, error) {
+	return s.amend(ctx, func(m *key.Metadata) error {
 		disown(m, ref.KeyID)
 		resolve(m, resolved)
 		return nil
@@ -464,11 +464,11 @@ func (s *site) disown(ctx context.Context, ref key.Ref, resolved []providers.Min
 }
 
 // resolve removes mint intents of which it is known what became.
-func resolve(m *providers.Metadata, resolved []providers.MintIntent) {
-	m.Intents = slices.DeleteFunc(m.Intents, func(i providers.MintIntent) bool { return slices.ContainsFunc(resolved, i.Is) })
+func resolve(m *key.Metadata, resolved []key.Intent) {
+	m.Intents = slices.DeleteFunc(m.Intents, func(i key.Intent) bool { return slices.ContainsFunc(resolved, i.Is) })
 }
 
 // disown removes a destroyed key from the metadata.
-func disown(m *providers.Metadata, keyID string) {
-	m.Keys = slices.DeleteFunc(m.Keys, func(k providers.OwnedKey) bool { return k.KeyID == keyID })
+func disown(m *key.Metadata, keyID string) {
+	m.Keys = slices.DeleteFunc(m.Keys, func(k key.Owned) bool { return k.KeyID == keyID })
 }

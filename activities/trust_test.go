@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 )
@@ -73,7 +74,7 @@ func TestSpecsThatAreNotActedOn(t *testing.T) {
 func TestASpecOlderThanTheLastIssueIsRefused(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)
-	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), providers.Metadata{Generation: 101})
+	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), key.Metadata{Generation: 101})
 	require.NoError(t, err)
 	err = c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 3)
 	require.ErrorContains(t, err, "generation")

@@ -3,6 +3,8 @@ package providers
 import (
 	"net/http"
 	"time"
+
+	"github.com/keyturn/keyturn/internal/key"
 )
 
 // Descriptor is what is known of a provider type without calling it: enough for validation offline,
@@ -46,7 +48,7 @@ func accountIs[T any](d Descriptor) bool {
 // IssuerType makes issuers.
 type IssuerType struct {
 	Config       func() IssuerConfig
-	Capabilities IssuerCapabilities
+	Capabilities key.Capabilities
 	Open         func(e Environment, account any, c IssuerConfig) (Issuer, error)
 }
 

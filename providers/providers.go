@@ -52,33 +52,10 @@ var (
 	ErrNoData = errors.New("no data")
 )
 
-// IssuerCapabilities are what an issuer can do. The static ones of a type are the best that any of
-// its accounts has (and UsageLag the least); an Issuer answers for its account.
-type IssuerCapabilities struct {
-	// Slots is how many keys a principal may have, disabled ones included; 0 for no limit.
-	Slots int `json:"slots,omitempty"`
-	// CanDisable: Disable and Enable exist, so that revoking has a way back.
-	CanDisable bool `json:"canDisable"`
-	// CanNarrow: a key gets the scopes that are asked for. Otherwise it has its principal's rights.
-	CanNarrow bool `json:"canNarrow"`
-	// CanExpire: a key may be given an end.
-	CanExpire bool `json:"canExpire"`
-	// ReportsUsage: key.Info has LastUsedAt, late by at most UsageLag.
-	ReportsUsage bool          `json:"reportsUsage"`
-	UsageLag     time.Duration `json:"usageLag,omitempty"`
-	// ReportsRefusals: who is refused with a disabled key is reported as its use. Otherwise nobody may tell who misses it.
-	ReportsRefusals bool `json:"reportsRefusals"`
-	// Fields are the names of the bundle's fields that make up a key; just "value" when empty. All others
-	// in a store's version are foreign.
-	Fields []string `json:"fields,omitempty"`
-	// ConsistentWithin is how long after a change the issuer may still answer as before it.
-	ConsistentWithin time.Duration `json:"consistentWithin,omitempty"`
-}
-
 // Issuer mints and revokes the keys of one credential: it is opened for its principal, or for the two
 // that alternate.
 type Issuer interface {
-	Capabilities(ctx context.Context) (IssuerCapabilities, error)
+	Capabilities(ctx context.Context) (key.Capabilities, error)
 	// List returns every key of the principal, disabled ones too, oldest first. A destroyed key is not
 	// listed. ErrNotFound when the principal does not exist. Where the report of uses has a time of its own
 	// (key.Info.ReportedAt), no use in it is later, no later report has an earlier one, and it stands still
@@ -165,11 +142,11 @@ type ProbeInput struct {
 // Probed is what an account answered.
 type Probed struct {
 	// As is who the worker is there; empty where nobody asks.
-	As string `json:"as,omitempty"`
+	As string
 	// Lacks are rights that the worker lacks, as sentences for people that say what to do; none when all is well.
-	Lacks []string `json:"lacks,omitempty"`
+	Lacks []string
 	// Untried are rights that could not be tried without changing something, for people.
-	Untried []string `json:"untried,omitempty"`
+	Untried []string
 }
 
 // UsageEvent is one use of a key, from the issuer's own audit log.
@@ -186,48 +163,17 @@ type AuditLog interface {
 	Usage(ctx context.Context, k key.Ref, since time.Time, limit int) ([]UsageEvent, error)
 }
 
-// Label is a staging label of a store.
-type Label string
-
-// The labels. A version bears any number of them, a label is on at most one version.
-const (
-	Current  Label = "CURRENT"
-	Pending  Label = "PENDING"
-	Previous Label = "PREVIOUS"
-)
-
-// Version is one version of a stored secret.
-type Version struct {
-	ID     string  `json:"id"`
-	Labels []Label `json:"labels,omitempty"`
-	// Token is the one that Stage was called with, where the store remembers it; often it is the ID.
-	Token     string    `json:"token,omitempty"`
-	CreatedAt time.Time `json:"createdAt"`
-	// LabelledAt is when the version last got a label, zero where the store does not tell.
-	LabelledAt time.Time `json:"labelledAt,omitzero"`
-}
-
-// Has tells whether the version bears the label.
-func (v Version) Has(l Label) bool {
-	for _, have := range v.Labels {
-		if have == l {
-			return true
-		}
-	}
-	return false
-}
-
 // Store keeps the versions of one credential's secret under labels, and keyturn's metadata of it.
 type Store interface {
 	// Versions lists all that exist, oldest first; none for a secret that does not exist yet.
 	// ErrDenied with a reason when something else manages the secret (native rotation).
-	Versions(ctx context.Context) ([]Version, error)
+	Versions(ctx context.Context) ([]key.Version, error)
 	// Read returns the whole bundle of a version, foreign fields included. ErrNotFound. The caller
 	// closes it.
 	Read(ctx context.Context, version string) (secret.Bundle, error)
 	// ReadLabel returns the bundle that a consumer gets who asks for the label; an empty label is what a
 	// default read yields. ErrNotFound when no version bears it.
-	ReadLabel(ctx context.Context, l Label) (secret.Bundle, error)
+	ReadLabel(ctx context.Context, l key.Label) (secret.Bundle, error)
 	// Stage adds a version with the bundle's fields laid over the foreign fields of CURRENT, and gives
 	// it PENDING alone. A default read goes on yielding CURRENT (ErrNotFound when there is none).
 	// Again with the same token and bundle: the same version. With another bundle: ErrConflict.
@@ -241,151 +187,11 @@ type Store interface {
 	// does not exist is not an error.
 	Prune(ctx context.Context, version string) error
 	// Metadata returns keyturn's own record of the credential, with its revision; the zero one when there is none.
-	Metadata(ctx context.Context) (Metadata, error)
+	Metadata(ctx context.Context) (key.Metadata, error)
 	// PutMetadata replaces the record that m was read as, by compare-and-swap on m.Revision, and returns the revision
 	// that it is now. ErrConflict, with nothing changed, when somebody else wrote since. The same m again, since the
 	// reply got lost, is the same write while it is the last one. It works before any version exists.
-	PutMetadata(ctx context.Context, m Metadata) (Revision, error)
-}
-
-// Metadata is the truth about a credential that outlives Temporal's retention. Only the activities of
-// its one live rotation write it.
-type Metadata struct {
-	// Revision is what this was read as. It goes with the value and with nothing else, so that a change of what was read
-	// once is never written over what somebody wrote since.
-	Revision Revision `json:"-"`
-	// Lease says who may act on the credential; nil when nobody holds one.
-	Lease *Lease `json:"lease,omitempty"`
-	// Inventory and Environment are those of the specs that govern the credential, from the first key that was
-	// issued by one; empty before. No other inventory's or environment's specs act on it.
-	Inventory   string `json:"inventory,omitempty"`
-	Environment string `json:"environment,omitempty"`
-	// Generation is the highest spec generation that a key was issued with.
-	Generation int64 `json:"generation,omitempty"`
-	// Intents are of the mints that are not resolved: each is written before its mint, and goes when it is known what became of
-	// that. Several are there when mints were interrupted.
-	Intents []MintIntent `json:"intents,omitempty"`
-	// Keys are the keys that are ours: live ones, and dead ones of which something is left to clean up.
-	Keys []OwnedKey `json:"keys,omitempty"`
-	// LastRotation is how the last one ended.
-	LastRotation *LastRotation `json:"lastRotation,omitempty"`
-	// RotateBy is when the cryptoperiod of the current key ends.
-	RotateBy time.Time `json:"rotateBy,omitzero"`
-	// Debt is what finished runs still owe.
-	Debt []Debt `json:"debt,omitempty"`
-}
-
-// Key returns the owned key with this ID.
-func (m Metadata) Key(keyID string) (OwnedKey, bool) {
-	for _, k := range m.Keys {
-		if k.KeyID == keyID {
-			return k, true
-		}
-	}
-	return OwnedKey{}, false
-}
-
-// Owes tells whether a finished run owes this.
-func (m Metadata) Owes(kind, about string) bool {
-	for _, d := range m.Debt {
-		if d.Kind == kind && d.About == about {
-			return true
-		}
-	}
-	return false
-}
-
-// LeaseTerm is how long a lease is held that nobody renews.
-const LeaseTerm = time.Hour
-
-// Lease is held by one run. It has no time of its own: each renewal is a revision of its own, and whoever wants the lease
-// must see one revision for the whole term, by their own clock.
-type Lease struct {
-	Namespace string `json:"namespace"`
-	// Workflow is the ID of the holder's workflow, or LeaseOfImport.
-	Workflow string        `json:"workflow"`
-	Rotation string        `json:"rotation,omitempty"`
-	Run      string        `json:"run,omitempty"`
-	Term     time.Duration `json:"term"`
-}
-
-// LeaseOfImport is in place of a workflow's ID where a person imports a key on the worker's host.
-const LeaseOfImport = "import"
-
-// MintIntent proves after a crash which key is an orphan of ours: one of Principal that is not in Known, that no store version
-// holds, and that was made with the mint's token or within the time of its call. That call makes one key at most.
-type MintIntent struct {
-	Rotation string `json:"rotation"`
-	Ordinal  int    `json:"ordinal"`
-	// Run is the one that mints.
-	Run string `json:"run,omitempty"`
-	// Principal is empty where the issuer has one.
-	Principal string    `json:"principal,omitempty"`
-	At        time.Time `json:"at"`
-	// Within is how long after At the call may still make a key: the longest issue attempt of who wrote this.
-	Within time.Duration `json:"within"`
-	// Known are the key IDs that the issuer had before the mint.
-	Known []string `json:"known,omitempty"`
-}
-
-// Is tells whether two intents are of the same call.
-func (i MintIntent) Is(other MintIntent) bool {
-	return i.Rotation == other.Rotation && i.Ordinal == other.Ordinal && i.Run == other.Run && i.At.Equal(other.At)
-}
-
-// OwnedKey is a key that keyturn minted or adopted.
-type OwnedKey struct {
-	key.Ref
-	IssuedAt time.Time `json:"issuedAt,omitzero"`
-	// Rotation is the one that minted it; empty for an adopted key.
-	Rotation string `json:"rotation,omitempty"`
-	// VerifiedAt is when keyturn saw it work, and last used it itself, before it was delivered to anybody; zero for
-	// an adopted key.
-	VerifiedAt time.Time `json:"verifiedAt,omitzero"`
-	// DeliveredAt is when its latest delivery began, its promotion to those who read the store included.
-	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
-	// AttestedAt is when the last wave that it was delivered to was seen to attest it.
-	AttestedAt time.Time `json:"attestedAt,omitzero"`
-	// AttestedReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
-	AttestedReport time.Time `json:"attestedReport,omitzero"`
-	// TurnedBackAt is when a rotation turned back from it: none goes on with it.
-	TurnedBackAt time.Time `json:"turnedBackAt,omitzero"`
-	// PromotedAt is when it became CURRENT, by keyturn's doing.
-	PromotedAt time.Time `json:"promotedAt,omitzero"`
-	// KeptAt is when a rotation ended with it in CURRENT, after its overlap: from then on nothing leads back from it.
-	KeptAt time.Time `json:"keptAt,omitzero"`
-	// DisablingAt is when keyturn last began to disable it; zero once that was taken back, and for a key that
-	// somebody else had disabled.
-	DisablingAt time.Time `json:"disablingAt,omitzero"`
-	// DisablingReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
-	DisablingReport time.Time `json:"disablingReport,omitzero"`
-	// DisabledAt is when keyturn had disabled it, or found it so; Approvals are the nonces of the approvals that it
-	// began to do so on.
-	DisabledAt time.Time `json:"disabledAt,omitzero"`
-	Approvals  []string  `json:"approvals,omitempty"`
-	// ProbedAt is when it was destroyed and seen to be refused.
-	ProbedAt time.Time `json:"probedAt,omitzero"`
-	// Spent are approvals of a disabling that was taken back: they never count again.
-	Spent []string `json:"spent,omitempty"`
-}
-
-// BeingDisabled tells whether keyturn began to disable the key, and has not written that it ended.
-func (k OwnedKey) BeingDisabled() bool { return !k.DisablingAt.IsZero() && k.DisabledAt.IsZero() }
-
-// LastRotation is the outcome of a finished run.
-type LastRotation struct {
-	ID      string    `json:"id"`
-	Outcome string    `json:"outcome"`
-	At      time.Time `json:"at"`
-}
-
-// Debt is something that a finished run still owes.
-type Debt struct {
-	// Kind is retired-key-alive, incoming-key-alive, version-left, copies-left, not-proved-dead or not-looked-at.
-	Kind string `json:"kind"`
-	// About names the key, instance or version.
-	About string    `json:"about"`
-	Since time.Time `json:"since"`
+	PutMetadata(ctx context.Context, m key.Metadata) (key.Revision, error)
 }
 
 // Delivery is a key on its way to one instance.

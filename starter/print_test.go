@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -23,7 +22,7 @@ func TestATerminalObeysNothingThatARotationSays(t *testing.T) {
 	decisions := []policy.Decision{{Reason: policy.Reason(bad), Message: long}}
 	report := workflows.Report{
 		Credential: bad, Outcome: workflows.Outcome(bad), Message: long, Retiring: ref, Incoming: ref, Probe: bad,
-		Refusals: decisions, Open: []string{bad}, Debt: []providers.Debt{{Kind: bad, About: bad}},
+		Refusals: decisions, Open: []string{bad}, Debt: []key.Debt{{Kind: bad, About: bad}},
 	}
 	status := workflows.Status{
 		Credential: bad, Phase: workflows.Phase(bad), Doing: long, WaitsFor: bad, UnblockedBy: bad, Retiring: ref, NoWayBack: bad,

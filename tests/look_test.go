@@ -15,7 +15,6 @@ import (
 	secretstypes "github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/awssecretsmanager"
 	"github.com/keyturn/keyturn/providers/gateway"
 )
@@ -38,8 +37,8 @@ func (v *victim) lookAtFiles() (look, error) {
 	}
 	var store struct {
 		Versions []struct{ ID string }
-		Labels   map[providers.Label]string
-		Metadata providers.Metadata
+		Labels   map[key.Label]string
+		Metadata key.Metadata
 	}
 	folder := filepath.Join(demo, "store", credential)
 	if err := readJSON(filepath.Join(folder, "state.json"), &store); err != nil {
@@ -78,22 +77,22 @@ func keyIn(value string) string {
 }
 
 // metadataOnAWS reads keyturn's record in the companion of the secret; there is none before the first mint.
-func metadataOnAWS(ctx context.Context, secrets *secretsmanager.Client) (providers.Metadata, error) {
+func metadataOnAWS(ctx context.Context, secrets *secretsmanager.Client) (key.Metadata, error) {
 	record, err := secrets.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{
 		SecretId: aws.String(secretName + ".keyturn"), VersionStage: aws.String("AWSCURRENT"), // moto's default is another one
 	})
 	if none := new(secretstypes.ResourceNotFoundException); errors.As(err, &none) {
-		return providers.Metadata{}, nil
+		return key.Metadata{}, nil
 	}
 	if err != nil {
-		return providers.Metadata{}, err
+		return key.Metadata{}, err
 	}
 	return awssecretsmanager.Decode(*record.SecretString)
 }
 
 // lookAtAWS asks past the proxy.
 func (v *victim) lookAtAWS() (look, error) {
-	l := look{keys: map[string]key.State{}, versions: map[string]string{}, labels: map[providers.Label]string{}}
+	l := look{keys: map[string]key.State{}, versions: map[string]string{}, labels: map[key.Label]string{}}
 	ctx, secrets := v.t.Context(), v.aws.Secrets()
 	listed, err := v.aws.IAM().ListAccessKeys(ctx, &iam.ListAccessKeysInput{UserName: aws.String(credential)})
 	if err != nil {
@@ -124,7 +123,7 @@ func (v *victim) lookAtAWS() (look, error) {
 		l.versions[version] = k.AccessKeyId
 		v.values[k.AccessKeyId] = k.SecretAccessKey
 		for _, stage := range stages {
-			label := map[string]providers.Label{"AWSCURRENT": providers.Current, "AWSPENDING": providers.Pending, "AWSPREVIOUS": providers.Previous}[stage]
+			label := map[string]key.Label{"AWSCURRENT": key.Current, "AWSPENDING": key.Pending, "AWSPREVIOUS": key.Previous}[stage]
 			l.labels[label] = version
 		}
 	}

@@ -27,7 +27,6 @@ import (
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/moto"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/tests/invariant"
 	"github.com/keyturn/keyturn/tests/trace"
 	"github.com/keyturn/keyturn/workflows"
@@ -66,8 +65,8 @@ type look struct {
 	keys map[string]key.State
 	// versions are the stored ones with a label, by ID, with the key in each.
 	versions map[string]string
-	labels   map[providers.Label]string
-	metadata providers.Metadata
+	labels   map[key.Label]string
+	metadata key.Metadata
 	// holds is the key that each instance was given; empty where they read the store by themselves.
 	holds map[string]string
 }
@@ -146,13 +145,13 @@ func (v *victim) begin() {
 	var err error
 	v.was, err = v.look()
 	require.NoError(v.t, err)
-	first := v.was.versions[v.was.labels[providers.Current]]
+	first := v.was.versions[v.was.labels[key.Current]]
 	require.Contains(v.t, v.was.keys, first)
 	v.before = invariant.Before{
 		Keys:    []invariant.Key{{ID: first, State: key.Active, Standing: invariant.Ours}},
 		Slots:   2,
 		Current: first,
-		Version: v.was.labels[providers.Current],
+		Version: v.was.labels[key.Current],
 		Instances: []invariant.Instance{
 			{Name: "checkout-canary", Wave: 0, Holds: first}, {Name: "checkout-a", Wave: 1, Holds: first}, {Name: "checkout-b", Wave: 1, Holds: first},
 		},
@@ -316,7 +315,7 @@ func (v *victim) note() {
 			add(invariant.Event{Kind: invariant.Staged, Version: version, Key: is.versions[version]})
 		}
 	}
-	if from, to := was.labels[providers.Current], is.labels[providers.Current]; from != to {
+	if from, to := was.labels[key.Current], is.labels[key.Current]; from != to {
 		add(invariant.Event{Kind: invariant.Promoted, Version: to, From: from, Key: is.versions[to]})
 	}
 	for _, instance := range slices.Sorted(maps.Keys(is.holds)) {

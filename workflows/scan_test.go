@@ -113,7 +113,7 @@ func TestScanInAWorld(t *testing.T) {
 	minted, err := s.world.Issuer("payments-forgotten").Issue(ctx, providers.IssueRequest{Token: "a-token"})
 	require.NoError(t, err)
 	// Of a rotation that was terminated between mint and stage.
-	_, err = s.world.Store("payments-api").PutMetadata(ctx, providers.Metadata{Intents: []providers.MintIntent{{
+	_, err = s.world.Store("payments-api").PutMetadata(ctx, key.Metadata{Intents: []key.Intent{{
 		Rotation: "terminated", Ordinal: 1, At: s.began, Within: policy.MintWithin, Known: []string{"key-old", "stranger"},
 	}}})
 	require.NoError(t, err)

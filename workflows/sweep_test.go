@@ -69,13 +69,13 @@ func (s *stage) owe() (retired, current key.Ref) {
 		s.world.Give(name, issued.Bundle)
 	}
 	at := s.env.Now()
-	_, err = store.PutMetadata(ctx, providers.Metadata{
-		Generation: 99, Keys: []providers.OwnedKey{
+	_, err = store.PutMetadata(ctx, key.Metadata{
+		Generation: 99, Keys: []key.Owned{
 			{Ref: retired, Rotation: "before", PromotedAt: at.Add(-90 * 24 * time.Hour)},
 			{Ref: current, Rotation: "earlier", IssuedAt: at, DeliveredAt: at, PromotedAt: at},
 		},
-		LastRotation: &providers.LastRotation{ID: "earlier", Outcome: "completed-with-debt", At: at},
-		Debt:         []providers.Debt{{Kind: "retired-key-alive", About: "key-old", Since: at}},
+		LastRotation: &key.LastRotation{ID: "earlier", Outcome: "completed-with-debt", At: at},
+		Debt:         []key.Debt{{Kind: "retired-key-alive", About: "key-old", Since: at}},
 	})
 	require.NoError(s.t, err)
 	return retired, current
@@ -124,7 +124,7 @@ func TestTheEndOfARotationThatWasCutOffIsRecorded(t *testing.T) {
 	retired, _ := s.owe()
 	m := s.metadata()
 	promoted := m.Keys[1].PromotedAt
-	m.LastRotation, m.Debt = &providers.LastRotation{ID: "before", Outcome: "completed", At: promoted.Add(-90 * 24 * time.Hour)}, nil
+	m.LastRotation, m.Debt = &key.LastRotation{ID: "before", Outcome: "completed", At: promoted.Add(-90 * 24 * time.Hour)}, nil
 	_, err := s.world.Store("payments-api").PutMetadata(context.Background(), m)
 	require.NoError(t, err)
 	s.traffic(5 * time.Hour)
@@ -180,7 +180,7 @@ func TestARetiredKeyThatIsLeft(t *testing.T) {
 			assert.Equal(t, c.outcome, report.Outcome, report.Message)
 			assert.Equal(t, c.keys, s.keys())
 			assert.Equal(t, c.happens, s.happened(memory.OpDisable, memory.OpEnable, memory.OpDestroy, memory.OpDeliver))
-			assert.Equal(t, []providers.Label{providers.Current}, s.versions()[current.StoreVersion], "CURRENT stays where it is")
+			assert.Equal(t, []key.Label{key.Current}, s.versions()[current.StoreVersion], "CURRENT stays where it is")
 			assert.Equal(t, "completed-with-debt", s.metadata().LastRotation.Outcome)
 		})
 	}

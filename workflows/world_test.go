@@ -24,6 +24,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/temporaltest"
@@ -240,17 +241,17 @@ func (s *stage) named(keyID string) string {
 	return keyID
 }
 
-func (s *stage) versions() map[string][]providers.Label {
+func (s *stage) versions() map[string][]key.Label {
 	list, err := s.world.Store("payments-api").Versions(context.Background())
 	require.NoError(s.t, err)
-	labels := map[string][]providers.Label{}
+	labels := map[string][]key.Label{}
 	for _, v := range list {
 		labels[v.ID] = v.Labels
 	}
 	return labels
 }
 
-func (s *stage) metadata() providers.Metadata {
+func (s *stage) metadata() key.Metadata {
 	m, err := s.world.Store("payments-api").Metadata(context.Background())
 	require.NoError(s.t, err)
 	return m
@@ -289,7 +290,7 @@ func TestRotationInAWorld(t *testing.T) {
 	assert.Zero(t, s.refused(), "no request was refused")
 	assert.Equal(t, []string{"new-1 active"}, s.keys())
 	assert.Len(t, s.versions(), 1, "the retired version is pruned")
-	assert.Equal(t, []providers.Label{providers.Current}, s.versions()[report.Incoming.StoreVersion], "PENDING is gone")
+	assert.Equal(t, []key.Label{key.Current}, s.versions()[report.Incoming.StoreVersion], "PENDING is gone")
 	assert.Equal(t, []string{"issue new-1", "disable key-old", "destroy key-old"},
 		s.happened(memory.OpIssue, memory.OpDisable, memory.OpEnable, memory.OpDestroy))
 	assert.Equal(t, []string{"charge:create"}, s.world.Scopes("payments-api", report.Incoming.KeyID), "the key got the inventory's scopes and no more")
@@ -352,7 +353,7 @@ func TestRollbackInAWorld(t *testing.T) {
 			require.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
 			assert.Zero(t, s.refused(), "no request was refused")
 			assert.Equal(t, []string{"key-old active"}, s.keys())
-			assert.Equal(t, map[string][]providers.Label{s.first: {providers.Current}}, s.versions())
+			assert.Equal(t, map[string][]key.Label{s.first: {key.Current}}, s.versions())
 			m := s.metadata()
 			assert.Empty(t, m.Intents)
 			assert.Empty(t, m.Debt)
@@ -509,7 +510,7 @@ func (s *stage) forgetStore() {
 func TestIssuerThatCannotDisable(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	s.world.SetPrincipal("payments-api", memory.PrincipalSettings{IssuerCapabilities: providers.IssuerCapabilities{Slots: 2, CanNarrow: true}})
+	s.world.SetPrincipal("payments-api", memory.PrincipalSettings{Capabilities: key.Capabilities{Slots: 2, CanNarrow: true}})
 	s.traffic(3 * time.Hour)
 	s.approve()
 	report := s.run()
@@ -535,7 +536,7 @@ func TestAStragglerHoldsTheRevoke(t *testing.T) {
 			told = append(told, n.Subject)
 		}
 		assert.Contains(t, told, "The retiring key is still needed")
-		bundle, err := s.world.Store("payments-api").ReadLabel(context.Background(), providers.Current)
+		bundle, err := s.world.Store("payments-api").ReadLabel(context.Background(), key.Current)
 		require.NoError(t, err)
 		s.world.Give("checkout-b", bundle)
 	})
@@ -550,7 +551,7 @@ func TestAnInterruptedRotationIsClearedAway(t *testing.T) {
 	ctx := context.Background()
 	store := s.world.Store("payments-api")
 	// A rotation that was terminated between mint and stage left an intent and an orphan.
-	_, err := store.PutMetadata(ctx, providers.Metadata{Intents: []providers.MintIntent{{
+	_, err := store.PutMetadata(ctx, key.Metadata{Intents: []key.Intent{{
 		Rotation: "terminated", Ordinal: 1, At: s.env.Now(), Within: policy.MintWithin, Known: []string{"key-old"},
 	}}})
 	require.NoError(t, err)
@@ -569,7 +570,7 @@ func TestAMintOfATerminatedRunThatIsLateIsClearedAway(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
 	ctx := context.Background()
-	_, err := s.world.Store("payments-api").PutMetadata(ctx, providers.Metadata{Intents: []providers.MintIntent{{
+	_, err := s.world.Store("payments-api").PutMetadata(ctx, key.Metadata{Intents: []key.Intent{{
 		Rotation: "terminated", Ordinal: 1, Run: "terminated-run", At: s.env.Now(), Within: policy.MintWithin, Known: []string{"key-old"},
 	}}})
 	require.NoError(t, err)
@@ -594,7 +595,7 @@ func TestConsumersThatReadTheStore(t *testing.T) {
 		target.Type = "memory-pull"
 		target.Config = json.RawMessage(fmt.Sprintf(`{"type":"memory-pull","instance":%q}`, []string{"{instance}", "checkout-{instance}"}[i]))
 	}
-	s.world.SetInstance("canary", memory.InstanceSettings{Store: "payments-api", Label: providers.Pending})
+	s.world.SetInstance("canary", memory.InstanceSettings{Store: "payments-api", Label: key.Pending})
 	for _, name := range fleet[1:] {
 		s.world.SetInstance(name, memory.InstanceSettings{Store: "payments-api"})
 	}
@@ -618,7 +619,7 @@ func TestInspectChangesNothing(t *testing.T) {
 	assert.Equal(t, "key-old", plan.Retiring.KeyID)
 	assert.Contains(t, plan.Warnings[0], "unsigned")
 	assert.Len(t, s.world.Ledger(), 1, "the key that was there before")
-	assert.Equal(t, providers.Metadata{}, s.metadata())
+	assert.Equal(t, key.Metadata{}, s.metadata())
 }
 
 // No payload of a whole rotation has a byte of a key in it.
@@ -657,7 +658,7 @@ func TestNoSecretReachesTemporal(t *testing.T) {
 		require.NoError(t, err)
 		seen = append(seen, string(text))
 	}
-	bundle, err := s.world.Store("payments-api").ReadLabel(context.Background(), providers.Current)
+	bundle, err := s.world.Store("payments-api").ReadLabel(context.Background(), key.Current)
 	require.NoError(t, err)
 	value, _ := bundle.Field(secret.ValueField)
 	for _, one := range seen {

@@ -1,5 +1,6 @@
-// Package key has the words for issued keys: how they are named outside issuer, store and consumer,
-// and what is observed about them. Nothing in it can hold a secret.
+// Package key has the plain data about issued keys: how they are named outside issuer, store and consumer, what is observed
+// of them, what an issuer can do, a store's versions, and the metadata that outlives a run. Nothing in it can hold a secret,
+// so that workflows and package policy may know it.
 package key
 
 import "time"

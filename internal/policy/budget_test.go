@@ -11,7 +11,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 )
 
 func TestBudgetHolds(t *testing.T) {
@@ -84,10 +83,10 @@ func TestBothKeysAreAccepted(t *testing.T) {
 	without := func(f *policy.Facts, keyID string) {
 		f.Keys = slices.DeleteFunc(f.Keys, func(k key.Info) bool { return k.KeyID == keyID })
 	}
-	record := func(f *policy.Facts, change func(*providers.OwnedKey)) {
-		mine := providers.OwnedKey{Ref: retiring}
+	record := func(f *policy.Facts, change func(*key.Owned)) {
+		mine := key.Owned{Ref: retiring}
 		change(&mine)
-		f.Metadata.Keys = append(slices.DeleteFunc(f.Metadata.Keys, func(k providers.OwnedKey) bool { return k.KeyID == retiring.KeyID }), mine)
+		f.Metadata.Keys = append(slices.DeleteFunc(f.Metadata.Keys, func(k key.Owned) bool { return k.KeyID == retiring.KeyID }), mine)
 	}
 	for name, c := range map[string]struct {
 		change func(*policy.Facts)
@@ -101,14 +100,14 @@ func TestBothKeysAreAccepted(t *testing.T) {
 		"somebody disabled the retiring one":      {func(f *policy.Facts) { at(f, "key-old").State = key.Disabled }, policy.RetiringKeyDisabled},
 		"the retiring one has ended":              {func(f *policy.Facts) { at(f, "key-old").ExpiresAt = f.At }, policy.RetiringGone},
 		"the retiring one is disabled, and ended": {func(f *policy.Facts) { at(f, "key-old").State, at(f, "key-old").ExpiresAt = key.Disabled, f.At }, policy.RetiringGone},
-		"somebody destroyed the retiring one":     {func(f *policy.Facts) { record(f, func(*providers.OwnedKey) {}); without(f, "key-old") }, policy.RetiringGone},
+		"somebody destroyed the retiring one":     {func(f *policy.Facts) { record(f, func(*key.Owned) {}); without(f, "key-old") }, policy.RetiringGone},
 		"keyturn destroyed the retiring one":      {func(f *policy.Facts) { f.Metadata.Keys = nil; without(f, "key-old") }, policy.Allowed},
 		"keyturn is disabling the retiring one": {func(f *policy.Facts) {
-			record(f, func(k *providers.OwnedKey) { k.DisablingAt = now })
+			record(f, func(k *key.Owned) { k.DisablingAt = now })
 			at(f, "key-old").State = key.Disabled
 		}, policy.Allowed},
 		"keyturn has disabled it, and it is gone": {func(f *policy.Facts) {
-			record(f, func(k *providers.OwnedKey) { k.DisabledAt = now })
+			record(f, func(k *key.Owned) { k.DisabledAt = now })
 			without(f, "key-old")
 		}, policy.Allowed},
 		"the incoming one ends while the other is": {func(f *policy.Facts) { without(f, "key-new"); without(f, "key-old") }, policy.IncomingNotLive},

@@ -11,7 +11,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // Diagnosis is what one worker says of itself.
@@ -44,7 +43,12 @@ type AccountProbe struct {
 	// Problem is why it is not reached, Untryable that its type cannot be tried.
 	Problem   string `json:"problem,omitempty"`
 	Untryable bool   `json:"untryable,omitempty"`
-	providers.Probed
+	// As is who the worker is there; empty where nobody asks.
+	As string `json:"as,omitempty"`
+	// Lacks are rights that the worker lacks, as sentences that say what to do; Untried those that could not be tried without
+	// changing something.
+	Lacks   []string `json:"lacks,omitempty"`
+	Untried []string `json:"untried,omitempty"`
 }
 
 // Poller is somebody who takes tasks of a queue.

@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/keyturn/keyturn/internal/inventory"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // healthy is an installation in which all is well.
@@ -68,7 +67,7 @@ func TestExamine(t *testing.T) {
 		"an account that is not reached":         {func(i *Installation) { i.Workers[1].Accounts[0].Problem = "refused" }, "account edge", CheckFailed, "b cannot use it: refused", "reaches it"},
 		"a right that is lacking":                {func(i *Installation) { i.Workers[1].Accounts[0].Lacks = []string{"iam:X"} }, "account edge", CheckFailed, "iam:X", "these rights"},
 		"a right that could not be tried": {func(i *Installation) {
-			i.Workers[1].Accounts[0].Probed = providers.Probed{As: "me", Untried: []string{"iam:X"}}
+			i.Workers[1].Accounts[0].As, i.Workers[1].Accounts[0].Untried = "me", []string{"iam:X"}
 		}, "account edge", CheckOK, "as me; iam:X", ""},
 		"an account of a type that cannot be tried": {func(i *Installation) { i.Workers[0].Accounts[0].Untryable = true }, "account edge", CheckOK, "cannot be tried", ""},
 		"no Schedule of Sweep":                      {func(i *Installation) { i.Sweep = SweepSchedule{} }, CheckSweep, CheckFailed, "nothing sweeps", "keyturn setup"},

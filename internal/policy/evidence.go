@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // Evidence is why the retiring key may be revoked, or why not yet. It is one value, shown to approvers
@@ -75,7 +74,7 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 	}
 	retiringKey, _ := f.Live(retiring.KeyID)
 	incomingKey, _ := f.Live(incoming.KeyID)
-	if current, ok := f.Version(providers.Current); !ok || current.KeyID != incoming.KeyID {
+	if current, ok := f.Version(key.Current); !ok || current.KeyID != incoming.KeyID {
 		miss(CurrentMoved, "the store's CURRENT is not the incoming key %s", incoming.KeyID)
 	}
 	owned, _ := f.Metadata.Key(incoming.KeyID)
@@ -180,7 +179,7 @@ func IsBack(wave []Instance, to key.Ref) Decision {
 // MayPromote judges whether CURRENT may move to the incoming key: it is live, staged and works, the retiring
 // one still has CURRENT, and every instance that is delivered to attests the incoming key.
 func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
-	current, hasCurrent := f.Version(providers.Current)
+	current, hasCurrent := f.Version(key.Current)
 	if hasCurrent && current.KeyID == incoming.KeyID {
 		return allow("CURRENT is the incoming key already")
 	}
@@ -190,7 +189,7 @@ func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Dec
 	if d := verified(f, incoming); !d.OK {
 		return d
 	}
-	if pending, ok := f.Version(providers.Pending); !ok || pending.ID != incoming.StoreVersion {
+	if pending, ok := f.Version(key.Pending); !ok || pending.ID != incoming.StoreVersion {
 		return refuse(PendingMoved, "the store's PENDING is not version %s, where the incoming key was staged", incoming.StoreVersion)
 	}
 	if hasCurrent != (retiring.StoreVersion != "") || hasCurrent && current.ID != retiring.StoreVersion {
@@ -440,7 +439,7 @@ func wayBack(c inventory.Credential, f Facts) Decision {
 	return allow("there is a way back")
 }
 
-func kept(current providers.OwnedKey) Decision {
+func kept(current key.Owned) Decision {
 	return refuse(WayBackOver, "the rotation to key %s ended %s: nothing leads back from it", current.KeyID, current.KeptAt.UTC().Format(time.RFC3339))
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 )
 
 func TestMayDisable(t *testing.T) {
@@ -71,7 +70,7 @@ func TestMayDisable(t *testing.T) {
 		}, policy.Allowed},
 		"a CURRENT that is another key holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Versions[1].KeyID = "key-z" }, policy.CurrentMoved},
 		"the key that is CURRENT is never the retiring one": {func(_ *inventory.Credential, f *policy.Facts) {
-			f.Versions[0].Labels, f.Versions[1].Labels = []providers.Label{providers.Current}, []providers.Label{providers.Pending}
+			f.Versions[0].Labels, f.Versions[1].Labels = []key.Label{key.Current}, []key.Label{key.Pending}
 		}, policy.NotOurs},
 		"a key that is gone needs nothing more": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.Allowed},
 		"two approvals are not one":             {func(c *inventory.Credential, _ *policy.Facts) { c.Approvals.Revoke.Count = 2 }, policy.ApprovalsMissing},
@@ -200,12 +199,12 @@ func TestMayDiscard(t *testing.T) {
 			f.Metadata.Keys[1].DeliveredAt = now.Add(-6 * time.Hour)
 		}, policy.RetiringNotQuiet},
 		"with what is no key in CURRENT, the one that was there before is kept": {func(f *policy.Facts) {
-			f.Versions[0].Labels = []providers.Label{providers.Previous}
-			f.Versions = append(f.Versions, stored("v3", "", "fp:somebody's", providers.Current))
+			f.Versions[0].Labels = []key.Label{key.Previous}
+			f.Versions = append(f.Versions, stored("v3", "", "fp:somebody's", key.Current))
 		}, policy.Allowed},
 		"and an instance that is not on that one holds it": {func(f *policy.Facts) {
-			f.Versions[0].Labels = []providers.Label{providers.Previous}
-			f.Versions = append(f.Versions, stored("v3", "", "fp:somebody's", providers.Current))
+			f.Versions[0].Labels = []key.Label{key.Previous}
+			f.Versions = append(f.Versions, stored("v3", "", "fp:somebody's", key.Current))
 			f.Instances[0].Statement.Keys = []string{"fp:somebody's"}
 		}, policy.InstanceNotConverged},
 		"the only key that consumers have may not, though they say nothing": {func(f *policy.Facts) {
@@ -215,14 +214,14 @@ func TestMayDiscard(t *testing.T) {
 			}
 		}, policy.NothingKept},
 		"the key in CURRENT may not": {func(f *policy.Facts) {
-			f.Versions[0].Labels, f.Versions[1].Labels = nil, []providers.Label{providers.Current}
+			f.Versions[0].Labels, f.Versions[1].Labels = nil, []key.Label{key.Current}
 		}, policy.NotOurs},
 		"a key that was turned back from may": {func(f *policy.Facts) {
-			f.Versions[1].Labels = []providers.Label{providers.Previous}
+			f.Versions[1].Labels = []key.Label{key.Previous}
 		}, policy.Allowed},
 		"a promoted key may not, whoever says that it is unwanted": {func(f *policy.Facts) {
 			f.Metadata.Keys[1].PromotedAt = now.Add(-8 * time.Hour)
-			f.Versions[1].Labels = []providers.Label{providers.Previous}
+			f.Versions[1].Labels = []key.Label{key.Previous}
 		}, policy.NotOurs},
 	}
 	for name, c := range cases {

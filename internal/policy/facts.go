@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // Facts are what Inspect found at one moment.
@@ -13,12 +12,12 @@ type Facts struct {
 	At time.Time
 	// LookedFor is how long before that the issuer was asked for its keys and their uses.
 	LookedFor    time.Duration
-	Capabilities providers.IssuerCapabilities
+	Capabilities key.Capabilities
 	// Keys are all the principal has at the issuer, oldest first.
 	Keys []key.Info
 	// Versions are all that the store has, oldest first.
 	Versions []StoredKey
-	Metadata providers.Metadata
+	Metadata key.Metadata
 	// Held is by whom the credential is held, who is not its rotation in this namespace; empty when nobody else holds it.
 	Held string
 	// Instances of all consumers, in the order of the spec.
@@ -36,7 +35,7 @@ type Facts struct {
 
 // StoredKey is a version of the store and the key that its value is.
 type StoredKey struct {
-	providers.Version
+	key.Version
 	// KeyID is empty for a value that is no live key of the principal.
 	KeyID       string
 	Fingerprint string
@@ -71,7 +70,7 @@ func InstanceName(consumer, instance string) string {
 }
 
 // Version returns the version that bears a label.
-func (f Facts) Version(l providers.Label) (StoredKey, bool) {
+func (f Facts) Version(l key.Label) (StoredKey, bool) {
 	for _, v := range f.Versions {
 		if v.Has(l) {
 			return v, true
@@ -160,7 +159,7 @@ func (f Facts) Standings(adopt []string) map[string]Standing {
 			standings[k.KeyID] = StandingOrphan
 		case inMetadata && owned.Rotation != "" && owned.PromotedAt.IsZero():
 			standings[k.KeyID] = StandingIncoming
-		case stored >= 0 && f.Versions[stored].Has(providers.Pending) && !f.Versions[stored].Has(providers.Previous):
+		case stored >= 0 && f.Versions[stored].Has(key.Pending) && !f.Versions[stored].Has(key.Previous):
 			standings[k.KeyID] = StandingIncoming
 		case inMetadata || stored >= 0 || slices.Contains(adopt, k.KeyID):
 			standings[k.KeyID] = StandingRetired
@@ -175,7 +174,7 @@ func (f Facts) Standings(adopt []string) map[string]Standing {
 
 // currentKeyID is the key in CURRENT; with no CURRENT, the one adopted key that is active.
 func (f Facts) currentKeyID(adopt []string) string {
-	if v, ok := f.Version(providers.Current); ok {
+	if v, ok := f.Version(key.Current); ok {
 		return v.KeyID
 	}
 	only := ""

@@ -10,7 +10,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 )
 
 var (
@@ -55,12 +54,12 @@ func fleet(stated string) []policy.Instance {
 	}
 }
 
-func gatewayLike() providers.IssuerCapabilities {
-	return providers.IssuerCapabilities{Slots: 2, CanDisable: true, CanNarrow: true, CanExpire: true, ReportsUsage: true, ReportsRefusals: true, UsageLag: time.Hour}
+func gatewayLike() key.Capabilities {
+	return key.Capabilities{Slots: 2, CanDisable: true, CanNarrow: true, CanExpire: true, ReportsUsage: true, ReportsRefusals: true, UsageLag: time.Hour}
 }
 
-func stored(version, keyID, fingerprint string, labels ...providers.Label) policy.StoredKey {
-	return policy.StoredKey{Version: providers.Version{ID: version, Labels: labels}, KeyID: keyID, Fingerprint: fingerprint}
+func stored(version, keyID, fingerprint string, labels ...key.Label) policy.StoredKey {
+	return policy.StoredKey{Version: key.Version{ID: version, Labels: labels}, KeyID: keyID, Fingerprint: fingerprint}
 }
 
 // before are the facts of a healthy credential that waits for its rotation.
@@ -68,8 +67,8 @@ func before() policy.Facts {
 	return policy.Facts{
 		At: now, Capabilities: gatewayLike(),
 		Keys:     []key.Info{{Principal: "payments-api", KeyID: "key-old", State: key.Active, CreatedAt: now.Add(-2000 * time.Hour)}},
-		Versions: []policy.StoredKey{stored("v1", "key-old", "fp:old", providers.Current)},
-		Metadata: providers.Metadata{Generation: 99, Keys: []providers.OwnedKey{
+		Versions: []policy.StoredKey{stored("v1", "key-old", "fp:old", key.Current)},
+		Metadata: key.Metadata{Generation: 99, Keys: []key.Owned{
 			{Ref: retiring, Rotation: "earlier", PromotedAt: now.Add(-2000 * time.Hour)},
 		}},
 		Instances: fleet("fp:old"),
@@ -80,8 +79,8 @@ func before() policy.Facts {
 func staged() policy.Facts {
 	f := before()
 	f.Keys = append(f.Keys, key.Info{Principal: "payments-api", KeyID: "key-new", State: key.Active, CreatedAt: now.Add(-60 * time.Hour), LastUsedAt: now.Add(-time.Minute)})
-	f.Versions = append(f.Versions, stored("v2", "key-new", "fp:new", providers.Pending))
-	f.Metadata.Keys = append(f.Metadata.Keys, providers.OwnedKey{Ref: incoming, Rotation: rotationID, IssuedAt: now.Add(-60 * time.Hour), VerifiedAt: now.Add(-60 * time.Hour), DeliveredAt: now.Add(-59 * time.Hour)})
+	f.Versions = append(f.Versions, stored("v2", "key-new", "fp:new", key.Pending))
+	f.Metadata.Keys = append(f.Metadata.Keys, key.Owned{Ref: incoming, Rotation: rotationID, IssuedAt: now.Add(-60 * time.Hour), VerifiedAt: now.Add(-60 * time.Hour), DeliveredAt: now.Add(-59 * time.Hour)})
 	f.Instances = fleet("fp:new")
 	return f
 }
@@ -89,7 +88,7 @@ func staged() policy.Facts {
 // promoted are the facts after an overlap in which nobody used the retiring key.
 func promoted() policy.Facts {
 	f := staged()
-	f.Versions = []policy.StoredKey{stored("v1", "key-old", "fp:old", providers.Previous), stored("v2", "key-new", "fp:new", providers.Current)}
+	f.Versions = []policy.StoredKey{stored("v1", "key-old", "fp:old", key.Previous), stored("v2", "key-new", "fp:new", key.Current)}
 	f.Metadata.Keys[1].PromotedAt = now.Add(-50 * time.Hour)
 	f.Keys[0].LastUsedAt = now.Add(-51 * time.Hour)
 	return f
@@ -114,7 +113,7 @@ func TestStandings(t *testing.T) {
 	other := key.Info{Principal: "payments-api", KeyID: "key-x", State: key.Active, CreatedAt: now.Add(-time.Minute)}
 	intent := func(at time.Time, known ...string) func(*policy.Facts) {
 		return func(f *policy.Facts) {
-			f.Metadata.Intents = []providers.MintIntent{{Rotation: rotationID, Ordinal: 1, At: at, Within: policy.MintWithin, Known: known}}
+			f.Metadata.Intents = []key.Intent{{Rotation: rotationID, Ordinal: 1, At: at, Within: policy.MintWithin, Known: known}}
 		}
 	}
 	used := other
@@ -143,7 +142,7 @@ func TestStandings(t *testing.T) {
 		}), policy.StandingUnknown},
 		"an earlier intent is not forgotten for a later one": {extra(other, func(f *policy.Facts) {
 			intent(now.Add(-2*time.Minute), "key-old")(f)
-			f.Metadata.Intents = append(f.Metadata.Intents, providers.MintIntent{Rotation: "later", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}})
+			f.Metadata.Intents = append(f.Metadata.Intents, key.Intent{Rotation: "later", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}})
 		}), policy.StandingOrphan},
 		"how long a mint may last is what its intent says": {extra(other, func(f *policy.Facts) {
 			intent(now.Add(-20*time.Minute), "key-old")(f)
@@ -156,16 +155,16 @@ func TestStandings(t *testing.T) {
 		"a key minted with the intent's token is an orphan whatever its clock":  {extra(withToken, intent(now.Add(time.Hour), "key-old")), policy.StandingOrphan},
 		"a key minted with another token is unknown in spite of its clock":      {extra(foreignToken, intent(now.Add(-2*time.Minute), "key-old")), policy.StandingUnknown},
 		"a key in PENDING that was never promoted is incoming": {extra(other, func(f *policy.Facts) {
-			f.Versions = append(f.Versions, stored("v9", "key-x", "fp:x", providers.Pending))
+			f.Versions = append(f.Versions, stored("v9", "key-x", "fp:x", key.Pending))
 		}), policy.StandingIncoming},
 		"a key in PREVIOUS is retired": {extra(other, func(f *policy.Facts) {
-			f.Versions = append(f.Versions, stored("v0", "key-x", "fp:x", providers.Previous))
+			f.Versions = append(f.Versions, stored("v0", "key-x", "fp:x", key.Previous))
 		}), policy.StandingRetired},
 		"a minted key that was promoted once is retired": {extra(other, func(f *policy.Facts) {
-			f.Metadata.Keys = append(f.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-x"}, Rotation: "r", PromotedAt: now})
+			f.Metadata.Keys = append(f.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-x"}, Rotation: "r", PromotedAt: now})
 		}), policy.StandingRetired},
 		"a minted key that was never promoted is incoming": {extra(other, func(f *policy.Facts) {
-			f.Metadata.Keys = append(f.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-x"}, Rotation: "r"})
+			f.Metadata.Keys = append(f.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-x"}, Rotation: "r"})
 		}), policy.StandingIncoming},
 	}
 	for name, c := range cases {
@@ -184,7 +183,7 @@ func TestStandings(t *testing.T) {
 	t.Run("an adopted key is current when the store has none", func(t *testing.T) {
 		t.Parallel()
 		f := before()
-		f.Versions, f.Metadata = nil, providers.Metadata{}
+		f.Versions, f.Metadata = nil, key.Metadata{}
 		assert.Equal(t, policy.StandingCurrent, f.Standings([]string{"key-old"})["key-old"])
 		assert.Equal(t, policy.StandingUnknown, f.Standings(nil)["key-old"])
 	})
@@ -203,7 +202,7 @@ func TestUnknownKeysAreNeverOurs(t *testing.T) {
 		}
 		f.Keys = append(f.Keys, stranger)
 		if rapid.Bool().Draw(t, "intent") {
-			f.Metadata.Intents = []providers.MintIntent{{Rotation: rotationID, Ordinal: 1, At: stranger.CreatedAt.Add(3 * time.Second), Within: policy.MintWithin}}
+			f.Metadata.Intents = []key.Intent{{Rotation: rotationID, Ordinal: 1, At: stranger.CreatedAt.Add(3 * time.Second), Within: policy.MintWithin}}
 		}
 		ref := f.Ref(stranger)
 		assert.Contains(t, []policy.Standing{policy.StandingUnknown, policy.StandingUnproved}, f.Standings(nil)["stranger"])

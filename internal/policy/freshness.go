@@ -7,7 +7,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // freshFrom is when no declared cache has the key any more that consumers had before they got another one.
@@ -19,7 +18,7 @@ func freshFrom(c inventory.Credential, converged time.Time) time.Time {
 }
 
 // overlapEnd is when the overlap has passed: it begins when the caches have run out.
-func overlapEnd(c inventory.Credential, incoming providers.OwnedKey) time.Time {
+func overlapEnd(c inventory.Credential, incoming key.Owned) time.Time {
 	return freshFrom(c, incoming.PromotedAt).Add(c.Overlap.Std())
 }
 
@@ -96,7 +95,7 @@ func Missed(f Facts, disabled key.Ref) Decision {
 }
 
 // tellsMissed tells whether an issuer shows who uses a key that it has disabled.
-func tellsMissed(c providers.IssuerCapabilities) bool { return c.CanDisable && c.ReportsRefusals }
+func tellsMissed(c key.Capabilities) bool { return c.CanDisable && c.ReportsRefusals }
 
 // maxListed bounds the instances that a sentence names.
 const maxListed = 12

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // MintWithin is the longest issue attempt: the call of a mint is not waited for longer after its intent. What is judged of an
@@ -25,7 +24,7 @@ const (
 	madeByIt
 )
 
-func traced(i providers.MintIntent, k key.Info, now time.Time) trace {
+func traced(i key.Intent, k key.Info, now time.Time) trace {
 	switch {
 	case slices.Contains(i.Known, k.KeyID), i.Principal != "" && i.Principal != k.Principal:
 		return madeElsewhere
@@ -45,8 +44,8 @@ func traced(i providers.MintIntent, k key.Info, now time.Time) trace {
 }
 
 // makers are the intents whose mint may have made a key: of one without a token that may be several, since their times overlap.
-func makers(intents []providers.MintIntent, k key.Info, now time.Time) []providers.MintIntent {
-	var made []providers.MintIntent
+func makers(intents []key.Intent, k key.Info, now time.Time) []key.Intent {
+	var made []key.Intent
 	for _, i := range intents {
 		if traced(i, k, now) == madeByIt {
 			made = append(made, i)
@@ -58,7 +57,7 @@ func makers(intents []providers.MintIntent, k key.Info, now time.Time) []provide
 // ResolvedWith is the intent that is resolved once a key is recorded or destroyed: that of the mint that made it. Where several
 // may have made it, it is none of them: each of the others may have made another key, which the issuer does not list yet. They go
 // with the first list that is late enough to show it (Resolved). That of a key that is recorded went with the recording.
-func ResolvedWith(f Facts, keyID string) []providers.MintIntent {
+func ResolvedWith(f Facts, keyID string) []key.Intent {
 	k, live := f.Live(keyID)
 	owned, recorded := f.Metadata.Key(keyID)
 	if made := makers(f.Metadata.Intents, k, f.At); live && len(made) == 1 && (!recorded || Lost(owned)) {
@@ -89,7 +88,7 @@ func (f Facts) Orphans(adopt []string) []string {
 
 // mayBeOf tells whether a stray key may be what a mint made: a time that cannot be placed beside one call says nothing of a key
 // that another call accounts for.
-func (f Facts) mayBeOf(i providers.MintIntent, adopt []string, k key.Info) bool {
+func (f Facts) mayBeOf(i key.Intent, adopt []string, k key.Info) bool {
 	if !f.stray(adopt, k) {
 		return false
 	}
@@ -99,7 +98,7 @@ func (f Facts) mayBeOf(i providers.MintIntent, adopt []string, k key.Info) bool 
 
 // unproved is why a key is not proved to be an orphan, though the mint of an intent may have made it.
 func (f Facts) unproved(adopt []string, k key.Info) Decision {
-	at := slices.IndexFunc(f.Metadata.Intents, func(i providers.MintIntent) bool { return f.mayBeOf(i, adopt, k) })
+	at := slices.IndexFunc(f.Metadata.Intents, func(i key.Intent) bool { return f.mayBeOf(i, adopt, k) })
 	if at < 0 {
 		return allow("no interrupted mint may have made key %s", k.KeyID)
 	}
@@ -142,7 +141,7 @@ func Ambiguous(f Facts, adopt []string) Decision {
 	// Keys are in the order of their times. Of the calls that may have made one, that which was over first is the one that the
 	// later keys can do without.
 	left := slices.Clone(f.Metadata.Intents)
-	slices.SortStableFunc(left, func(a, b providers.MintIntent) int { return a.At.Add(a.Within).Compare(b.At.Add(b.Within)) })
+	slices.SortStableFunc(left, func(a, b key.Intent) int { return a.At.Add(a.Within).Compare(b.At.Add(b.Within)) })
 	var claimed []string
 	tooMany := false
 	for _, k := range f.Keys {
@@ -150,7 +149,7 @@ func Ambiguous(f Facts, adopt []string) Decision {
 			continue
 		}
 		claimed = append(claimed, k.KeyID)
-		at := slices.IndexFunc(left, func(i providers.MintIntent) bool { return traced(i, k, f.At) == madeByIt })
+		at := slices.IndexFunc(left, func(i key.Intent) bool { return traced(i, k, f.At) == madeByIt })
 		if at < 0 {
 			tooMany = true
 			continue
@@ -165,9 +164,9 @@ func Ambiguous(f Facts, adopt []string) Decision {
 
 // Resolved are the intents whose mint left nothing: the list of keys was taken when the call was over and the issuer had time to
 // show what it made, and none in it may be of it.
-func Resolved(f Facts, adopt []string) []providers.MintIntent {
+func Resolved(f Facts, adopt []string) []key.Intent {
 	listed := f.At.Add(-f.LookedFor)
-	var done []providers.MintIntent
+	var done []key.Intent
 	for _, i := range f.Metadata.Intents {
 		late := listed.After(i.At.Add(i.Within + f.Capabilities.ConsistentWithin))
 		if late && !slices.ContainsFunc(f.Keys, func(k key.Info) bool { return f.mayBeOf(i, adopt, k) }) {
@@ -183,7 +182,7 @@ func Unlisted(f Facts, adopt []string) bool {
 }
 
 // OthersMintFor is for how long a mint of another run may still make a key. The run that took over lists, and mints, after that.
-func OthersMintFor(m providers.Metadata, run string, now time.Time) time.Duration {
+func OthersMintFor(m key.Metadata, run string, now time.Time) time.Duration {
 	var left time.Duration
 	for _, i := range m.Intents {
 		if i.Run != run {
@@ -194,7 +193,7 @@ func OthersMintFor(m providers.Metadata, run string, now time.Time) time.Duratio
 }
 
 // Lost tells whether a key was minted and never stored, by the record of it.
-func Lost(k providers.OwnedKey) bool {
+func Lost(k key.Owned) bool {
 	return k.Rotation != "" && k.StoreVersion == "" && k.PromotedAt.IsZero()
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // interrupted are the facts of a credential of which mints were interrupted: intents and keys are told by their seconds after now,
@@ -19,7 +18,7 @@ func interrupted(intents []int, keys ...int) policy.Facts {
 	f.Capabilities.Slots, f.Capabilities.ConsistentWithin = 0, 10*time.Second
 	f.At, f.LookedFor = now.Add(10*time.Minute), time.Second
 	for n, s := range intents {
-		f.Metadata.Intents = append(f.Metadata.Intents, providers.MintIntent{
+		f.Metadata.Intents = append(f.Metadata.Intents, key.Intent{
 			Rotation: rotationID, Ordinal: n + 1, At: now.Add(time.Duration(s) * time.Second), Within: policy.MintWithin, Known: []string{"key-old"},
 		})
 	}
@@ -66,7 +65,7 @@ func TestWhatInterruptedMintsLeft(t *testing.T) {
 	t.Run("with a key that is being destroyed, another may be the mint's as well", func(t *testing.T) {
 		t.Parallel()
 		f := interrupted([]int{0}, 5, 6)
-		f.Metadata.Keys = append(f.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-a"}, Rotation: rotationID})
+		f.Metadata.Keys = append(f.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-a"}, Rotation: rotationID})
 		require.Len(t, policy.Unclear(f, nil), 1)
 	})
 	t.Run("a key that a person disabled holds nobody", func(t *testing.T) {
@@ -86,7 +85,7 @@ func TestWhatInterruptedMintsLeft(t *testing.T) {
 
 func TestWhenAMintIntentIsResolved(t *testing.T) {
 	t.Parallel()
-	left := func(f policy.Facts, resolved []providers.MintIntent) (ordinals []int) {
+	left := func(f policy.Facts, resolved []key.Intent) (ordinals []int) {
 		for _, i := range f.Metadata.Intents {
 			for _, done := range resolved {
 				if i.Is(done) {
@@ -115,7 +114,7 @@ func TestWhenAMintIntentIsResolved(t *testing.T) {
 		"none of two that may both have made it":             {interrupted([]int{0, 30}, 50), nil, nil, nil},
 		"by a late list that shows a key that somebody uses": {interrupted([]int{0}, 5), func(f *policy.Facts) { f.Keys[1].LastUsedAt = f.At }, []int{1}, []int{1}},
 		"not again with a key that was recorded": {interrupted([]int{0}, 5), func(f *policy.Facts) {
-			f.Metadata.Keys = append(f.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-a", StoreVersion: "v2"}, Rotation: rotationID})
+			f.Metadata.Keys = append(f.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-a", StoreVersion: "v2"}, Rotation: rotationID})
 		}, []int{1}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // Plan is what a rotation would do now, and whether it may: the dry run.
@@ -235,7 +234,7 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 
 // Governs judges whether a spec is of the inventory and environment that the credential belongs to by the
 // store's record of it. A credential that no key was issued for yet belongs to nobody.
-func Governs(spec inventory.Spec, m providers.Metadata) Decision {
+func Governs(spec inventory.Spec, m key.Metadata) Decision {
 	environment := spec.Credential.Environment
 	if m.Inventory == "" && m.Environment == "" || m.Inventory == spec.Inventory && m.Environment == environment {
 		return allow("it is of inventory %q and environment %q", spec.Inventory, environment)
@@ -271,7 +270,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	var no []Decision
 	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
 
-	current, hasCurrent := f.Version(providers.Current)
+	current, hasCurrent := f.Version(key.Current)
 	switch {
 	case plan.Resume != nil:
 	case hasCurrent && plan.Retiring == nil:

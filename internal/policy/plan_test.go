@@ -10,7 +10,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // anybody can approve.
@@ -39,7 +38,7 @@ func TestPlanRefusals(t *testing.T) {
 			[]policy.Reason{policy.SpecRefused}},
 		"all slots in use by own keys refuse": {func(g *given) {
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-older", State: key.Disabled})
-			g.f.Metadata.Keys = append(g.f.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-older"}, Rotation: "r", PromotedAt: now})
+			g.f.Metadata.Keys = append(g.f.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-older"}, Rotation: "r", PromotedAt: now})
 		}, []policy.Reason{policy.SlotsFull}},
 		"an unknown active key refuses": {func(g *given) {
 			g.f.Capabilities.Slots = 0
@@ -56,12 +55,12 @@ func TestPlanRefusals(t *testing.T) {
 		}, nil},
 		"a leftover of an interrupted mint is cleared away and frees its slot": {func(g *given) {
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now})
-			g.f.Metadata.Intents = []providers.MintIntent{{Rotation: "r", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}}}
+			g.f.Metadata.Intents = []key.Intent{{Rotation: "r", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}}}
 		}, nil},
 		"two candidates for one interrupted mint are ambiguous": {func(g *given) {
 			g.f.Capabilities.Slots = 0
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active, CreatedAt: now}, key.Info{KeyID: "key-y", State: key.Active, CreatedAt: now})
-			g.f.Metadata.Intents = []providers.MintIntent{{Rotation: "r", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}}}
+			g.f.Metadata.Intents = []key.Intent{{Rotation: "r", Ordinal: 1, At: now, Within: policy.MintWithin, Known: []string{"key-old"}}}
 		}, []policy.Reason{policy.AmbiguousOrphan}},
 		"an instance on the key of a rotation that turned back is taken back": {func(g *given) {
 			g.f = turnedBack(staged())
@@ -83,11 +82,11 @@ func TestPlanRefusals(t *testing.T) {
 			g.c.Adopt = []string{"key-old", "key-x"}
 			g.f.Capabilities.Slots = 3
 			g.f.Keys = append(g.f.Keys, key.Info{KeyID: "key-x", State: key.Active})
-			g.f.Versions, g.f.Metadata, g.f.Instances = nil, providers.Metadata{}, nil
+			g.f.Versions, g.f.Metadata, g.f.Instances = nil, key.Metadata{}, nil
 		}, []policy.Reason{policy.AmbiguousRetiringKey}},
 		"an adopted key that the issuer does not have refuses": {func(g *given) {
 			g.c.Adopt = []string{"key-gone"}
-			g.f.Keys, g.f.Versions, g.f.Metadata, g.f.Instances = nil, nil, providers.Metadata{}, nil
+			g.f.Keys, g.f.Versions, g.f.Metadata, g.f.Instances = nil, nil, key.Metadata{}, nil
 		}, []policy.Reason{policy.AdoptedKeyMissing}},
 		"an adopted key that was retired long ago does not refuse": {func(g *given) { g.c.Adopt = []string{"key-2024"} }, nil},
 		"a store that something else manages refuses":              {func(g *given) { g.f.StoreProblem = "native rotation is on" }, []policy.Reason{policy.StoreRefused}},
@@ -113,14 +112,14 @@ func TestPlanRefusals(t *testing.T) {
 		}, nil},
 		"replicas that differ refuse an adoption, too": {func(g *given) {
 			g.c.Adopt = []string{"key-old"}
-			g.f.Versions, g.f.Metadata = nil, providers.Metadata{}
+			g.f.Versions, g.f.Metadata = nil, key.Metadata{}
 			g.f.Instances = fleet("fp:none-that-we-know")
 			g.f.Instances[1].Statement.Keys, g.f.Instances[1].Statement.Split = []string{"fp:none-that-we-know", "fp:else"}, true
 		}, []policy.Reason{policy.ConsumerOnOtherKey}},
 		"an instance may state the key by its ID": {func(g *given) { g.f.Instances[1].Statement.Keys = []string{"key-old"} }, nil},
 		"an adopted key in no store is stated by a fingerprint that nobody can match": {func(g *given) {
 			g.c.Adopt = []string{"key-old"}
-			g.f.Versions, g.f.Metadata = nil, providers.Metadata{}
+			g.f.Versions, g.f.Metadata = nil, key.Metadata{}
 		}, nil},
 		"a quiet window below the account's lag refuses":                             {func(g *given) { g.f.Capabilities.UsageLag = 7 * time.Hour }, []policy.Reason{policy.QuietBelowLag}},
 		"keys that shall expire need an issuer that can":                             {func(g *given) { g.c.Expires = hours(1); g.f.Capabilities.CanExpire = false }, []policy.Reason{policy.CannotExpire}},
@@ -231,7 +230,7 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 	t.Run("an adopted key in no store cannot be rolled back to", func(t *testing.T) {
 		t.Parallel()
 		c, f := credential(), before()
-		c.Adopt, f.Versions, f.Metadata = []string{"key-old"}, nil, providers.Metadata{}
+		c.Adopt, f.Versions, f.Metadata = []string{"key-old"}, nil, key.Metadata{}
 		plan := policy.Make(spec(c), f, noPulls, anybody)
 		require.False(t, plan.Refused())
 		assert.False(t, plan.CanRollBack)

@@ -12,7 +12,6 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // proof is of an approval by ann, one of the owners, of what is shown now.
@@ -255,7 +254,7 @@ func TestOfANamedKeyOnlyItsIDIsBelieved(t *testing.T) {
 	assert.Equal(t, incoming, f.Named(lie))
 	dead := key.Ref{Principal: "payments-api", KeyID: "key-dead", StoreVersion: "v0", Fingerprint: "fp:old"}
 	assert.Equal(t, key.Ref{Principal: "payments-api", KeyID: "key-dead"}, f.Named(dead), "no such version")
-	f.Versions = append(f.Versions, stored("v0", "", "fp:dead", providers.Previous))
+	f.Versions = append(f.Versions, stored("v0", "", "fp:dead", key.Previous))
 	assert.Equal(t, key.Ref{Principal: "payments-api", KeyID: "key-dead", StoreVersion: "v0", Fingerprint: "fp:dead"}, f.Named(dead))
 	dead.StoreVersion = "v2"
 	assert.Empty(t, f.Named(dead).StoreVersion, "a version that holds a live key is not the dead one's")

@@ -5,7 +5,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // Resume is a rotation that did not end, as metadata, issuer and store tell of it: it was terminated, reset, timed out or
@@ -42,7 +41,7 @@ func unfinished(c inventory.Credential, f Facts, standings map[string]Standing) 
 			retired = append(retired, k)
 		}
 	}
-	current, _ := f.Version(providers.Current)
+	current, _ := f.Version(key.Current)
 	k, live := f.Live(current.KeyID)
 	switch {
 	case len(incoming) == 1:
@@ -70,7 +69,7 @@ func (f Facts) begun(c inventory.Credential, k key.Info) *Resume {
 
 func (f Facts) unpromoted(c inventory.Credential, k key.Info) *Resume {
 	r := f.begun(c, k)
-	pending, staged := f.Version(providers.Pending)
+	pending, staged := f.Version(key.Pending)
 	owned, _ := f.Metadata.Key(k.KeyID)
 	if r == nil || r.Promoted() || !owned.TurnedBackAt.IsZero() || !staged || pending.ID != r.Incoming.StoreVersion {
 		return nil
@@ -88,7 +87,7 @@ func (f Facts) promoted(c inventory.Credential, k key.Info, retired []key.Info) 
 		return r
 	}
 	before := retired[0]
-	previous, ok := f.Version(providers.Previous)
+	previous, ok := f.Version(key.Previous)
 	if was, live := f.Live(previous.KeyID); ok && live {
 		before = was
 	} else if len(retired) > 1 {

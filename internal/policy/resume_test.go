@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // turnedBack notes of the incoming key that its rotation turned back from it.
@@ -25,7 +24,7 @@ func turnedBack(f policy.Facts) policy.Facts {
 
 func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
 	t.Parallel()
-	owned := func(f *policy.Facts) *providers.OwnedKey { return &f.Metadata.Keys[len(f.Metadata.Keys)-1] }
+	owned := func(f *policy.Facts) *key.Owned { return &f.Metadata.Keys[len(f.Metadata.Keys)-1] }
 	cases := map[string]struct {
 		facts  policy.Facts
 		change func(*policy.Facts)
@@ -38,20 +37,20 @@ func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
 		"and the retiring one is disabled":                 {promoted(), func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, "current"},
 		"not when it turned back before it was promoted":   {turnedBack(staged()), func(*policy.Facts) {}, ""},
 		"but when it is CURRENT still":                     {turnedBack(promoted()), func(*policy.Facts) {}, "current"},
-		"not when its end is on record":                    {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &providers.LastRotation{ID: owned(f).Rotation} }, ""},
-		"not when it is of before the last one that ended": {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &providers.LastRotation{ID: "a later one", At: now} }, ""},
-		"an earlier end says nothing of it":                {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &providers.LastRotation{ID: "an earlier one"} }, "current"},
+		"not when its end is on record":                    {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &key.LastRotation{ID: owned(f).Rotation} }, ""},
+		"not when it is of before the last one that ended": {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &key.LastRotation{ID: "a later one", At: now} }, ""},
+		"an earlier end says nothing of it":                {promoted(), func(f *policy.Facts) { f.Metadata.LastRotation = &key.LastRotation{ID: "an earlier one"} }, "current"},
 		"not when it is kept":                              {promoted(), func(f *policy.Facts) { owned(f).KeptAt = now }, ""},
 		"not with a key that nobody saw working":           {staged(), func(f *policy.Facts) { owned(f).VerifiedAt = time.Time{} }, ""},
 		"not with a key that is disabled":                  {staged(), func(f *policy.Facts) { f.Keys[1].State = key.Disabled }, ""},
 		"not with a key that is about to end":              {staged(), func(f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(time.Minute) }, ""},
 		"not with a key whose value is in no store":        {staged(), func(f *policy.Facts) { f.Versions = f.Versions[:1] }, ""},
 		"not with a key that is PENDING no more":           {staged(), func(f *policy.Facts) { f.Versions[1].Labels = nil }, ""},
-		"not when nothing says which of two it is":         {staged(), func(f *policy.Facts) { twice(f, providers.OwnedKey{Rotation: "another"}) }, ""},
+		"not when nothing says which of two it is":         {staged(), func(f *policy.Facts) { twice(f, key.Owned{Rotation: "another"}) }, ""},
 		"its retiring key is gone already":                 {promoted(), func(f *policy.Facts) { f.Keys = f.Keys[1:] }, "record"},
 		"nor when two were CURRENT before and none PREVIOUS": {promoted(), func(f *policy.Facts) {
 			f.Versions[0].Labels = nil
-			twice(f, providers.OwnedKey{PromotedAt: now.AddDate(-1, 0, 0)})
+			twice(f, key.Owned{PromotedAt: now.AddDate(-1, 0, 0)})
 		}, ""},
 	}
 	for name, c := range cases {
@@ -90,7 +89,7 @@ func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
 }
 
 // twice adds another live key of ours.
-func twice(f *policy.Facts, of providers.OwnedKey) {
+func twice(f *policy.Facts, of key.Owned) {
 	of.Ref = key.Ref{Principal: "payments-api", KeyID: "key-other"}
 	f.Capabilities.Slots = 3
 	f.Keys = append(f.Keys, key.Info{Principal: "payments-api", KeyID: "key-other", State: key.Active})

@@ -12,7 +12,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // FindingKind names what Sweep found. Kinds are stable.
@@ -244,12 +243,12 @@ func (s *sweeping) overdue() {
 
 func (s *sweeping) keys() {
 	c, f := s.c.Spec.Credential, s.c.Facts
-	current, hasCurrent := f.Version(providers.Current)
+	current, hasCurrent := f.Version(key.Current)
 	if hasCurrent && current.KeyID == "" {
 		s.find(FoundCurrentNotLive, current.ID, fmt.Sprintf("the store's CURRENT (version %s) is no live key: who reads it is refused", current.ID),
 			"put the value that consumers use into the store; if the key was destroyed by mistake, handle it as an emergency")
 	}
-	if pending, ok := f.Version(providers.Pending); ok {
+	if pending, ok := f.Version(key.Pending); ok {
 		s.find(FoundPendingLeft, pending.ID, fmt.Sprintf("version %s of the store is PENDING, and no rotation runs", pending.ID),
 			"the next rotation clears it away: keyturn rotate "+c.Name)
 	}
@@ -292,7 +291,7 @@ func (s *sweeping) keys() {
 // instances holds what each consumer states against the store's CURRENT.
 func (s *sweeping) instances() {
 	f := s.c.Facts
-	current, ok := f.Version(providers.Current)
+	current, ok := f.Version(key.Current)
 	if !ok || current.KeyID == "" {
 		return
 	}
@@ -350,7 +349,7 @@ const (
 // that disabling needs is proved, but for approvals. Its message says what happens next, or what to do.
 func MayTakeUp(c SweptCredential, retired string, now time.Time) Decision {
 	credential, f := c.Spec.Credential, c.Facts
-	current, hasCurrent := f.Version(providers.Current)
+	current, hasCurrent := f.Version(key.Current)
 	owned, _ := f.Metadata.Key(current.KeyID)
 	live, alive := f.Live(current.KeyID)
 	away, _ := f.Live(retired)
@@ -629,7 +628,7 @@ func Settle(spec inventory.Spec, f Facts, retired string, cannotApprove func(inv
 		no(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec", spec.Generation, f.Metadata.Generation)
 	}
 	k, live := f.Live(retired)
-	current, _ := f.Version(providers.Current)
+	current, _ := f.Version(key.Current)
 	now, alive := f.Live(current.KeyID)
 	switch {
 	case !live:

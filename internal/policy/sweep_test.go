@@ -12,7 +12,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 )
 
 // settled is a credential of which nothing is owed: the retired key is gone.
@@ -20,7 +19,7 @@ func settled() policy.SweptCredential {
 	f := promoted()
 	f.Keys, f.Versions, f.Metadata.Keys = f.Keys[1:], f.Versions[1:], f.Metadata.Keys[1:]
 	f.Metadata.Keys[0].IssuedAt = now.Add(-72 * time.Hour)
-	f.Metadata.LastRotation = &providers.LastRotation{ID: "r", Outcome: "completed", At: now.Add(-time.Hour)}
+	f.Metadata.LastRotation = &key.LastRotation{ID: "r", Outcome: "completed", At: now.Add(-time.Hour)}
 	return policy.SweptCredential{
 		Spec: inventory.Spec{Inventory: "payments", Credential: credential()}, Facts: f,
 		Run: policy.Run{ID: "r", Status: policy.RunCompleted, StartedAt: now.Add(-72 * time.Hour), ClosedAt: now.Add(-time.Hour)},
@@ -81,16 +80,16 @@ func TestSweepFinds(t *testing.T) {
 		}, "", "", ""},
 		"a rotation that takes too long": {running, func(c *policy.SweptCredential) { c.Run.StartedAt = now.Add(-90 * 24 * time.Hour) }, policy.FoundStuck, "longer than all its waits", "keyturn status"},
 		"a version that is left PENDING": {settled, func(c *policy.SweptCredential) {
-			c.Facts.Versions = append(c.Facts.Versions, policy.StoredKey{Version: providers.Version{ID: "v9", Labels: []providers.Label{providers.Pending}}})
+			c.Facts.Versions = append(c.Facts.Versions, policy.StoredKey{Version: key.Version{ID: "v9", Labels: []key.Label{key.Pending}}})
 		}, policy.FoundPendingLeft, "v9", "clears it away"},
 		"a retired key that is alive": {owing, func(*policy.SweptCredential) {}, policy.FoundRetiredAlive, "key-old is still alive", "approve with: keyturn approve"},
 		"one that is still in use":    {owing, func(c *policy.SweptCredential) { c.Facts.Keys[0].LastUsedAt = now }, policy.FoundRetiredAlive, "still alive", "must be quiet"},
 		"an incoming key whose rotation is gone": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{Principal: "payments-api", KeyID: "key-left", State: key.Active, CreatedAt: now})
-			c.Facts.Metadata.Keys = append(c.Facts.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-left"}, Rotation: "gone"})
+			c.Facts.Metadata.Keys = append(c.Facts.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-left"}, Rotation: "gone"})
 		}, policy.FoundIncomingAlive, "key-left", "the next rotation"},
 		"copies that an instance did not remove": {settled, func(c *policy.SweptCredential) {
-			c.Facts.Metadata.Debt = []providers.Debt{{Kind: "copies-left", About: "key-gone", Since: now}}
+			c.Facts.Metadata.Debt = []key.Debt{{Kind: "copies-left", About: "key-gone", Since: now}}
 		}, policy.FoundCopiesLeft, "copies of the dead key key-gone may be left", "the next rotation purges them again"},
 		"a key of a stranger": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{Principal: "payments-api", KeyID: "stranger", State: key.Active, CreatedAt: now})
@@ -152,7 +151,7 @@ func TestWhatToDoAfterARotationThatEndedInTheMiddle(t *testing.T) {
 		"an incoming key in the last slot, which the next rotation destroys": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Capabilities.Slots = 2
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{KeyID: "key-left", State: key.Active})
-			c.Facts.Metadata.Keys = append(c.Facts.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "key-left"}, Rotation: "gone"})
+			c.Facts.Metadata.Keys = append(c.Facts.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-left"}, Rotation: "gone"})
 		}, []string{"keyturn rotate"}, "allows"},
 	} {
 		for status, kind := range map[policy.RunStatus]policy.FindingKind{policy.RunTerminated: policy.FoundTerminated, policy.RunFailed: policy.FoundFailed} {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -150,7 +151,7 @@ func structFaults(role string, typ reflect.Type, docs map[string]string) []strin
 	return list
 }
 
-func capabilityFaults(c providers.IssuerCapabilities) []string {
+func capabilityFaults(c key.Capabilities) []string {
 	var list []string
 	if c.Slots < 0 || c.Slots == 1 {
 		list = append(list, "issuer: with one slot no rotation can be without downtime")
@@ -294,7 +295,7 @@ func TestCatalog(t *testing.T) {
 	c := all.Catalog(
 		providers.Descriptor{Type: "minter", Issuer: &providers.IssuerType{
 			Config:       func() providers.IssuerConfig { return new(issuerConfig) },
-			Capabilities: providers.IssuerCapabilities{ReportsUsage: true, UsageLag: time.Hour, CanExpire: true, Fields: []string{secret.ValueField}},
+			Capabilities: key.Capabilities{ReportsUsage: true, UsageLag: time.Hour, CanExpire: true, Fields: []string{secret.ValueField}},
 		}, Check: &providers.CheckType{Config: config}},
 		providers.Descriptor{Type: "host", Account: account, Target: &providers.TargetType{Config: config, Pulls: true}},
 		providers.Descriptor{Type: "asker", Check: &providers.CheckType{Config: config}},

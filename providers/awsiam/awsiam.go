@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -146,8 +147,8 @@ func (c *AttestationConfig) Principals() []string { return []string{c.Principal}
 // Problems tells what is wrong with the configuration.
 func (c *AttestationConfig) Problems() []strictyaml.Problem { return userProblems(c.Principal) }
 
-func capabilities(a *Account, c Config) providers.IssuerCapabilities {
-	can := providers.IssuerCapabilities{ // not ReportsRefusals, which AWS does not document
+func capabilities(a *Account, c Config) key.Capabilities {
+	can := key.Capabilities{ // not ReportsRefusals, which AWS does not document
 		Slots: slots, CanDisable: true, ReportsUsage: true, UsageLag: usageLag,
 		Fields: []string{c.keyID(), c.secretKey()}, ConsistentWithin: consistentWithin,
 	}

@@ -40,7 +40,7 @@ func (i *issuer) iam(ctx context.Context) (*iam.Client, error) { return i.accoun
 func (i *issuer) user() *string { return aws.String(i.config.Principal) }
 
 // Capabilities implements providers.Issuer.
-func (i *issuer) Capabilities(context.Context) (providers.IssuerCapabilities, error) {
+func (i *issuer) Capabilities(context.Context) (key.Capabilities, error) {
 	return capabilities(i.account, i.config), nil
 }
 

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/providertest"
 )
 
@@ -31,7 +31,7 @@ func TestHostileEndpoint(t *testing.T) {
 			return err
 		},
 		"reading a label": func(ctx context.Context, s *store) error {
-			_, err := s.ReadLabel(ctx, providers.Current)
+			_, err := s.ReadLabel(ctx, key.Current)
 			return err
 		},
 		"staging": func(ctx context.Context, s *store) error {
@@ -55,13 +55,13 @@ func TestHostileEndpoint(t *testing.T) {
 			return err
 		},
 		"writing metadata": func(ctx context.Context, s *store) error {
-			_, err := s.PutMetadata(ctx, providers.Metadata{Generation: 1})
+			_, err := s.PutMetadata(ctx, key.Metadata{Generation: 1})
 			return err
 		},
 		"reading the contents of metadata": func(ctx context.Context, s *store) error {
 			c, err := s.client(ctx)
 			require.NoError(t, err)
-			_, err = s.contents(ctx, c, providers.Revision(version))
+			_, err = s.contents(ctx, c, key.Revision(version))
 			return err
 		},
 		"reading metadata in tags": func(ctx context.Context, s *store) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -37,11 +38,11 @@ type records struct {
 }
 
 type contents struct {
-	revision providers.Revision
+	revision key.Revision
 	text     string
 }
 
-func (r *records) of(name string, revision providers.Revision) (text string, known bool) {
+func (r *records) of(name string, revision key.Revision) (text string, known bool) {
 	if r == nil {
 		return "", false
 	}
@@ -64,47 +65,47 @@ func (r *records) keep(name string, c contents) {
 }
 
 // Decode reads the metadata that is the companion's value.
-func Decode(text string) (providers.Metadata, error) {
+func Decode(text string) (key.Metadata, error) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.DisallowUnknownFields() // what a later keyturn wrote must not be lost by this one
-	var m providers.Metadata
+	var m key.Metadata
 	err := decoder.Decode(&m)
 	if err == nil {
 		_, err = decoder.Token()
 	}
 	if !errors.Is(err, io.EOF) {
-		return providers.Metadata{}, fmt.Errorf("%w: not a record of this version", ErrDamaged)
+		return key.Metadata{}, fmt.Errorf("%w: not a record of this version", ErrDamaged)
 	}
 	return m, nil
 }
 
 // Metadata implements providers.Store.
-func (s *store) Metadata(ctx context.Context) (providers.Metadata, error) {
+func (s *store) Metadata(ctx context.Context) (key.Metadata, error) {
 	c, err := s.client(ctx)
 	if err != nil {
-		return providers.Metadata{}, err
+		return key.Metadata{}, err
 	}
 	revision, err := s.revision(ctx, c)
 	if err != nil {
-		return providers.Metadata{}, err
+		return key.Metadata{}, err
 	}
 	if revision == "" {
 		return s.tagged(ctx, c)
 	}
 	text, err := s.contents(ctx, c, revision)
 	if err != nil {
-		return providers.Metadata{}, err
+		return key.Metadata{}, err
 	}
 	m, err := Decode(text)
 	if err != nil {
-		return providers.Metadata{}, fmt.Errorf("reading metadata of secret %q: %w", s.name, err)
+		return key.Metadata{}, fmt.Errorf("reading metadata of secret %q: %w", s.name, err)
 	}
 	m.Revision = revision
 	return m, nil
 }
 
 // revision is that of the record; empty when there is none yet.
-func (s *store) revision(ctx context.Context, c *secretsmanager.Client) (providers.Revision, error) {
+func (s *store) revision(ctx context.Context, c *secretsmanager.Client) (key.Revision, error) {
 	described, err := s.companion().describe(ctx, c)
 	if err != nil || described == nil {
 		return "", err
@@ -115,14 +116,14 @@ func (s *store) revision(ctx context.Context, c *secretsmanager.Client) (provide
 		case !versionForm.MatchString(version):
 			return "", fmt.Errorf("looking at the record of secret %q: %w", s.name, errNoAnswer)
 		default:
-			return providers.Revision(version), nil
+			return key.Revision(version), nil
 		}
 	}
 	return "", nil
 }
 
 // contents is the record of a revision.
-func (s *store) contents(ctx context.Context, c *secretsmanager.Client, revision providers.Revision) (string, error) {
+func (s *store) contents(ctx context.Context, c *secretsmanager.Client, revision key.Revision) (string, error) {
 	if text, known := s.records.of(s.name, revision); known {
 		return text, nil
 	}
@@ -140,7 +141,7 @@ func (s *store) contents(ctx context.Context, c *secretsmanager.Client, revision
 }
 
 // PutMetadata implements providers.Store.
-func (s *store) PutMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+func (s *store) PutMetadata(ctx context.Context, m key.Metadata) (key.Revision, error) {
 	next, err := s.putMetadata(ctx, m)
 	if err != nil {
 		return "", fmt.Errorf("writing metadata of secret %q: %w", s.name, err)
@@ -148,7 +149,7 @@ func (s *store) PutMetadata(ctx context.Context, m providers.Metadata) (provider
 	return next, nil
 }
 
-func (s *store) putMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+func (s *store) putMetadata(ctx context.Context, m key.Metadata) (key.Revision, error) {
 	c, err := s.client(ctx)
 	if err != nil {
 		return "", err
@@ -167,7 +168,7 @@ func (s *store) putMetadata(ctx context.Context, m providers.Metadata) (provider
 	case revision == next: // the reply of this write got lost
 		return next, nil
 	case revision != m.Revision:
-		return "", m.Conflict()
+		return "", providers.Stale(m)
 	}
 	record, from := s.companion(), string(m.Revision)
 	if m.Revision == "" {

@@ -26,7 +26,7 @@ import (
 const maxTag = 256
 
 // encode writes metadata as tags, as it was kept before there was a companion.
-func encode(m providers.Metadata) ([]types.Tag, error) {
+func encode(m key.Metadata) ([]types.Tag, error) {
 	plain, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
@@ -66,9 +66,9 @@ func TestMetadataTags(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringN(0, 40, 100)
-		m := providers.Metadata{Generation: rapid.Int64().Draw(t, "generation")}
+		m := key.Metadata{Generation: rapid.Int64().Draw(t, "generation")}
 		for range rapid.IntRange(0, 12).Draw(t, "keys") {
-			m.Keys = append(m.Keys, providers.OwnedKey{
+			m.Keys = append(m.Keys, key.Owned{
 				Ref: key.Ref{Principal: text.Draw(t, "principal"), KeyID: text.Draw(t, "id")}, Rotation: text.Draw(t, "rotation"),
 				IssuedAt: time.Unix(rapid.Int64Range(0, 4e9).Draw(t, "at"), 0).UTC(),
 			})
@@ -93,14 +93,14 @@ func TestMetadataTags(t *testing.T) {
 }
 
 func FuzzDecodeTags(f *testing.F) {
-	tags, err := encode(providers.Metadata{Generation: 7})
+	tags, err := encode(key.Metadata{Generation: 7})
 	require.NoError(f, err)
 	f.Add(*tags[0].Value, "")
 	f.Add("1:02:0000000000000000:", "AAAA")
 	f.Fuzz(func(t *testing.T, first, second string) {
 		m, err := decodeTags([]types.Tag{{Key: aws.String("keyturn:0"), Value: &first}, {Key: aws.String("keyturn:1"), Value: &second}})
 		if err != nil {
-			assert.Equal(t, providers.Metadata{}, m)
+			assert.Equal(t, key.Metadata{}, m)
 			return
 		}
 		again, err := encode(m)
@@ -119,7 +119,7 @@ func FuzzDecode(f *testing.F) {
 		m, err := Decode(text)
 		if err != nil {
 			require.ErrorIs(t, err, ErrDamaged)
-			assert.Equal(t, providers.Metadata{}, m)
+			assert.Equal(t, key.Metadata{}, m)
 			return
 		}
 		again, err := json.Marshal(m)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/moto"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
@@ -148,7 +149,7 @@ func emptySecret(t *testing.T, w *world) {
 	assert.Empty(t, versions)
 	_, err = s.Stage(t.Context(), tokenA, keyOf("first"))
 	require.NoError(t, err)
-	_, err = s.ReadLabel(t.Context(), providers.Current)
+	_, err = s.ReadLabel(t.Context(), key.Current)
 	require.ErrorIs(t, err, providers.ErrNotFound)
 	require.NoError(t, s.Promote(t.Context(), "", tokenA))
 	assert.Equal(t, map[string][]string{tokenA: {awsCurrent}}, w.Stages(name))
@@ -163,7 +164,7 @@ func otherTypes(t *testing.T, w *world) {
 	got := w.value(t, name, awsPending)
 	assert.JSONEq(t, `{"AccessKeyId":"new","SecretAccessKey":"secret-of-new","port":12345678901234567890,"tls":{"verify":true},"note":null,"host":"h"}`, got)
 	assert.Contains(t, got, `"port":12345678901234567890`, "to the last digit")
-	b, err := s.ReadLabel(t.Context(), providers.Pending)
+	b, err := s.ReadLabel(t.Context(), key.Pending)
 	require.NoError(t, err)
 	port, _ := b.Field("port")
 	assert.Equal(t, "12345678901234567890", string(port.Reveal()))
@@ -209,7 +210,7 @@ func (w *world) refuses(t *testing.T, name, why string) {
 	_, versions := s.Versions(t.Context())
 	_, staging := s.Stage(t.Context(), tokenB, keyOf("new"))
 	_, reading := s.Metadata(t.Context())
-	_, writing := s.PutMetadata(t.Context(), providers.Metadata{Generation: 1})
+	_, writing := s.PutMetadata(t.Context(), key.Metadata{Generation: 1})
 	for doing, err := range map[string]error{
 		"listing": versions, "staging": staging, "promoting": s.Promote(t.Context(), "", tokenB), "pruning": s.Prune(t.Context(), tokenB),
 		"reading metadata": reading, "writing metadata": writing,
@@ -232,7 +233,7 @@ func deleted(t *testing.T, w *world) {
 }
 
 // putOver writes metadata over what is there.
-func (s *store) putOver(t *testing.T, m providers.Metadata) {
+func (s *store) putOver(t *testing.T, m key.Metadata) {
 	t.Helper()
 	before, err := s.Metadata(t.Context())
 	require.NoError(t, err)
@@ -242,7 +243,7 @@ func (s *store) putOver(t *testing.T, m providers.Metadata) {
 }
 
 // keeps asserts what the metadata is, but for its revision.
-func (s *store) keeps(t *testing.T, want providers.Metadata) {
+func (s *store) keeps(t *testing.T, want key.Metadata) {
 	t.Helper()
 	got, err := s.Metadata(t.Context())
 	require.NoError(t, err)
@@ -274,10 +275,10 @@ func tagged(t *testing.T, w *world) {
 }
 
 // large is metadata of some length.
-func large(debts int) providers.Metadata {
-	m := providers.Metadata{Generation: 7}
+func large(debts int) key.Metadata {
+	m := key.Metadata{Generation: 7}
 	for i := range debts {
-		m.Debt = append(m.Debt, providers.Debt{Kind: "retired-key-alive", About: fmt.Sprintf("AKIA%016x", i*7919+1), Since: time.Unix(1700000000+int64(i)*977, 0).UTC()})
+		m.Debt = append(m.Debt, key.Debt{Kind: "retired-key-alive", About: fmt.Sprintf("AKIA%016x", i*7919+1), Since: time.Unix(1700000000+int64(i)*977, 0).UTC()})
 	}
 	return m
 }
@@ -365,7 +366,7 @@ func emptyCompanion(t *testing.T, w *world) {
 	_, err := w.Secrets().CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{Name: aws.String(name + companion)})
 	require.NoError(t, err)
 	s := w.open(name)
-	s.keeps(t, providers.Metadata{})
+	s.keeps(t, key.Metadata{})
 	s.putOver(t, large(2))
 	s.keeps(t, large(2))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -25,7 +26,7 @@ const (
 	awsPrevious = "AWSPREVIOUS"
 )
 
-var stages = map[providers.Label]string{"": awsCurrent, providers.Current: awsCurrent, providers.Pending: awsPending, providers.Previous: awsPrevious}
+var stages = map[key.Label]string{"": awsCurrent, key.Current: awsCurrent, key.Pending: awsPending, key.Previous: awsPrevious}
 
 const (
 	// placeholder is the token of an empty first version. Secrets Manager gives the first version of a secret
@@ -153,7 +154,7 @@ func (st state) find(version string) (types.SecretVersionsListEntry, bool) {
 }
 
 // Versions implements providers.Store.
-func (s *store) Versions(ctx context.Context) ([]providers.Version, error) {
+func (s *store) Versions(ctx context.Context) ([]key.Version, error) {
 	c, err := s.client(ctx)
 	if err != nil {
 		return nil, err
@@ -162,14 +163,14 @@ func (s *store) Versions(ctx context.Context) ([]providers.Version, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []providers.Version
+	var list []key.Version
 	for _, v := range st.versions {
 		id := aws.ToString(v.VersionId)
 		if id == placeholder {
 			continue
 		}
-		known := providers.Version{ID: id, Token: id, CreatedAt: aws.ToTime(v.CreatedDate)}
-		for _, l := range []providers.Label{providers.Current, providers.Pending, providers.Previous} {
+		known := key.Version{ID: id, Token: id, CreatedAt: aws.ToTime(v.CreatedDate)}
+		for _, l := range []key.Label{key.Current, key.Pending, key.Previous} {
 			if slices.Contains(v.VersionStages, stages[l]) {
 				known.Labels = append(known.Labels, l)
 			}
@@ -189,7 +190,7 @@ func (s *store) Read(ctx context.Context, version string) (secret.Bundle, error)
 }
 
 // ReadLabel implements providers.Store. A default read yields AWSCURRENT.
-func (s *store) ReadLabel(ctx context.Context, l providers.Label) (secret.Bundle, error) {
+func (s *store) ReadLabel(ctx context.Context, l key.Label) (secret.Bundle, error) {
 	stage := stages[l]
 	return s.read(ctx, "reading "+stage, &secretsmanager.GetSecretValueInput{SecretId: &s.name, VersionStage: &stage})
 }

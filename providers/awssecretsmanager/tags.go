@@ -16,7 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 
-	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/internal/key"
 )
 
 // Before there was a companion, metadata was compressed JSON in base64, cut into the secret's tags keyturn:0, keyturn:1
@@ -32,21 +32,21 @@ const (
 )
 
 // tagged is the metadata in the tags; the zero one when there is none. It has no revision: what replaces it is the first.
-func (s *store) tagged(ctx context.Context, c *secretsmanager.Client) (providers.Metadata, error) {
+func (s *store) tagged(ctx context.Context, c *secretsmanager.Client) (key.Metadata, error) {
 	described, err := s.describe(ctx, c)
 	if err != nil || described == nil {
-		return providers.Metadata{}, err
+		return key.Metadata{}, err
 	}
 	m, err := decodeTags(described.Tags)
 	if err != nil {
-		return providers.Metadata{}, fmt.Errorf("reading metadata in the tags of secret %q: %w", s.name, err)
+		return key.Metadata{}, fmt.Errorf("reading metadata in the tags of secret %q: %w", s.name, err)
 	}
 	return m, nil
 }
 
 // decodeTags reads the metadata that is in a secret's tags, whatever other tags there are. Without a tag of keyturn's it is
 // the zero Metadata; ErrDamaged tells of tags that keyturn did not write so.
-func decodeTags(tags []types.Tag) (providers.Metadata, error) {
+func decodeTags(tags []types.Tag) (key.Metadata, error) {
 	own := map[string]string{}
 	for _, t := range tags {
 		if name, ok := strings.CutPrefix(aws.ToString(t.Key), tagPrefix); ok {
@@ -54,30 +54,30 @@ func decodeTags(tags []types.Tag) (providers.Metadata, error) {
 		}
 	}
 	if len(own) == 0 {
-		return providers.Metadata{}, nil
+		return key.Metadata{}, nil
 	}
 	parts := strings.SplitN(own["0"], ":", 4)
 	if len(parts) < 4 || parts[0] != tagVersion {
-		return providers.Metadata{}, fmt.Errorf("%w: %s0 has no header of this version", ErrDamaged, tagPrefix)
+		return key.Metadata{}, fmt.Errorf("%w: %s0 has no header of this version", ErrDamaged, tagPrefix)
 	}
 	count, err := strconv.Atoi(parts[1])
 	if err != nil || count < 1 || count > maxTags {
-		return providers.Metadata{}, fmt.Errorf("%w: %s0 has no count", ErrDamaged, tagPrefix)
+		return key.Metadata{}, fmt.Errorf("%w: %s0 has no count", ErrDamaged, tagPrefix)
 	}
 	text := parts[3]
 	for i := 1; i < count; i++ {
 		text += own[strconv.Itoa(i)]
 	}
 	if checksum(text) != parts[2] {
-		return providers.Metadata{}, fmt.Errorf("%w: the checksum does not hold", ErrDamaged)
+		return key.Metadata{}, fmt.Errorf("%w: the checksum does not hold", ErrDamaged)
 	}
 	packed, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
-		return providers.Metadata{}, fmt.Errorf("%w: no base64", ErrDamaged)
+		return key.Metadata{}, fmt.Errorf("%w: no base64", ErrDamaged)
 	}
 	plain, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), maxRecord))
 	if err != nil {
-		return providers.Metadata{}, fmt.Errorf("%w: not compressed", ErrDamaged)
+		return key.Metadata{}, fmt.Errorf("%w: not compressed", ErrDamaged)
 	}
 	return Decode(string(plain))
 }

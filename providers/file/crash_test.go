@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
@@ -54,7 +55,7 @@ var life = []struct {
 	do   func(ctx context.Context, s *store) error
 }{
 	{"metadata", func(ctx context.Context, s *store) error {
-		_, err := s.PutMetadata(ctx, providers.Metadata{Generation: 1})
+		_, err := s.PutMetadata(ctx, key.Metadata{Generation: 1})
 		return err
 	}},
 	{"stage first", func(ctx context.Context, s *store) error { _, err := s.Stage(ctx, "t1", single("one")); return err }},
@@ -64,7 +65,7 @@ var life = []struct {
 	{"prune first", func(ctx context.Context, s *store) error { return s.Prune(ctx, "v1") }},
 }
 
-func read(t *testing.T, s *store, l providers.Label) string {
+func read(t *testing.T, s *store, l key.Label) string {
 	t.Helper()
 	b, err := s.ReadLabel(t.Context(), l)
 	if errors.Is(err, providers.ErrNotFound) {
@@ -105,7 +106,7 @@ func TestACrashAfterAnyStepLeavesAReadableStore(t *testing.T) {
 			}
 			_, err = after.Metadata(t.Context())
 			require.NoError(t, err, name)
-			current := read(t, after, providers.Current)
+			current := read(t, after, key.Current)
 			assert.Contains(t, []string{was, current}, read(t, after, ""), "%s: a consumer reads the key before or after", name)
 			if was != "" {
 				assert.NotEmpty(t, read(t, after, ""), "%s: a consumer always reads one", name)
@@ -113,13 +114,13 @@ func TestACrashAfterAnyStepLeavesAReadableStore(t *testing.T) {
 
 			for _, rest := range life[at:] { // the same call again, then the rest of the life
 				require.NoError(t, rest.do(t.Context(), after), "%s: then %s", name, rest.name)
-				assert.Equal(t, read(t, after, providers.Current), read(t, after, ""), "%s: after %s the link is right", name, rest.name)
+				assert.Equal(t, read(t, after, key.Current), read(t, after, ""), "%s: after %s the link is right", name, rest.name)
 			}
 			versions, err = after.Versions(t.Context())
 			require.NoError(t, err)
 			require.Len(t, versions, 1, name)
 			assert.Equal(t, "v2", versions[0].ID, name)
-			assert.Equal(t, []providers.Label{providers.Current}, versions[0].Labels, name)
+			assert.Equal(t, []key.Label{key.Current}, versions[0].Labels, name)
 			values, err := os.ReadDir(filepath.Join(root, "team/a/versions"))
 			require.NoError(t, err)
 			assert.Len(t, values, 1, "%s: no value is left over", name)
@@ -134,7 +135,7 @@ func TestHalfAValueIsRemoved(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	s, _ := openCrashing(t, root, 0)
-	_, err := s.PutMetadata(t.Context(), providers.Metadata{})
+	_, err := s.PutMetadata(t.Context(), key.Metadata{})
 	require.NoError(t, err)
 	for _, name := range []string{".v1.json.new", "v7.json"} {
 		require.NoError(t, os.WriteFile(filepath.Join(root, "team/a/versions", name), []byte(`{"value":"ha`), 0o600))
@@ -193,7 +194,7 @@ func drawCall(t *rapid.T, model providers.Store, version *rapid.Generator[string
 		return func(ctx context.Context, s providers.Store) error { return s.Prune(ctx, to) }
 	}
 	stale := rapid.Bool().Draw(t, "stale")
-	read := sync.OnceValues(func() (providers.Metadata, error) { return model.Metadata(context.Background()) })
+	read := sync.OnceValues(func() (key.Metadata, error) { return model.Metadata(context.Background()) })
 	return func(ctx context.Context, s providers.Store) error {
 		m, err := read()
 		if err != nil {
@@ -219,7 +220,7 @@ func seen(ctx context.Context, t require.TestingT, s providers.Store) map[string
 		value, _ := b.Field(secret.ValueField)
 		all[v.ID] = [3]any{v.Token, fmt.Sprint(slices.Sorted(slices.Values(v.Labels))), string(value.Reveal())}
 	}
-	for _, l := range []providers.Label{"", providers.Current, providers.Pending, providers.Previous} {
+	for _, l := range []key.Label{"", key.Current, key.Pending, key.Previous} {
 		b, err := s.ReadLabel(ctx, l)
 		value, _ := b.Field(secret.ValueField)
 		all["label "+string(l)] = [2]any{errors.Is(err, providers.ErrNotFound), string(value.Reveal())}
@@ -241,8 +242,8 @@ func FuzzParseState(f *testing.F) {
 		// Whatever is accepted obeys the rules, and goes on to.
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		v := s.add("a token of its own", []string{"value"}, now)
-		_ = s.promote(s.Labels[providers.Current], v.ID, now)
-		_ = s.prune(s.Labels[providers.Previous])
+		_ = s.promote(s.Labels[key.Current], v.ID, now)
+		_ = s.prune(s.Labels[key.Previous])
 		if what := s.wrong(); what != "" {
 			t.Fatal(what)
 		}

@@ -169,7 +169,7 @@ func TestADamagedStoreIsNotOverwritten(t *testing.T) {
 			_, err = s.Stage(t.Context(), "t2", bundle("value", "two"))
 			require.ErrorIs(t, err, file.ErrMalformed)
 			require.ErrorIs(t, s.Promote(t.Context(), "", id), file.ErrMalformed)
-			_, err = s.PutMetadata(t.Context(), providers.Metadata{})
+			_, err = s.PutMetadata(t.Context(), key.Metadata{})
 			require.ErrorIs(t, err, file.ErrMalformed)
 			got, err := os.ReadFile(state)
 			require.NoError(t, err)
@@ -459,13 +459,13 @@ func TestStateIsOneJSONObject(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	s := openStore(t, root, "a")
-	_, err := s.PutMetadata(t.Context(), providers.Metadata{Generation: 3})
+	_, err := s.PutMetadata(t.Context(), key.Metadata{Generation: 3})
 	require.NoError(t, err)
 	data, err := os.ReadFile(filepath.Join(root, "a", "state.json"))
 	require.NoError(t, err)
 	var state struct {
 		Schema   string
-		Metadata providers.Metadata
+		Metadata key.Metadata
 	}
 	require.NoError(t, json.Unmarshal(data, &state))
 	assert.Equal(t, "keyturn/file-store/v1", state.Schema)
@@ -484,7 +484,7 @@ func TestMetadataThatHasNoRevisionYet(t *testing.T) {
 	require.NoError(t, err)
 	assert.NotEmpty(t, m.Revision)
 	assert.Equal(t, int64(3), m.Generation)
-	_, err = s.PutMetadata(t.Context(), providers.Metadata{Generation: 4})
+	_, err = s.PutMetadata(t.Context(), key.Metadata{Generation: 4})
 	require.ErrorIs(t, err, providers.ErrConflict)
 	m.Generation = 4
 	_, err = s.PutMetadata(t.Context(), m)

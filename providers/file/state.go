@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -25,12 +26,12 @@ var ErrMalformed = errors.New("malformed file")
 type state struct {
 	Schema string `json:"schema"`
 	// Last is the number of the latest version. A number is never given twice.
-	Last     int64                      `json:"last"`
-	Versions []version                  `json:"versions"`
-	Labels   map[providers.Label]string `json:"labels"`
+	Last     int64                `json:"last"`
+	Versions []version            `json:"versions"`
+	Labels   map[key.Label]string `json:"labels"`
 	// Metadata is nil before it was written. Its revision is beside it, but for what was written when there were none.
-	Metadata *providers.Metadata `json:"metadata,omitempty"`
-	Revision providers.Revision  `json:"revision,omitempty"`
+	Metadata *key.Metadata `json:"metadata,omitempty"`
+	Revision key.Revision  `json:"revision,omitempty"`
 }
 
 // version is one version of the secret. Its value has a file of its own.
@@ -52,7 +53,7 @@ const maxVersion = 1e15
 var versionForm = regexp.MustCompile(`^v[1-9][0-9]{0,17}$`)
 
 func newState() *state {
-	return &state{Schema: stateSchema, Versions: []version{}, Labels: map[providers.Label]string{}}
+	return &state{Schema: stateSchema, Versions: []version{}, Labels: map[key.Label]string{}}
 }
 
 func (s *state) has(id string) bool {
@@ -68,8 +69,8 @@ func (s *state) byToken(token string) (version, bool) {
 }
 
 // labelsOf lists the labels of a version, sorted.
-func (s *state) labelsOf(id string) []providers.Label {
-	var labels []providers.Label
+func (s *state) labelsOf(id string) []key.Label {
+	var labels []key.Label
 	for l, on := range s.Labels {
 		if on == id {
 			labels = append(labels, l)
@@ -79,7 +80,7 @@ func (s *state) labelsOf(id string) []providers.Label {
 	return labels
 }
 
-func (s *state) label(l providers.Label, id string, now time.Time) {
+func (s *state) label(l key.Label, id string, now time.Time) {
 	s.Labels[l] = id
 	for i := range s.Versions {
 		if s.Versions[i].ID == id {
@@ -93,7 +94,7 @@ func (s *state) add(token string, fields []string, now time.Time) version {
 	s.Last++
 	v := version{ID: "v" + strconv.FormatInt(s.Last, 10), Token: token, Fields: fields, CreatedAt: now, LabelledAt: now}
 	s.Versions = append(s.Versions, v)
-	s.label(providers.Pending, v.ID, now)
+	s.label(key.Pending, v.ID, now)
 	return v
 }
 
@@ -102,21 +103,21 @@ func (s *state) promote(from, to string, now time.Time) error {
 	if !s.has(to) {
 		return fmt.Errorf("%w: version %q", providers.ErrNotFound, to)
 	}
-	switch current := s.Labels[providers.Current]; current {
+	switch current := s.Labels[key.Current]; current {
 	case to:
 		return errUnchanged
 	case from:
 	default:
 		return fmt.Errorf("%w: CURRENT is on %q, not on %q", providers.ErrConflict, current, from)
 	}
-	for _, l := range []providers.Label{providers.Pending, providers.Previous} {
+	for _, l := range []key.Label{key.Pending, key.Previous} {
 		if s.Labels[l] == to {
 			delete(s.Labels, l)
 		}
 	}
-	s.label(providers.Current, to, now)
+	s.label(key.Current, to, now)
 	if from != "" {
-		s.label(providers.Previous, from, now)
+		s.label(key.Previous, from, now)
 	}
 	return nil
 }
@@ -126,7 +127,7 @@ func (s *state) prune(id string) error {
 	if !s.has(id) {
 		return errUnchanged
 	}
-	if s.Labels[providers.Current] == id {
+	if s.Labels[key.Current] == id {
 		return fmt.Errorf("%w: it is CURRENT", providers.ErrDenied)
 	}
 	s.Versions = slices.DeleteFunc(s.Versions, func(v version) bool { return v.ID == id })
@@ -137,7 +138,7 @@ func (s *state) prune(id string) error {
 }
 
 // metadata is that of the secret, with its revision.
-func (s *state) metadata() (m providers.Metadata, err error) {
+func (s *state) metadata() (m key.Metadata, err error) {
 	if s.Metadata == nil {
 		return m, nil
 	}
@@ -149,12 +150,12 @@ func (s *state) metadata() (m providers.Metadata, err error) {
 }
 
 // put writes metadata by compare-and-swap.
-func (s *state) put(m providers.Metadata) (providers.Revision, error) {
+func (s *state) put(m key.Metadata) (key.Revision, error) {
 	kept, err := s.metadata()
 	if err != nil {
 		return "", err
 	}
-	after, err := m.Over(kept)
+	after, err := providers.Replaced(kept, m)
 	switch {
 	case err != nil:
 		return "", err
@@ -180,7 +181,7 @@ func parseState(data []byte) (*state, error) {
 		return nil, fmt.Errorf("%w: %s", ErrMalformed, what)
 	}
 	if s.Labels == nil {
-		s.Labels = map[providers.Label]string{}
+		s.Labels = map[key.Label]string{}
 	}
 	return s, nil
 }
@@ -215,7 +216,7 @@ func (s *state) wrong() string {
 		if !s.has(id) {
 			return "a label is on no version"
 		}
-		if l != providers.Current && l != providers.Pending && l != providers.Previous {
+		if l != key.Current && l != key.Pending && l != key.Previous {
 			return "there is a label that does not exist"
 		}
 	}

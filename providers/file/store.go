@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
@@ -60,15 +61,15 @@ func openStore(e providers.Environment, a Account, c StoreConfig) (*store, error
 func problemText(p strictyaml.Problem) string { return p.Field + " " + p.What + "; write " + p.Write }
 
 // Versions implements providers.Store.
-func (s *store) Versions(ctx context.Context) ([]providers.Version, error) {
+func (s *store) Versions(ctx context.Context) ([]key.Version, error) {
 	_, st, done, err := s.look(ctx)
 	if err != nil {
 		return nil, s.failed("listing versions", err)
 	}
 	defer done()
-	list := make([]providers.Version, 0, len(st.Versions))
+	list := make([]key.Version, 0, len(st.Versions))
 	for _, v := range st.Versions {
-		list = append(list, providers.Version{
+		list = append(list, key.Version{
 			ID: v.ID, Labels: st.labelsOf(v.ID), Token: v.Token, CreatedAt: v.CreatedAt, LabelledAt: v.LabelledAt,
 		})
 	}
@@ -90,7 +91,7 @@ func (s *store) Read(ctx context.Context, id string) (secret.Bundle, error) {
 }
 
 // ReadLabel implements providers.Store. A default read goes by the link, as a consumer's does.
-func (s *store) ReadLabel(ctx context.Context, l providers.Label) (secret.Bundle, error) {
+func (s *store) ReadLabel(ctx context.Context, l key.Label) (secret.Bundle, error) {
 	dir, st, done, err := s.look(ctx)
 	if err != nil {
 		return secret.Bundle{}, s.failed("reading", err)
@@ -143,11 +144,11 @@ func (s *store) stage(dir *os.Root, st *state, token string, b secret.Bundle) (s
 		case len(st.labelsOf(staged.ID)) > 0:
 			return staged.ID, errUnchanged
 		}
-		st.label(providers.Pending, staged.ID, now) // another stage took it away
+		st.label(key.Pending, staged.ID, now) // another stage took it away
 		return staged.ID, nil
 	}
 	whole := b
-	if id, ok := st.Labels[providers.Current]; ok {
+	if id, ok := st.Labels[key.Current]; ok {
 		current, err := s.readVersion(dir, st, id)
 		if err != nil {
 			return "", err
@@ -178,21 +179,21 @@ func (s *store) Prune(ctx context.Context, id string) error {
 }
 
 // Metadata implements providers.Store.
-func (s *store) Metadata(ctx context.Context) (providers.Metadata, error) {
+func (s *store) Metadata(ctx context.Context) (key.Metadata, error) {
 	_, st, done, err := s.look(ctx)
 	if err != nil {
-		return providers.Metadata{}, s.failed("reading metadata", err)
+		return key.Metadata{}, s.failed("reading metadata", err)
 	}
 	defer done()
 	m, err := st.metadata()
 	if err != nil {
-		return providers.Metadata{}, s.failed("reading metadata", err)
+		return key.Metadata{}, s.failed("reading metadata", err)
 	}
 	return m, nil
 }
 
 // PutMetadata implements providers.Store.
-func (s *store) PutMetadata(ctx context.Context, m providers.Metadata) (now providers.Revision, err error) {
+func (s *store) PutMetadata(ctx context.Context, m key.Metadata) (now key.Revision, err error) {
 	err = s.change(ctx, func(_ *os.Root, st *state) (err error) {
 		now, err = st.put(m)
 		return err
@@ -274,7 +275,7 @@ func (s *store) change(ctx context.Context, edit func(dir *os.Root, st *state) e
 
 // settle makes the link and the values agree with the state. It finds most often that they do.
 func (s *store) settle(dir *os.Root, st *state) error {
-	if id, ok := st.Labels[providers.Current]; ok {
+	if id, ok := st.Labels[key.Current]; ok {
 		want := versionFile(id)
 		if have, err := dir.Readlink(currentName); err != nil || have != want {
 			if err := atomicfile.Symlink(dir, want, currentName); err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -121,8 +122,8 @@ func (c *Config) Problems() []strictyaml.Problem {
 	}}
 }
 
-func capabilities(a Account) providers.IssuerCapabilities {
-	return providers.IssuerCapabilities{
+func capabilities(a Account) key.Capabilities {
+	return key.Capabilities{
 		Slots: a.slots(), CanDisable: true, CanNarrow: true, CanExpire: true,
 		ReportsUsage: true, UsageLag: max(a.UsageLag.Std(), leastUsageLag), ReportsRefusals: true,
 	}

@@ -40,7 +40,7 @@ func open(e providers.Environment, a Account, c Config) (*issuer, error) {
 func problemText(p strictyaml.Problem) string { return p.Field + " " + p.What + "; write " + p.Write }
 
 // Capabilities implements providers.Issuer.
-func (i *issuer) Capabilities(ctx context.Context) (providers.IssuerCapabilities, error) {
+func (i *issuer) Capabilities(ctx context.Context) (key.Capabilities, error) {
 	return capabilities(i.account), ctx.Err()
 }
 

@@ -21,7 +21,7 @@ func (w *World) Descriptor() providers.Descriptor {
 		Account: func() any { return &Account{world: w} },
 		Issuer: &providers.IssuerType{
 			Config:       func() providers.IssuerConfig { return new(IssuerConfig) },
-			Capabilities: Strict().IssuerCapabilities,
+			Capabilities: Strict().Capabilities,
 			Open: func(_ providers.Environment, _ any, c providers.IssuerConfig) (providers.Issuer, error) {
 				return w.Issuer(c.(*IssuerConfig).Principal), nil
 			},

@@ -18,7 +18,7 @@ type InstanceSettings struct {
 	Store string
 	// Label is what it pulls; a default read when empty. A canary pulls PENDING, and the default while
 	// there is none.
-	Label providers.Label
+	Label key.Label
 	// ReloadAfter is how long it goes on with the old key after it got a new one.
 	ReloadAfter time.Duration
 	// NeverReloads: it goes on with its first key.

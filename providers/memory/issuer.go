@@ -16,7 +16,7 @@ import (
 // PrincipalSettings say what kind of issuer a principal has: one like AWS IAM has two Slots, no tokens, two
 // Fields and a long UsageLag.
 type PrincipalSettings struct {
-	providers.IssuerCapabilities
+	key.Capabilities
 	// KnowsTokens: a token mints one live key. Otherwise each Issue mints another key.
 	KnowsTokens bool
 	// Objections are what CheckRights answers.
@@ -34,7 +34,7 @@ type PrincipalSettings struct {
 func Strict() PrincipalSettings {
 	return PrincipalSettings{
 		KnowsTokens: true, DatesReports: true,
-		IssuerCapabilities: providers.IssuerCapabilities{
+		Capabilities: key.Capabilities{
 			Slots: 2, CanDisable: true, CanNarrow: true, CanExpire: true, ReportsUsage: true, ReportsRefusals: true,
 		},
 	}
@@ -241,9 +241,9 @@ func (i issuer) do(ctx context.Context, op Op, effect func(p *principal, now tim
 }
 
 // Capabilities implements providers.Issuer.
-func (i issuer) Capabilities(ctx context.Context) (c providers.IssuerCapabilities, err error) {
+func (i issuer) Capabilities(ctx context.Context) (c key.Capabilities, err error) {
 	err = i.do(ctx, OpCapabilities, func(p *principal, _ time.Time) error {
-		c = p.settings.IssuerCapabilities
+		c = p.settings.Capabilities
 		return nil
 	})
 	return c, err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -16,12 +17,12 @@ import (
 type store struct {
 	last     int
 	versions []*version
-	labels   map[providers.Label]*version
-	metadata providers.Metadata
+	labels   map[key.Label]*version
+	metadata key.Metadata
 }
 
 type version struct {
-	providers.Version
+	key.Version
 	staged secret.Bundle // what Stage was given
 	whole  secret.Bundle // with foreign fields
 }
@@ -30,7 +31,7 @@ type version struct {
 func (w *World) storeAt(path string) *store {
 	s := w.stores[path]
 	if s == nil {
-		s = &store{labels: map[providers.Label]*version{}}
+		s = &store{labels: map[key.Label]*version{}}
 		w.stores[path] = s
 	}
 	return s
@@ -43,7 +44,7 @@ func (w *World) AddVersion(path string, b secret.Bundle) string {
 	defer w.mu.Unlock()
 	s, now := w.storeAt(path), w.now().UTC()
 	v := s.add("", b, b, now)
-	s.label(providers.Current, v, now)
+	s.label(key.Current, v, now)
 	return v.ID
 }
 
@@ -59,7 +60,7 @@ func (w *World) Foreign(path string, fields secret.Bundle) {
 func (s *store) add(token string, staged, whole secret.Bundle, now time.Time) *version {
 	s.last++
 	v := &version{
-		Version: providers.Version{ID: fmt.Sprintf("v%d", s.last), Token: token, CreatedAt: now},
+		Version: key.Version{ID: fmt.Sprintf("v%d", s.last), Token: token, CreatedAt: now},
 		staged:  copied(staged), whole: copied(whole),
 	}
 	s.versions = append(s.versions, v)
@@ -75,19 +76,19 @@ func (s *store) find(id string) *version {
 	return nil
 }
 
-func (s *store) label(l providers.Label, v *version, now time.Time) {
+func (s *store) label(l key.Label, v *version, now time.Time) {
 	s.labels[l], v.LabelledAt = v, now
 }
 
-func (s *store) unlabel(l providers.Label, v *version) {
+func (s *store) unlabel(l key.Label, v *version) {
 	if s.labels[l] == v {
 		delete(s.labels, l)
 	}
 }
 
-func (s *store) labelsOf(v *version) []providers.Label {
+func (s *store) labelsOf(v *version) []key.Label {
 	labels := slices.Collect(maps.Keys(s.labels))
-	labels = slices.DeleteFunc(labels, func(l providers.Label) bool { return s.labels[l] != v })
+	labels = slices.DeleteFunc(labels, func(l key.Label) bool { return s.labels[l] != v })
 	slices.Sort(labels)
 	return labels
 }
@@ -105,7 +106,7 @@ func (s secretStore) do(ctx context.Context, op Op, effect func(st *store, now t
 }
 
 // Versions implements providers.Store.
-func (s secretStore) Versions(ctx context.Context) (list []providers.Version, err error) {
+func (s secretStore) Versions(ctx context.Context) (list []key.Version, err error) {
 	err = s.do(ctx, OpVersions, func(st *store, _ time.Time) error {
 		for _, v := range st.versions {
 			told := v.Version
@@ -131,7 +132,7 @@ func (s secretStore) Read(ctx context.Context, id string) (b secret.Bundle, err 
 }
 
 // ReadLabel implements providers.Store.
-func (s secretStore) ReadLabel(ctx context.Context, l providers.Label) (b secret.Bundle, err error) {
+func (s secretStore) ReadLabel(ctx context.Context, l key.Label) (b secret.Bundle, err error) {
 	err = s.do(ctx, OpReadLabel, func(st *store, _ time.Time) error {
 		b, err = st.byLabel(l)
 		return err
@@ -139,9 +140,9 @@ func (s secretStore) ReadLabel(ctx context.Context, l providers.Label) (b secret
 	return b, err
 }
 
-func (s *store) byLabel(l providers.Label) (secret.Bundle, error) {
+func (s *store) byLabel(l key.Label) (secret.Bundle, error) {
 	if l == "" {
-		l = providers.Current
+		l = key.Current
 	}
 	v := s.labels[l]
 	if v == nil {
@@ -180,17 +181,17 @@ func (s *store) stage(token string, b secret.Bundle, now time.Time) (*version, e
 			return nil, fmt.Errorf("%w: the token was used for another bundle", providers.ErrConflict)
 		default:
 			if len(s.labelsOf(v)) == 0 {
-				s.label(providers.Pending, v, now)
+				s.label(key.Pending, v, now)
 			}
 			return v, nil
 		}
 	}
 	whole := b
-	if current := s.labels[providers.Current]; current != nil {
+	if current := s.labels[key.Current]; current != nil {
 		whole = current.whole.With(b)
 	}
 	v := s.add(token, b, whole, now)
-	s.label(providers.Pending, v, now)
+	s.label(key.Pending, v, now)
 	return v, nil
 }
 
@@ -198,7 +199,7 @@ func (s *store) stage(token string, b secret.Bundle, now time.Time) (*version, e
 func (s secretStore) Promote(ctx context.Context, from, to string) error {
 	return s.do(ctx, OpPromote, func(st *store, now time.Time) error {
 		next, current := st.find(to), ""
-		if v := st.labels[providers.Current]; v != nil {
+		if v := st.labels[key.Current]; v != nil {
 			current = v.ID
 		}
 		switch {
@@ -209,11 +210,11 @@ func (s secretStore) Promote(ctx context.Context, from, to string) error {
 		case current != from:
 			return fmt.Errorf("%w: CURRENT is on %q, not on %q", providers.ErrConflict, current, from)
 		}
-		st.unlabel(providers.Pending, next)
-		st.unlabel(providers.Previous, next)
-		st.label(providers.Current, next, now)
+		st.unlabel(key.Pending, next)
+		st.unlabel(key.Previous, next)
+		st.label(key.Current, next, now)
 		if before := st.find(from); before != nil {
-			st.label(providers.Previous, before, now)
+			st.label(key.Previous, before, now)
 		}
 		s.w.note(now, Event{Op: OpPromote, Path: s.path, Version: to, From: from})
 		return nil
@@ -227,7 +228,7 @@ func (s secretStore) Prune(ctx context.Context, id string) error {
 		switch {
 		case v == nil:
 			return nil
-		case st.labels[providers.Current] == v:
+		case st.labels[key.Current] == v:
 			return fmt.Errorf("%w: version %s is CURRENT", providers.ErrDenied, id)
 		}
 		st.versions = slices.DeleteFunc(st.versions, func(other *version) bool { return other == v })
@@ -240,7 +241,7 @@ func (s secretStore) Prune(ctx context.Context, id string) error {
 }
 
 // Metadata implements providers.Store.
-func (s secretStore) Metadata(ctx context.Context) (m providers.Metadata, err error) {
+func (s secretStore) Metadata(ctx context.Context) (m key.Metadata, err error) {
 	err = s.do(ctx, OpMetadata, func(st *store, _ time.Time) error {
 		m, err = independent(st.metadata)
 		return err
@@ -249,9 +250,9 @@ func (s secretStore) Metadata(ctx context.Context) (m providers.Metadata, err er
 }
 
 // PutMetadata implements providers.Store.
-func (s secretStore) PutMetadata(ctx context.Context, m providers.Metadata) (now providers.Revision, err error) {
+func (s secretStore) PutMetadata(ctx context.Context, m key.Metadata) (now key.Revision, err error) {
 	err = s.do(ctx, OpPutMetadata, func(st *store, at time.Time) error {
-		kept, err := m.Over(st.metadata)
+		kept, err := providers.Replaced(st.metadata, m)
 		if err != nil {
 			return err
 		}
@@ -267,7 +268,7 @@ func (s secretStore) PutMetadata(ctx context.Context, m providers.Metadata) (now
 }
 
 // independent returns a copy that shares nothing, as if it had gone over the wire.
-func independent(m providers.Metadata) (c providers.Metadata, err error) {
+func independent(m key.Metadata) (c key.Metadata, err error) {
 	data, err := json.Marshal(m)
 	if err != nil {
 		return c, err

@@ -96,7 +96,7 @@ func IssuerCases(s IssuerSetup) []Case {
 // issuerWorld is what a case works with.
 type issuerWorld struct {
 	IssuerWorld
-	can          providers.IssuerCapabilities
+	can          key.Capabilities
 	knowsTokens  bool
 	datesReports bool
 }

@@ -95,11 +95,11 @@ func targetIn(wrap func(*memory.World, providers.Target) providers.Target) provi
 
 func TestMemoryIssuer(t *testing.T) {
 	t.Parallel()
-	likeAWS := memory.PrincipalSettings{IssuerCapabilities: providers.IssuerCapabilities{
+	likeAWS := memory.PrincipalSettings{Capabilities: key.Capabilities{
 		Slots: 2, CanDisable: true, ReportsUsage: true, UsageLag: 50 * time.Millisecond,
 		ConsistentWithin: 40 * time.Millisecond, Fields: []string{"accessKeyID", "secretAccessKey"},
 	}}
-	bare := memory.PrincipalSettings{IssuerCapabilities: providers.IssuerCapabilities{Slots: 3}}
+	bare := memory.PrincipalSettings{Capabilities: key.Capabilities{Slots: 3}}
 	endless := memory.Strict()
 	endless.Slots = 0
 	late := memory.Strict()

@@ -79,7 +79,7 @@ func (i *buggyIssuer) Issue(ctx context.Context, r providers.IssueRequest) (prov
 	return issued, i.refine(err, secret.Bundle{})
 }
 
-func (i *buggyIssuer) Capabilities(ctx context.Context) (providers.IssuerCapabilities, error) {
+func (i *buggyIssuer) Capabilities(ctx context.Context) (key.Capabilities, error) {
 	can, err := i.Issuer.Capabilities(ctx)
 	can.ReportsRefusals = true
 	return can, err
@@ -282,7 +282,7 @@ func (s *buggyStore) Stage(ctx context.Context, token string, b secret.Bundle) (
 func (s *buggyStore) current(ctx context.Context) string {
 	list, _ := s.Store.Versions(ctx)
 	for _, v := range list {
-		if v.Has(providers.Current) {
+		if v.Has(key.Current) {
 			return v.ID
 		}
 	}
@@ -301,17 +301,17 @@ func (s *buggyStore) Promote(ctx context.Context, from, to string) error {
 	return s.Store.Promote(ctx, from, to)
 }
 
-func (s *buggyStore) Versions(ctx context.Context) ([]providers.Version, error) {
+func (s *buggyStore) Versions(ctx context.Context) ([]key.Version, error) {
 	list, err := s.Store.Versions(ctx)
 	for i := range list {
-		list[i].Labels = slices.DeleteFunc(slices.Clone(list[i].Labels), func(l providers.Label) bool {
-			return l == providers.Previous && s.bugs.promoteNoPrevious
+		list[i].Labels = slices.DeleteFunc(slices.Clone(list[i].Labels), func(l key.Label) bool {
+			return l == key.Previous && s.bugs.promoteNoPrevious
 		})
-		if s.bugs.promoteKeepsPending && list[i].Has(providers.Current) {
-			list[i].Labels = append(list[i].Labels, providers.Pending)
+		if s.bugs.promoteKeepsPending && list[i].Has(key.Current) {
+			list[i].Labels = append(list[i].Labels, key.Pending)
 		}
 		if s.bugs.stageKeepsPending && len(list[i].Labels) == 0 {
-			list[i].Labels = append(list[i].Labels, providers.Pending)
+			list[i].Labels = append(list[i].Labels, key.Pending)
 		}
 		if s.bugs.reusesIDs {
 			list[i].ID = fmt.Sprintf("v%d", i+1)
@@ -346,7 +346,7 @@ func (s *buggyStore) Prune(ctx context.Context, id string) error {
 	return s.Store.Prune(ctx, id)
 }
 
-func (s *buggyStore) Metadata(ctx context.Context) (providers.Metadata, error) {
+func (s *buggyStore) Metadata(ctx context.Context) (key.Metadata, error) {
 	m, err := s.Store.Metadata(ctx)
 	if s.bugs.metadataByContent {
 		m.Revision = byContent(m)
@@ -355,7 +355,7 @@ func (s *buggyStore) Metadata(ctx context.Context) (providers.Metadata, error) {
 }
 
 // byContent is a revision that comes again when the same is written again.
-func byContent(m providers.Metadata) providers.Revision {
+func byContent(m key.Metadata) key.Revision {
 	if m.Revision == "" {
 		return ""
 	}
@@ -364,7 +364,7 @@ func byContent(m providers.Metadata) providers.Revision {
 	return next
 }
 
-func (s *buggyStore) PutMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+func (s *buggyStore) PutMetadata(ctx context.Context, m key.Metadata) (key.Revision, error) {
 	list, _ := s.Store.Versions(ctx)
 	before, _ := s.Store.Metadata(ctx)
 	switch next, _ := m.Next(); {
@@ -384,7 +384,7 @@ func (s *buggyStore) PutMetadata(ctx context.Context, m providers.Metadata) (pro
 	case s.bugs.metadataConflicts && errors.Is(err, providers.ErrConflict):
 		return before.Revision, nil
 	case s.bugs.metadataByContent && err == nil:
-		return byContent(providers.Metadata{Generation: m.Generation, Revision: now}), nil
+		return byContent(key.Metadata{Generation: m.Generation, Revision: now}), nil
 	}
 	return now, err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -101,11 +102,11 @@ func (w StoreWorld) current(t T, value string) string {
 }
 
 // labels are those of each version.
-func (w StoreWorld) labels(t T) map[string][]providers.Label {
+func (w StoreWorld) labels(t T) map[string][]key.Label {
 	t.Helper()
 	list, err := w.Store.Versions(t.Context())
 	require.NoError(t, err)
-	all := map[string][]providers.Label{}
+	all := map[string][]key.Label{}
 	for _, v := range list {
 		sorted := slices.Clone(v.Labels)
 		slices.Sort(sorted)
@@ -115,7 +116,7 @@ func (w StoreWorld) labels(t T) map[string][]providers.Label {
 }
 
 // holds asserts which version bears which label, and that these are all versions.
-func (w StoreWorld) holds(t T, want map[string][]providers.Label) {
+func (w StoreWorld) holds(t T, want map[string][]key.Label) {
 	t.Helper()
 	got := w.labels(t)
 	for id, labels := range want {
@@ -129,7 +130,7 @@ func (w StoreWorld) holds(t T, want map[string][]providers.Label) {
 }
 
 // reads asserts what a consumer reads; "" for nothing.
-func (w StoreWorld) reads(t T, l providers.Label, want string) {
+func (w StoreWorld) reads(t T, l key.Label, want string) {
 	t.Helper()
 	b, err := w.Store.ReadLabel(t.Context(), l)
 	if want == "" {
@@ -144,7 +145,7 @@ func (w StoreWorld) reads(t T, l providers.Label, want string) {
 
 func emptySecret(t T, w StoreWorld) {
 	w.holds(t, nil)
-	for _, l := range []providers.Label{"", providers.Current, providers.Pending, providers.Previous} {
+	for _, l := range []key.Label{"", key.Current, key.Pending, key.Previous} {
 		w.reads(t, l, "")
 	}
 	_, err := w.Store.Read(t.Context(), "v1")
@@ -153,36 +154,36 @@ func emptySecret(t T, w StoreWorld) {
 	require.NoError(t, w.Store.Prune(t.Context(), "v1"))
 	m, err := w.Store.Metadata(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, providers.Metadata{}, m)
+	assert.Equal(t, key.Metadata{}, m)
 }
 
 func stagePending(t T, w StoreWorld) {
 	id := w.stage(t, firstToken, firstValue)
-	w.holds(t, map[string][]providers.Label{id: {providers.Pending}})
-	w.reads(t, providers.Pending, firstValue)
-	w.reads(t, providers.Current, "")
+	w.holds(t, map[string][]key.Label{id: {key.Pending}})
+	w.reads(t, key.Pending, firstValue)
+	w.reads(t, key.Current, "")
 	w.reads(t, "", "")
 	next := w.stage(t, secondToken, secondValue)
-	w.holds(t, map[string][]providers.Label{id: {}, next: {providers.Pending}})
+	w.holds(t, map[string][]key.Label{id: {}, next: {key.Pending}})
 }
 
 func stageKeepsCurrent(t T, w StoreWorld) {
 	first := w.current(t, firstValue)
 	second := w.stage(t, secondToken, secondValue)
-	w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+	w.holds(t, map[string][]key.Label{first: {key.Current}, second: {key.Pending}})
 	w.reads(t, "", firstValue)
-	w.reads(t, providers.Current, firstValue)
-	w.reads(t, providers.Pending, secondValue)
+	w.reads(t, key.Current, firstValue)
+	w.reads(t, key.Pending, secondValue)
 }
 
 func stageAgain(t T, w StoreWorld) {
 	first := w.current(t, firstValue)
 	second := w.stage(t, secondToken, secondValue)
 	assert.Equal(t, second, w.stage(t, secondToken, secondValue))
-	w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+	w.holds(t, map[string][]key.Label{first: {key.Current}, second: {key.Pending}})
 	assert.Equal(t, first, w.stage(t, firstToken, firstValue), "also when it is CURRENT")
 	w.reads(t, "", firstValue)
-	w.reads(t, providers.Pending, secondValue)
+	w.reads(t, key.Pending, secondValue)
 }
 
 func stageConflict(t T, w StoreWorld) {
@@ -195,8 +196,8 @@ func stageConflict(t T, w StoreWorld) {
 		require.ErrorIs(t, err, providers.ErrConflict)
 		assertFit(t, err, []byte(firstValue), []byte(secondValue))
 	}
-	w.holds(t, map[string][]providers.Label{id: {providers.Pending}})
-	w.reads(t, providers.Pending, firstValue)
+	w.holds(t, map[string][]key.Label{id: {key.Pending}})
+	w.reads(t, key.Pending, firstValue)
 }
 
 func stageAtOnce(t T, w StoreWorld) {
@@ -207,7 +208,7 @@ func stageAtOnce(t T, w StoreWorld) {
 		require.NoError(t, errs[i])
 		assert.Equal(t, ids[0], ids[i])
 	}
-	w.holds(t, map[string][]providers.Label{ids[0]: {providers.Pending}})
+	w.holds(t, map[string][]key.Label{ids[0]: {key.Pending}})
 }
 
 func foreignFields(t T, w StoreWorld) {

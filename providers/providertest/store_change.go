@@ -16,13 +16,13 @@ import (
 
 func promoteMoves(t T, w StoreWorld) {
 	first := w.current(t, firstValue)
-	w.holds(t, map[string][]providers.Label{first: {providers.Current}})
+	w.holds(t, map[string][]key.Label{first: {key.Current}})
 	second := w.stage(t, secondToken, secondValue)
 	require.NoError(t, w.Store.Promote(t.Context(), first, second))
-	w.holds(t, map[string][]providers.Label{first: {providers.Previous}, second: {providers.Current}})
+	w.holds(t, map[string][]key.Label{first: {key.Previous}, second: {key.Current}})
 	w.reads(t, "", secondValue)
-	w.reads(t, providers.Previous, firstValue)
-	w.reads(t, providers.Pending, "")
+	w.reads(t, key.Previous, firstValue)
+	w.reads(t, key.Pending, "")
 }
 
 func promoteAgain(t T, w StoreWorld) {
@@ -31,7 +31,7 @@ func promoteAgain(t T, w StoreWorld) {
 	second := w.stage(t, secondToken, secondValue)
 	for range 3 {
 		require.NoError(t, w.Store.Promote(t.Context(), first, second))
-		w.holds(t, map[string][]providers.Label{first: {providers.Previous}, second: {providers.Current}})
+		w.holds(t, map[string][]key.Label{first: {key.Previous}, second: {key.Current}})
 	}
 }
 
@@ -53,7 +53,7 @@ func promoteBack(t T, w StoreWorld) {
 	for range 2 {
 		require.NoError(t, w.Store.Promote(t.Context(), first, second))
 		require.NoError(t, w.Store.Promote(t.Context(), second, first))
-		w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Previous}})
+		w.holds(t, map[string][]key.Label{first: {key.Current}, second: {key.Previous}})
 		w.reads(t, "", firstValue)
 	}
 }
@@ -83,8 +83,8 @@ func promoteAtOnce(t T, w StoreWorld) {
 		require.ErrorIs(t, err, providers.ErrConflict)
 	}
 	got := w.labels(t)
-	assert.Contains(t, got[winner], providers.Current)
-	assert.Equal(t, []providers.Label{providers.Previous}, got[first])
+	assert.Contains(t, got[winner], key.Current)
+	assert.Equal(t, []key.Label{key.Previous}, got[first])
 	assert.NotEmpty(t, winner, "one wins")
 }
 
@@ -99,14 +99,14 @@ func prune(t T, w StoreWorld) {
 		require.NoError(t, w.Store.Prune(t.Context(), first), "PREVIOUS")
 		require.NoError(t, w.Store.Prune(t.Context(), third), "PENDING")
 	}
-	w.holds(t, map[string][]providers.Label{second: {providers.Current}})
+	w.holds(t, map[string][]key.Label{second: {key.Current}})
 	for _, gone := range []string{first, third} {
 		_, err := w.Store.Read(t.Context(), gone)
 		require.ErrorIs(t, err, providers.ErrNotFound)
 		require.ErrorIs(t, w.Store.Promote(t.Context(), second, gone), providers.ErrNotFound)
 	}
-	w.reads(t, providers.Previous, "")
-	w.reads(t, providers.Pending, "")
+	w.reads(t, key.Previous, "")
+	w.reads(t, key.Pending, "")
 }
 
 func idsAreNew(t T, w StoreWorld) {
@@ -117,29 +117,29 @@ func idsAreNew(t T, w StoreWorld) {
 }
 
 // record is a Metadata with something everywhere.
-func record() providers.Metadata {
+func record() key.Metadata {
 	at := time.Date(2026, 3, 1, 12, 30, 0, 123456789, time.UTC)
-	return providers.Metadata{
+	return key.Metadata{
 		Inventory: "payments", Environment: "production",
 		Generation: 1760000000123,
-		Lease:      &providers.Lease{Namespace: "default", Workflow: "rotation/payments-api", Rotation: "r-1", Run: "run-1", Term: providers.LeaseTerm},
-		Intents: []providers.MintIntent{
+		Lease:      &key.Lease{Namespace: "default", Workflow: "rotation/payments-api", Rotation: "r-1", Run: "run-1", Term: key.LeaseTerm},
+		Intents: []key.Intent{
 			{Rotation: "r-1", Ordinal: 2, Run: "run-1", Principal: "p", At: at, Within: 90 * time.Second, Known: []string{"k1", "k2"}},
 			{Rotation: "r-1", Ordinal: 2, Run: "run-2", Principal: "p", At: at.Add(time.Second), Within: time.Minute, Known: []string{"k1"}},
 		},
-		Keys: []providers.OwnedKey{{
+		Keys: []key.Owned{{
 			Ref:      key.Ref{Principal: "p", KeyID: "k1", StoreVersion: "v1", Fingerprint: "fp:0011"},
 			IssuedAt: at, Rotation: "r-1", VerifiedAt: at.Add(5), AttestedAt: at, AttestedReport: at, DisablingReport: at, ProbedAt: at, DeliveredAt: at.Add(1), TurnedBackAt: at.Add(7), PromotedAt: at.Add(2), KeptAt: at.Add(6), DisablingAt: at.Add(3),
 			DisabledAt: at.Add(4), Approvals: []string{"nonce-2"}, Spent: []string{"nonce-0", "nonce-1"},
 		}},
-		LastRotation: &providers.LastRotation{ID: "r-0", Outcome: "completed", At: at},
+		LastRotation: &key.LastRotation{ID: "r-0", Outcome: "completed", At: at},
 		RotateBy:     at.Add(90 * 24 * time.Hour),
-		Debt:         []providers.Debt{{Kind: "retired-key-alive", About: "k0 \"<&>\" é", Since: at}},
+		Debt:         []key.Debt{{Kind: "retired-key-alive", About: "k0 \"<&>\" é", Since: at}},
 	}
 }
 
 // put writes metadata over what is there.
-func (w StoreWorld) put(t T, m providers.Metadata) providers.Revision {
+func (w StoreWorld) put(t T, m key.Metadata) key.Revision {
 	t.Helper()
 	m.Revision = w.metadata(t).Revision
 	now, err := w.Store.PutMetadata(t.Context(), m)
@@ -147,7 +147,7 @@ func (w StoreWorld) put(t T, m providers.Metadata) providers.Revision {
 	return now
 }
 
-func (w StoreWorld) metadata(t T) providers.Metadata {
+func (w StoreWorld) metadata(t T) key.Metadata {
 	t.Helper()
 	m, err := w.Store.Metadata(t.Context())
 	require.NoError(t, err)
@@ -155,7 +155,7 @@ func (w StoreWorld) metadata(t T) providers.Metadata {
 }
 
 // keeps asserts what the metadata is, but for its revision.
-func (w StoreWorld) keeps(t T, want providers.Metadata) {
+func (w StoreWorld) keeps(t T, want key.Metadata) {
 	t.Helper()
 	got := w.metadata(t)
 	assert.NotEmpty(t, got.Revision, "what was written has a revision")
@@ -178,7 +178,7 @@ func metadata(t T, w StoreWorld) {
 	require.NoError(t, w.Store.Promote(t.Context(), first, second))
 	require.NoError(t, w.Store.Prune(t.Context(), first))
 	w.keeps(t, record())
-	less := providers.Metadata{Generation: 7}
+	less := key.Metadata{Generation: 7}
 	for range 2 {
 		w.put(t, less)
 		w.keeps(t, less) // replaced, not merged
@@ -187,7 +187,7 @@ func metadata(t T, w StoreWorld) {
 }
 
 func metadataConflict(t T, w StoreWorld) {
-	refused := func(m providers.Metadata, why string) {
+	refused := func(m key.Metadata, why string) {
 		t.Helper()
 		before := w.metadata(t)
 		_, err := w.Store.PutMetadata(t.Context(), m)
@@ -195,8 +195,8 @@ func metadataConflict(t T, w StoreWorld) {
 		assertFit(t, err)
 		assert.Equal(t, before, w.metadata(t), why)
 	}
-	of := func(generation int64, r providers.Revision) providers.Metadata {
-		return providers.Metadata{Generation: generation, Revision: r}
+	of := func(generation int64, r key.Revision) key.Metadata {
+		return key.Metadata{Generation: generation, Revision: r}
 	}
 	assert.Empty(t, w.metadata(t).Revision, "there is none yet")
 	refused(of(1, "0123456789abcdef0123456789abcdef"), "nothing was written yet")
@@ -209,7 +209,7 @@ func metadataConflict(t T, w StoreWorld) {
 	refused(of(3, first), "it says what it said then, and was written since")
 	fourth := w.put(t, of(1, ""))
 	refused(of(3, third), "a write that changes nothing is one, too")
-	seen := []providers.Revision{first, second, third, fourth}
+	seen := []key.Revision{first, second, third, fourth}
 	slices.Sort(seen)
 	assert.Len(t, slices.Compact(seen), 4, "no revision comes twice")
 	assert.Equal(t, fourth, w.metadata(t).Revision, "writing tells the revision that reading tells")
@@ -221,7 +221,7 @@ func metadataConflict(t T, w StoreWorld) {
 func metadataAtOnce(t T, w StoreWorld) {
 	for round := range int64(4) { // the first is that of the first write
 		before := w.metadata(t)
-		revisions, errs := make([]providers.Revision, 6), make([]error, 6)
+		revisions, errs := make([]key.Revision, 6), make([]error, 6)
 		atOnce(len(errs), func(i int) {
 			m := before
 			m.Generation = 10*round + int64(i) + 1
@@ -253,7 +253,7 @@ func metadataReplyLost(t T, w StoreWorld) {
 		require.NoError(t, err)
 		assert.Equal(t, w.metadata(t).Revision, now)
 		w.keeps(t, record())
-		w.put(t, providers.Metadata{Generation: 7})
+		w.put(t, key.Metadata{Generation: 7})
 		require.ErrorIs(t, put(), providers.ErrConflict, "now another one did")
 	}
 }
@@ -264,7 +264,7 @@ func otherSecret(t T, w StoreWorld) {
 	other := StoreWorld{Store: w.Other}
 	emptySecret(t, other)
 	id := other.current(t, secondValue)
-	other.holds(t, map[string][]providers.Label{id: {providers.Current}})
+	other.holds(t, map[string][]key.Label{id: {key.Current}})
 	other.reads(t, "", secondValue)
 	w.reads(t, "", firstValue)
 }
@@ -274,7 +274,7 @@ func reopened(t T, w StoreWorld) {
 	second := w.stage(t, secondToken, secondValue)
 	w.put(t, record())
 	again := StoreWorld{Store: w.Reopen()}
-	again.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+	again.holds(t, map[string][]key.Label{first: {key.Current}, second: {key.Pending}})
 	again.reads(t, "", firstValue)
 	again.keeps(t, record())
 	require.NoError(t, again.Store.Promote(t.Context(), first, second))
@@ -288,7 +288,7 @@ func storeReplyLost(t T, w StoreWorld) {
 		return err
 	})
 	second := w.stage(t, secondToken, secondValue)
-	w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+	w.holds(t, map[string][]key.Label{first: {key.Current}, second: {key.Pending}})
 	promote := func() error { return w.Store.Promote(t.Context(), first, second) }
 	w.loseReply(t, OpPromote, promote)
 	w.reads(t, "", secondValue)
@@ -296,7 +296,7 @@ func storeReplyLost(t T, w StoreWorld) {
 	drop := func() error { return w.Store.Prune(t.Context(), first) }
 	w.loseReply(t, OpPrune, drop)
 	require.NoError(t, drop())
-	w.holds(t, map[string][]providers.Label{second: {providers.Current}})
+	w.holds(t, map[string][]key.Label{second: {key.Current}})
 }
 
 // calls are those of every operation, on a secret with a CURRENT and a PENDING version.
@@ -321,9 +321,9 @@ func (w StoreWorld) withTwo(t T) (calls map[Op]func(ctx context.Context) error, 
 	second := w.stage(t, secondToken, secondValue)
 	return w.calls(t, first, second), func() {
 		t.Helper()
-		w.holds(t, map[string][]providers.Label{first: {providers.Current}, second: {providers.Pending}})
+		w.holds(t, map[string][]key.Label{first: {key.Current}, second: {key.Pending}})
 		w.reads(t, "", firstValue)
-		assert.Equal(t, providers.Metadata{}, w.metadata(t))
+		assert.Equal(t, key.Metadata{}, w.metadata(t))
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -599,7 +598,7 @@ func accounted(s Seen, wrong wrongFunc) {
 // inCurrent is the key in CURRENT at the end.
 func (s Seen) inCurrent() string {
 	for _, v := range s.End.Versions {
-		if slices.Contains(v.Labels, providers.Current) {
+		if slices.Contains(v.Labels, key.Current) {
 			return v.Key
 		}
 	}
@@ -618,7 +617,7 @@ func labels(s Seen, wrong wrongFunc) {
 	if s.Report == nil || s.outcome() == workflows.Failed || s.outcome() == workflows.Superseded {
 		return
 	}
-	on := map[providers.Label]int{}
+	on := map[key.Label]int{}
 	for _, v := range s.End.Versions {
 		if v.Standing == Stranger {
 			continue
@@ -630,7 +629,7 @@ func labels(s Seen, wrong wrongFunc) {
 		if s.outcome() != workflows.Refused && s.told(Keys) && !alive && !s.owed(v.ID) {
 			wrong("version %s %v is left of key %q, which is dead", v.ID, v.Labels, v.Key)
 		}
-		if slices.Contains(v.Labels, providers.Pending) && s.outcome() != workflows.Refused && !s.owed(v.ID) {
+		if slices.Contains(v.Labels, key.Pending) && s.outcome() != workflows.Refused && !s.owed(v.ID) {
 			wrong("version %s still bears PENDING", v.ID)
 		}
 	}

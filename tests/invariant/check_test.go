@@ -12,7 +12,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/tests/invariant"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -79,11 +78,11 @@ func rotated() invariant.Seen {
 		},
 		End: invariant.End{
 			Keys:     map[string]key.State{"new": key.Active, "theirs": key.Active},
-			Versions: []invariant.Version{{ID: "v2", Labels: []providers.Label{providers.Current}, Key: "new"}},
-			Metadata: &providers.Metadata{
+			Versions: []invariant.Version{{ID: "v2", Labels: []key.Label{key.Current}, Key: "new"}},
+			Metadata: &key.Metadata{
 				Inventory: "payments", Environment: "test",
-				Keys:         []providers.OwnedKey{{Ref: key.Ref{KeyID: "new"}, VerifiedAt: at(3), PromotedAt: at(20), KeptAt: at(60)}},
-				LastRotation: &providers.LastRotation{ID: "r1", Outcome: "completed"},
+				Keys:         []key.Owned{{Ref: key.Ref{KeyID: "new"}, VerifiedAt: at(3), PromotedAt: at(20), KeptAt: at(60)}},
+				LastRotation: &key.LastRotation{ID: "r1", Outcome: "completed"},
 			},
 			Holds:       map[string]string{"canary": "new", "web": "new"},
 			DeadRefused: map[string]bool{"old": true},
@@ -113,8 +112,8 @@ func back() invariant.Seen {
 		event(40, invariant.Destroyed, "new"), invariant.Event{At: at(40), Kind: invariant.Pruned, Version: "v2"},
 	)
 	s.End.Keys = map[string]key.State{"old": key.Active, "theirs": key.Active}
-	s.End.Versions = []invariant.Version{{ID: "v1", Labels: []providers.Label{providers.Current}, Key: "old"}}
-	s.End.Metadata = &providers.Metadata{LastRotation: &providers.LastRotation{ID: "r1", Outcome: "rolled-back"}}
+	s.End.Versions = []invariant.Version{{ID: "v1", Labels: []key.Label{key.Current}, Key: "old"}}
+	s.End.Metadata = &key.Metadata{LastRotation: &key.LastRotation{ID: "r1", Outcome: "rolled-back"}}
 	s.End.Holds = map[string]string{"canary": "old", "web": "old"}
 	s.End.DeadRefused = map[string]bool{"new": true}
 	s.Report.Outcome, s.Report.Verdicts = workflows.RolledBack, nil
@@ -135,8 +134,8 @@ func TestWhatIsGoodHasNoViolations(t *testing.T) {
 		return e.Type == audit.LabelsRestored || e.Type == audit.KeyPromoted || e.Type == audit.OverlapBegun
 	})
 	overtaken.End.Versions = []invariant.Version{
-		{ID: "v1", Labels: []providers.Label{providers.Previous}, Key: "old"},
-		{ID: "v3", Labels: []providers.Label{providers.Current}, Standing: invariant.Stranger},
+		{ID: "v1", Labels: []key.Label{key.Previous}, Key: "old"},
+		{ID: "v3", Labels: []key.Label{key.Current}, Standing: invariant.Stranger},
 	}
 	assert.Empty(t, invariant.Check(overtaken), "a version of somebody else is left alone")
 
@@ -230,14 +229,14 @@ func TestEachRuleFindsWhatBreaksIt(t *testing.T) {
 			insert(s, 0, event(1, invariant.Issued, "lost"))
 		}, invariant.I7, "every key is accounted for"},
 		"PENDING is left": {rotated, func(s *invariant.Seen) {
-			s.End.Versions[0].Labels = append(s.End.Versions[0].Labels, providers.Pending)
+			s.End.Versions[0].Labels = append(s.End.Versions[0].Labels, key.Pending)
 		}, invariant.I7, "labels are right"},
 		"the version of the dead key is left": {rotated, func(s *invariant.Seen) {
 			s.End.Versions = append(s.End.Versions, invariant.Version{ID: "v1", Key: "old"})
 		}, invariant.I7, "labels are right"},
 		"an instance did not follow":          {rotated, func(s *invariant.Seen) { s.End.Holds["web"] = "old" }, invariant.I7, "after a rotation everybody holds CURRENT"},
 		"a dead key stays in the metadata":    {rotated, func(s *invariant.Seen) { deadKept(s) }, invariant.I7, "the metadata is clean"},
-		"the mint intent is left":             {rotated, func(s *invariant.Seen) { s.End.Metadata.Intents = []providers.MintIntent{{Rotation: "r1"}} }, invariant.I7, "the metadata is clean"},
+		"the mint intent is left":             {rotated, func(s *invariant.Seen) { s.End.Metadata.Intents = []key.Intent{{Rotation: "r1"}} }, invariant.I7, "the metadata is clean"},
 		"nobody owns the credential":          {rotated, func(s *invariant.Seen) { s.End.Metadata.Environment, s.End.Metadata.Inventory = "", "" }, invariant.I7, "the metadata is clean"},
 		"the kept key is not marked":          {rotated, func(s *invariant.Seen) { s.End.Metadata.Keys[0].KeptAt = time.Time{} }, invariant.I7, "the metadata is clean"},
 		"nobody saw the new key work":         {rotated, func(s *invariant.Seen) { s.End.Metadata.Keys[0].VerifiedAt = time.Time{} }, invariant.I7, "the metadata is clean"},
@@ -275,7 +274,7 @@ func TestEachRuleFindsWhatBreaksIt(t *testing.T) {
 
 // deadKept leaves the dead key in the metadata.
 func deadKept(s *invariant.Seen) {
-	s.End.Metadata.Keys = append(s.End.Metadata.Keys, providers.OwnedKey{Ref: key.Ref{KeyID: "old"}})
+	s.End.Metadata.Keys = append(s.End.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "old"}})
 }
 
 func TestADeadKeyWhoseCopiesAreDebtStaysInTheMetadata(t *testing.T) {
@@ -284,7 +283,7 @@ func TestADeadKeyWhoseCopiesAreDebtStaysInTheMetadata(t *testing.T) {
 	deadKept(&s)
 	s.Report.Outcome, s.End.Metadata.LastRotation.Outcome = workflows.CompletedWithDebt, string(workflows.CompletedWithDebt)
 	s.Trail.Events[len(s.Trail.Events)-1].Detail = map[string]string{"outcome": string(workflows.CompletedWithDebt)}
-	debt := []providers.Debt{{Kind: "copies-left", About: "old", Since: at(69)}}
+	debt := []key.Debt{{Kind: "copies-left", About: "old", Since: at(69)}}
 	s.Report.Debt, s.End.Metadata.Debt = debt, debt
 	assert.Empty(t, invariant.Check(s))
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -90,7 +89,7 @@ type Before struct {
 // Version is a stored version at the end, and the key in it.
 type Version struct {
 	ID     string
-	Labels []providers.Label
+	Labels []key.Label
 	Key    string
 	// Standing is Stranger for one that somebody else put there; empty is Ours.
 	Standing Standing
@@ -101,7 +100,7 @@ type End struct {
 	// Keys are the issuer's live keys.
 	Keys     map[string]key.State
 	Versions []Version
-	Metadata *providers.Metadata
+	Metadata *key.Metadata
 	// Holds is the key that each declared instance uses.
 	Holds map[string]string
 	// DeadRefused tells for each destroyed key whether a control request with it was refused.
@@ -181,7 +180,7 @@ func (s Seen) completed() bool {
 
 // owed tells whether the report names something as debt.
 func (s Seen) owed(about string) bool {
-	return s.Report != nil && slices.ContainsFunc(s.Report.Debt, func(d providers.Debt) bool { return d.About == about })
+	return s.Report != nil && slices.ContainsFunc(s.Report.Debt, func(d key.Debt) bool { return d.About == about })
 }
 
 // accepted are the decisions of one kind that the report has as taken.

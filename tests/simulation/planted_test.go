@@ -101,7 +101,7 @@ func issuer(bend func(*bent)) func(*memory.World, *providers.Descriptor) {
 type bentStore struct {
 	providers.Store
 	prune       func(context.Context, string) error
-	putMetadata func(context.Context, providers.Metadata) (providers.Revision, error)
+	putMetadata func(context.Context, key.Metadata) (key.Revision, error)
 	promote     func(ctx context.Context, from, to string) error
 	stage       func(context.Context, string, secret.Bundle) (string, error)
 }
@@ -120,7 +120,7 @@ func (b bentStore) Prune(ctx context.Context, version string) error {
 	return b.Store.Prune(ctx, version)
 }
 
-func (b bentStore) PutMetadata(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+func (b bentStore) PutMetadata(ctx context.Context, m key.Metadata) (key.Revision, error) {
 	if b.putMetadata != nil {
 		return b.putMetadata(ctx, m)
 	}
@@ -291,7 +291,7 @@ func overwrites(store providers.Store) func(context.Context, string, string) err
 		}
 		versions, err := store.Versions(ctx)
 		for _, v := range versions {
-			if v.Has(providers.Current) {
+			if v.Has(key.Current) {
 				return store.Promote(ctx, v.ID, to)
 			}
 		}
@@ -345,7 +345,7 @@ var planted = map[string]struct {
 	})}},
 	"an orphan is forgotten": {invariant.I7, "every key is accounted for", func(s *script) { s.faults = []fault{{activity: "Issue", op: memory.OpIssue, call: 1, kind: dieAfter}} },
 		plant{types: store(func(_ *memory.World, b *bentStore) {
-			b.putMetadata = func(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+			b.putMetadata = func(ctx context.Context, m key.Metadata) (key.Revision, error) {
 				m.Intents = nil
 				return b.Store.PutMetadata(ctx, m)
 			}
@@ -446,8 +446,8 @@ var planted = map[string]struct {
 		}
 		return call(in)
 	}}},
-	"whose credential it is is forgotten": {invariant.I7, "the metadata is clean", nil, plant{types: store(forgetting(func(m *providers.Metadata) { m.Inventory, m.Environment = "", "" }))}},
-	"the end of a rotation is not marked": {invariant.I7, "the metadata is clean", nil, plant{types: store(forgetting(func(m *providers.Metadata) {
+	"whose credential it is is forgotten": {invariant.I7, "the metadata is clean", nil, plant{types: store(forgetting(func(m *key.Metadata) { m.Inventory, m.Environment = "", "" }))}},
+	"the end of a rotation is not marked": {invariant.I7, "the metadata is clean", nil, plant{types: store(forgetting(func(m *key.Metadata) {
 		for i := range m.Keys {
 			m.Keys[i].KeptAt = time.Time{}
 		}
@@ -539,9 +539,9 @@ type lazy struct{}
 func (lazy) Purge(context.Context, string, key.Ref) error { return nil }
 
 // forgetting makes a store that keeps the metadata but for something.
-func forgetting(leaveOut func(*providers.Metadata)) func(*memory.World, *bentStore) {
+func forgetting(leaveOut func(*key.Metadata)) func(*memory.World, *bentStore) {
 	return func(_ *memory.World, b *bentStore) {
-		b.putMetadata = func(ctx context.Context, m providers.Metadata) (providers.Revision, error) {
+		b.putMetadata = func(ctx context.Context, m key.Metadata) (key.Revision, error) {
 			m.Keys = slices.Clone(m.Keys)
 			leaveOut(&m)
 			return b.Store.PutMetadata(ctx, m)

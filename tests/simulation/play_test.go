@@ -322,7 +322,7 @@ func (p *play) populate() error {
 	ctx := context.Background()
 	settings := memory.PrincipalSettings{
 		KnowsTokens: s.tokens,
-		IssuerCapabilities: providers.IssuerCapabilities{
+		Capabilities: key.Capabilities{
 			Slots: s.slots, CanDisable: s.canDisable, CanNarrow: true, ReportsUsage: s.reportsUsage, ReportsRefusals: s.reportsUsage, UsageLag: s.lag, ConsistentWithin: s.consistentWithin,
 		},
 	}
@@ -363,7 +363,7 @@ func (p *play) populate() error {
 			if c.pulls {
 				settings.Store, settings.KeepsCopies = s.path(), false
 				if c.wave == "canary" {
-					settings.Label = providers.Pending
+					settings.Label = key.Pending
 				} else {
 					declared.Wave, declared.Follows = len(s.consumers)+len(s.steps), true // all of them follow the promotion at once
 				}
@@ -379,7 +379,7 @@ func (p *play) populate() error {
 	p.world.SetInstance("broken", memory.InstanceSettings{}) // it has no key: each request is refused
 	if s.leftover {
 		store := p.world.Store(s.path())
-		if _, err := store.PutMetadata(ctx, providers.Metadata{Intents: []providers.MintIntent{{
+		if _, err := store.PutMetadata(ctx, key.Metadata{Intents: []key.Intent{{
 			Rotation: "terminated", Ordinal: 1, At: p.env.Now(), Within: policy.MintWithin, Known: p.known(),
 		}}}); err != nil {
 			return err

@@ -174,7 +174,7 @@ func open(f Folder) (*world, error) {
 // seed makes what is missing. It may be killed anywhere and called again: the store comes first, so that
 // the gateway never knows a key that is nowhere else.
 func (w *world) seed(ctx context.Context, f Folder) error {
-	current, err := w.store.ReadLabel(ctx, providers.Current)
+	current, err := w.store.ReadLabel(ctx, key.Current)
 	if errors.Is(err, providers.ErrNotFound) {
 		current, err = w.firstKey(ctx)
 	}
