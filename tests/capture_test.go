@@ -245,7 +245,7 @@ var lives = map[string]struct {
 
 // budgeted gives a credential an error budget, for the requests of its probe.
 func budgeted(c *inventory.Credential, onBreach inventory.OnBreach) {
-	c.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: inventory.Duration(time.Minute), MinTotal: 1, MaxHold: inventory.Duration(24 * time.Hour), OnBreach: onBreach}
+	c.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: inventory.Duration(time.Minute), MaxHold: inventory.Duration(24 * time.Hour), OnBreach: onBreach}
 	c.Health = []inventory.Provider{{Type: "memory", Config: json.RawMessage(fmt.Sprintf(`{"type":"memory","instances":[%q]}`, c.Name+"-probe"))}}
 }
 
