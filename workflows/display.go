@@ -178,47 +178,6 @@ func (r *rotation) tell(severity, what, subject, body string) {
 	})
 }
 
-// close makes the report and shows it.
-func (r *rotation) close(t *turn) {
-	r.over = true
-	r.report.Outcome, r.report.Reason, r.report.Message = t.outcome, t.reason, t.message
-	r.report.Retiring, r.report.Incoming = r.status.Retiring, r.status.Incoming
-	r.report.Refusals = r.plan.Refusals
-	if t.outcome == Superseded {
-		r.report.Open = r.open()
-	}
-	r.status.NoWayBack = ""
-	r.note("%s: %s", t.outcome, t.message)
-	r.report.EndedAt, r.report.Timeline = workflow.Now(r.ctx), r.status.Timeline
-	r.status.Report = &r.report
-	ended := []temporal.SearchAttributeUpdate{AttributePhase.ValueSet(string(PhaseEnded)), AttributeOutcome.ValueSet(string(t.outcome))}
-	if !r.report.RotateBy.IsZero() {
-		ended = append(ended, AttributeRotateBy.ValueSet(r.report.RotateBy))
-	}
-	_ = workflow.UpsertTypedSearchAttributes(r.ctx, ended...)
-	r.indexed = PhaseEnded
-	r.enter(PhaseEnded, t.message)
-}
-
-// open lists what a superseded run leaves.
-func (r *rotation) open() []string {
-	var open []string
-	if k := r.status.Incoming; !k.IsZero() && r.in.Settle == "" {
-		open = append(open, fmt.Sprintf("incoming key %s is issued, in store version %s", k.KeyID, k.StoreVersion))
-	} else if r.changed && r.in.Settle == "" {
-		open = append(open, "an incoming key may have been minted: the store's metadata has the intent")
-	}
-	for _, w := range r.status.Waves {
-		if w.State != waveWaiting {
-			open = append(open, fmt.Sprintf("wave %s is %s", w.Name, w.State))
-		}
-	}
-	if r.disabled {
-		open = append(open, fmt.Sprintf("retiring key %s may be disabled", r.status.Retiring.KeyID))
-	}
-	return open
-}
-
 // clip bounds a text that may come from outside, and leaves nothing in it that a terminal obeys. It may be
 // called again.
 func clip(s string) string { return outside.Lines(s, 1000) }

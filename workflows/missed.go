@@ -92,19 +92,3 @@ func (r *rotation) enableMissed(ctx workflow.Context) {
 	}
 	r.became(RoleRetiring, KeyPrevious)
 }
-
-// enableInPause enables the key that a breach found disabled: what broke may be what misses it. It reports what it did in
-// the timeline; of rotations that began before it did that, it does nothing.
-func (r *rotation) enableInPause() error {
-	if r.status.Phase != PhaseDisableSoak || !r.disabled || workflow.GetVersion(r.ctx, "pause-enables", workflow.DefaultVersion, 1) < 1 {
-		return nil
-	}
-	breach := r.breach
-	if err := r.stepInPause(enabling, act.Enable, r.acting()); err != nil {
-		return err
-	}
-	r.breach, r.disabled = breach, false
-	r.became(RoleRetiring, KeyPrevious)
-	r.note("enabled key %s again, until its evidence is gathered anew", r.status.Retiring.KeyID)
-	return nil
-}

@@ -1,11 +1,9 @@
 package workflows
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
 
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
@@ -281,37 +279,6 @@ func (r *rotation) proveAll(ctx workflow.Context) {
 	}
 }
 
-// Resign is the action of signing a held rotation's spec anew.
-const Resign policy.Action = "resign"
-
-// resign takes another signature of the very same spec, once a worker trusts it.
-func (r *rotation) resign(ctx workflow.Context, s inventory.SignedSpec) policy.Verdict {
-	if !r.holding {
-		return notHeld(workflow.Now(ctx))
-	}
-	v := policy.Verdict{Action: Resign, At: workflow.Now(ctx)}
-	theirs, err := signed.Canonical(s.Body)
-	ours, ownErr := signed.Canonical(r.in.Spec.Body)
-	if err != nil || ownErr != nil || !bytes.Equal(theirs, ours) {
-		v.Reason, v.Message = policy.OtherRotation, "it is not the spec that this rotation follows"
-		return v
-	}
-	var accepted activities.Accepted
-	if err := accepting.start(ctx, r.queue, act.Recognise, s).Get(ctx, &accepted); err != nil {
-		v.Reason, v.Message = policy.SignatureBad, "the signature is not taken: "+cause(err)
-		return v
-	}
-	r.in.Spec, r.resigned = s, true
-	v.Accepted, v.Reason, v.By, v.Verified = true, policy.Accepted, accepted.Signer, true
-	v.Message = "the rotation goes on"
-	r.note("%s signed the spec anew", accepted.Signer)
-	return v
-}
-
-func notHeld(now time.Time) policy.Verdict {
-	return policy.Verdict{Action: Resign, At: now, Reason: policy.WrongPhase, Message: "the rotation is not held: its spec is trusted"}
-}
-
 // carryOut does what an accepted verdict means.
 func (r *rotation) carryOut(v policy.Verdict) {
 	by := v.Person()
@@ -331,20 +298,6 @@ func (r *rotation) carryOut(v policy.Verdict) {
 		r.wantBack(AskedByPerson, "%s asked for a rollback: %s", by, v.Why)
 	}
 }
-
-// wantBack turns the rotation back at its next safe point, unless it is turned already: an incident most of all is not undone.
-func (r *rotation) wantBack(reason policy.Reason, format string, args ...any) {
-	if r.turn == nil {
-		r.turn = turnedBack(reason, format, args...)
-	}
-}
-
-// Reasons of turns that people or incidents make.
-const (
-	RejectedByPerson policy.Reason = "rejected"
-	AskedByPerson    policy.Reason = "asked"
-	Exposed          policy.Reason = "exposed"
-)
 
 // compromised stops the routine way at the next safe point, a rollback too: an exposed key must not be
 // brought back. The incident's emergency goes on from what is true then.
