@@ -23,7 +23,7 @@ func (r *rotation) ask(o step, activity, input, output any) error {
 	}
 	r.note("could not %s yet: %s", o.summary, cause(err))
 	r.tell(notifyAlert, "unanswered", "A rotation cannot begin yet", fmt.Sprintf("It could not %s: %s. Nothing is changed, and it is tried again and again.", o.summary, cause(err)))
-	before := r.status
+	before := r.Status
 	r.waitFor(fmt.Sprintf("an answer: it could not %s: %s", o.summary, cause(err)), "whoever can mend it; it is tried again by itself; or: rollback, which ends it")
 	if err := r.step(o.unending(), activity, input, output); err != nil {
 		return err
@@ -35,7 +35,7 @@ func (r *rotation) ask(o step, activity, input, output any) error {
 
 // refusal is how a rotation ends that changed nothing yet, since a step that only looks was refused, or turned.
 func refusal(err error, what string) error {
-	var t *turn
+	var t *Turn
 	switch {
 	case errors.As(err, &t), errors.Is(err, errFull):
 		return err
@@ -48,7 +48,7 @@ func refusal(err error, what string) error {
 // run executes an activity to its end, whatever turns up meanwhile.
 func (r *rotation) run(o step, activity, input, output any) error {
 	for {
-		err := o.start(r.ctx, r.queue, activity, input).Get(r.ctx, output)
+		err := o.start(r.ctx, r.Queue, activity, input).Get(r.ctx, output)
 		if err == nil {
 			r.acknowledge(input)
 		}
@@ -81,7 +81,7 @@ func (r *rotation) attempt(o step, activity, input, output any) error {
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	defer cancel()
-	done := o.start(ctx, r.queue, activity, input)
+	done := o.start(ctx, r.Queue, activity, input)
 	if err := workflow.Await(r.ctx, func() bool { return done.IsReady() || o.cancellable && r.stop() != nil }); err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (r *rotation) attempt(o step, activity, input, output any) error {
 // signature is not trusted, or it is out of bounds. Before anything was changed that ends the rotation; afterwards it waits,
 // since half a rotation helps nobody.
 func (r *rotation) held(err error) bool {
-	return r.changed && (isType(err, activities.TypeUntrusted) || isType(err, activities.TypeOutOfBounds))
+	return r.changed() && (isType(err, activities.TypeUntrusted) || isType(err, activities.TypeOutOfBounds))
 }
 
 // isType tells whether an activity ended with an error of one of these types.

@@ -28,24 +28,22 @@ func Rotation(ctx workflow.Context, in RotationInput) (Report, error) {
 	return r.end(err)
 }
 
-// Parts of a rotation that a later run may have to begin with.
+// Parts of a rotation that are asked for by name.
 const (
 	partSignoff = "signoff"
 	partIssue   = "issue"
 	partDeliver = "deliver"
 	partPromote = "promote"
+	partRevoke  = "revoke"
 )
 
 // rotate is the routine rotation, phase by phase. Whatever turns it, a refusal, a breach, a person or an
-// incident, ends the phase with a *turn; so does trouble that does not pass.
+// incident, ends the phase with a *Turn; so does trouble that does not pass.
 func (r *rotation) rotate() error {
 	if r.in.Settle != "" {
 		return r.settle()
 	}
-	phases := []struct {
-		name string
-		do   func() error
-	}{
+	return r.through([]phase{
 		{"inspect", r.inspect},
 		{partSignoff, r.signoff},
 		{partIssue, r.issue},
@@ -53,19 +51,29 @@ func (r *rotation) rotate() error {
 		{partPromote, r.promote},
 		{"follow", r.follow}, // those who read the store by themselves
 		{"overlap", r.overlap},
-		{"revoke", r.revoke},
+		{partRevoke, r.revoke},
+	}, r.turnBack)
+}
+
+// phase is a part of a rotation, and its name.
+type phase struct {
+	name string
+	do   func() error
+}
+
+// through does one phase after the other, from the one that the run before has come to, and goes back from where that is wanted.
+func (r *rotation) through(phases []phase, back func(error) error) error {
+	if r.Turn != nil { // the run before was turning back
+		return back(r.Turn)
 	}
-	if r.turn != nil { // the run before this one was turning back
-		return r.turnBack(r.turn)
-	}
-	reached := r.at == ""
-	for _, phase := range phases {
-		if reached = reached || phase.name == r.at; !reached || r.didBefore(phase.name) {
+	reached := r.At == ""
+	for _, p := range phases {
+		if reached = reached || p.name == r.At; !reached || r.didBefore(p.name) {
 			continue // the run before did it
 		}
-		r.at = phase.name
-		if err := phase.do(); err != nil {
-			return r.turnBack(err)
+		r.At = p.name
+		if err := p.do(); err != nil {
+			return back(err)
 		}
 	}
 	return nil
@@ -77,7 +85,7 @@ func (r *rotation) accept() error {
 	if err := r.resolve(); err != nil {
 		return err
 	}
-	if r.credential.Name == "" || r.status.Credential != r.credential.Name {
+	if r.credential.Name == "" || r.Status.Credential != r.credential.Name {
 		workflow.GetLogger(r.ctx).Warn("refused: the workflow ID is not that of the spec's rotation", "credential", r.credential.Name)
 		return refused(policy.SpecRefused, "the workflow ID must be %q, so that a credential has one rotation at a time", WorkflowID(r.credential.Name))
 	}
@@ -85,7 +93,7 @@ func (r *rotation) accept() error {
 	if err := r.ask(accepting, act.Accept, r.in.Spec, &accepted); err != nil {
 		return refusal(err, "the worker does not take the spec")
 	}
-	r.queue = issuerQueue(r.credential, accepted)
+	r.Queue = issuerQueue(r.credential, accepted)
 	if accepted.Notice != "" {
 		r.notice("%s", accepted.Notice)
 	} else {
@@ -99,31 +107,31 @@ func (r *rotation) inspect() error {
 	if err := r.accept(); err != nil {
 		return err
 	}
-	if err := r.ask(inspecting, act.Inspect, r.subject(), &r.plan); err != nil {
+	if err := r.ask(inspecting, act.Inspect, r.subject(), &r.Plan); err != nil {
 		return refusal(err, "issuer, store or consumers could not be looked at")
 	}
-	for _, w := range r.plan.Warnings {
+	for _, w := range r.Plan.Warnings {
 		r.notice("%s", w)
 	}
-	for _, w := range r.plan.Waves {
-		r.status.Waves = append(r.status.Waves, WaveStatus{Name: w.Name, Instances: w.Instances, State: waveWaiting})
+	for _, w := range r.Plan.Waves {
+		r.Status.Waves = append(r.Status.Waves, WaveStatus{Name: w.Name, Instances: w.Instances, State: waveWaiting})
 	}
-	if r.plan.Retiring != nil {
-		r.status.Retiring = *r.plan.Retiring
+	if r.Plan.Retiring != nil {
+		r.Status.Retiring = *r.Plan.Retiring
 		r.became(RoleRetiring, KeyCurrent)
 	}
-	r.happened(audit.PlanMade, map[string]string{"retiring": r.status.Retiring.KeyID, "refusals": strconv.Itoa(len(r.plan.Refusals)), "takes": r.plan.Takes.String()})
-	if r.plan.Refused() {
-		first := r.plan.Refusals[0]
+	r.happened(audit.PlanMade, map[string]string{"retiring": r.Status.Retiring.KeyID, "refusals": strconv.Itoa(len(r.Plan.Refusals)), "takes": r.Plan.Takes.String()})
+	if r.Plan.Refused() {
+		first := r.Plan.Refusals[0]
 		more := ""
-		if n := len(r.plan.Refusals) - 1; n > 0 {
+		if n := len(r.Plan.Refusals) - 1; n > 0 {
 			more = fmt.Sprintf(" (and %d more reasons)", n)
 		}
 		r.happened(audit.PlanRefused, map[string]string{"reason": string(first.Reason), "message": first.Message})
 		return refused(first.Reason, "%s%s", first.Message, more)
 	}
-	if r.plan.Resume != nil {
-		r.takeUp(*r.plan.Resume)
+	if r.Plan.Resume != nil {
+		r.takeUp(*r.Plan.Resume)
 	}
 	return nil
 }
@@ -141,10 +149,7 @@ func (r *rotation) resolve() error {
 	if err != nil {
 		return refusal(err, "the spec of "+r.in.Credential+" was not found")
 	}
-	r.in.Spec = spec
-	if found, err := spec.Peek(); err == nil {
-		r.credential, r.status.Owner = found.Credential, found.Credential.Owner
-	}
+	r.read(spec)
 	r.index()
 	return nil
 }
@@ -167,14 +172,14 @@ func (r *rotation) issue() error {
 		return err
 	}
 	r.enter(PhaseIssue, r.issuing())
-	r.changed = true
-	if len(r.plan.TakeBack) > 0 {
-		if err := r.redeliver(r.plan.TakeBack); err != nil {
+	r.Ordinal = max(r.Ordinal, 1)
+	if len(r.Plan.TakeBack) > 0 {
+		if err := r.redeliver(r.Plan.TakeBack); err != nil {
 			return err
 		}
-		r.note("%s taken back from a rotation that did not end", strings.Join(r.plan.TakeBack, ", "))
+		r.note("%s taken back from a rotation that did not end", strings.Join(r.Plan.TakeBack, ", "))
 	}
-	if len(r.plan.Discard) > 0 {
+	if len(r.Plan.Discard) > 0 {
 		r.waitFor("what earlier rotations left to be quiet before it is destroyed", "time; or: rollback")
 		var d policy.Decision
 		if err := r.step(discarding(r.credential), act.Discard, r.acting(), &d); err != nil {
@@ -184,23 +189,23 @@ func (r *rotation) issue() error {
 			return turnedBack(d.Reason, "a key of an earlier rotation cannot be cleared away: %s", d.Message)
 		}
 	}
-	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: 1, Approvals: r.signoffs}
-	if r.plan.Resume != nil {
-		input.Resume = r.plan.Resume.Incoming
+	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: r.Ordinal, Approvals: r.signoffs}
+	if r.Plan.Resume != nil {
+		input.Resume = r.Plan.Resume.Incoming
 	}
 	var issued activities.Issued
 	if err := r.step(issuing(r.credential), act.Issue, &input, &issued); err != nil {
 		return err
 	}
-	r.status.Incoming, r.incomingEnds = issued.Key, issued.Ends
-	r.became(RoleIncoming, map[bool]KeyState{false: KeyPending, true: KeyCurrent}[r.promoted])
-	if r.plan.Resume == nil {
+	r.Status.Incoming, r.IncomingEnds = issued.Key, issued.Ends
+	r.became(RoleIncoming, map[bool]KeyState{false: KeyPending, true: KeyCurrent}[r.Promoted])
+	if r.Plan.Resume == nil {
 		r.note("issued key %s, stored as PENDING in version %s", issued.Key.KeyID, issued.Key.StoreVersion)
 	}
 	if !issued.Decision.OK {
 		return turnedBack(issued.Decision.Reason, "the incoming key does not work: %s", issued.Decision.Message)
 	}
-	if r.promoted {
+	if r.Promoted {
 		r.startWatch()
 	}
 	return nil
@@ -209,47 +214,42 @@ func (r *rotation) issue() error {
 // promote makes the incoming key CURRENT.
 func (r *rotation) promote() error {
 	r.enter(PhasePromote, "Moving CURRENT to the incoming key.")
-	r.promoted = true
-	if r.plan.Retiring != nil {
-		r.status.NoWayBack = r.onlyForward()
-	}
+	r.Promoted = true
 	var d policy.Decision
 	if err := r.step(promoting, act.Promote, r.acting(), &d); err != nil {
 		return err
 	}
 	if !d.OK {
-		if !r.delivered {
-			r.status.NoWayBack = "" // nobody has it
-		}
+		r.Promoted = false
 		return turnedBack(d.Reason, "the incoming key may not be promoted: %s", d.Message)
 	}
 	r.became(RoleIncoming, KeyCurrent)
-	if r.plan.Retiring != nil {
+	if r.Plan.Retiring != nil {
 		r.became(RoleRetiring, KeyPrevious)
 	}
-	r.note("promoted key %s to CURRENT", r.status.Incoming.KeyID)
+	r.note("promoted key %s to CURRENT", r.Status.Incoming.KeyID)
 	return nil
 }
 
 // overlap keeps both keys accepted, and ends before either ends by itself.
 func (r *rotation) overlap() error {
-	if r.plan.Retiring == nil {
+	if r.Plan.Retiring == nil {
 		return nil
 	}
 	r.enter(PhaseOverlap, "Both keys are accepted.")
-	if r.overlapEnds.IsZero() { // else the run before began it
-		r.overlapEnds = workflow.Now(r.ctx).Add((r.credential.LongestCache() + r.credential.Overlap).Std())
-		if last := r.lastOverlapEnd(r.overlapEnds); last.Before(r.overlapEnds) {
-			r.overlapEnds = last
+	if r.OverlapEnds.IsZero() { // else the run before began it
+		r.OverlapEnds = workflow.Now(r.ctx).Add((r.credential.LongestCache() + r.credential.Overlap).Std())
+		if last := r.lastOverlapEnd(r.OverlapEnds); last.Before(r.OverlapEnds) {
+			r.OverlapEnds = last
 			r.note("a key ends by itself before the overlap would: it ends %s, while both are accepted", last.UTC().Format(time.RFC3339))
 		}
-		r.happened(audit.OverlapBegun, map[string]string{"until": r.overlapEnds.UTC().Format(time.RFC3339)})
+		r.happened(audit.OverlapBegun, map[string]string{"until": r.OverlapEnds.UTC().Format(time.RFC3339)})
 	}
 	r.waitFor("the end of the overlap", "time; or: extend, rollback")
-	return r.wait("overlap", func() time.Time { return r.overlapEnds }, nil)
+	return r.wait("overlap", func() time.Time { return r.OverlapEnds }, nil)
 }
 
 // lastOverlapEnd is when an overlap ends that would last until then.
 func (r *rotation) lastOverlapEnd(until time.Time) time.Time {
-	return policy.OverlapEnds(r.credential, until, r.plan.RetiringExpires, r.incomingEnds)
+	return policy.OverlapEnds(r.credential, until, r.Plan.RetiringExpires, r.IncomingEnds)
 }

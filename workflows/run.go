@@ -15,74 +15,54 @@ import (
 // act names the activities; its methods are never called here.
 var act *activities.Activities
 
-// rotation is the state of one run.
+// rotation is one run: what it knows of its rotation, and what counts in this run alone.
 type rotation struct {
+	State
 	// ctx is disconnected from a cancellation of the run, which is taken as a request to roll back.
 	ctx        workflow.Context
 	in         RotationInput
 	credential inventory.Credential
-	queue      string // where calls to the issuer go
-	id         string
-	plan       policy.Plan
-	status     Status
-	report     Report
-	outbox     outbox
-	numbered   int // events and signals so far, for their IDs
-	requests   int // signals and updates of this run
 
-	// at is the part of the rotation that is going on.
-	at string
-	// turn is what ends the routine way at the next safe point.
-	turn *turn
+	requests int // signals and updates so far
 	// full: the run ends at the next safe point, and the next one goes on.
 	full bool
-	// breach is a decision of the watch that a pause has yet to answer.
-	breach *policy.Decision
-	// retiringGone: the issuer accepts the retiring key no more, for good, which people were told.
-	retiringGone bool
-
-	changed, delivered, promoted, disabled, rollingBack, over bool
+	// signoffs are the approvals that passed the sign-off gate.
+	signoffs []policy.Verdict
 	// approved: the revoke gate was passed, and what it allows is not over.
 	approved bool
 	// holding: the spec's signature is not trusted now; resigned: another one was taken.
 	holding, resigned bool
-	overlapEnds       time.Time
-	incomingEnds      time.Time        // by itself; zero for never
-	signoffs          []policy.Verdict // that passed the sign-off gate
-	// debtDisabled: the retired key was disabled before a run that settles began.
-	debtDisabled bool
-	cancelWatch  func()
-	watches      int   // begun so far; only the last one counts
-	indexed      Phase // by which the run is found
-	verdicts     map[string]policy.Verdict
-	remembered   int // their size, in bytes
-	proved       int // signed decisions looked at since the gate opened
-	unproved     []*unproved
-	background   workflow.WaitGroup
-	stale        bool // what is shown
+	pausing           bool // for the breach
+	cancelWatch       func()
+	watches           int   // begun so far; only the last one counts
+	indexed           Phase // by which the run is found
+	remembered        int   // how large the verdicts are, in bytes
+	proved            int   // signed decisions looked at since the gate opened
+	unproved          []*unproved
+	background        workflow.WaitGroup
+	stale             bool // what is shown
 }
 
 func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	info := workflow.GetInfo(ctx)
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	r := &rotation{
-		ctx: own, in: in, queue: TaskQueue, id: cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID), // the test environment knows no first run
-
-		cancelWatch: func() {}, verdicts: map[string]policy.Verdict{}, background: workflow.NewWaitGroup(ctx),
-	}
-	// The worker reads the spec strictly, in an activity. Here it is only followed.
-	if spec, err := in.Spec.Peek(); err == nil {
-		r.credential = spec.Credential
-	}
+	r := &rotation{ctx: own, in: in, cancelWatch: func() {}, background: workflow.NewWaitGroup(ctx)}
 	name, _ := activities.Credential(info.WorkflowExecution.ID)
-	r.status = Status{Credential: name, Owner: r.credential.Owner, Rotation: r.id}
-	r.report = Report{Credential: name, Rotation: r.id, StartedAt: workflow.Now(ctx)}
+	if in.Carried != nil {
+		r.State = *in.Carried
+	} else {
+		r.Queue, r.Report = TaskQueue, Report{Credential: name, StartedAt: workflow.Now(ctx)}
+	}
+	// Which rotation it is does not stand in an input.
+	r.Status.Credential, r.Status.Rotation = name, cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID) // the test environment knows no first run
+	r.Report.Rotation = r.Status.Rotation
+	r.read(in.Spec)
 	workflow.Go(r.ctx, r.keepShown)
 	if err := r.listen(ctx); err != nil {
 		return nil, err
 	}
 	if in.Carried != nil {
-		r.resume(*in.Carried)
+		r.goOn()
 		return r, nil
 	}
 	r.indexed = PhaseInspect
@@ -95,16 +75,24 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	return r, nil
 }
 
+// read makes a spec the run's own. The worker reads it strictly, in an activity; here it is only followed.
+func (r *rotation) read(spec inventory.SignedSpec) {
+	r.in.Spec = spec
+	if known, err := spec.Peek(); err == nil {
+		r.credential, r.Status.Owner = known.Credential, known.Credential.Owner
+	}
+}
+
 // subject is what an activity is told that only looks.
 func (r *rotation) subject() *activities.Rotation {
-	return &activities.Rotation{Spec: r.in.Spec, ID: r.id, Retiring: r.status.Retiring, Incoming: r.status.Incoming}
+	return &activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation, Retiring: r.Status.Retiring, Incoming: r.Status.Incoming}
 }
 
 // acting is what an activity is told that changes or records something: what has happened meanwhile goes along.
 func (r *rotation) acting() *activities.Rotation {
 	r.flush()
 	subject := r.subject()
-	subject.Events = r.outbox.along()
+	subject.Events = r.Outbox.along()
 	return subject
 }
 
@@ -114,7 +102,7 @@ func (r *rotation) safePoint() error {
 	if err := r.stop(); err != nil {
 		return err
 	}
-	if r.breach != nil && !r.rollingBack {
+	if r.Breach != nil && !r.pausing && !r.rollingBack() {
 		return r.pause()
 	}
 	return nil
@@ -137,7 +125,7 @@ func (r *rotation) wait(what string, deadline func() time.Time, done func() bool
 		}
 		r.until(end)
 		moved := func() bool {
-			return r.stop() != nil || r.breach != nil || done() || !deadline().Equal(end) || len(r.outbox.events) > 2*maxAlong || r.outbox.size > 2*maxAlongSize
+			return r.stop() != nil || r.Breach != nil || done() || !deadline().Equal(end) || len(r.Outbox.events) > 2*maxAlong || r.Outbox.size > 2*maxAlongSize
 		}
 		var err error
 		if end.IsZero() {

@@ -14,8 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
@@ -200,6 +203,44 @@ func (s *stage) run() workflows.Report {
 	require.NoError(s.t, err)
 	require.NoError(s.t, s.env.GetWorkflowResult(&report))
 	return report
+}
+
+// over runs a rotation over the World as it is, with traffic and somebody who approves. One that has not ended has no report.
+func (s *stage) over(in workflows.RotationInput, interceptors ...interceptor.WorkerInterceptor) (workflows.Report, error) {
+	s.anew(interceptors...)
+	s.traffic(3 * time.Hour)
+	s.approve()
+	return s.execute(in)
+}
+
+// anew gives the World another environment, for another run.
+func (s *stage) anew(interceptors ...interceptor.WorkerInterceptor) {
+	now := s.env.Now()
+	s.env = temporaltest.NewEnvironment(interceptors...)
+	s.env.SetStartTime(now)
+	s.clock.Store(s.env)
+	s.prepare()
+}
+
+func (s *stage) execute(in workflows.RotationInput) (report workflows.Report, err error) {
+	s.t.Helper()
+	s.env.ExecuteWorkflow(workflows.Rotation, in)
+	require.True(s.t, s.env.IsWorkflowCompleted())
+	if err = s.env.GetWorkflowError(); err == nil {
+		err = s.env.GetWorkflowResult(&report)
+	}
+	return report, err
+}
+
+// next is what a run that was full hands to the next one.
+func (s *stage) next(err error) (in workflows.RotationInput, full bool) {
+	s.t.Helper()
+	var next *workflow.ContinueAsNewError
+	if !errors.As(err, &next) {
+		return in, false
+	}
+	require.NoError(s.t, converter.GetDefaultDataConverter().FromPayloads(next.Input, &in))
+	return in, true
 }
 
 // refused is how many requests of declared instances the issuer refused.

@@ -15,17 +15,17 @@ import (
 // hold waits until the worker configuration lets the spec be followed again, or somebody who is trusted signed it anew, and
 // gives the input the signature that counts then.
 func (r *rotation) hold(why string, input any, stop func() error) error {
-	before := r.status
+	before := r.Status
 	r.holding = true
 	defer func() { r.holding = false }()
 	r.note("held: %s", why)
 	r.tell(notifyAlert, "held", "Rotation held: the worker configuration does not let its spec be followed any more", why)
-	r.status.Doing = "Held: " + why
-	r.waitFor("a trusted signature of the spec this rotation follows, within the bounds", "whoever keeps the worker configuration; or a trusted signer, with: keyturn rotate "+r.status.Credential+" -f FILE --sign KEY")
+	r.Status.Doing = "Held: " + why
+	r.waitFor("a trusted signature of the spec this rotation follows, within the bounds", "whoever keeps the worker configuration; or a trusted signer, with: keyturn rotate "+r.Status.Credential+" -f FILE --sign KEY")
 	for trusted := false; !trusted; {
 		r.resigned = false
 		ctx, cancel := workflow.WithCancel(r.ctx)
-		done := trusting.start(ctx, r.queue, act.AwaitTrust, r.in.Spec)
+		done := trusting.start(ctx, r.Queue, act.AwaitTrust, r.in.Spec)
 		err := workflow.Await(r.ctx, func() bool { return done.IsReady() || r.resigned || stop() != nil })
 		answered := done.IsReady() // by itself; once cancelled it is ready, too
 		cancel()
@@ -45,7 +45,7 @@ func (r *rotation) hold(why string, input any, stop func() error) error {
 		in.Resign(r.in.Spec)
 	}
 	r.note("the spec may be followed again; going on")
-	r.status.Doing, r.status.WaitsFor, r.status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
+	r.Status.Doing, r.Status.WaitsFor, r.Status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
 	r.refresh()
 	return nil
 }
@@ -66,7 +66,7 @@ func (r *rotation) resign(ctx workflow.Context, s inventory.SignedSpec) policy.V
 		return v
 	}
 	var accepted activities.Accepted
-	if err := accepting.start(ctx, r.queue, act.Recognise, s).Get(ctx, &accepted); err != nil {
+	if err := accepting.start(ctx, r.Queue, act.Recognise, s).Get(ctx, &accepted); err != nil {
 		v.Reason, v.Message = policy.SignatureBad, "the signature is not taken: "+cause(err)
 		return v
 	}

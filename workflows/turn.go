@@ -8,29 +8,29 @@ import (
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
-// turn is an end of the routine way: what it ends as, and why.
-type turn struct {
-	outcome Outcome
-	reason  policy.Reason
-	message string
+// Turn is an end of the routine way: what it ends as, and why.
+type Turn struct {
+	Outcome Outcome       `json:"outcome"`
+	Reason  policy.Reason `json:"reason"`
+	Message string        `json:"message"`
 }
 
-func (t *turn) Error() string { return t.message }
+func (t *Turn) Error() string { return t.Message }
 
 // turnTo bounds the message, which becomes a part of the report.
-func turnTo(o Outcome, reason policy.Reason, format string, args ...any) *turn {
-	return &turn{outcome: o, reason: reason, message: outside.Lines(fmt.Sprintf(format, args...), 4*outside.MaxText)}
+func turnTo(o Outcome, reason policy.Reason, format string, args ...any) *Turn {
+	return &Turn{Outcome: o, Reason: reason, Message: outside.Lines(fmt.Sprintf(format, args...), 4*outside.MaxText)}
 }
 
-func refused(reason policy.Reason, format string, args ...any) *turn {
+func refused(reason policy.Reason, format string, args ...any) *Turn {
 	return turnTo(Refused, reason, format, args...)
 }
 
-func turnedBack(reason policy.Reason, format string, args ...any) *turn {
+func turnedBack(reason policy.Reason, format string, args ...any) *Turn {
 	return turnTo(RolledBack, reason, format, args...)
 }
 
-func failed(reason policy.Reason, format string, args ...any) *turn {
+func failed(reason policy.Reason, format string, args ...any) *Turn {
 	return turnTo(Failed, reason, format, args...)
 }
 
@@ -45,8 +45,8 @@ const (
 )
 
 // asTurn takes any other error for trouble that did not pass.
-func asTurn(err error) *turn {
-	var t *turn
+func asTurn(err error) *Turn {
+	var t *Turn
 	if errors.As(err, &t) {
 		return t
 	}
@@ -54,25 +54,25 @@ func asTurn(err error) *turn {
 }
 
 // turned is the turn that counts now: in a rollback only that of an incident.
-func (r *rotation) turned() *turn {
-	if r.rollingBack {
+func (r *rotation) turned() *Turn {
+	if r.rollingBack() {
 		return r.superseded()
 	}
-	return r.turn
+	return r.Turn
 }
 
 // superseded is the turn of an incident, if one takes the credential over.
-func (r *rotation) superseded() *turn {
-	if r.turn != nil && r.turn.outcome == Superseded {
-		return r.turn
+func (r *rotation) superseded() *Turn {
+	if r.Turn != nil && r.Turn.Outcome == Superseded {
+		return r.Turn
 	}
 	return nil
 }
 
 // wantBack turns the rotation back at its next safe point, unless it is turned already: an incident most of all is not undone.
 func (r *rotation) wantBack(reason policy.Reason, format string, args ...any) {
-	if r.turn == nil {
-		r.turn = turnedBack(reason, format, args...)
+	if r.Turn == nil {
+		r.Turn = turnedBack(reason, format, args...)
 	}
 }
 

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"slices"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -14,8 +15,11 @@ import (
 // startWatch watches the error budget, both keys and the checks from now on, beside everything else. Rotations that began before
 // the keys were watched have no watch when they have neither budget nor check.
 func (r *rotation) startWatch() {
+	if r.Breach != nil { // a pause begins it anew at its end
+		return
+	}
 	r.stopWatch()
-	if r.rollingBack || !watched(r.credential) && workflow.GetVersion(r.ctx, "keys-watched", workflow.DefaultVersion, 1) < 1 {
+	if r.rollingBack() || !watched(r.credential) && workflow.GetVersion(r.ctx, "keys-watched", workflow.DefaultVersion, 1) < 1 {
 		return
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
@@ -23,7 +27,7 @@ func (r *rotation) startWatch() {
 	subject, own := r.watching(), r.watches
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var d policy.Decision
-		err := watching(r.credential).start(ctx, r.queue, act.Watch, subject).Get(ctx, &d)
+		err := watching(r.credential).start(ctx, r.Queue, act.Watch, subject).Get(ctx, &d)
 		if ctx.Err() != nil || own != r.watches {
 			return
 		}
@@ -38,7 +42,7 @@ func (r *rotation) startWatch() {
 // state is what it is for: neither is watched.
 func (r *rotation) watching() *activities.Rotation {
 	subject := r.subject()
-	if r.retiringGone || r.in.Settle != "" {
+	if r.RetiringGone || r.in.Settle != "" {
 		subject.Retiring = key.Ref{}
 	}
 	return subject
@@ -53,7 +57,7 @@ func (r *rotation) stopWatch() {
 // ignoreWatch lets the watch go on to the end of the run, when what it sees changes nothing any more.
 func (r *rotation) ignoreWatch() {
 	r.watches++
-	r.breach = nil
+	r.Breach, r.Paused = nil, time.Time{}
 }
 
 func watched(c inventory.Credential) bool {
@@ -75,10 +79,10 @@ var forPeople = []policy.Reason{StepFailed, policy.BudgetBlind, policy.IncomingN
 // breached turns the rotation back, or, by policy or for want of a way back, pauses it.
 func (r *rotation) breached(d policy.Decision) {
 	r.note("watch: %s", d.Message)
-	r.retiringGone = r.retiringGone || d.Reason == policy.RetiringGone // nothing brings it back: a pause does not wait for that
+	r.RetiringGone = r.RetiringGone || d.Reason == policy.RetiringGone // nothing brings it back: a pause does not wait for that
 	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
-	if pause || r.noWayBack() != "" || slices.Contains(forPeople, d.Reason) {
-		r.breach = &d
+	if pause || r.noWayBack(workflow.Now(r.ctx)) != "" || slices.Contains(forPeople, d.Reason) {
+		r.Breach = &d
 		return
 	}
 	r.wantBack(d.Reason, "%s", d.Message)
@@ -86,45 +90,37 @@ func (r *rotation) breached(d policy.Decision) {
 
 // pause waits until all is well again, or somebody turns the rotation back.
 func (r *rotation) pause() error {
-	before := r.status
-	r.tell(notifyAlert, "paused", "Rotation paused", r.breach.Message)
-	r.status.Doing = "Paused: " + r.breach.Message
+	r.pausing = true
+	defer func() { r.pausing = false }()
+	before := r.Status
+	if r.Paused.IsZero() { // else the run before told it
+		r.Paused = workflow.Now(r.ctx)
+		r.tell(notifyAlert, "paused", "Rotation paused", r.Breach.Message)
+	}
+	r.Status.Doing = "Paused: " + r.Breach.Message
 	if err := r.enableInPause(); err != nil {
 		return err
 	}
 	r.waitFor("error budget, checks and keys to be well again", "whoever can mend the cause; or: rollback")
-	if err := r.stepInPause(awaitingHealth(r.credential), act.AwaitHealth, r.watching()); err != nil {
+	if err := r.step(awaitingHealth(r.credential), act.AwaitHealth, r.watching(), nil); err != nil {
 		return err
 	}
 	r.note("all is well again; going on")
-	r.status.Doing, r.status.WaitsFor, r.status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
+	r.Status.Doing, r.Status.WaitsFor, r.Status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
+	r.Breach, r.Paused = nil, time.Time{}
 	r.startWatch()
 	return r.safePoint()
-}
-
-// stepInPause is step without its first safe point, which a pause is part of.
-func (r *rotation) stepInPause(o step, activity, input any) error {
-	breach := r.breach
-	r.breach = nil
-	err := r.step(o, activity, input, nil)
-	if err != nil {
-		r.breach = breach
-	}
-	return err
 }
 
 // enableInPause enables the key that a breach found disabled: what broke may be what misses it. It reports what it did in
 // the timeline; of rotations that began before it did that, it does nothing.
 func (r *rotation) enableInPause() error {
-	if r.status.Phase != PhaseDisableSoak || !r.disabled || workflow.GetVersion(r.ctx, "pause-enables", workflow.DefaultVersion, 1) < 1 {
+	if r.Status.Phase != PhaseDisableSoak || !r.Disabled || workflow.GetVersion(r.ctx, "pause-enables", workflow.DefaultVersion, 1) < 1 {
 		return nil
 	}
-	breach := r.breach
-	if err := r.stepInPause(enabling, act.Enable, r.acting()); err != nil {
+	if err := r.enable(); err != nil {
 		return err
 	}
-	r.breach, r.disabled = breach, false
-	r.became(RoleRetiring, KeyPrevious)
-	r.note("enabled key %s again, until its evidence is gathered anew", r.status.Retiring.KeyID)
+	r.note("enabled key %s again, until its evidence is gathered anew", r.Status.Retiring.KeyID)
 	return nil
 }
