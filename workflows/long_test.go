@@ -91,7 +91,7 @@ func TestAnOverlapWithoutEndComesToItsEnd(t *testing.T) {
 	const (
 		extends  = 300
 		enough   = 1000 // events, for the server's 4,096
-		each     = 12 * time.Minute
+		each     = 6 * time.Minute
 		illEvery = 10 // extends
 	)
 	s := newStage(t)

@@ -57,6 +57,7 @@ func (l *lostOutbound) ExecuteActivity(ctx workflow.Context, name string, args .
 func TestTheNextRunGoesOnFromWhereOneWasLost(t *testing.T) {
 	t.Parallel()
 	whole, s := &lost{id: "first"}, newStage(t)
+	s.coarse()
 	_, err := s.over(workflows.RotationInput{Spec: s.spec()}, whole)
 	require.NoError(t, err)
 	require.Greater(t, whole.n, 10)
@@ -65,6 +66,7 @@ func TestTheNextRunGoesOnFromWhereOneWasLost(t *testing.T) {
 			t.Run(fmt.Sprintf("%s at activity %d", how, at), func(t *testing.T) {
 				t.Parallel()
 				s := newStage(t)
+				s.coarse()
 				_, err := s.over(workflows.RotationInput{Spec: s.spec()}, &lost{id: "first", at: at})
 				require.ErrorContains(t, err, "the run is lost before ")
 				report, err := s.over(workflows.RotationInput{Spec: s.spec()}, &lost{id: id})

@@ -174,6 +174,12 @@ func (s *stage) approve() {
 	})
 }
 
+// coarse is for a case that is played a hundred times and is about no wait: the waits are as short as one can be that is watched
+// each 30 seconds, which is what a run costs.
+func (s *stage) coarse() {
+	s.credential.WaveSoak, s.credential.Overlap, s.credential.DisableSoak = minutes(5), minutes(6), minutes(5)
+}
+
 // impatient is for a case in which somebody never converges: giving up takes that long of real time, and others must have
 // converged by then.
 func (s *stage) impatient() {

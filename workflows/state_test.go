@@ -145,11 +145,13 @@ func TestARunMayGoOnInTheNextOneAtEachStep(t *testing.T) {
 			t.Run(name+", "+why, func(t *testing.T) {
 				t.Parallel()
 				whole := newStage(t)
+				whole.coarse()
 				_, err := whole.over(c.begin(whole))
 				require.NoError(t, err)
 				runs := 1
 				for at := 1; ; runs++ {
 					s := newStage(t)
+					s.coarse()
 					f := &filling{at: at, fill: func() { fill(s) }}
 					report, err := s.over(c.begin(s), f)
 					in, full := s.next(err)

@@ -137,6 +137,7 @@ func TestFaultsAtEverySideEffect(t *testing.T) {
 					t.Run(fmt.Sprintf("%s of %s after %d calls, tokens %t", name, op, skip, tokens), func(t *testing.T) {
 						t.Parallel()
 						s := newStage(t)
+						s.coarse()
 						settings := memory.Strict()
 						settings.UsageLag, settings.KnowsTokens = time.Minute, tokens
 						s.world.SetPrincipal("payments-api", settings)
