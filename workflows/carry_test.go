@@ -154,6 +154,8 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 			}
 			c.first(s)
 			in := s.fills()
+			// The run may end while an activity that it began has yet to say that it was asked.
+			require.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.asked) >= len(c.done) }, time.Minute, time.Millisecond)
 			assert.Equal(t, c.done, s.asked)
 
 			next := newScript(t)

@@ -153,13 +153,13 @@ func TestARunMayGoOnInTheNextOneAtEachStep(t *testing.T) {
 					s := newStage(t)
 					s.coarse()
 					f := &filling{at: at, fill: func() { fill(s) }}
-					report, err := s.over(c.begin(s), f)
+					_, err := s.over(c.begin(s), f)
 					in, full := s.next(err)
 					if !full {
 						require.NoError(t, err)
 						break // there is no safe point after that
 					}
-					report, err = s.over(in)
+					report, err := s.over(in)
 					from := fmt.Sprintf("from %s on, in phase %s", in.Carried.At, in.Carried.Status.Phase)
 					require.NoError(t, err, from)
 					require.Equal(t, workflows.Completed, report.Outcome, "%s: %s", from, report.Message)
