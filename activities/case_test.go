@@ -142,6 +142,7 @@ func newCaseOf(t *testing.T, text string, names []string, bend func(*providers.D
 		c.world.SetInstance(name, memory.InstanceSettings{})
 		c.world.Give(name, bundle)
 	}
+	require.NoError(t, c.world.Use(bundle, "checkout")) // else the issuer would tell of no use
 	return c
 }
 

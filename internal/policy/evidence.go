@@ -23,6 +23,10 @@ type Evidence struct {
 	// IncomingUsedAt and RetiringUsedAt are the issuer's last-used; zero for never, or not told.
 	IncomingUsedAt time.Time `json:"incomingUsedAt,omitzero"`
 	RetiringUsedAt time.Time `json:"retiringUsedAt,omitzero"`
+	// Unseen: the issuer tells of no use of the retiring key, so that its silence proves less. The revoke gate wants one approval more.
+	Unseen bool `json:"unseen,omitempty"`
+	// Untested: nothing tests a key of this credential, so that whether the incoming one works is what the issuer's list says.
+	Untested bool `json:"untested,omitempty"`
 	// QuietSince is the later of the promotion and the retiring key's last use.
 	QuietSince time.Time `json:"quietSince,omitzero"`
 	GatheredAt time.Time `json:"gatheredAt"`
@@ -56,7 +60,7 @@ func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidenc
 
 // gather is Gather with decisions that come besides.
 func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides ...Decision) Evidence {
-	e := Evidence{GatheredAt: f.At}
+	e := Evidence{GatheredAt: f.At, Unseen: f.unseen(retiring.KeyID), Untested: f.Untestable}
 	miss := func(r Reason, format string, args ...any) { e.Missing = append(e.Missing, refuse(r, format, args...)) }
 
 	e.Missing = append(e.Missing, named(converged(f.Instances, retiring, incoming))...)
@@ -106,6 +110,24 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 	e.Complete = len(e.Missing) == 0
 	e.Digest = digest(e)
 	return e
+}
+
+// unseen tells whether the issuer tells of no use of a key: it never reports uses, or none is recorded.
+func (f Facts) unseen(keyID string) bool {
+	k, live := f.Live(keyID)
+	return !f.Capabilities.ReportsUsage || live && k.LastUsedAt.IsZero()
+}
+
+// Needs is what a gate asks for, nil for nothing: what the spec says, and at the revoke gate one approval more when the issuer tells of
+// no use of the retiring key. A spec that asks nobody is asked by nobody then, too: the plan says so.
+func Needs(c inventory.Credential, gate inventory.Gate, unseen bool) *inventory.Approval {
+	needs := c.Approvals.For(gate)
+	if needs == nil || needs.Count == 0 || !unseen || gate != inventory.GateRevoke {
+		return needs
+	}
+	more := *needs
+	more.Count++
+	return &more
 }
 
 // quietWindow is how long a key must be without a reported use. What the issuer reports now is true up to its
@@ -242,7 +264,7 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 // taken back, does not count again. At destroying an approval may have grown old: it was young when the
 // key was disabled.
 func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Verdict, young bool) Decision {
-	needs := c.Approvals.Revoke
+	needs := Needs(c, inventory.GateRevoke, f.unseen(retiring.KeyID))
 	if needs != nil && !young {
 		ageless := *needs
 		ageless.ApprovalExpires = 0
@@ -313,14 +335,12 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 			return refuse(RetiringStillHeld, "%s still holds key %s", i.Name(), unwanted.KeyID)
 		}
 	}
-	// Who reads PENDING needs no delivery to have the key.
-	readsPending := slices.ContainsFunc(f.Instances, func(i Instance) bool { return i.Pulls && i.Wave == inventory.CanaryWave })
 	owned, _ := f.Metadata.Key(unwanted.KeyID)
 	had := owned.DeliveredAt // by the last one who got it
-	if readsPending {
+	if f.readsPending() {
 		had = latest(had, owned.IssuedAt, k.CreatedAt)
 	}
-	if owned.DeliveredAt.IsZero() && !readsPending {
+	if owned.DeliveredAt.IsZero() && !f.readsPending() {
 		return allow("key %s was never delivered", unwanted.KeyID)
 	}
 	kept := f.keptBeside(c, unwanted)
@@ -334,6 +354,12 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 	for _, d := range converged(f.Instances, unwanted, f.Ref(current)) {
 		return d
 	}
+	for _, since := range owned.Delivering {
+		if MayStillDeliver(c, since, f.At) {
+			return refuse(DeliveryNotOver, "an attempt to deliver key %s, of which it is not known that it ended, may last until %s", unwanted.KeyID,
+				since.Add(LongestDelivery(c)).UTC().Format(time.RFC3339))
+		}
+	}
 	back, _ := f.Metadata.Key(kept)
 	if d := forgotten(c, f, unwanted, latest(had, back.DeliveredAt)); !d.OK {
 		return d
@@ -344,6 +370,16 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 			unwanted.KeyID, inventory.Duration(quietWindow(c, f)), quiet.UTC().Format(time.RFC3339))
 	}
 	return allow("no instance holds key %s any more", unwanted.KeyID)
+}
+
+// MayDiscardAll is MayDiscard of each of them.
+func MayDiscardAll(c inventory.Credential, f Facts, unwanted []key.Ref) Decision {
+	for _, ref := range unwanted {
+		if d := MayDiscard(c, f, ref); !d.OK {
+			return d
+		}
+	}
+	return allow("%s may be destroyed", count(len(unwanted), "unwanted key"))
 }
 
 // keptBeside is the key that consumers are left with when another one is discarded: the one in CURRENT, or, when somebody has
@@ -361,23 +397,51 @@ func (f Facts) keptBeside(c inventory.Credential, unwanted key.Ref) string {
 	return kept
 }
 
+// KeptBeside is the key that consumers are left with when others are discarded; empty when none of these ever reached one, or
+// there is none.
+func KeptBeside(c inventory.Credential, f Facts, unwanted []key.Ref) string {
+	for _, ref := range unwanted {
+		if mine, _ := f.Metadata.Key(ref.KeyID); f.readsPending() || !mine.DeliveredAt.IsZero() {
+			return f.keptBeside(c, ref)
+		}
+	}
+	return ""
+}
+
+// readsPending tells whether somebody who reads PENDING needs no delivery to have the incoming key.
+func (f Facts) readsPending() bool {
+	return slices.ContainsFunc(f.Instances, func(i Instance) bool { return i.Pulls && i.Wave == inventory.CanaryWave })
+}
+
+// LongestDelivery is how long one attempt to deliver to a wave may take.
+func LongestDelivery(c inventory.Credential) time.Duration { return c.WaveTimeout.Std() + time.Minute }
+
+// MayStillDeliver tells whether an attempt to deliver that began then, and of which it is not known that it ended, may write still.
+func MayStillDeliver(c inventory.Credential, since, now time.Time) bool {
+	return now.Before(since.Add(LongestDelivery(c)))
+}
+
 // MayDeliver judges whether a key may be brought to consumers: it is ours, the issuer accepts it, and one that
 // nobody had before was seen to work.
 func MayDeliver(c inventory.Credential, f Facts, wanted key.Ref) Decision {
 	switch f.Standings(c.Adopt)[wanted.KeyID] {
 	case StandingCurrent:
+		if f.anyRetired(c) { // it is the incoming one of a rotation, promoted
+			return f.accepted(c, wanted.KeyID, IncomingNotLive)
+		}
+		return f.notRefused(c, wanted.KeyID, IncomingNotLive)
 	case StandingRetired:
 		if d := wayBack(c, f); !d.OK {
 			return d
 		}
+		return f.notRefused(c, wanted.KeyID, IncomingNotLive)
 	case StandingIncoming:
 		if d := verified(f, wanted); !d.OK {
 			return d
 		}
-	default:
-		return refuse(NotOurs, "key %s is not one of %s", wanted.KeyID, c.Name)
+		return f.accepted(c, wanted.KeyID, IncomingNotLive)
 	}
-	return f.accepted(c, wanted.KeyID, IncomingNotLive)
+	return refuse(NotOurs, "key %s is not one of %s", wanted.KeyID, c.Name)
 }
 
 // StillWorks judges a key that was just delivered.
@@ -424,11 +488,17 @@ func Kept(c inventory.Credential, f Facts) bool {
 	if !ours || owned.PromotedAt.IsZero() {
 		return false
 	}
-	earlier := false
+	return !f.anyRetired(c) || !f.At.Before(overlapEnd(c, owned))
+}
+
+// anyRetired tells whether an earlier key of ours is alive beside the one in CURRENT.
+func (f Facts) anyRetired(c inventory.Credential) bool {
 	for _, standing := range f.Standings(c.Adopt) {
-		earlier = earlier || standing == StandingRetired
+		if standing == StandingRetired {
+			return true
+		}
 	}
-	return !earlier || !f.At.Before(overlapEnd(c, owned))
+	return false
 }
 
 // wayBack judges whether there is a way back from the key in CURRENT.
@@ -463,6 +533,13 @@ func (e Evidence) Describe() string {
 	if !e.Complete {
 		return fmt.Sprintf("incomplete: %s", e.Missing[0].Message)
 	}
-	return fmt.Sprintf("%s on the incoming key, none on the retiring one, which is quiet since %s",
+	text := fmt.Sprintf("%s on the incoming key, none on the retiring one, which is quiet since %s",
 		count(len(e.Instances), "instance"), e.QuietSince.UTC().Format(time.RFC3339))
+	if e.Unseen {
+		text += " as far as attestations tell: the issuer tells of no use of it, so one approval more is asked for"
+	}
+	if e.Untested {
+		text += "; nothing tests whether the incoming key works: the issuer lists it as active"
+	}
+	return text
 }
