@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyturn/keyturn/internal/connection"
 	"github.com/keyturn/keyturn/internal/namespace"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -26,16 +27,16 @@ Exit code 0: all is well, or there are warnings alone. 1: a check failed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout+30*time.Second)
 			defer cancel()
-			c, ns, address, err := t.dial(ctx)
+			options, err := t.options()
+			if err != nil {
+				return err
+			}
 			found := policy.Installation{Problems: map[string]string{}}
-			switch {
-			case c == nil && err != nil && address == "":
-				return err // what was asked is wrong
-			case err != nil:
+			if c, err := connection.Dial(ctx, options); err != nil {
 				found.Problems[policy.CheckConnection] = err.Error()
-			default:
+			} else {
 				defer c.Close()
-				found = namespace.Look(ctx, c, address, ns, timeout)
+				found = namespace.Look(ctx, c, options.HostPort, options.Namespace, timeout)
 			}
 			checks := policy.Examine(found)
 			if err := t.show(checks, func(w io.Writer) { t.printChecks(w, checks) }); err != nil {

@@ -1,188 +1,336 @@
 package main
 
 import (
-	"errors"
+	"cmp"
+	"context"
+	"encoding/csv"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
-	"github.com/keyturn/keyturn/internal/strictyaml"
-	"github.com/keyturn/keyturn/providers/all"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/schedule"
+	"github.com/keyturn/keyturn/workflows"
 )
 
-func catalog() inventory.Catalog { return all.Catalog(all.Descriptors()...) }
-
-// maxFile bounds what is read of an inventory file: a little more than the reader takes, so that it can
-// say that the file is too large.
-const maxFile = 4 << 20
-
-// load reads and checks one inventory; "-" is the standard input.
-func (t *terminal) load(file string) (*inventory.Inventory, error) {
-	in := t.in
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, usage("reading inventory: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	data, err := io.ReadAll(io.LimitReader(in, maxFile))
-	if err != nil {
-		return nil, usage("reading inventory %s: %w", file, err)
-	}
-	inv, err := inventory.Load(file, data, catalog())
-	if err != nil {
-		return nil, exit(exitUsage, err)
-	}
-	return inv, nil
+// entry is one line of the inventory.
+type entry struct {
+	schedule.Entry
+	// Issuer is type, account and principals.
+	Issuer string `json:"issuer"`
+	// KeyAge is that of the current key.
+	KeyAge  inventory.Duration `json:"keyAge,omitzero"`
+	Overdue bool               `json:"overdue,omitempty"`
+	// Phase is that of the rotation that runs; empty for none.
+	Phase   workflows.Phase `json:"phase,omitempty"`
+	NextRun time.Time       `json:"nextRun,omitzero"`
+	// Drift is where the index differs from what issuer and store say; when they could not be asked, Problem says why.
+	Drift []string `json:"drift,omitempty"`
 }
 
-// files lists the inventories of paths: a folder stands for the .yaml and .yml files in it and below, but for
-// those whose name begins with a dot.
-func files(paths []string) ([]string, error) {
-	var list []string
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if path == "-" || err != nil || !info.IsDir() {
-			list = append(list, path) // what is not there is reported when it is read
-			continue
-		}
-		before := len(list)
-		err = filepath.WalkDir(path, func(at string, d fs.DirEntry, err error) error {
-			switch hidden := at != path && strings.HasPrefix(d.Name(), "."); {
-			case err != nil:
-				return err
-			case hidden && d.IsDir():
-				return fs.SkipDir
-			case !hidden && !d.IsDir() && slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(at)):
-				list = append(list, at)
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, usage("reading inventories in %s: %w", path, err)
-		}
-		if len(list) == before {
-			return nil, usage("%s has no .yaml and no .yml file", path)
-		}
-	}
-	return list, nil
+// listing has the flags of the command.
+type listing struct {
+	where, owner, of, expiring string
+	overdue, verify            bool
+	timeout                    time.Duration
 }
 
-// spec finds one credential of a file, as a rotation takes it.
-func (t *terminal) spec(file, name string) (inventory.Spec, error) {
-	if file == "" {
-		return inventory.Spec{}, usage("say which inventory has %s, with -f FILE", name)
-	}
-	inv, err := t.load(file)
-	if err != nil {
-		return inventory.Spec{}, err
-	}
-	var names []string
-	for _, c := range inv.Credentials {
-		if c.Name == name {
-			return inventory.Spec{Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: c}, nil
-		}
-		names = append(names, c.Name)
-	}
-	return inventory.Spec{}, exit(exitNotFound, fmt.Errorf("%s has no credential %q; it has %s", file, name, strings.Join(names, ", ")))
-}
-
-func newValidate(t *terminal) *cobra.Command {
-	var paths []string
+func newInventory(t *terminal) *cobra.Command {
+	var l listing
 	cmd := &cobra.Command{
-		Use: "validate -f FILE", Short: "Checks an inventory strictly, offline", Args: noArgs,
-		Long: "Checks an inventory strictly and offline. All errors are shown at once, each with file, line and column,\nthe field, what is wrong and what to write.",
-		RunE: func(*cobra.Command, []string) error {
-			if len(paths) == 0 {
-				return usage("say which inventory, with -f FILE")
-			}
-			list, err := files(paths)
-			if err != nil {
-				return err
-			}
-			type checked struct {
-				File        string `json:"file"`
-				Inventory   string `json:"inventory,omitempty"`
-				Credentials int    `json:"credentials"`
-				Errors      any    `json:"errors,omitempty"`
-				// Advice is no error.
-				Advice strictyaml.Errors `json:"advice,omitempty"`
-			}
-			var results []checked
-			var problems []error
-			for _, file := range list {
-				inv, err := t.load(file)
-				if err != nil {
-					problems = append(problems, err)
-					results = append(results, checked{File: file, Errors: details(err)})
-					continue
-				}
-				results = append(results, checked{File: file, Inventory: inv.Name, Credentials: len(inv.Credentials), Advice: inv.Advice})
-			}
-			if err := t.show(results, func(w io.Writer) {
-				for _, r := range results {
-					if r.Errors == nil {
-						fmt.Fprintf(w, "%s: inventory %s is valid, %d credentials\n", r.File, r.Inventory, r.Credentials)
-					}
-					for _, a := range r.Advice {
-						fmt.Fprintln(w, "advice: "+outside.Text(a.String(), 4*outside.MaxText))
-					}
-				}
-			}); err != nil {
-				return err
-			}
-			if len(problems) == 0 {
-				return nil
-			}
-			if t.output != "table" {
-				return exit(exitUsage, nil)
-			}
-			return exit(exitUsage, joined(problems))
-		},
+		Use: "inventory", Short: "Shows every credential: whose it is, how old its key is, when it is rotated next", Args: noArgs,
+		Long: `Shows every credential of the applied inventories, from Temporal's index of them. With --verify, workers ask
+issuers and stores, which have the truth; where the index differs, that is said, and mended.`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return l.run(cmd.Context(), t) },
 	}
-	cmd.Flags().StringArrayVarP(&paths, "file", "f", nil, "an inventory, a folder of them, or - for standard input; may be repeated")
+	f := cmd.Flags()
+	f.StringVar(&l.where, "where", "", `only these: labels (team=payments,tier!=1,!legacy), or a query of Temporal's visibility ("KeyturnRisk = 'high'")`)
+	f.StringVar(&l.of, "inventory", "", "only those of this inventory")
+	f.StringVar(&l.owner, "owner", "", "only those of this owner")
+	f.BoolVar(&l.overdue, "overdue", false, "only those past their rotate-by")
+	f.StringVar(&l.expiring, "expiring", "", "only those whose key ends, or whose rotate-by comes, within this time, such as 14d")
+	f.BoolVar(&l.verify, "verify", false, "ask issuers and stores, too; exit code 1 when the index differs from them")
+	f.DurationVar(&l.timeout, "timeout", 5*time.Minute, "with --verify, how long to wait for workers")
+	cmd.AddCommand(newScan(t))
 	return cmd
 }
 
-func newSchema(t *terminal) *cobra.Command {
-	return &cobra.Command{
-		Use: "schema", Short: "Prints the JSON Schema of the inventory, for editors", Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			schema, err := inventory.Schema(catalog())
-			if err != nil {
-				return err
-			}
-			_, err = t.out.Write(append(schema, '\n'))
+func (l listing) run(ctx context.Context, t *terminal) error {
+	named, due, query, err := l.filters()
+	if err != nil {
+		return err
+	}
+	c, ns, err := t.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	listed, err := schedule.New(c, ns, catalog()).List(ctx, l.of, query)
+	if err != nil {
+		return err
+	}
+	running, err := runningRotations(ctx, c)
+	if err != nil {
+		return err
+	}
+	entries := []entry{}
+	now := time.Now()
+	for _, e := range listed {
+		line := describe(e, running, now)
+		if named(line) {
+			entries = append(entries, line)
+		}
+	}
+	differs := false
+	if l.verify {
+		if differs, err = l.check(ctx, c, entries, now); err != nil {
 			return err
-		},
+		}
 	}
+	unseen := 0
+	entries = slices.DeleteFunc(entries, func(e entry) bool {
+		if !e.seen() {
+			unseen++
+		}
+		return !due(e)
+	})
+	if err := t.list(entries, l.verify, l.filtered()); err != nil {
+		return err
+	}
+	if unseen > 0 && (l.overdue || l.expiring != "") {
+		t.advise(fmt.Sprintf("%d of the credentials have not been looked at since they were applied, so that it is not known when they are due: ask issuers and stores with --verify", unseen))
+	}
+	if differs {
+		return exit(exitFailed, nil)
+	}
+	return nil
 }
 
-// joined puts the errors below each other.
-func joined(problems []error) error {
-	var lines []string
-	for _, err := range problems {
-		lines = append(lines, err.Error())
+func describe(e schedule.Entry, running map[string]runningRotation, now time.Time) entry {
+	line := entry{Entry: e, Issuer: e.Issuer(), Phase: running[e.Credential].Phase}
+	line.reckon(now)
+	if !e.Paused {
+		for _, next := range e.NextRuns {
+			if next.After(now) {
+				line.NextRun = next
+				break
+			}
+		}
 	}
-	return errors.New(strings.Join(lines, "\n"))
+	return line
 }
 
-// details returns the single errors of an inventory for programs, or the text.
-func details(err error) any {
-	var list strictyaml.Errors
-	if errors.As(err, &list) {
-		return list
+// reckon derives from the state what depends on the time.
+func (e *entry) reckon(now time.Time) {
+	e.KeyAge = 0
+	if issued := e.State.KeyIssuedAt; !issued.IsZero() {
+		e.KeyAge = inventory.Duration(now.Sub(issued).Truncate(time.Second))
 	}
-	return err.Error()
+	e.Overdue = !e.State.RotateBy.IsZero() && now.After(e.State.RotateBy)
+}
+
+// seen tells whether somebody has looked at the credential's key since it was applied.
+func (e entry) seen() bool { return !e.State.KeyIssuedAt.IsZero() || !e.State.RotateBy.IsZero() }
+
+func (l listing) filtered() bool {
+	return l.where != "" || l.owner != "" || l.of != "" || l.overdue || l.expiring != ""
+}
+
+// filters are what the flags ask for: a condition on what a credential is declared as, one on when it is due, and
+// a query of Temporal's.
+func (l listing) filters() (named, due func(entry) bool, query string, err error) {
+	labels, ok := parseSelector(l.where)
+	if !ok {
+		labels, query = func(entry) bool { return true }, l.where
+	} else if m := attributeForm.FindStringSubmatch(l.where); m != nil {
+		return nil, nil, "", usage("--where: %s is no label; to ask for it, write a query such as \"%s = '...'\", with the quotes", m[1], m[1])
+	}
+	named = func(e entry) bool { return labels(e) && (l.owner == "" || e.Owner == l.owner) }
+	var limit time.Time
+	if l.expiring != "" {
+		within, err := inventory.ParseDuration(l.expiring)
+		if err != nil {
+			return nil, nil, "", usage("--expiring: %w", err)
+		}
+		limit = time.Now().Add(within.Std())
+	}
+	due = func(e entry) bool {
+		expiring := slices.ContainsFunc([]time.Time{e.State.KeyExpires, e.State.RotateBy}, func(at time.Time) bool { return !at.IsZero() && at.Before(limit) })
+		return (!l.overdue || e.Overdue) && (limit.IsZero() || expiring)
+	}
+	return named, due, query, nil
+}
+
+// attributeForm finds keyturn's search attributes in what reads like a label selector.
+var attributeForm = regexp.MustCompile(`(?:^|[,!\s])(Keyturn[A-Za-z]+)`)
+
+var selectorForm = regexp.MustCompile(`^(!?)([A-Za-z0-9][A-Za-z0-9._/-]*)(?:(=|==|!=)([A-Za-z0-9._/-]*))?$`)
+
+// parseSelector reads a label selector, as Kubernetes has them: name=value, name!=value, name, !name, with commas
+// between. ok is false for what is none.
+func parseSelector(text string) (matches func(entry) bool, ok bool) {
+	if text == "" {
+		return func(entry) bool { return true }, true
+	}
+	var all []func(map[string]string) bool
+	for part := range strings.SplitSeq(text, ",") {
+		m := selectorForm.FindStringSubmatch(strings.TrimSpace(part))
+		if m == nil || m[1] == "!" && m[3] != "" {
+			return nil, false
+		}
+		not, name, operator, value := m[1] == "!", m[2], m[3], m[4]
+		all = append(all, func(labels map[string]string) bool {
+			is, there := labels[name]
+			switch operator {
+			case "":
+				return there != not
+			case "!=":
+				return !there || is != value
+			}
+			return there && is == value
+		})
+	}
+	return func(e entry) bool {
+		return !slices.ContainsFunc(all, func(f func(map[string]string) bool) bool { return !f(e.Labels) })
+	}, true
+}
+
+// check has workers look up what issuers and stores say.
+func (l listing) check(ctx context.Context, c client.Client, entries []entry, now time.Time) (differs bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(writers)
+	for chunk := range slices.Chunk(entries, workflows.MaxVerify) {
+		group.Go(func() error {
+			var names []string
+			for _, e := range chunk {
+				names = append(names, e.Credential)
+			}
+			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+				ID: "verify/" + uuid.NewString(), TaskQueue: workflows.TaskQueue, WorkflowExecutionTimeout: l.timeout,
+				StaticSummary: fmt.Sprintf("look up %d credentials", len(names)),
+			}, workflows.Verify, workflows.VerifyInput{Credentials: names})
+			if err != nil {
+				return fmt.Errorf("verifying: %w", err)
+			}
+			var found []workflows.Verified
+			if err := run.Get(ctx, &found); err != nil {
+				return noAnswer(ctx, "verifying", err)
+			}
+			for i, v := range found {
+				chunk[i].Problem = cmp.Or(chunk[i].Problem, v.Problem)
+				if v.Problem == "" {
+					chunk[i].Drift = policy.Drift(chunk[i].State, schedule.Rounded(v.State))
+					chunk[i].State = schedule.Rounded(v.State)
+					chunk[i].reckon(now)
+				}
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	return slices.ContainsFunc(entries, func(e entry) bool { return len(e.Drift) > 0 || e.Problem != "" }), err
+}
+
+// list prints the inventory, or what filters left of it.
+func (t *terminal) list(entries []entry, verified, filtered bool) error {
+	head := []string{"NAME", "OWNER", "PURPOSE", "ENVIRONMENT", "RISK", "ISSUER", "KEY AGE", "KEY ENDS", "LAST ROTATION", "OUTCOME", "ROTATE BY", "PHASE", "NEXT RUN", "SIGNED BY"}
+	if verified {
+		head = append(head, "DIFFERS")
+	}
+	rows := [][]string{head}
+	when := func(at time.Time) string {
+		switch {
+		case at.IsZero():
+			return ""
+		case t.output == "csv":
+			return at.UTC().Format(time.RFC3339)
+		}
+		return at.Local().Format("2006-01-02 15:04")
+	}
+	for _, e := range entries {
+		by, phase := when(e.State.RotateBy), string(e.Phase)
+		switch {
+		case t.output == "csv":
+		case e.Overdue:
+			by += " overdue"
+		case !e.seen():
+			by = "unknown"
+		}
+		if e.Paused {
+			phase = strings.TrimPrefix(phase+", paused", ", ")
+		}
+		if e.Problem != "" && !verified {
+			phase = strings.TrimPrefix(phase+", unreadable", ", ")
+		}
+		row := []string{
+			e.Credential, e.Owner, e.Purpose, e.Environment, string(e.Risk), e.Issuer, age(e.KeyAge), when(e.State.KeyExpires),
+			when(e.State.LastRotation), e.State.LastOutcome, by, phase, when(e.NextRun), cmp.Or(e.Signer, "nobody"),
+		}
+		if verified {
+			row = append(row, cmp.Or(e.Problem, strings.Join(e.Drift, "; ")))
+		}
+		rows = append(rows, row)
+	}
+	if t.output == "csv" {
+		w := csv.NewWriter(t.out)
+		for i, row := range rows {
+			for j := range row {
+				if i == 0 {
+					row[j] = strings.ReplaceAll(strings.ToLower(row[j]), " ", "_")
+				} else {
+					row[j] = cell(row[j])
+				}
+			}
+		}
+		return w.WriteAll(rows)
+	}
+	return t.show(entries, func(w io.Writer) {
+		switch {
+		case len(entries) > 0:
+			columns(w, rows...)
+		case filtered:
+			fmt.Fprintln(w, "No credential that is applied matches.")
+		default:
+			fmt.Fprintln(w, "No credential. Apply an inventory with: keyturn apply -f FILE")
+		}
+		for _, e := range entries {
+			if e.Problem != "" && !verified {
+				fmt.Fprintf(w, "\nnote: %s: %s; see what to do with: keyturn sweep\n", e.Credential, outside.Text(e.Problem, outside.MaxText))
+			}
+		}
+	})
+}
+
+// cell keeps a spreadsheet from taking a text for a formula.
+func cell(text string) string {
+	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
+		return "'" + text
+	}
+	return text
+}
+
+// age is a duration as people say it: in days, or in hours and less below one.
+func age(d inventory.Duration) string {
+	const day = inventory.Duration(24 * time.Hour)
+	switch {
+	case d == 0:
+		return ""
+	case d >= day:
+		return fmt.Sprintf("%dd", d/day)
+	case d >= inventory.Duration(time.Hour):
+		return inventory.Duration(d.Std().Truncate(time.Hour)).String()
+	}
+	return d.String()
 }

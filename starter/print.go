@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,9 +15,6 @@ import (
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
-
-// silent keeps the SDK's own log out of the output; what matters comes as an error.
-var silent = slog.New(slog.DiscardHandler)
 
 // plain is text from outside as a terminal may have it.
 func plain(s string) string { return outside.Text(s, outside.MaxText) }

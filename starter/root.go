@@ -3,51 +3,19 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/user"
 	"slices"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
 	"golang.org/x/term"
 
-	"github.com/keyturn/keyturn/internal/version"
+	"github.com/keyturn/keyturn/internal/connection"
 )
-
-// The exit codes, stable for scripts.
-const (
-	exitDone       = 0
-	exitFailed     = 1
-	exitUsage      = 2
-	exitRefused    = 3
-	exitNotFound   = 4
-	exitTimedOut   = 5
-	exitRolledBack = 6
-)
-
-// exitError ends the program with a code. An error without text was already shown.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return ""
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
-func exit(code int, err error) error { return &exitError{code: code, err: err} }
-
-func usage(format string, args ...any) error { return exit(exitUsage, fmt.Errorf(format, args...)) }
 
 // csvToo are commands that write CSV, too.
 var csvToo = []string{"inventory", "scan"}
@@ -61,7 +29,7 @@ type terminal struct {
 	noColor bool
 	quiet   bool
 
-	address, namespace, profile string
+	where connection.Flags
 }
 
 // run executes one command line and returns the exit code.
@@ -86,18 +54,6 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	return coded.code
 }
 
-// classify gives an error of the server its code.
-func classify(err error) int {
-	var missing *serviceerror.NotFound
-	switch {
-	case errors.As(err, &missing):
-		return exitNotFound
-	case errors.Is(err, context.DeadlineExceeded):
-		return exitTimedOut
-	}
-	return exitFailed
-}
-
 func newRoot(t *terminal) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "keyturn",
@@ -105,8 +61,7 @@ func newRoot(t *terminal) *cobra.Command {
 		Long: `keyturn rotates API keys without downtime: it issues a new key while the old one lives, delivers it in
 waves, watches errors and usage, and revokes the old one only on evidence and approval.
 
-Exit codes: 0 done, 1 failed, 2 usage or invalid input, 3 refused by policy, 4 not found,
-5 timed out waiting, 6 rolled back.`,
+` + exitCodes,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -122,9 +77,7 @@ Exit codes: 0 done, 1 failed, 2 usage or invalid input, 3 refused by policy, 4 n
 	f.StringVarP(&t.output, "output", "o", "table", "table, json or yaml")
 	f.BoolVar(&t.noColor, "no-color", false, "plain text, also on a terminal")
 	f.BoolVarP(&t.quiet, "quiet", "q", false, "only errors, and results asked for with -o")
-	f.StringVar(&t.address, "address", "", "host:port of the Temporal frontend (default from Temporal's environment configuration)")
-	f.StringVar(&t.namespace, "namespace", "", "Temporal namespace")
-	f.StringVar(&t.profile, "profile", "", "profile of Temporal's environment configuration")
+	t.where.Add(root)
 	root.AddCommand(
 		newValidate(t),
 		newSchema(t),
@@ -146,15 +99,6 @@ Exit codes: 0 done, 1 failed, 2 usage or invalid input, 3 refused by policy, 4 n
 	return root
 }
 
-func newVersion(t *terminal) *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Says which build this is", Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return t.show(map[string]string{"build": version.ID()}, func(w io.Writer) { fmt.Fprintln(w, "keyturn", version.ID()) })
-		},
-	}
-}
-
 // noArgs and oneCredential check arguments with the exit code of usage.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if err := cobra.NoArgs(cmd, args); err != nil {
@@ -170,36 +114,24 @@ func oneCredential(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// connect reaches Temporal by its standard environment configuration; flags go first.
-func (t *terminal) connect(ctx context.Context) (client.Client, string, error) {
-	c, namespace, _, err := t.dial(ctx)
-	return c, namespace, err
+// connect reaches Temporal.
+func (t *terminal) connect(ctx context.Context) (c client.Client, namespace string, err error) {
+	options, err := t.options()
+	if err != nil {
+		return nil, "", err
+	}
+	c, err = connection.Dial(ctx, options)
+	return c, options.Namespace, err
 }
 
-// dial is connect, and tells the address, too, once it is known.
-func (t *terminal) dial(ctx context.Context) (c client.Client, namespace, address string, err error) {
-	options, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{ConfigFileProfile: t.profile})
+// options say where Temporal is. The SDK's own log stays out of the output: what matters comes as an error.
+func (t *terminal) options() (client.Options, error) {
+	options, err := t.where.Options()
 	if err != nil {
-		return nil, "", "", usage("reading Temporal's environment configuration: %w", err)
+		return options, exit(exitUsage, err)
 	}
-	if t.address != "" {
-		options.HostPort = t.address
-	}
-	if options.HostPort == "" {
-		options.HostPort = client.DefaultHostPort
-	}
-	if t.namespace != "" {
-		options.Namespace = t.namespace
-	}
-	if options.Namespace == "" {
-		options.Namespace = client.DefaultNamespace
-	}
-	options.Logger = log.NewStructuredLogger(silent)
-	c, err = client.DialContext(ctx, options)
-	if err != nil {
-		return nil, "", options.HostPort, fmt.Errorf("connecting to Temporal at %s: %w; say where it is with --address or TEMPORAL_ADDRESS", options.HostPort, err)
-	}
-	return c, options.Namespace, options.HostPort, nil
+	options.Logger = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
+	return options, nil
 }
 
 // colored tells whether the output is for a person's terminal.

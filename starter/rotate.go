@@ -8,96 +8,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/inventory"
-	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
-
-func newPlan(t *terminal) *cobra.Command {
-	var file, sign string
-	var timeout time.Duration
-	cmd := &cobra.Command{
-		Use: "plan CREDENTIAL", Short: "Shows what a rotation would do, and whether it may; changes nothing", Args: oneCredential,
-		Long: "Shows what a rotation would do, and whether it may. It changes nothing. Without -f the credential is taken\nas the inventory has it that was applied.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			pick, err := t.pick(file, args[0], sign, planValid)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			c, ns, err := t.connect(ctx)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			spec, _, err := pick.spec(ctx, c, ns)
-			if err != nil {
-				return err
-			}
-			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-				ID: workflows.InspectID(args[0]), TaskQueue: workflows.TaskQueue,
-				WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING, // it changes nothing: the latest question counts
-				WorkflowExecutionTimeout: 10 * time.Minute,
-				StaticSummary:            "dry run for " + args[0],
-			}, workflows.Inspect, workflows.InspectInput{Spec: spec})
-			if err != nil {
-				return fmt.Errorf("starting the dry run: %w", err)
-			}
-			var plan policy.Plan
-			if err := run.Get(ctx, &plan); err != nil {
-				return noAnswer(ctx, "inspecting "+args[0], err)
-			}
-			running := isRunning(ctx, c, args[0])
-			if err := t.show(plan, func(w io.Writer) {
-				t.printPlan(w, plan)
-				if running {
-					fmt.Fprintf(w, "\nnote: a rotation of %s is running; this is what another one would find now. See it with: keyturn status %s\n", args[0], args[0])
-				}
-			}); err != nil {
-				return err
-			}
-			if plan.Refused() {
-				return exit(exitRefused, nil)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "an inventory file that has the credential (default what was applied)")
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait for a worker's answer")
-	signFlag(cmd, &sign)
-	return cmd
-}
-
-// planValid is how long a spec that is signed for a dry run could begin a rotation; rotateValid leaves time
-// for a sign-off.
-const (
-	planValid   = 15 * time.Minute
-	rotateValid = 7 * 24 * time.Hour
-)
-
-// isRunning tells whether a rotation of the credential runs now; not being able to tell counts as no.
-func isRunning(ctx context.Context, c client.Client, credential string) bool {
-	described, err := c.DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
-	return err == nil && described.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
-}
-
-// noAnswer explains a wait that ended with the context.
-func noAnswer(ctx context.Context, doing string, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; is a worker running, and is its build current? See the run in the Web UI", doing))
-	}
-	var refused *temporal.ApplicationError
-	if errors.As(err, &refused) {
-		return exit(exitRefused, fmt.Errorf("%s: %s", doing, refused.Message()))
-	}
-	return fmt.Errorf("%s: %w", doing, err)
-}
 
 func newRotate(t *terminal) *cobra.Command {
 	var file, reason, as, sign string
@@ -190,32 +106,4 @@ func orNone(s string) string {
 		return "none given"
 	}
 	return s
-}
-
-// result waits for the report of a rotation. A failed one has it in its error.
-func result(ctx context.Context, run client.WorkflowRun) (workflows.Report, error) {
-	var report workflows.Report
-	err := run.Get(ctx, &report)
-	var ended *temporal.ApplicationError
-	switch {
-	case err == nil:
-		return report, nil
-	case errors.As(err, &ended) && ended.Type() == workflows.FailedType && ended.Details(&report) == nil:
-		return report, nil
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return report, exit(exitTimedOut, errors.New("the rotation goes on; it did not end in the time that --timeout gave"))
-	}
-	return report, fmt.Errorf("waiting for the rotation: %w", err)
-}
-
-func outcomeCode(o workflows.Outcome) int {
-	switch o {
-	case workflows.Completed, workflows.CompletedWithDebt:
-		return exitDone
-	case workflows.Refused:
-		return exitRefused
-	case workflows.RolledBack:
-		return exitRolledBack
-	}
-	return exitFailed
 }

@@ -24,6 +24,13 @@ func signFlag(cmd *cobra.Command, key *string) {
 	cmd.Flags().StringVar(key, "sign", "", `sign with this SSH key: a private key file, a .pub file whose key the agent has, or "agent"`)
 }
 
+// planValid is how long a spec that is signed for a dry run could begin a rotation; rotateValid leaves time
+// for a sign-off.
+const (
+	planValid   = 15 * time.Minute
+	rotateValid = 7 * 24 * time.Hour
+)
+
 // openKey opens the key of --sign, and asks for its passphrase on a terminal.
 func (t *terminal) openKey(name string) (ssh.Signer, func(), error) {
 	key, done, err := signed.OpenKey(name, func(file string) ([]byte, error) {

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -164,4 +166,13 @@ func (t *terminal) listRunning(ctx context.Context, c client.Client) error {
 		}
 		columns(w, cells...)
 	})
+}
+
+// decode reads a search attribute of type Keyword; "" when it is not there.
+func decode(p *commonpb.Payload) string {
+	var s string
+	if p != nil {
+		_ = converter.GetDefaultDataConverter().FromPayload(p, &s)
+	}
+	return s
 }

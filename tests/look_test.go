@@ -14,9 +14,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	secretstypes "github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 
+	"github.com/keyturn/keyturn/gateway"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/providers/awssecretsmanager"
-	"github.com/keyturn/keyturn/providers/gateway"
 )
 
 // lookAtFiles reads the gateway's file, the store's and the instances'.

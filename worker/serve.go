@@ -12,10 +12,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
 
+	"github.com/keyturn/keyturn/internal/connection"
 	"github.com/keyturn/keyturn/internal/host"
 	"github.com/keyturn/keyturn/internal/namespace"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -25,10 +24,11 @@ import (
 )
 
 type options struct {
-	config, address, namespace, profile string
-	buildID, health, logFormat          string
-	logLevel                            slog.Level
-	allowUnsigned                       bool
+	config                     string
+	temporal                   connection.Flags
+	buildID, health, logFormat string
+	logLevel                   slog.Level
+	allowUnsigned              bool
 }
 
 func newCommand() *cobra.Command {
@@ -54,9 +54,7 @@ TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the TOML file); flags go first.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.config, "config", "keyturn-worker.yaml", "the worker configuration")
-	f.StringVar(&o.address, "address", "", "host:port of the Temporal frontend")
-	f.StringVar(&o.namespace, "namespace", "", "Temporal namespace")
-	f.StringVar(&o.profile, "profile", "", "profile of the Temporal environment configuration")
+	o.temporal.Add(cmd)
 	f.StringVar(&o.buildID, "build-id", version.ID(), "build ID of the deployment version")
 	f.StringVar(&o.health, "health-address", "127.0.0.1:8089", `address of /healthz, /readyz and /metrics; "" for none`)
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
@@ -77,35 +75,26 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	if !o.allowUnsigned && len(config.Trust.Inventory) == 0 {
 		return fmt.Errorf("%s names nobody under trust.inventory, so that no spec could be accepted: name who signs, or start with --allow-unsigned, which accepts specs from whoever may write to the namespace", o.config)
 	}
-	connection, err := envconfig.LoadClientOptions(envconfig.LoadClientOptionsRequest{ConfigFileProfile: o.profile})
+	temporal, err := o.temporal.Options()
 	if err != nil {
-		return fmt.Errorf("reading Temporal's environment configuration: %w", err)
+		return err
 	}
-	if o.address != "" {
-		connection.HostPort = o.address
-	}
-	if o.namespace != "" {
-		connection.Namespace = o.namespace
-	}
-	if connection.Namespace == "" {
-		connection.Namespace = client.DefaultNamespace
-	}
-	connection.Logger = log.NewStructuredLogger(logger)
+	temporal.Logger = log.NewStructuredLogger(logger)
 
 	var ready atomic.Bool
 	measured, err := newMetrics(logger)
 	if err != nil {
 		return err
 	}
-	connection.MetricsHandler = measured.sdk
+	temporal.MetricsHandler = measured.sdk
 	stopHealth, err := serveHealth(ctx, o.health, &ready, measured.handler, logger)
 	if err != nil {
 		return err
 	}
 	defer stopHealth()
-	c, err := client.DialContext(ctx, connection)
+	c, err := connection.Dial(ctx, temporal)
 	if err != nil {
-		return fmt.Errorf("connecting to Temporal at %q: %w", connection.HostPort, err)
+		return err
 	}
 	defer c.Close()
 	measured.sweep.From(func(ctx context.Context) (policy.SweepReport, bool, error) { return namespace.LatestSweep(ctx, c) })
@@ -113,14 +102,14 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	h, err := host.Start(ctx, c, host.Options{
-		Namespace: connection.Namespace, BuildID: o.buildID, Config: config, Descriptors: all.Descriptors(),
+		Namespace: temporal.Namespace, BuildID: o.buildID, Config: config, Descriptors: all.Descriptors(),
 		AllowUnsigned: o.allowUnsigned, Log: logger,
 	}, cancel)
 	if err != nil {
 		return err
 	}
 	ready.Store(true)
-	logger.Info("worker is running", "build", o.buildID, "namespace", connection.Namespace, "config", o.config, "digest", config.Digest)
+	logger.Info("worker is running", "build", o.buildID, "namespace", temporal.Namespace, "config", o.config, "digest", config.Digest)
 	<-ctx.Done()
 	ready.Store(false)
 	logger.Info("worker is stopping: running activities may end")

@@ -9,13 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/gofrs/flock"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
-
-// lockEvery is how often a sink asks for the lock that another worker holds.
-const lockEvery = 5 * time.Millisecond
 
 // File is a Sink that keeps events in a file of JSON lines. Two workers on one host may share it. The
 // file may be renamed at any time (by logrotate): the next event begins a new one.
@@ -23,7 +19,6 @@ type File struct {
 	path string
 	// turn lets one append of this process in at a time; the lock file does so among processes.
 	turn chan struct{}
-	lock *flock.Flock
 }
 
 // OpenFile returns the sink at path. The file and its folder are made when they are missing, for this
@@ -32,11 +27,7 @@ func OpenFile(path string) (*File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("opening audit file: %w", err)
 	}
-	f := &File{
-		path: path,
-		turn: make(chan struct{}, 1),
-		lock: flock.New(path+".lock", flock.SetPermissions(0o600)),
-	}
+	f := &File{path: path, turn: make(chan struct{}, 1)}
 	file, err := f.open()
 	if err != nil {
 		return nil, fmt.Errorf("opening audit file: %w", err)
@@ -76,10 +67,11 @@ func (f *File) write(ctx context.Context, lines [][]byte) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if _, err := f.lock.TryLockContext(ctx, lockEvery); err != nil {
-		return fmt.Errorf("waiting for the lock: %w", err)
+	unlock, err := atomicfile.Lock(ctx, f.path+".lock")
+	if err != nil {
+		return err
 	}
-	defer func() { err = errors.Join(err, f.lock.Unlock()) }()
+	defer unlock()
 
 	file, err := f.open()
 	if err != nil {

@@ -2,12 +2,15 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/gatewayfile"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -45,9 +48,26 @@ func (a *Account) Keys(ctx context.Context, principal string) ([]key.Info, error
 	return i.List(ctx)
 }
 
-func (a *Account) read(ctx context.Context) (*keyFile, error) {
+func (a *Account) read(ctx context.Context) (*gatewayfile.KeyFile, error) {
 	i := issuer{account: *a}
 	return i.read(ctx)
+}
+
+func (a *Account) usage() (*gatewayfile.Usage, error) {
+	u, err := gatewayfile.ReadUsage(a.usageFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading usage file %q: there is none; start the gateway, or correct the account's usageFile", a.usageFile())
+	}
+	return u, mapped(err)
+}
+
+// mapped is an error of the two files with the sentinel that activities know, where there is one. That a file is missing
+// or malformed says nothing about keys, and may pass.
+func mapped(err error) error {
+	if errors.Is(err, gatewayfile.ErrOthersMayWrite) {
+		return fmt.Errorf("%w: %w", providers.ErrDenied, err)
+	}
+	return err
 }
 
 // Probe implements providers.Prober: it reads both files, and sees whether the key file's folder can be
@@ -57,7 +77,7 @@ func (a *Account) Probe(ctx context.Context, _ providers.Environment, _ provider
 		return providers.Probed{}, err
 	}
 	var probed providers.Probed
-	if _, err := readUsage(a.usageFile()); err != nil {
+	if _, err := a.usage(); err != nil {
 		probed.Lacks = append(probed.Lacks, fmt.Sprintf("%v: without it nobody knows whether a key is in use, and nothing is revoked", err))
 	}
 	if folder := filepath.Dir(a.KeyFile); !atomicfile.Writable(folder) {

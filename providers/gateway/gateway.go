@@ -1,23 +1,13 @@
-// Package gateway issues keys for API gateways that check them against a file: both its sides.
-//
-// For keyturn it is the issuer of type gateway, which keeps a key file: one JSON object with the live keys
-// of all principals, oldest first, and of each its ID, principal, scopes, state, times and a salted
-// SHA-256, but never the key. The file has mode 0600 and is replaced atomically under the lock
-// <key file>.lock; whoever edits it by hand takes that lock and replaces it, too.
-//
-// For a gateway written in Go it is the Verifier, which checks keys, notices each change of the key file
-// with the next request, and reports the last use of each key in the usage file, refused uses of a disabled one too. Each
-// report says as of when it is, by the gateway's clock, also when nothing was used. Gateways that share a usage file report
-// as one: it is as of when the last of them did, so let one that cannot report (Verifier.Err) take no requests.
-//
-// A destroyed key leaves nothing behind in the file.
+// Package gateway issues keys for API gateways that check them against a file: it is the issuer of type gateway, which
+// writes the key file and reads the usage file. What a gateway embeds is the package of the same name at the top level;
+// docs/gateway.md describes both files.
 package gateway
 
 import (
 	"fmt"
 	"path/filepath"
-	"time"
 
+	"github.com/keyturn/keyturn/internal/gatewayfile"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/strictyaml"
@@ -27,8 +17,6 @@ import (
 const (
 	defaultSlots = 2
 	maxSlots     = 100
-	// leastUsageLag is what a Verifier keeps.
-	leastUsageLag = time.Second
 )
 
 // Descriptor describes the type gateway: issuer.
@@ -59,12 +47,9 @@ type Account struct {
 	UsageLag inventory.Duration `json:"usageLag,omitzero"`
 }
 
-// UsageFileOf is the usage file of a key file, where an account names none.
-func UsageFileOf(keyFile string) string { return keyFile + ".usage" }
-
 func (a Account) usageFile() string {
 	if a.UsageFile == "" {
-		return UsageFileOf(a.KeyFile)
+		return gatewayfile.UsageFileOf(a.KeyFile)
 	}
 	return a.UsageFile
 }
@@ -96,8 +81,8 @@ func (a *Account) Problems() []strictyaml.Problem {
 	if a.Slots != 0 && (a.Slots < 2 || a.Slots > maxSlots) {
 		add("slots", fmt.Sprintf("is %d, and a rotation needs 2 at least", a.Slots), fmt.Sprintf("a number from 2 to %d", maxSlots))
 	}
-	if a.UsageLag != 0 && a.UsageLag.Std() < leastUsageLag {
-		add("usageLag", fmt.Sprintf("is %s, and a gateway reports within %s", a.UsageLag, leastUsageLag), "1s or longer")
+	if a.UsageLag != 0 && a.UsageLag.Std() < gatewayfile.UsageLag {
+		add("usageLag", fmt.Sprintf("is %s, and a gateway reports within %s", a.UsageLag, gatewayfile.UsageLag), "1s or longer")
 	}
 	return list
 }
@@ -113,7 +98,7 @@ func (c *Config) Principals() []string { return []string{c.Principal} }
 
 // Problems tells what is wrong with the configuration.
 func (c *Config) Problems() []strictyaml.Problem {
-	if nameForm.MatchString(c.Principal) {
+	if gatewayfile.NameForm.MatchString(c.Principal) {
 		return nil
 	}
 	return []strictyaml.Problem{{
@@ -125,6 +110,6 @@ func (c *Config) Problems() []strictyaml.Problem {
 func capabilities(a Account) key.Capabilities {
 	return key.Capabilities{
 		Slots: a.slots(), CanDisable: true, CanNarrow: true, CanExpire: true,
-		ReportsUsage: true, UsageLag: max(a.UsageLag.Std(), leastUsageLag), ReportsRefusals: true,
+		ReportsUsage: true, UsageLag: max(a.UsageLag.Std(), gatewayfile.UsageLag), ReportsRefusals: true,
 	}
 }

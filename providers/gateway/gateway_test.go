@@ -3,12 +3,10 @@ package gateway_test
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +14,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	embedded "github.com/keyturn/keyturn/gateway"
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/gatewayfile"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
@@ -29,7 +29,7 @@ import (
 // edge is a gateway: a key file, a verifier, and issuers for principals.
 type edge struct {
 	keyFile  string
-	verifier *gateway.Verifier
+	verifier *embedded.Verifier
 }
 
 type tester interface {
@@ -43,14 +43,14 @@ type tester interface {
 func newEdge(t tester) edge {
 	t.Helper()
 	e := edge{keyFile: filepath.Join(t.TempDir(), "keys.json")}
-	require.NoError(t, gateway.Create(t.Context(), e.keyFile))
+	require.NoError(t, embedded.Create(t.Context(), e.keyFile))
 	e.open(t)
 	return e
 }
 
 func (e *edge) open(t tester) {
 	t.Helper()
-	v, err := gateway.OpenVerifier(e.keyFile, "")
+	v, err := embedded.OpenVerifier(e.keyFile, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = v.Close() })
 	e.verifier = v
@@ -90,7 +90,7 @@ func TestConformance(t *testing.T) {
 		return providertest.IssuerWorld{
 			Issuer: e.issuer(t, "p"), Other: e.issuer(t, "q"), Principal: "p", Use: e.use,
 			Silence: func() func() {
-				unlock, err := atomicfile.Lock(t.Context(), gateway.UsageFileOf(e.keyFile)+".lock")
+				unlock, err := atomicfile.Lock(t.Context(), gatewayfile.UsageFileOf(e.keyFile)+".lock")
 				require.NoError(t, err)
 				return unlock
 			},
@@ -178,7 +178,7 @@ func TestBothKeysAreAcceptedInTheOverlap(t *testing.T) {
 	for value, ref := range map[string]key.Ref{old: first, fresh: second} {
 		grant, ok := e.verifier.Verify(value)
 		require.True(t, ok)
-		assert.Equal(t, gateway.Grant{Principal: "payments-api", KeyID: ref.KeyID, Scopes: []string{"charge:create"}}, grant)
+		assert.Equal(t, embedded.Grant{Principal: "payments-api", KeyID: ref.KeyID, Scopes: []string{"charge:create"}}, grant)
 	}
 }
 
@@ -212,7 +212,7 @@ func TestTheKeyFileHoldsNoKey(t *testing.T) {
 	require.NoError(t, gateway.AddKey(t.Context(), e.keyFile, gateway.ExistingKey{Principal: "p", KeyID: "old"}, secret.New([]byte("legacy-key-value-123"))))
 	e.verifier.Verify(value)
 	require.NoError(t, e.verifier.Close())
-	for _, path := range []string{e.keyFile, gateway.UsageFileOf(e.keyFile)} {
+	for _, path := range []string{e.keyFile, gatewayfile.UsageFileOf(e.keyFile)} {
 		data, err := os.ReadFile(path)
 		require.NoError(t, err)
 		assert.NotContains(t, string(data), value[21:], "%s", path)
@@ -239,7 +239,7 @@ func TestAddKey(t *testing.T) {
 
 	grant, ok := e.verifier.Verify("any form at all")
 	require.True(t, ok)
-	assert.Equal(t, gateway.Grant{Principal: "p", KeyID: "key-2024-07", Scopes: []string{"a"}}, grant)
+	assert.Equal(t, embedded.Grant{Principal: "p", KeyID: "key-2024-07", Scopes: []string{"a"}}, grant)
 	list, err := e.issuer(t, "p").List(t.Context())
 	require.NoError(t, err)
 	require.Len(t, list, 1)
@@ -252,7 +252,7 @@ func TestAddKey(t *testing.T) {
 	fresh := filepath.Join(t.TempDir(), "keys.json")
 	require.ErrorIs(t, gateway.AddKey(t.Context(), fresh, gateway.ExistingKey{Principal: "q", KeyID: "wrong"}, secret.New([]byte(ours))), providers.ErrInvalid,
 		"a key that says its own ID has that one")
-	id, _ := gateway.ParseToken(ours)
+	id, _ := embedded.ParseToken(ours)
 	require.NoError(t, gateway.AddKey(t.Context(), fresh, gateway.ExistingKey{Principal: "q", KeyID: id}, secret.New([]byte(ours))))
 }
 
@@ -284,16 +284,16 @@ func TestAKeyFileThatCannotBeTrusted(t *testing.T) {
 
 			_, ok := e.verifier.Verify(value)
 			assert.False(t, ok, "it fails closed")
-			require.ErrorIs(t, e.verifier.Err(), gateway.ErrMalformed)
-			_, err = gateway.OpenVerifier(e.keyFile, "")
-			require.ErrorIs(t, err, gateway.ErrMalformed)
+			require.ErrorIs(t, e.verifier.Err(), embedded.ErrMalformed)
+			_, err = embedded.OpenVerifier(e.keyFile, "")
+			require.ErrorIs(t, err, embedded.ErrMalformed)
 			_, err = i.Issue(t.Context(), providers.IssueRequest{Token: "t2"})
-			require.ErrorIs(t, err, gateway.ErrMalformed)
-			require.ErrorIs(t, i.Destroy(t.Context(), ref), gateway.ErrMalformed)
+			require.ErrorIs(t, err, embedded.ErrMalformed)
+			require.ErrorIs(t, i.Destroy(t.Context(), ref), embedded.ErrMalformed)
 			_, err = i.List(t.Context())
-			require.ErrorIs(t, err, gateway.ErrMalformed)
+			require.ErrorIs(t, err, embedded.ErrMalformed)
 			_, err = i.Identify(t.Context(), secret.Single(secret.New([]byte(value))))
-			require.ErrorIs(t, err, gateway.ErrMalformed)
+			require.ErrorIs(t, err, embedded.ErrMalformed)
 			require.NotErrorIs(t, err, providers.ErrNotFound, "nobody knows whether it is a key")
 			after, err := os.ReadFile(e.keyFile)
 			require.NoError(t, err)
@@ -333,180 +333,16 @@ func TestAMissingKeyFileIsNoEmptyGateway(t *testing.T) {
 	_, err = i.Identify(t.Context(), secret.Single(secret.New([]byte("x"))))
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NotErrorIs(t, err, providers.ErrNotFound, "a missing file says nothing about keys")
-	_, err = gateway.OpenVerifier(e.keyFile, "")
+	_, err = embedded.OpenVerifier(e.keyFile, "")
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.NoFileExists(t, e.keyFile)
-}
-
-func TestUsage(t *testing.T) {
-	t.Parallel()
-	last := func(t *testing.T, e edge, id string) key.Info {
-		list, err := e.issuer(t, "p").List(t.Context())
-		require.NoError(t, err)
-		for _, k := range list {
-			if k.KeyID == id {
-				return k
-			}
-		}
-		require.Fail(t, "the key is not listed")
-		return key.Info{}
-	}
-	t.Run("it says who used the key last, by address or name", func(t *testing.T) {
-		t.Parallel()
-		for from, want := range map[string]string{
-			"10.0.0.7": "10.0.0.7", "10.0.0.7:443": "10.0.0.7:443", "[2001:db8::7%eth0]:443": "[2001:db8::7%eth0]:443", "fe80::1": "fe80::1",
-			"checkout-7d9f8b6c5d-x2k4j": "checkout-7d9f8b6c5d-x2k4j", "system:serviceaccount:payments:checkout": "system:serviceaccount:payments:checkout",
-			"me@example.com": "me@example.com", "": "",
-			"10.0.0.7\x1b[31m": "somebody-who-is-not-named", strings.Repeat("x.", 80) + "x": "somebody-who-is-not-named",
-			"fe80::1%ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt": "somebody-who-is-not-named", "fe80::1%\x1b[2J": "somebody-who-is-not-named",
-			"two words": "somebody-who-is-not-named", "0123456789abcdef0123456789abcdef": "somebody-who-is-not-named",
-		} {
-			e := newEdge(t)
-			ref, value := issue(t, e.issuer(t, "p"), "t1")
-			_, ok := e.verifier.VerifyFrom(value, from)
-			require.True(t, ok)
-			require.NoError(t, e.verifier.Close())
-			assert.Equal(t, want, last(t, e, ref.KeyID).LastUsedBy)
-		}
-	})
-	t.Run("nothing of a key is in who used it, whatever it calls itself", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		ref, value := issue(t, e.issuer(t, "p"), "t1")
-		sent := secret.Single(secret.New([]byte(value[len("ktg_")+len(ref.KeyID):])))
-		secretPart := value[len(value)-24:]
-		for _, from := range append(providertest.Tellings(sent), value, secretPart, secretPart[:8]+"-"+secretPart[8:16], hex.EncodeToString([]byte(secretPart[:12]))) {
-			e.open(t)
-			_, ok := e.verifier.VerifyFrom(value, from)
-			require.True(t, ok)
-			require.NoError(t, e.verifier.Close())
-			by := last(t, e, ref.KeyID).LastUsedBy
-			assert.Equal(t, "somebody-who-is-not-named", by)
-			providertest.AssertUntold(t, by, sent)
-		}
-	})
-	t.Run("nor is it when another gateway wrote the file", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		ref, _ := issue(t, e.issuer(t, "p"), "t1")
-		require.NoError(t, e.verifier.Close())
-		for _, from := range providertest.Tellings(secret.Bundle{}) {
-			written, err := json.Marshal(map[string]any{
-				"schema": "keyturn/gateway-usage/v1", "since": time.Unix(1, 0), "lastUsed": map[string]any{ref.KeyID: map[string]any{"at": time.Now(), "from": from}},
-			})
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(gateway.UsageFileOf(e.keyFile), written, 0o600))
-			providertest.AssertUntold(t, last(t, e, ref.KeyID).LastUsedBy, secret.Bundle{})
-			text := strings.Replace(string(written), `"at":"`, `"at":"`+strings.Trim(strconv.Quote(from), `"`), 1)
-			require.NoError(t, os.WriteFile(gateway.UsageFileOf(e.keyFile), []byte(text), 0o600))
-			_, err = e.issuer(t, "p").List(t.Context())
-			require.ErrorIs(t, err, gateway.ErrMalformed)
-			providertest.AssertUntold(t, err.Error(), secret.Bundle{})
-		}
-	})
-	t.Run("an attempt with a disabled key counts: somebody relies on it", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		ref, value := issue(t, e.issuer(t, "p"), "t1")
-		require.NoError(t, e.issuer(t, "p").(providers.Disabler).Disable(t.Context(), ref))
-		before := time.Now()
-		_, ok := e.verifier.Verify(value)
-		require.False(t, ok)
-		require.NoError(t, e.verifier.Close())
-		assert.WithinRange(t, last(t, e, ref.KeyID).LastUsedAt, before, time.Now())
-	})
-	t.Run("two gateways report into one file", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		other := edge{keyFile: e.keyFile}
-		other.open(t)
-		first, a := issue(t, e.issuer(t, "p"), "t1")
-		second, b := issue(t, e.issuer(t, "p"), "t2")
-		e.verifier.VerifyFrom(a, "one")
-		other.verifier.VerifyFrom(b, "two")
-		require.NoError(t, e.verifier.Close())
-		require.NoError(t, other.verifier.Close())
-		assert.Equal(t, "one", last(t, e, first.KeyID).LastUsedBy)
-		assert.Equal(t, "two", last(t, e, second.KeyID).LastUsedBy)
-	})
-	t.Run("it survives a restart of the gateway", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		ref, value := issue(t, e.issuer(t, "p"), "t1")
-		e.verifier.VerifyFrom(value, "before")
-		require.NoError(t, e.verifier.Close())
-		used := last(t, e, ref.KeyID)
-		e.open(t)
-		got := last(t, e, ref.KeyID)
-		assert.True(t, got.ReportedAt.After(used.ReportedAt), "a gateway that begins reports at once")
-		got.ReportedAt = used.ReportedAt
-		assert.Equal(t, used, got)
-	})
-	t.Run("after damage an old key counts as used until the new record began, and no key looks quiet", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		ref, _ := issue(t, e.issuer(t, "p"), "t1")
-		require.NoError(t, e.verifier.Close())
-		assert.Zero(t, last(t, e, ref.KeyID).LastUsedAt)
-		require.NoError(t, os.WriteFile(gateway.UsageFileOf(e.keyFile), []byte(`{"schema":"keyturn/gate`), 0o600))
-		_, err := e.issuer(t, "p").List(t.Context())
-		require.ErrorIs(t, err, gateway.ErrMalformed, "silence is no evidence")
-		damaged := time.Now()
-		e.open(t)
-		got := last(t, e, ref.KeyID)
-		assert.False(t, got.LastUsedAt.Before(damaged))
-		assert.Contains(t, got.LastUsedBy, "unknown")
-		fresh, _ := issue(t, e.issuer(t, "p"), "t2")
-		assert.Zero(t, last(t, e, fresh.KeyID).LastUsedAt, "a younger key is not concerned")
-	})
-	t.Run("a running gateway mends the file", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		ref, value := issue(t, e.issuer(t, "p"), "t1")
-		require.NoError(t, os.WriteFile(gateway.UsageFileOf(e.keyFile), []byte("garbage"), 0o600))
-		e.verifier.VerifyFrom(value, "me")
-		i := e.issuer(t, "p")
-		require.Eventually(t, func() bool {
-			list, err := i.List(t.Context())
-			return err == nil && list[0].KeyID == ref.KeyID && !list[0].LastUsedAt.IsZero()
-		}, time.Minute, 20*time.Millisecond)
-	})
-	t.Run("without a usage file there is no list", func(t *testing.T) {
-		t.Parallel()
-		e := edge{keyFile: filepath.Join(t.TempDir(), "keys.json")}
-		require.NoError(t, gateway.Create(t.Context(), e.keyFile))
-		_, err := e.issuer(t, "p").List(t.Context())
-		require.ErrorContains(t, err, "start the gateway")
-	})
-	t.Run("a destroyed key is forgotten", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		ref, value := issue(t, e.issuer(t, "p"), "t1")
-		e.verifier.Verify(value)
-		require.NoError(t, e.issuer(t, "p").Destroy(t.Context(), ref))
-		require.NoError(t, e.verifier.Close())
-		data, err := os.ReadFile(gateway.UsageFileOf(e.keyFile))
-		require.NoError(t, err)
-		assert.NotContains(t, string(data), ref.KeyID)
-	})
-	t.Run("uses that cannot be reported are told", func(t *testing.T) {
-		t.Parallel()
-		e := newEdge(t)
-		_, value := issue(t, e.issuer(t, "p"), "t1")
-		usage := gateway.UsageFileOf(e.keyFile)
-		require.NoError(t, os.Remove(usage))
-		require.NoError(t, os.Mkdir(usage, 0o700))
-		_, ok := e.verifier.Verify(value)
-		assert.True(t, ok, "requests pass all the same")
-		require.Eventually(t, func() bool { return e.verifier.Err() != nil }, time.Minute, 20*time.Millisecond)
-	})
 }
 
 func TestCreateKeepsWhatIsThere(t *testing.T) {
 	t.Parallel()
 	e := newEdge(t)
 	_, value := issue(t, e.issuer(t, "p"), "t1")
-	require.NoError(t, gateway.Create(t.Context(), e.keyFile))
+	require.NoError(t, embedded.Create(t.Context(), e.keyFile))
 	_, ok := e.verifier.Verify(value)
 	assert.True(t, ok)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/gatewayfile"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/strictyaml"
@@ -51,15 +52,15 @@ func (i *issuer) List(ctx context.Context) ([]key.Info, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing keys of %q: %w", i.principal, err)
 	}
-	usage, err := readUsage(i.account.usageFile())
+	usage, err := i.account.usage()
 	if err != nil {
 		return nil, fmt.Errorf("listing keys of %q: %w", i.principal, err)
 	}
 	infos := []key.Info{}
 	for _, r := range f.Keys {
 		if r.Principal == i.principal {
-			info := r.info()
-			info.LastUsedAt, info.LastUsedBy = usage.of(r)
+			info := infoOf(r)
+			info.LastUsedAt, info.LastUsedBy = usage.Of(r)
 			info.ReportedAt = usage.AsOf
 			infos = append(infos, info)
 		}
@@ -68,14 +69,19 @@ func (i *issuer) List(ctx context.Context) ([]key.Info, error) {
 	return infos, nil
 }
 
-func (i *issuer) read(ctx context.Context) (*keyFile, error) {
+func (i *issuer) read(ctx context.Context) (*gatewayfile.KeyFile, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return readKeyFile(i.account.KeyFile)
+	f, err := gatewayfile.ReadKeys(i.account.KeyFile)
+	return f, mapped(err)
 }
 
-func (r *record) info() key.Info {
+func (i *issuer) change(ctx context.Context, edit func(*gatewayfile.KeyFile) error) error {
+	return mapped(gatewayfile.ChangeKeys(ctx, i.account.KeyFile, edit))
+}
+
+func infoOf(r gatewayfile.Record) key.Info {
 	return key.Info{
 		Principal: r.Principal, KeyID: r.ID, State: r.State,
 		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, Token: r.Token,
@@ -102,16 +108,16 @@ func (i *issuer) issue(ctx context.Context, req providers.IssueRequest) (provide
 	case !req.ExpiresAt.IsZero() && !req.ExpiresAt.After(now):
 		return providers.Issued{}, fmt.Errorf("%w: the key would have expired at %s", providers.ErrInvalid, req.ExpiresAt.UTC().Format(time.RFC3339))
 	}
-	id, value := mintToken()
+	id, value := gatewayfile.Mint()
 	plain := []byte(value)
 	defer clear(plain)
-	r := record{
+	r := gatewayfile.Record{
 		ID: id, Principal: i.principal, Scopes: req.Scopes, State: key.Active,
 		CreatedAt: now, ExpiresAt: req.ExpiresAt.UTC(), Token: req.Token,
 	}
-	r.setValue(plain)
-	issued := providers.Issued{Key: r.info(), Bundle: secret.Single(secret.New(plain))}
-	return issued, change(ctx, i.account.KeyFile, func(f *keyFile) error {
+	r.SetValue(plain)
+	issued := providers.Issued{Key: infoOf(r), Bundle: secret.Single(secret.New(plain))}
+	return issued, i.change(ctx, func(f *gatewayfile.KeyFile) error {
 		have := 0
 		for _, k := range f.Keys {
 			if k.Token == req.Token {
@@ -146,7 +152,7 @@ func (i *issuer) SelfTest(ctx context.Context, b secret.Bundle) error {
 		err = fmt.Errorf("%w: it is no live key", providers.ErrKeyRefused)
 	case err == nil && r.State == key.Disabled:
 		err = fmt.Errorf("%w: key %s is disabled", providers.ErrKeyRefused, r.ID)
-	case err == nil && r.expired(i.now()):
+	case err == nil && r.Expired(i.now()):
 		err = fmt.Errorf("%w: key %s has expired", providers.ErrKeyRefused, r.ID)
 	}
 	if err != nil {
@@ -155,7 +161,7 @@ func (i *issuer) SelfTest(ctx context.Context, b secret.Bundle) error {
 	return nil
 }
 
-func (i *issuer) find(ctx context.Context, b secret.Bundle) (*record, error) {
+func (i *issuer) find(ctx context.Context, b secret.Bundle) (*gatewayfile.Record, error) {
 	f, err := i.read(ctx)
 	if err != nil {
 		return nil, err
@@ -163,7 +169,7 @@ func (i *issuer) find(ctx context.Context, b secret.Bundle) (*record, error) {
 	value, _ := b.Field(secret.ValueField)
 	plain := value.Reveal()
 	defer clear(plain)
-	r := f.index().find(plain)
+	r := f.Index().Find(plain)
 	if r == nil || r.Principal != i.principal {
 		return nil, providers.ErrNotFound
 	}
@@ -181,13 +187,13 @@ func (i *issuer) Enable(ctx context.Context, k key.Ref) error {
 }
 
 func (i *issuer) setState(ctx context.Context, doing string, k key.Ref, state key.State) error {
-	err := change(ctx, i.account.KeyFile, func(f *keyFile) error {
-		at := f.owned(i.principal, k.KeyID)
+	err := i.change(ctx, func(f *gatewayfile.KeyFile) error {
+		at := f.Owned(i.principal, k.KeyID)
 		switch {
 		case at < 0:
 			return providers.ErrNotFound
 		case f.Keys[at].State == state:
-			return errUnchanged
+			return gatewayfile.ErrUnchanged
 		}
 		f.Keys[at].State = state
 		return nil
@@ -200,10 +206,10 @@ func (i *issuer) setState(ctx context.Context, doing string, k key.Ref, state ke
 
 // Destroy implements providers.Issuer.
 func (i *issuer) Destroy(ctx context.Context, k key.Ref) error {
-	err := change(ctx, i.account.KeyFile, func(f *keyFile) error {
-		at := f.owned(i.principal, k.KeyID)
+	err := i.change(ctx, func(f *gatewayfile.KeyFile) error {
+		at := f.Owned(i.principal, k.KeyID)
 		if at < 0 {
-			return errUnchanged
+			return gatewayfile.ErrUnchanged
 		}
 		f.Keys = slices.Delete(f.Keys, at, at+1)
 		return nil

@@ -16,13 +16,14 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/google/uuid"
 
+	"github.com/keyturn/keyturn/gateway"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
-	"github.com/keyturn/keyturn/providers/gateway"
+	issuer "github.com/keyturn/keyturn/providers/gateway"
 )
 
 //go:embed templates
@@ -218,7 +219,7 @@ func (w *world) register(ctx context.Context, f Folder, b secret.Bundle) error {
 		return err
 	}
 	value, _ := b.Field(secret.ValueField)
-	return gateway.AddKey(ctx, f.GatewayKeys(), gateway.ExistingKey{
+	return issuer.AddKey(ctx, f.GatewayKeys(), issuer.ExistingKey{
 		Principal: Credential, KeyID: FirstKeyID, Scopes: w.credential.Scopes,
 	}, value)
 }

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyturn/keyturn/gateway"
 	"github.com/keyturn/keyturn/internal/inventory"
-	"github.com/keyturn/keyturn/providers/gateway"
 )
 
 // Options say how the demonstration runs. Of the zero Options everything but Folder has a default.

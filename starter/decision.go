@@ -11,10 +11,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
-	commonpb "go.temporal.io/api/common/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -30,32 +28,6 @@ type decision struct {
 	extend string
 	print  bool
 	sign   string
-}
-
-func newApprove(t *terminal) *cobra.Command {
-	d := &decision{action: policy.Approve}
-	cmd := d.command(t, "approve CREDENTIAL --gate GATE", "Approves the gate that a rotation waits at")
-	d.gateFlag(cmd)
-	return cmd
-}
-
-func newReject(t *terminal) *cobra.Command {
-	d := &decision{action: policy.Reject}
-	cmd := d.command(t, "reject CREDENTIAL --gate GATE --reason WHY", "Rejects a gate: the rotation turns back, or ends before it began")
-	d.gateFlag(cmd)
-	return cmd
-}
-
-func newExtend(t *terminal) *cobra.Command {
-	d := &decision{action: policy.Extend}
-	cmd := d.command(t, "extend CREDENTIAL --by DURATION", "Makes the overlap longer")
-	cmd.Flags().StringVar(&d.extend, "by", "", "how much longer, such as 2h or 1d")
-	return cmd
-}
-
-func newRollback(t *terminal) *cobra.Command {
-	d := &decision{action: policy.Rollback}
-	return d.command(t, "rollback CREDENTIAL --reason WHY", "Turns a rotation back to the retiring key")
 }
 
 func (d *decision) gateFlag(cmd *cobra.Command) {
@@ -195,13 +167,4 @@ func update(ctx context.Context, c client.Client, credential, name, id string, b
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-}
-
-// decode reads a search attribute of type Keyword; "" when it is not there.
-func decode(p *commonpb.Payload) string {
-	var s string
-	if p != nil {
-		_ = converter.GetDefaultDataConverter().FromPayload(p, &s)
-	}
-	return s
 }

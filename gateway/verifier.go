@@ -4,25 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/gatewayfile"
 	"github.com/keyturn/keyturn/internal/secret"
 )
 
 const (
-	// flushEvery is how often uses are reported: well within leastUsageLag.
-	flushEvery = leastUsageLag / 4
+	// flushEvery is how often uses are reported: well within the time that keyturn counts on.
+	flushEvery = gatewayfile.UsageLag / 4
 	// restsFor is how old a report gets before the next one, which has nothing new.
-	restsFor = leastUsageLag / 2
+	restsFor = gatewayfile.UsageLag / 2
 	// flushWithin bounds the wait for the lock of the usage file.
 	flushWithin = 5 * time.Second
-	// maxFrom bounds what is kept of who used a key.
-	maxFrom = 128
 )
 
 // Grant is what a key that is accepted may do.
@@ -44,7 +43,7 @@ type Verifier struct {
 	reload sync.Mutex
 
 	mu    sync.Mutex // guards the following
-	uses  map[string]use
+	uses  map[string]gatewayfile.Use
 	dirty bool
 	asOf  time.Time // of the last report
 	lost  error
@@ -55,19 +54,20 @@ type Verifier struct {
 type snapshot struct {
 	file *os.File
 	info os.FileInfo
-	keys index
+	keys gatewayfile.Index
 	err  error
 }
 
-// OpenVerifier reads the key file and begins to report uses in the usage file ("" for the usual place). It
-// fails for a missing or malformed key file; see Create. Close it to report the last uses.
+// OpenVerifier reads the key file and begins to report uses in the usage file; "" for the key file's path with .usage after
+// it. It fails for a key file that is missing (see Create), malformed, or that others may write. Close it to report the last
+// uses.
 func OpenVerifier(keyFile, usageFile string) (*Verifier, error) {
 	if usageFile == "" {
-		usageFile = UsageFileOf(keyFile)
+		usageFile = gatewayfile.UsageFileOf(keyFile)
 	}
 	v := &Verifier{
 		keyFile: keyFile, usageFile: usageFile, now: time.Now,
-		uses: map[string]use{}, stop: make(chan struct{}), done: make(chan struct{}),
+		uses: map[string]gatewayfile.Use{}, stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	if s := v.current(); s.err != nil {
 		s.close()
@@ -93,12 +93,12 @@ func (v *Verifier) VerifyFrom(value, from string) (Grant, bool) {
 	if s.err != nil {
 		return Grant{}, false
 	}
-	r := s.keys.find([]byte(value))
+	r := s.keys.Find([]byte(value))
 	if r == nil {
 		return Grant{}, false
 	}
 	v.used(r.ID, v.shownSender(r.ID, value, from))
-	if !r.accepted(v.now()) {
+	if !r.Accepted(v.now()) {
 		return Grant{}, false
 	}
 	return Grant{Principal: r.Principal, KeyID: r.ID, Scopes: slices.Clone(r.Scopes)}, true
@@ -152,17 +152,17 @@ func (s *snapshot) close() {
 }
 
 func load(path string) *snapshot {
-	file, err := openTrusted(path)
+	file, err := gatewayfile.Open(path)
 	if err != nil {
 		return &snapshot{err: fmt.Errorf("reading key file %q: %w", path, err)}
 	}
 	info, err := file.Stat()
-	var f *keyFile
+	var f *gatewayfile.KeyFile
 	if err == nil {
-		f, err = decodeKeyFile(file)
+		f, err = gatewayfile.DecodeKeys(file)
 	}
 	if err == nil {
-		return &snapshot{file: file, info: info, keys: f.index()}
+		return &snapshot{file: file, info: info, keys: f.Index()}
 	}
 	s := &snapshot{file: file, info: info, err: fmt.Errorf("reading key file %q: %w", path, err)}
 	if !errors.Is(err, ErrMalformed) { // another try may read it
@@ -177,14 +177,14 @@ func (v *Verifier) shownSender(keyID, value, from string) string {
 	v.mu.Lock()
 	last := v.uses[keyID].From
 	v.mu.Unlock()
-	from = sender(from)
+	from = gatewayfile.Sender(from)
 	if from == "" || from == last { // as nearly always: it was looked at before
 		return from
 	}
-	sent := secret.Single(secret.New([]byte(strings.TrimPrefix(value, tokenPrefix+keyID+"_"))))
+	sent := secret.Single(secret.New([]byte(gatewayfile.SecretPart(value))))
 	defer sent.Close()
 	if sent.ShownIn(from) {
-		return notNamed
+		return gatewayfile.NotNamed
 	}
 	return from
 }
@@ -192,13 +192,18 @@ func (v *Verifier) shownSender(keyID, value, from string) string {
 func (v *Verifier) used(keyID, from string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.uses[keyID] = use{At: v.clock(), From: from}
+	v.uses[keyID] = gatewayfile.Use{At: v.clock(), From: from}
 	v.dirty = true
 }
 
 // clock is the time for the report: none comes before the last report, whoever made it, by a clock that was ahead. So a use
 // is never older than a report that does not have it. v.mu is held.
-func (v *Verifier) clock() time.Time { return latest(v.now().UTC(), v.asOf) }
+func (v *Verifier) clock() time.Time {
+	if now := v.now().UTC(); now.After(v.asOf) {
+		return now
+	}
+	return v.asOf
+}
 
 // report reports uses until Close.
 func (v *Verifier) report() {
@@ -221,10 +226,7 @@ func (v *Verifier) report() {
 // flush reports the uses, if there are any since the last time, or that there are none.
 func (v *Verifier) flush() error {
 	v.mu.Lock()
-	uses := make(map[string]use, len(v.uses))
-	for id, u := range v.uses {
-		uses[id] = u
-	}
+	uses := maps.Clone(v.uses)
 	dirty, now := v.dirty, v.clock()
 	rests := now.Sub(v.asOf) < restsFor
 	v.dirty = false
@@ -235,7 +237,7 @@ func (v *Verifier) flush() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushWithin)
 	defer cancel()
-	usage, err := report(ctx, v.usageFile, uses, v.live(), now)
+	usage, err := gatewayfile.Report(ctx, v.usageFile, uses, v.live(), now)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {
@@ -262,12 +264,6 @@ func (v *Verifier) live() func(keyID string) bool {
 	if s.err != nil {
 		return func(string) bool { return true }
 	}
-	ids := map[string]bool{}
-	for id := range s.keys.minted {
-		ids[id] = true
-	}
-	for _, r := range s.keys.imported {
-		ids[r.ID] = true
-	}
+	ids := s.keys.IDs()
 	return func(id string) bool { return ids[id] }
 }

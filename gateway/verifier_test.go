@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/keyturn/keyturn/internal/secret"
-	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/internal/gatewayfile"
+	"github.com/keyturn/keyturn/internal/key"
 )
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -23,23 +23,29 @@ type desk struct{ keyFile, usageFile string }
 func newDesk(t *testing.T) desk {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.json")
-	require.NoError(t, AddKey(t.Context(), path, ExistingKey{Principal: "p", KeyID: "k", CreatedAt: noon}, secret.New([]byte(keyValue))))
-	return desk{keyFile: path, usageFile: UsageFileOf(path)}
+	require.NoError(t, Create(t.Context(), path))
+	imported := gatewayfile.Record{ID: "k", Principal: "p", State: key.Active, CreatedAt: noon, Imported: true}
+	imported.SetValue([]byte(keyValue))
+	require.NoError(t, gatewayfile.ChangeKeys(t.Context(), path, func(f *gatewayfile.KeyFile) error {
+		f.Keys = append(f.Keys, imported)
+		return nil
+	}))
+	return desk{keyFile: path, usageFile: gatewayfile.UsageFileOf(path)}
 }
 
 // verifier makes one that reports only when flush is called.
 func (d desk) verifier(t *testing.T, at time.Time) (v *Verifier, clock *time.Time) {
 	t.Helper()
 	clock = &at
-	v = &Verifier{keyFile: d.keyFile, usageFile: d.usageFile, now: func() time.Time { return *clock }, uses: map[string]use{}}
+	v = &Verifier{keyFile: d.keyFile, usageFile: d.usageFile, now: func() time.Time { return *clock }, uses: map[string]gatewayfile.Use{}}
 	t.Cleanup(func() { v.keys.Load().close() })
 	require.NoError(t, v.flush())
 	return v, clock
 }
 
-func (d desk) usage(t *testing.T) *usageFile {
+func (d desk) usage(t *testing.T) *gatewayfile.Usage {
 	t.Helper()
-	u, err := readUsage(d.usageFile)
+	u, err := gatewayfile.ReadUsage(d.usageFile)
 	require.NoError(t, err)
 	return u
 }
@@ -109,7 +115,7 @@ func TestAMalformedKeyFileIsReadOnceUntilItChanges(t *testing.T) {
 
 	require.NoError(t, os.Chmod(d.keyFile, 0o620))
 	require.NoError(t, os.WriteFile(d.keyFile, good, 0o600))
-	require.ErrorIs(t, v.current().err, providers.ErrDenied)
+	require.ErrorIs(t, v.current().err, ErrOthersMayWrite)
 	require.NoError(t, os.Chmod(d.keyFile, 0o600))
 	_, ok = v.Verify(keyValue)
 	assert.True(t, ok, "a file that may not be trusted is tried each time, since a change of its mode does not show")

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// The exit codes, stable for scripts.
+const (
+	exitDone       = 0 // what was asked is done; a rotation that was waited for completed, with debt or without
+	exitFailed     = 1 // anything that has no code of its own; also a check of doctor, or a difference that inventory --verify found
+	exitUsage      = 2 // the command line, a file or a key for signing is wrong
+	exitRefused    = 3 // a policy, a worker or the running rotation says no
+	exitNotFound   = 4 // there is no such credential, rotation or report
+	exitTimedOut   = 5 // nobody answered in time; what was begun goes on
+	exitRolledBack = 6 // the rotation that was waited for turned back
+)
+
+const exitCodes = `Exit codes: 0 done, 1 failed, 2 usage or invalid input, 3 refused by policy, 4 not found,
+5 timed out waiting, 6 rolled back.`
+
+// exitError ends the program with a code. An error without text was already shown.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func exit(code int, err error) error { return &exitError{code: code, err: err} }
+
+func usage(format string, args ...any) error { return exit(exitUsage, fmt.Errorf(format, args...)) }
+
+// classify gives an error of the server its code.
+func classify(err error) int {
+	var missing *serviceerror.NotFound
+	switch {
+	case errors.As(err, &missing):
+		return exitNotFound
+	case errors.Is(err, context.DeadlineExceeded):
+		return exitTimedOut
+	}
+	return exitFailed
+}
+
+// outcomeCode is the code of a rotation that was waited for.
+func outcomeCode(o workflows.Outcome) int {
+	switch o {
+	case workflows.Completed, workflows.CompletedWithDebt:
+		return exitDone
+	case workflows.Refused:
+		return exitRefused
+	case workflows.RolledBack:
+		return exitRolledBack
+	}
+	return exitFailed
+}
+
+// result waits for the report of a rotation. A failed one has it in its error.
+func result(ctx context.Context, run client.WorkflowRun) (workflows.Report, error) {
+	var report workflows.Report
+	err := run.Get(ctx, &report)
+	var ended *temporal.ApplicationError
+	switch {
+	case err == nil:
+		return report, nil
+	case errors.As(err, &ended) && ended.Type() == workflows.FailedType && ended.Details(&report) == nil:
+		return report, nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return report, exit(exitTimedOut, errors.New("the rotation goes on; it did not end in the time that --timeout gave"))
+	}
+	return report, fmt.Errorf("waiting for the rotation: %w", err)
+}
+
+// noAnswer explains a wait that ended with the context.
+func noAnswer(ctx context.Context, doing string, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; is a worker running, and is its build current? See the run in the Web UI", doing))
+	}
+	var refused *temporal.ApplicationError
+	if errors.As(err, &refused) {
+		return exit(exitRefused, fmt.Errorf("%s: %s", doing, refused.Message()))
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+func newPlan(t *terminal) *cobra.Command {
+	var file, sign string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: "plan CREDENTIAL", Short: "Shows what a rotation would do, and whether it may; changes nothing", Args: oneCredential,
+		Long: "Shows what a rotation would do, and whether it may. It changes nothing. Without -f the credential is taken\nas the inventory has it that was applied.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pick, err := t.pick(file, args[0], sign, planValid)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			c, ns, err := t.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			spec, _, err := pick.spec(ctx, c, ns)
+			if err != nil {
+				return err
+			}
+			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+				ID: workflows.InspectID(args[0]), TaskQueue: workflows.TaskQueue,
+				WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING, // it changes nothing: the latest question counts
+				WorkflowExecutionTimeout: 10 * time.Minute,
+				StaticSummary:            "dry run for " + args[0],
+			}, workflows.Inspect, workflows.InspectInput{Spec: spec})
+			if err != nil {
+				return fmt.Errorf("starting the dry run: %w", err)
+			}
+			var plan policy.Plan
+			if err := run.Get(ctx, &plan); err != nil {
+				return noAnswer(ctx, "inspecting "+args[0], err)
+			}
+			running := isRunning(ctx, c, args[0])
+			if err := t.show(plan, func(w io.Writer) {
+				t.printPlan(w, plan)
+				if running {
+					fmt.Fprintf(w, "\nnote: a rotation of %s is running; this is what another one would find now. See it with: keyturn status %s\n", args[0], args[0])
+				}
+			}); err != nil {
+				return err
+			}
+			if plan.Refused() {
+				return exit(exitRefused, nil)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "an inventory file that has the credential (default what was applied)")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait for a worker's answer")
+	signFlag(cmd, &sign)
+	return cmd
+}
+
+// isRunning tells whether a rotation of the credential runs now; not being able to tell counts as no.
+func isRunning(ctx context.Context, c client.Client, credential string) bool {
+	described, err := c.DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
+	return err == nil && described.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
+}
