@@ -18,6 +18,7 @@
 // disabled key are in it, too: somebody still relies on it. Gateways that share a usage file report as one: it is as of
 // when the last of them did, so let one that cannot report (Verifier.Err) take no requests.
 //
-// The package needs the standard library alone, so that importing it costs a gateway nothing. Gateways in other languages
+// Beside the standard library the package brings a library for file locks and nothing else, so that importing it costs a gateway
+// next to nothing. Gateways in other languages
 // read and write the same two files: docs/gateway.md has their formats, and a verifier in Python.
 package gateway

@@ -15,6 +15,8 @@ func TestWhatAGatewayEmbeds(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []string{
+		"github.com/gofrs/flock",
+		"golang.org/x/sys/unix",
 		"github.com/keyturn/keyturn/gateway",
 		"github.com/keyturn/keyturn/internal/atomicfile",
 		"github.com/keyturn/keyturn/internal/gatewayfile",

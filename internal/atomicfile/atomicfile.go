@@ -6,10 +6,36 @@
 package atomicfile
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"time"
+
+	"github.com/gofrs/flock"
 )
+
+// lockEvery is how often a lock that another one holds is asked for.
+const lockEvery = 5 * time.Millisecond
+
+// Lock takes the lock at path, which it makes when it is missing, and waits for it until ctx ends. It
+// holds among processes and among goroutines. The lock file stays: removing it would break the lock.
+func Lock(ctx context.Context, path string) (unlock func(), err error) {
+	return lock(ctx, path, flock.New(path, flock.SetPermissions(0o600)))
+}
+
+// LockDir is Lock on a folder itself, where no file may be left.
+func LockDir(ctx context.Context, path string) (unlock func(), err error) {
+	return lock(ctx, path, flock.New(path, flock.SetFlag(os.O_RDONLY)))
+}
+
+func lock(ctx context.Context, path string, l *flock.Flock) (func(), error) {
+	if _, err := l.TryLockContext(ctx, lockEvery); err != nil {
+		return nil, fmt.Errorf("locking %q: %w", path, err)
+	}
+	return func() { _ = l.Unlock() }, nil // closing the descriptor cannot fail to unlock
+}
 
 // Write replaces the file called name in dir, or makes it, with exactly this mode. When it returns nil,
 // the content outlives a crash of the host. The caller holds a lock against other writers of the name.

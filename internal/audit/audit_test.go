@@ -17,11 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
 )
@@ -168,12 +168,12 @@ func TestWorkersOnOneHostShareAFile(t *testing.T) {
 func TestAppendWaitsForTheLockNoLongerThanItsContext(t *testing.T) {
 	t.Parallel()
 	f, path := open(t)
-	unlock, err := atomicfile.Lock(t.Context(), path+".lock")
-	require.NoError(t, err)
+	held := flock.New(path + ".lock")
+	require.NoError(t, held.Lock())
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, f.Append(ctx, event("a")), context.DeadlineExceeded)
-	unlock()
+	require.NoError(t, held.Unlock())
 	require.NoError(t, f.Append(t.Context(), event("b")))
 	assert.Equal(t, []string{"b"}, ids(read(t, path)))
 }

@@ -9,9 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
-	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/gofrs/flock"
 )
+
+// lockEvery is how often a sink asks for the lock that another worker holds.
+const lockEvery = 5 * time.Millisecond
 
 // File is a Sink that keeps events in a file of JSON lines. Two workers on one host may share it. The
 // file may be renamed at any time (by logrotate): the next event begins a new one.
@@ -19,6 +23,7 @@ type File struct {
 	path string
 	// turn lets one append of this process in at a time; the lock file does so among processes.
 	turn chan struct{}
+	lock *flock.Flock
 }
 
 // OpenFile returns the sink at path. The file and its folder are made when they are missing, for this
@@ -27,7 +32,11 @@ func OpenFile(path string) (*File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("opening audit file: %w", err)
 	}
-	f := &File{path: path, turn: make(chan struct{}, 1)}
+	f := &File{
+		path: path,
+		turn: make(chan struct{}, 1),
+		lock: flock.New(path+".lock", flock.SetPermissions(0o600)),
+	}
 	file, err := f.open()
 	if err != nil {
 		return nil, fmt.Errorf("opening audit file: %w", err)
@@ -67,11 +76,10 @@ func (f *File) write(ctx context.Context, lines [][]byte) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	unlock, err := atomicfile.Lock(ctx, f.path+".lock")
-	if err != nil {
-		return err
+	if _, err := f.lock.TryLockContext(ctx, lockEvery); err != nil {
+		return fmt.Errorf("waiting for the lock: %w", err)
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, f.lock.Unlock()) }()
 
 	file, err := f.open()
 	if err != nil {
