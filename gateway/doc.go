@@ -19,6 +19,6 @@
 // when the last of them did, so let one that cannot report (Verifier.Err) take no requests.
 //
 // Beside the standard library the package brings a library for file locks and nothing else, so that importing it costs a gateway
-// next to nothing. Gateways in other languages
-// read and write the same two files: docs/gateway.md has their formats, and a verifier in Python.
+// next to nothing. Gateways in other languages read and write the same two files: docs/gateway.md has their formats, and a
+// verifier in Python.
 package gateway

@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
@@ -69,9 +71,24 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 		done, then  []string
 		want        workflows.Outcome
 	}{
-		"in a wave's soak: the wave is delivered to and watched again": {
-			first: func(s *script) { s.crowd("canary soaking", inFirstSoak) }, next: approve(atGate),
-			done: routine[:2], then: routine[1:], want: workflows.Completed,
+		"while a wave is delivered to: it is delivered to again": {
+			first: func(s *script) {
+				s.when("DeliverWave", func() {
+					s.env.SetContinueAsNewSuggested(true)
+					s.env.SignalWorkflow(workflows.ExtendName, policy.Request{ID: "noise", By: "ann"})
+				})
+				s.answers["DeliverWave"] = func(int) (any, error) { return nil, busy() }
+			},
+			next: approve(atGate), done: routine[:2], then: routine[1:], want: workflows.Completed,
+		},
+		"in a wave's soak: it soaks for as long as it would have": {
+			first: func(s *script) { s.crowd("canary soaking", inFirstSoak) },
+			next: func(s *script) {
+				s.in("canary soaking", 10*time.Minute-inFirstSoak-time.Minute, func() {})
+				s.in("rest soaking", 10*time.Minute-inFirstSoak+time.Minute, func() {})
+				s.approveAt(atGate)
+			},
+			done: routine[:2], then: routine[2:], want: workflows.Completed,
 		},
 		"before the key is minted, in an overlong run: it is signed off anew": {
 			change: func(c *inventory.Credential) {
@@ -177,13 +194,23 @@ func TestWhatWasApprovedKeepsTheRunToTheDestroying(t *testing.T) {
 	assert.True(t, s.has("destroy with 1 approvals"), s.asked)
 }
 
-// A run that is paused when it is full is paused still in the next one.
+// A run that is paused when it is full is paused still in the next one, and nobody is told again.
 func TestAPauseGoesOnInTheNextRun(t *testing.T) {
 	t.Parallel()
+	for place, after := range map[string]time.Duration{"overlap": inOverlap, "canary soaking": inFirstSoak} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			pauseGoesOn(t, place, after)
+		})
+	}
+}
+
+func pauseGoesOn(t *testing.T, place string, after time.Duration) {
+	t.Helper()
 	s := newScript(t)
 	s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, OnBreach: inventory.BreachPause}
 	bad := false
-	s.in("overlap", inOverlap, func() { bad = true })
+	s.in(place, after, func() { bad = true })
 	s.answers["Watch"] = func(int) (any, error) {
 		if bad {
 			return policy.Decision{Reason: policy.BudgetBreached, Message: "5 of 100 failed"}, nil
@@ -194,7 +221,7 @@ func TestAPauseGoesOnInTheNextRun(t *testing.T) {
 		return nil, temporal.NewApplicationErrorWithOptions("not well", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
 	}
 	s.answers["AwaitHealth"] = ill
-	s.at(inOverlap+5*time.Minute, func() {
+	s.at(after+5*time.Minute, func() {
 		assert.Contains(t, s.status().Doing, "Paused: 5 of 100 failed")
 		s.env.SetContinueAsNewSuggested(true)
 		s.env.SignalWorkflow(workflows.ExtendName, policy.Request{By: "ann"})
@@ -215,6 +242,28 @@ func TestAPauseGoesOnInTheNextRun(t *testing.T) {
 	next.at(2*time.Minute, func() { well = true })
 	next.approveAt(atGate)
 	assert.Equal(t, workflows.Completed, next.goesOn(in).Outcome)
+	assert.Contains(t, s.told(), "paused")
+	assert.NotContains(t, next.told(), "paused")
+}
+
+// A hold lasts no longer for its going on in the next run, and is not counted for again.
+func TestAHoldGoesOnInTheNextRun(t *testing.T) {
+	t.Parallel()
+	always := func(*script) bool { return true }
+	s := quiet(t, always)
+	s.crowd("canary held", inHold)
+	in := s.fills()
+
+	next := quiet(t, always)
+	next.env.SetStartTime(s.env.Now())
+	delete(next.answers, "HadTraffic")
+	next.in("canary held", atHoldGate-inHold-2*time.Minute, func() { assert.Nil(t, next.status().Gate) })
+	next.in("canary held", atHoldGate-inHold, func() { next.ask(policy.Approve, policy.Request{Gate: inventory.GateHold, By: "ann"}, nil) })
+	next.approveAt(atGate + atHoldGate - inHold - 10*time.Minute)
+	report := next.goesOn(in)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, routine[2:], next.asked)
+	assert.Equal(t, 1, next.called("HadTraffic"), "of the second wave")
 }
 
 // Decisions get their first verdict in the next run, too, and events have IDs of their own.
@@ -242,7 +291,12 @@ func TestDecisionsAndEventsGoOnInTheNextRun(t *testing.T) {
 	report := next.goesOn(in)
 	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	assert.Len(t, report.Verdicts, 3, "the extension, the noise and the approval")
-	for _, e := range in.Carried.Events {
+	var carried struct{ Events []audit.Event }
+	text, err := json.Marshal(in.Carried)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &carried))
+	require.NotEmpty(t, carried.Events)
+	for _, e := range carried.Events {
 		assert.NotContains(t, e.ID, fmt.Sprintf("/%d", in.Carried.Numbered+1))
 	}
 }

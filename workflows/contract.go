@@ -71,7 +71,7 @@ type RotationInput struct {
 	Reason      string `json:"reason,omitempty"`
 	RequestedBy string `json:"requestedBy,omitempty"`
 	// Carried is set by a run that goes on in this one.
-	Carried *Carried `json:"carried,omitempty"`
+	Carried *State `json:"carried,omitempty"`
 }
 
 // InspectInput begins a dry run, of a spec by value or of a credential by name.

@@ -63,7 +63,7 @@ func SearchAttributes(c inventory.Credential) temporal.SearchAttributes {
 func (r *rotation) index() {
 	r.indexed = PhaseInspect
 	named := r.credential
-	named.Name = r.status.Credential
+	named.Name = r.Status.Credential
 	_ = workflow.UpsertTypedSearchAttributes(r.ctx, SearchAttributes(named).Copy())
 }
 
@@ -79,8 +79,8 @@ func (r *rotation) enter(p Phase, doing string) {
 	if !slices.Contains(passing, p) {
 		r.findable(p)
 	}
-	r.status.Phase, r.status.Doing, r.status.Since = p, doing, workflow.Now(r.ctx)
-	r.status.WaitsFor, r.status.UnblockedBy, r.status.Until = "", "", time.Time{}
+	r.Status.Phase, r.Status.Doing, r.Status.Since = p, doing, workflow.Now(r.ctx)
+	r.Status.WaitsFor, r.Status.UnblockedBy, r.Status.Until = "", "", time.Time{}
 	r.refresh()
 }
 
@@ -94,13 +94,13 @@ func (r *rotation) findable(p Phase) {
 
 // waitFor says what it takes to go on, and who can do that.
 func (r *rotation) waitFor(what, unblockedBy string) {
-	r.status.WaitsFor, r.status.UnblockedBy = what, unblockedBy
+	r.Status.WaitsFor, r.Status.UnblockedBy = what, unblockedBy
 	r.refresh()
 }
 
 // until says when a timed wait ends.
 func (r *rotation) until(end time.Time) {
-	r.status.Until = end
+	r.Status.Until = end
 	r.refresh()
 }
 
@@ -109,10 +109,10 @@ const maxTimeline = 200
 
 // note adds a line to the timeline.
 func (r *rotation) note(format string, args ...any) {
-	if len(r.status.Timeline) == maxTimeline {
-		r.status.Timeline = slices.Delete(r.status.Timeline, maxTimeline/2, maxTimeline/2+1)
+	if len(r.Status.Timeline) == maxTimeline {
+		r.Status.Timeline = slices.Delete(r.Status.Timeline, maxTimeline/2, maxTimeline/2+1)
 	}
-	r.status.Timeline = append(r.status.Timeline, Moment{At: workflow.Now(r.ctx), Phase: r.status.Phase, What: clip(fmt.Sprintf(format, args...))})
+	r.Status.Timeline = append(r.Status.Timeline, Moment{At: workflow.Now(r.ctx), Phase: r.Status.Phase, What: clip(fmt.Sprintf(format, args...))})
 	r.refresh()
 }
 
@@ -121,25 +121,20 @@ const maxKeyMoments = 50
 
 // became tells what one of the two keys is from now on.
 func (r *rotation) became(k KeyRole, s KeyState) {
-	for _, m := range slices.Backward(r.status.Keys) {
-		if m.Key == k {
-			if m.State == s {
-				return
-			}
-			break
-		}
+	if r.latest(k) == s {
+		return
 	}
-	if len(r.status.Keys) == maxKeyMoments {
-		r.status.Keys = slices.Delete(r.status.Keys, maxKeyMoments/2, maxKeyMoments/2+1)
+	if len(r.Status.Keys) == maxKeyMoments {
+		r.Status.Keys = slices.Delete(r.Status.Keys, maxKeyMoments/2, maxKeyMoments/2+1)
 	}
-	r.status.Keys = append(r.status.Keys, KeyMoment{At: workflow.Now(r.ctx), Key: k, State: s})
+	r.Status.Keys = append(r.Status.Keys, KeyMoment{At: workflow.Now(r.ctx), Key: k, State: s})
 }
 
 // notice adds what everybody who looks should know; repeated ones and those past a bound are dropped.
 func (r *rotation) notice(format string, args ...any) {
 	text := clip(fmt.Sprintf(format, args...))
-	if len(r.status.Notices) < 50 && !slices.Contains(r.status.Notices, text) {
-		r.status.Notices = append(r.status.Notices, text)
+	if len(r.Status.Notices) < 50 && !slices.Contains(r.Status.Notices, text) {
+		r.Status.Notices = append(r.Status.Notices, text)
 	}
 	r.refresh()
 }
@@ -157,66 +152,34 @@ func (r *rotation) keepShown(ctx workflow.Context) {
 
 func (r *rotation) show() {
 	r.stale = false
-	workflow.SetCurrentDetails(r.ctx, r.status.Markdown())
+	workflow.SetCurrentDetails(r.ctx, r.shown().Markdown())
+}
+
+// shown is the status as it is shown.
+func (r *rotation) shown() Status {
+	s := r.Status
+	if s.NoWayBack = ""; !r.over() {
+		s.NoWayBack = r.noWayBack(workflow.Now(r.ctx))
+	}
+	return s
 }
 
 // tell notifies people in the background; the run waits for it before it ends.
 func (r *rotation) tell(severity, what, subject, body string) {
 	input := activities.NotifyInput{
-		Rotation: activities.Rotation{Spec: r.in.Spec, ID: r.id},
+		Rotation: activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation},
 		What:     what, Severity: severity, Subject: clip(subject), Body: clip(body), At: workflow.Now(r.ctx),
 	}
 	r.background.Add(1)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
 		defer r.background.Done()
-		if notifyingAtOnce.start(ctx, r.queue, act.Notify, input).Get(ctx, nil) == nil {
+		if notifyingAtOnce.start(ctx, r.Queue, act.Notify, input).Get(ctx, nil) == nil {
 			return
 		}
-		if err := notifying.start(ctx, r.queue, act.Notify, input).Get(ctx, nil); err != nil {
+		if err := notifying.start(ctx, r.Queue, act.Notify, input).Get(ctx, nil); err != nil {
 			r.notice("people could not be told of %q: %s", what, cause(err))
 		}
 	})
-}
-
-// close makes the report and shows it.
-func (r *rotation) close(t *turn) {
-	r.over = true
-	r.report.Outcome, r.report.Reason, r.report.Message = t.outcome, t.reason, t.message
-	r.report.Retiring, r.report.Incoming = r.status.Retiring, r.status.Incoming
-	r.report.Refusals = r.plan.Refusals
-	if t.outcome == Superseded {
-		r.report.Open = r.open()
-	}
-	r.status.NoWayBack = ""
-	r.note("%s: %s", t.outcome, t.message)
-	r.report.EndedAt, r.report.Timeline = workflow.Now(r.ctx), r.status.Timeline
-	r.status.Report = &r.report
-	ended := []temporal.SearchAttributeUpdate{AttributePhase.ValueSet(string(PhaseEnded)), AttributeOutcome.ValueSet(string(t.outcome))}
-	if !r.report.RotateBy.IsZero() {
-		ended = append(ended, AttributeRotateBy.ValueSet(r.report.RotateBy))
-	}
-	_ = workflow.UpsertTypedSearchAttributes(r.ctx, ended...)
-	r.indexed = PhaseEnded
-	r.enter(PhaseEnded, t.message)
-}
-
-// open lists what a superseded run leaves.
-func (r *rotation) open() []string {
-	var open []string
-	if k := r.status.Incoming; !k.IsZero() && r.in.Settle == "" {
-		open = append(open, fmt.Sprintf("incoming key %s is issued, in store version %s", k.KeyID, k.StoreVersion))
-	} else if r.changed && r.in.Settle == "" {
-		open = append(open, "an incoming key may have been minted: the store's metadata has the intent")
-	}
-	for _, w := range r.status.Waves {
-		if w.State != waveWaiting {
-			open = append(open, fmt.Sprintf("wave %s is %s", w.Name, w.State))
-		}
-	}
-	if r.disabled {
-		open = append(open, fmt.Sprintf("retiring key %s may be disabled", r.status.Retiring.KeyID))
-	}
-	return open
 }
 
 // clip bounds a text that may come from outside, and leaves nothing in it that a terminal obeys. It may be

@@ -84,3 +84,39 @@ func TestNoWayBackFromAPromotionThatDelivers(t *testing.T) {
 	s.approveAt(atGate)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 }
+
+func TestCompromised(t *testing.T) {
+	t.Parallel()
+	signal := func(s *script) {
+		s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "key on a paste site"})
+	}
+	t.Run("it stops in the overlap, changes nothing more, and says what is left open", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.in("overlap", inOverlap, func() { signal(s) })
+		report := s.run()
+		assert.Equal(t, workflows.Superseded, report.Outcome)
+		assert.Equal(t, routine[:4], s.asked)
+		assert.Contains(t, report.Open, "incoming key key-new is issued, in store version v2")
+	})
+	t.Run("nobody turns it back after that", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.in("revoke-gate", atGate, func() {
+			signal(s)
+			s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil)
+			s.ask(policy.Reject, policy.Request{By: "ann", Gate: "revoke", Reason: "errors"}, nil)
+		})
+		report := s.run()
+		assert.Equal(t, workflows.Superseded, report.Outcome)
+		assert.NotContains(t, s.asked, "restore labels")
+	})
+	t.Run("it stops a rollback before the exposed key is brought back", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil); signal(s) })
+		report := s.run()
+		assert.Equal(t, workflows.Superseded, report.Outcome)
+		assert.NotContains(t, s.asked, "restore labels")
+	})
+}

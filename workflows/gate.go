@@ -35,8 +35,8 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 	open := &policy.OpenGate{
 		Gate: g, Needs: *needs, Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, OpenedAt: workflow.Now(r.ctx), Evidence: evidence,
 	}
-	r.status.Gate, r.proved = open, 0
-	defer func() { r.status.Gate = nil }()
+	r.Status.Gate, r.proved = open, 0
+	defer func() { r.Status.Gate = nil }()
 	r.enter(phase, doing)
 	if g == inventory.GateHold {
 		r.findable(PhaseHoldGate)
@@ -45,7 +45,7 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
 	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
 	r.tell(notifyAction, "gate-"+string(g), fmt.Sprintf("Approval needed: %s gate", g),
-		fmt.Sprintf("%s Approve with: keyturn approve %s --gate %s", doing, r.status.Credential, g))
+		fmt.Sprintf("%s Approve with: keyturn approve %s --gate %s", doing, r.Status.Credential, g))
 
 	expires := func() time.Time { return time.Time{} }
 	if needs.RequestExpires > 0 {
@@ -86,38 +86,51 @@ const evidenceChanges = 30
 // evidence waits until it is proved that nobody needs the retiring key: it never guesses.
 func (r *rotation) evidence() (policy.Evidence, error) {
 	r.enter(PhaseEvidence, "Gathering the evidence that nobody needs the retiring key.")
-	late := workflow.Now(r.ctx).Add(r.credential.QuietWindow.Std() + time.Hour)
-	shown := ""
-	for n := 1; ; n++ {
+	if r.Gathering == nil {
+		r.Gathering = &Gathering{Late: workflow.Now(r.ctx).Add(r.credential.QuietWindow.Std() + time.Hour)}
+	}
+	g := r.Gathering
+	if g.Lacked != "" { // in the run before
+		r.waitForEvidence()
+	}
+	for {
 		var e policy.Evidence
-		input := activities.EvidenceInput{Rotation: *r.acting(), Shown: shown, Late: late}
+		input := activities.EvidenceInput{Rotation: *r.acting(), Shown: g.Lacked, Late: g.Late}
 		if err := r.step(gathering(r.credential), act.GatherEvidence, &input, &e); err != nil {
 			return e, err
 		}
-		r.status.Evidence = &e
+		r.Status.Evidence = &e
 		if e.Complete {
-			r.report.EvidenceDigest = e.Digest
+			r.Gathering, r.Report.EvidenceDigest = nil, e.Digest
 			r.note("evidence complete: %s", e.Describe())
 			return e, nil
 		}
-		r.findable(PhaseEvidence)
-		if e.Lacks() == shown { // so it returned because it is late
+		if e.Lacks() == g.Lacked { // so it returned because it is late
 			r.tell(notifyAlert, "reminder", "The retiring key is still needed",
-				"The evidence for revoking it has been incomplete for longer than its quiet window. See what it lacks with: keyturn status "+r.status.Credential)
-			late = time.Time{}
+				"The evidence for revoking it has been incomplete for longer than its quiet window. See what it lacks with: keyturn status "+r.Status.Credential)
+			g.Late = time.Time{}
 		}
-		shown = e.Lacks()
-		var missing []string
-		for _, d := range e.Missing {
-			missing = append(missing, d.Message)
-		}
-		r.happened(audit.EvidenceMissing, map[string]string{"missing": strings.Join(missing, "; ")})
-		r.waitFor(strings.Join(missing, "; "), "whoever runs the consumers named; or: rollback")
-		if n >= evidenceChanges {
+		g.Lacked, g.Changes = e.Lacks(), g.Changes+1
+		r.happened(audit.EvidenceMissing, map[string]string{"missing": r.waitForEvidence()})
+		if g.Changes >= evidenceChanges {
 			next := workflow.Now(r.ctx).Add(time.Hour)
 			if err := r.wait("evidence flaps", func() time.Time { return next }, nil); err != nil {
 				return e, err
 			}
 		}
 	}
+}
+
+// waitForEvidence says what the evidence lacks.
+func (r *rotation) waitForEvidence() (missing string) {
+	var messages []string
+	if r.Status.Evidence != nil {
+		for _, d := range r.Status.Evidence.Missing {
+			messages = append(messages, d.Message)
+		}
+	}
+	missing = strings.Join(messages, "; ")
+	r.findable(PhaseEvidence)
+	r.waitFor(missing, "whoever runs the consumers named; or: rollback")
+	return missing
 }

@@ -14,29 +14,36 @@ import (
 )
 
 // soak watches a wave that has the incoming key. Where an error budget guards that, the wave is held until there were as many
-// requests as the budget needs to say something, or until people let it go on without. signals are what is counted from; waves that
-// were delivered to before that was so have none, and are not held.
-func (r *rotation) soak(i int, w policy.Wave, signals []policy.Readings) error {
-	end := workflow.Now(r.ctx).Add(w.Soak.Std())
+// requests as the budget needs to say something, or until people let it go on without. Waves that were delivered to before that
+// was so have no signals to count from, and are not held.
+func (r *rotation) soak(i int, w policy.Wave) error {
+	end := r.Soak.Since.Add(w.Soak.Std())
 	r.waitFor("the wave's soak", "time; or: rollback")
-	if err := r.wait("soak of wave "+w.Name, func() time.Time { return end }, nil); err != nil || len(signals) == 0 {
+	if err := r.wait("soak of wave "+w.Name, func() time.Time { return end }, nil); err != nil || len(r.Soak.Signals) == 0 {
 		return err
 	}
-	var had policy.Decision
-	err := counting.start(r.ctx, r.queue, act.HadTraffic, activities.TrafficInput{Rotation: *r.subject(), Signals: signals}).Get(r.ctx, &had)
-	if err == nil && had.OK {
-		return nil
+	if r.Soak.Held.IsZero() {
+		var had policy.Decision
+		err := counting.start(r.ctx, r.Queue, act.HadTraffic, activities.TrafficInput{Rotation: *r.subject(), Signals: r.Soak.Signals}).Get(r.ctx, &had)
+		if err == nil && had.OK {
+			return nil
+		}
+		r.Status.Waves[i].State, r.Soak.Held = waveHeld, workflow.Now(r.ctx)
+		r.note("held: %s", tooFew(w, r.credential.ErrorBudget))
 	}
-	r.status.Waves[i].State = waveHeld
 	return r.holdForTraffic(w)
+}
+
+// tooFew is why a wave is held.
+func tooFew(w policy.Wave, b *inventory.ErrorBudget) string {
+	return fmt.Sprintf("wave %s had fewer than the %d requests that the error budget needs to say something", w.Name, b.MinTotal)
 }
 
 // holdForTraffic waits past the soak. After the longest hold it asks people, until they decide or there were enough requests.
 func (r *rotation) holdForTraffic(w policy.Wave) error {
 	b := r.credential.ErrorBudget
-	until := workflow.Now(r.ctx).Add(cmp.Or(b.MaxHold, inventory.DefaultMaxHold).Std())
-	why := fmt.Sprintf("wave %s had fewer than the %d requests that the error budget needs to say something", w.Name, b.MinTotal)
-	r.note("held: %s", why)
+	until := r.Soak.Held.Add(cmp.Or(b.MaxHold, inventory.DefaultMaxHold).Std())
+	why := tooFew(w, b)
 	enough, stop := r.awaitTraffic()
 	defer stop()
 	for !enough() {
@@ -67,7 +74,7 @@ func (r *rotation) awaitTraffic() (enough func() bool, stop func()) {
 	had := false
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	workflow.Go(ctx, func(ctx workflow.Context) {
-		had = awaitingTraffic(r.credential).start(ctx, r.queue, act.AwaitTraffic, r.subject()).Get(ctx, nil) == nil
+		had = awaitingTraffic(r.credential).start(ctx, r.Queue, act.AwaitTraffic, r.subject()).Get(ctx, nil) == nil
 	})
 	return func() bool { return had }, cancel
 }

@@ -22,43 +22,41 @@ func (r *rotation) soakDisabled() (enabled bool, err error) {
 	var seen policy.Decision
 	stop := r.watchDisabled(&seen)
 	missed := func() bool { return seen.Reason == policy.RetiringMissed }
-	err = r.wait("soak after disabling", func() time.Time { return end }, func() bool { return missed() || !r.disabled })
+	err = r.wait("soak after disabling", func() time.Time { return end }, func() bool { return missed() || !r.Disabled })
 	if err == nil {
 		err = r.safePoint() // a breach may have come with the end
 	}
-	if err == nil && r.disabled && !missed() {
+	if err == nil && r.Disabled && !missed() {
 		return false, nil // the watch goes on to the end of the run: to cancel it would add to the history
 	}
 	stop()
-	if err != nil || !r.disabled {
-		return !r.disabled, err
+	if err != nil || !r.Disabled {
+		return !r.Disabled, err
 	}
 	r.note("watch: %s", seen.Message)
 	r.tell(notifyAlert, "missed", "The retiring key is still needed", seen.Message+". It is enabled again, and stays so until it was quiet.")
-	if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
+	if err := r.enable(); err != nil {
 		return true, err
 	}
-	r.disabled = false
-	r.became(RoleRetiring, KeyPrevious)
-	r.note("enabled key %s again", r.status.Retiring.KeyID)
+	r.note("enabled key %s again", r.Status.Retiring.KeyID)
 	return true, nil
 }
 
 // watchDisabled sets the decision once somebody misses the disabled key, until it is stopped.
 func (r *rotation) watchDisabled(seen *policy.Decision) (stop func()) {
-	if !r.plan.TellsMissed {
+	if !r.Plan.TellsMissed {
 		return func() {}
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		for told := false; ; {
 			var d policy.Decision
-			err := watchingDisabled(r.credential).start(ctx, r.queue, act.AwaitMissed, r.subject()).Get(ctx, &d)
+			err := watchingDisabled(r.credential).start(ctx, r.Queue, act.AwaitMissed, r.subject()).Get(ctx, &d)
 			if err == nil && d.Reason == policy.RetiringMissed && ctx.Err() == nil {
 				*seen = d
 				r.enableMissed(ctx)
 			}
-			if err == nil || ctx.Err() != nil || r.status.Phase != PhaseDisableSoak {
+			if err == nil || ctx.Err() != nil || r.Status.Phase != PhaseDisableSoak {
 				return
 			}
 			if r.note("not watching whether the disabled key is missed: %s", cause(err)); !told {
@@ -80,31 +78,15 @@ const missedAgain = 10 * time.Minute
 // enableMissed enables the key at once, also while the rotation is paused, but never one that an incident has exposed. What
 // follows of it the soak does, with this step again; it ends now, and this must not.
 func (r *rotation) enableMissed(ctx workflow.Context) {
-	if r.status.Phase != PhaseDisableSoak || r.turn != nil && r.turn.outcome == Superseded {
+	if r.Status.Phase != PhaseDisableSoak || r.Turn != nil && r.Turn.Outcome == Superseded {
 		return
 	}
 	r.background.Add(1)
 	defer r.background.Done()
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	if err := enabling.start(own, r.queue, act.Enable, r.subject()).Get(own, nil); err != nil {
+	if err := enabling.start(own, r.Queue, act.Enable, r.subject()).Get(own, nil); err != nil {
 		r.note("the missed key is not enabled yet: %s", cause(err))
 		return
 	}
 	r.became(RoleRetiring, KeyPrevious)
-}
-
-// enableInPause enables the key that a breach found disabled: what broke may be what misses it. It reports what it did in
-// the timeline; of rotations that began before it did that, it does nothing.
-func (r *rotation) enableInPause() error {
-	if r.status.Phase != PhaseDisableSoak || !r.disabled || workflow.GetVersion(r.ctx, "pause-enables", workflow.DefaultVersion, 1) < 1 {
-		return nil
-	}
-	breach := r.breach
-	if err := r.stepInPause(enabling, act.Enable, r.acting()); err != nil {
-		return err
-	}
-	r.breach, r.disabled = breach, false
-	r.became(RoleRetiring, KeyPrevious)
-	r.note("enabled key %s again, until its evidence is gathered anew", r.status.Retiring.KeyID)
-	return nil
 }

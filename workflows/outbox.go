@@ -12,10 +12,10 @@ import (
 	"github.com/keyturn/keyturn/internal/outside"
 )
 
-// outbox has the events that the workflow saw and that no audit record is known to have. They go along with what is done
+// Outbox has the events that the workflow saw and that no audit record is known to have. They go along with what is done
 // next, and leave once that has ended well: what failed or was cancelled may not have written them. A record that gets one
 // twice has it once, by its ID.
-type outbox struct {
+type Outbox struct {
 	events []audit.Event
 	size   int // of all of them as they travel, in bytes
 }
@@ -35,9 +35,26 @@ func size(v any) int {
 	return len(text)
 }
 
-func (o *outbox) isEmpty() bool { return len(o.events) == 0 }
+func (o *Outbox) isEmpty() bool { return len(o.events) == 0 }
 
-func (o *outbox) add(events ...audit.Event) {
+// IsZero tells encoding/json to leave out an empty one.
+func (o Outbox) IsZero() bool { return o.isEmpty() }
+
+// MarshalJSON writes the events alone.
+func (o Outbox) MarshalJSON() ([]byte, error) { return json.Marshal(o.events) }
+
+// UnmarshalJSON reads the events.
+func (o *Outbox) UnmarshalJSON(text []byte) error {
+	var events []audit.Event
+	if err := json.Unmarshal(text, &events); err != nil {
+		return err
+	}
+	*o = Outbox{}
+	o.add(events...)
+	return nil
+}
+
+func (o *Outbox) add(events ...audit.Event) {
 	o.events = append(o.events, events...)
 	for _, e := range events {
 		o.size += size(e)
@@ -45,12 +62,12 @@ func (o *outbox) add(events ...audit.Event) {
 }
 
 // crowded tells whether more waits than goes along with one activity.
-func (o *outbox) crowded() bool {
+func (o *Outbox) crowded() bool {
 	return len(o.events) > maxAlong || o.size > maxAlongSize && len(o.events) > 1
 }
 
 // along are the first events, as many as go along with one activity: at least one, if there is one.
-func (o *outbox) along() []audit.Event {
+func (o *Outbox) along() []audit.Event {
 	if !o.crowded() {
 		return slices.Clone(o.events)
 	}
@@ -64,7 +81,7 @@ func (o *outbox) along() []audit.Event {
 }
 
 // written takes out what a record has.
-func (o *outbox) written(events []audit.Event) {
+func (o *Outbox) written(events []audit.Event) {
 	ids := make(map[string]bool, len(events))
 	for _, e := range events {
 		ids[e.ID] = true
@@ -79,13 +96,13 @@ func (o *outbox) written(events []audit.Event) {
 
 // happened adds an event that no activity sees by itself to the audit record.
 func (r *rotation) happened(t audit.Type, detail map[string]string) {
-	r.numbered++
+	r.Numbered++
 	for _, name := range workflow.DeterministicKeys(detail) {
 		detail[name] = outside.Text(detail[name], 4*outside.MaxText)
 	}
-	r.outbox.add(audit.Event{
-		ID:   fmt.Sprintf("%s/%s/%d", r.id, t, r.numbered),
-		Time: workflow.Now(r.ctx).UTC(), Type: t, Credential: r.status.Credential, Rotation: r.id,
+	r.Outbox.add(audit.Event{
+		ID:   fmt.Sprintf("%s/%s/%d", r.Status.Rotation, t, r.Numbered),
+		Time: workflow.Now(r.ctx).UTC(), Type: t, Credential: r.Status.Credential, Rotation: r.Status.Rotation,
 		Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, Actor: "workflow", Detail: detail,
 	})
 }
@@ -93,24 +110,24 @@ func (r *rotation) happened(t audit.Type, detail map[string]string) {
 // acknowledge takes the events out of the outbox that went along with what has ended well.
 func (r *rotation) acknowledge(input any) {
 	if in, ok := input.(interface{ Along() []audit.Event }); ok {
-		r.outbox.written(in.Along())
+		r.Outbox.written(in.Along())
 	}
 }
 
 // log writes what fits into one message to the audit record, by itself.
 func (r *rotation) log() error {
-	batch := r.outbox.along()
+	batch := r.Outbox.along()
 	if err := r.run(logging, act.Log, batch, nil); err != nil {
 		r.notice("could not %s: %s", logging.summary, cause(err))
 		return err
 	}
-	r.outbox.written(batch)
+	r.Outbox.written(batch)
 	return nil
 }
 
 // flush writes what is more than can go along. What it cannot write stays, and is tried again with what comes next.
 func (r *rotation) flush() {
-	for r.outbox.crowded() && r.bounded() && r.log() == nil {
+	for r.Outbox.crowded() && r.bounded() && r.log() == nil {
 	}
 }
 
@@ -126,7 +143,7 @@ func (r *rotation) write(enough func() bool) {
 		if !told {
 			told = true
 			r.tell(notifyAlert, "unrecorded", "The audit record cannot be written",
-				fmt.Sprintf("The run has come to its end, and %d events of it are not in the audit record: %s. It is tried again and again, until they are.", len(r.outbox.events), cause(err)))
+				fmt.Sprintf("The run has come to its end, and %d events of it are not in the audit record: %s. It is tried again and again, until they are.", len(r.Outbox.events), cause(err)))
 		}
 		r.waitFor("the audit record to be written: "+cause(err), "whoever keeps the worker's audit record; it is tried again by itself")
 		if workflow.Sleep(r.ctx, pause) != nil {

@@ -1,11 +1,9 @@
 package workflows
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
 
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
@@ -32,12 +30,12 @@ var requests = []struct {
 
 // listen takes requests, and the news of an incident, until the run has ended.
 func (r *rotation) listen(ctx workflow.Context) error {
-	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (Status, error) { return r.status, nil },
+	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (Status, error) { return r.shown(), nil },
 		workflow.QueryHandlerOptions{Description: "Where the rotation stands, what it waits for, and who can unblock it"})
 	if err != nil {
 		return err
 	}
-	err = workflow.SetQueryHandlerWithOptions(ctx, PlanName, func() (policy.Plan, error) { return r.plan, nil },
+	err = workflow.SetQueryHandlerWithOptions(ctx, PlanName, func() (policy.Plan, error) { return r.Plan, nil },
 		workflow.QueryHandlerOptions{Description: "The plan that the rotation follows"})
 	if err != nil {
 		return err
@@ -60,7 +58,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 				return err
 			}
 			if req.ID == "" {
-				req.ID = fmt.Sprintf("signal/%d", r.numbered)
+				req.ID = fmt.Sprintf("signal/%d", r.Numbered)
 			}
 			if v := r.decide(q.action, req, r.prove(ctx, req)); !v.Accepted {
 				r.notice("%s by signal was not taken: %s", q.action, v.Message)
@@ -99,7 +97,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 	}
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		ctx.Done().Receive(ctx, nil)
-		if ctx.Err() != nil && !r.over {
+		if ctx.Err() != nil && !r.over() {
 			if v := r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"}, nil); !v.Accepted {
 				r.notice("the run was cancelled, which was not taken: %s", v.Message)
 			}
@@ -116,7 +114,7 @@ func (r *rotation) placed(action policy.Action) func(workflow.Context, policy.Re
 		if nonce := req.Nonce(); nonce != "" {
 			id = "signed/" + nonce
 		}
-		if _, known := r.verdicts[id]; known {
+		if _, known := r.verdict(id); known {
 			return nil
 		}
 		v := policy.Misplaced(action, req, r.standpoint())
@@ -140,7 +138,7 @@ func (r *rotation) receive(ctx workflow.Context, name, description string, handl
 		for {
 			var payload converter.RawValue
 			signals.Receive(ctx, &payload)
-			r.numbered++
+			r.Numbered++
 			r.requested()
 			r.background.Add(1)
 			if err := handle(ctx, payload); err != nil {
@@ -157,25 +155,37 @@ func (r *rotation) requested() {
 	r.measure()
 }
 
-// What a run remembers and reports of decisions.
+// What a rotation remembers of decisions, and how many of them it reports.
 const (
-	maxVerdicts     = 200
+	maxVerdicts     = 1000
 	maxVerdictsSize = 256 << 10
+	maxReported     = 200
 )
 
-// remember keeps a verdict, so that a repeated decision gets it again. Past the bounds the oldest refusals go, and only then
-// what was carried out.
+// remember keeps a verdict, so that a repeated decision gets it again.
 func (r *rotation) remember(v policy.Verdict) {
-	r.verdicts[v.ID] = v
-	all := slices.Concat(r.report.Verdicts, []policy.Verdict{v})
+	r.Verdicts = append(r.Verdicts, v)
 	r.remembered += size(v)
-	for len(all) > maxVerdicts || r.remembered > maxVerdictsSize && len(all) > 1 {
-		oldest := max(0, slices.IndexFunc(all, func(v policy.Verdict) bool { return !v.Accepted }))
-		r.remembered -= size(all[oldest])
-		delete(r.verdicts, all[oldest].ID)
-		all = slices.Delete(all, oldest, oldest+1)
+	for len(r.Verdicts) > maxVerdicts || r.remembered > maxVerdictsSize && len(r.Verdicts) > 1 {
+		i := leastWanted(r.Verdicts)
+		r.remembered -= size(r.Verdicts[i])
+		r.Verdicts = slices.Delete(r.Verdicts, i, i+1)
 	}
-	r.report.Verdicts = all
+}
+
+// reported are the verdicts that a report has room for.
+func reported(verdicts []policy.Verdict) []policy.Verdict {
+	verdicts = slices.Clone(verdicts)
+	for len(verdicts) > maxReported {
+		i := leastWanted(verdicts)
+		verdicts = slices.Delete(verdicts, i, i+1)
+	}
+	return verdicts
+}
+
+// leastWanted is the verdict that goes first where there is no room: the oldest refusals do, and only then what was carried out.
+func leastWanted(verdicts []policy.Verdict) int {
+	return max(0, slices.IndexFunc(verdicts, func(v policy.Verdict) bool { return !v.Accepted }))
 }
 
 // decide judges a request, whichever way it came, and does what an accepted one asks for. The same ID
@@ -184,7 +194,7 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 	if proof != nil && proof.Problem == "" {
 		req.ID = "signed/" + proof.Request.Nonce // however often and under whatever names it is sent
 	}
-	if v, known := r.verdicts[req.ID]; known {
+	if v, known := r.verdict(req.ID); known {
 		return v
 	}
 	v := policy.Judge(action, req, proof, r.standpoint())
@@ -204,22 +214,22 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 func (r *rotation) standpoint() policy.Standpoint {
 	info := workflow.GetInfo(r.ctx)
 	s := policy.Standpoint{
-		Now: workflow.Now(r.ctx), Gate: r.status.Gate,
+		Now: workflow.Now(r.ctx), Gate: r.Status.Gate,
 		Here: policy.Bound{
 			Namespace: info.Namespace, Workflow: info.WorkflowExecution.ID, Run: info.WorkflowExecution.RunID,
-			Rotation: r.id, Retiring: r.status.Retiring.KeyID, Incoming: r.status.Incoming.KeyID,
+			Rotation: r.Status.Rotation, Retiring: r.Status.Retiring.KeyID, Incoming: r.Status.Incoming.KeyID,
 		},
-		Disabled: r.disabled, Revoke: r.credential.Approvals.Revoke,
-		InOverlap: r.status.Phase == PhaseOverlap, OverlapEnds: r.overlapEnds, LatestEnd: r.lastOverlapEnd,
-		NoWayBack: r.noWayBack(),
+		Disabled: r.Disabled, Revoke: r.credential.Approvals.Revoke,
+		InOverlap: r.Status.Phase == PhaseOverlap, OverlapEnds: r.OverlapEnds, LatestEnd: r.lastOverlapEnd,
+		NoWayBack: r.noWayBack(workflow.Now(r.ctx)),
 	}
 	switch {
-	case r.over || r.status.Phase == PhaseRecord:
+	case r.over() || r.Status.Phase == PhaseRecord:
 		s.NoWayBack = "the rotation has ended"
-	case r.rollingBack:
+	case r.rollingBack():
 		s.NoWayBack = "it is turning back already"
-	case r.turn != nil && r.turn.outcome == Superseded:
-		s.NoWayBack = r.turn.message
+	case r.Turn != nil && r.Turn.Outcome == Superseded:
+		s.NoWayBack = r.Turn.Message
 	}
 	return s
 }
@@ -266,7 +276,7 @@ func (r *rotation) proveAll(ctx workflow.Context) {
 			input.Decisions = append(input.Decisions, u.decision)
 		}
 		var proofs []policy.Proof
-		err := proving.start(ctx, r.queue, act.Prove, input).Get(ctx, &proofs)
+		err := proving.start(ctx, r.Queue, act.Prove, input).Get(ctx, &proofs)
 		for i, u := range batch {
 			switch {
 			case err != nil:
@@ -281,49 +291,18 @@ func (r *rotation) proveAll(ctx workflow.Context) {
 	}
 }
 
-// Resign is the action of signing a held rotation's spec anew.
-const Resign policy.Action = "resign"
-
-// resign takes another signature of the very same spec, once a worker trusts it.
-func (r *rotation) resign(ctx workflow.Context, s inventory.SignedSpec) policy.Verdict {
-	if !r.holding {
-		return notHeld(workflow.Now(ctx))
-	}
-	v := policy.Verdict{Action: Resign, At: workflow.Now(ctx)}
-	theirs, err := signed.Canonical(s.Body)
-	ours, ownErr := signed.Canonical(r.in.Spec.Body)
-	if err != nil || ownErr != nil || !bytes.Equal(theirs, ours) {
-		v.Reason, v.Message = policy.OtherRotation, "it is not the spec that this rotation follows"
-		return v
-	}
-	var accepted activities.Accepted
-	if err := accepting.start(ctx, r.queue, act.Recognise, s).Get(ctx, &accepted); err != nil {
-		v.Reason, v.Message = policy.SignatureBad, "the signature is not taken: "+cause(err)
-		return v
-	}
-	r.in.Spec, r.resigned = s, true
-	v.Accepted, v.Reason, v.By, v.Verified = true, policy.Accepted, accepted.Signer, true
-	v.Message = "the rotation goes on"
-	r.note("%s signed the spec anew", accepted.Signer)
-	return v
-}
-
-func notHeld(now time.Time) policy.Verdict {
-	return policy.Verdict{Action: Resign, At: now, Reason: policy.WrongPhase, Message: "the rotation is not held: its spec is trusted"}
-}
-
 // carryOut does what an accepted verdict means.
 func (r *rotation) carryOut(v policy.Verdict) {
 	by := v.Person()
 	switch v.Action {
 	case policy.Approve:
-		r.status.Gate.Approvals = append(r.status.Gate.Approvals, v)
+		r.Status.Gate.Approvals = append(r.Status.Gate.Approvals, v)
 		r.note("%s approved the %s gate", by, v.Gate)
 	case policy.Reject:
 		r.note("%s rejected the %s gate: %s", by, v.Gate, v.Why)
 		r.wantBack(RejectedByPerson, "%s rejected the %s gate: %s", by, v.Gate, v.Why)
 	case policy.Extend:
-		r.overlapEnds = r.overlapEnds.Add(v.Extension.Std())
+		r.OverlapEnds = r.OverlapEnds.Add(v.Extension.Std())
 		r.note("%s extended the overlap by %s", by, v.Extension)
 		r.happened(audit.OverlapExtended, map[string]string{"by": by, "extension": v.Extension.String()})
 	case policy.Rollback:
@@ -332,27 +311,13 @@ func (r *rotation) carryOut(v policy.Verdict) {
 	}
 }
 
-// wantBack turns the rotation back at its next safe point, unless it is turned already: an incident most of all is not undone.
-func (r *rotation) wantBack(reason policy.Reason, format string, args ...any) {
-	if r.turn == nil {
-		r.turn = turnedBack(reason, format, args...)
-	}
-}
-
-// Reasons of turns that people or incidents make.
-const (
-	RejectedByPerson policy.Reason = "rejected"
-	AskedByPerson    policy.Reason = "asked"
-	Exposed          policy.Reason = "exposed"
-)
-
 // compromised stops the routine way at the next safe point, a rollback too: an exposed key must not be
 // brought back. The incident's emergency goes on from what is true then.
 func (r *rotation) compromised(c Compromised) {
 	r.note("incident %s: %s", c.Incident, c.Reason)
 	r.happened(audit.TakenOver, map[string]string{"incident": c.Incident, "reason": c.Reason})
-	if !r.over {
-		r.turn = turnTo(Superseded, Exposed, "Superseded by %s: %s", c.Incident, c.Reason)
+	if !r.over() {
+		r.Turn = turnTo(Superseded, Exposed, "Superseded by %s: %s", c.Incident, c.Reason)
 	}
 }
 
@@ -360,13 +325,13 @@ func (r *rotation) compromised(c Compromised) {
 // are done: a run that ended earlier would lose them.
 func (r *rotation) drain() {
 	for {
-		before := r.numbered
+		before := r.Numbered
 		// Giving way once lets every receiver take what has arrived for it.
 		gaveWay := false
 		workflow.Go(r.ctx, func(workflow.Context) { gaveWay = true })
 		_ = workflow.Await(r.ctx, func() bool { return gaveWay && workflow.AllHandlersFinished(r.ctx) })
 		r.background.Wait(r.ctx)
-		if before == r.numbered {
+		if before == r.Numbered {
 			return
 		}
 	}

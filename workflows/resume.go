@@ -9,21 +9,19 @@ import (
 // takeUp goes on with a rotation that did not end. What it did is what Inspect has found; each step that follows judges by
 // facts of its own.
 func (r *rotation) takeUp(u policy.Resume) {
-	r.delivered = u.Delivered
 	if !u.Promoted() {
 		r.note("going on with rotation %s, which did not end: its key %s is minted, stored as PENDING and works", u.Rotation, u.Incoming.KeyID)
 		return
 	}
 	r.note("going on with rotation %s, which did not end: its key %s is CURRENT", u.Rotation, u.Incoming.KeyID)
-	r.delivered, r.promoted, r.disabled = true, true, u.Disabled
-	r.overlapEnds = r.lastOverlapEnd(u.PromotedAt.Add((r.credential.LongestCache() + r.credential.Overlap).Std()))
-	r.status.NoWayBack = r.onlyForward()
+	r.Promoted, r.Disabled = true, u.Disabled
+	r.OverlapEnds = r.lastOverlapEnd(u.PromotedAt.Add((r.credential.LongestCache() + r.credential.Overlap).Std()))
 	if u.Retiring != nil {
 		r.became(RoleRetiring, map[bool]KeyState{false: KeyPrevious, true: KeyDisabled}[u.Disabled])
 	}
-	for i, w := range r.plan.Waves {
-		if r.plan.Passed(w) {
-			r.status.Waves[i].State = wavePassed
+	for i, w := range r.Plan.Waves {
+		if r.Plan.Passed(w) {
+			r.Status.Waves[i].State = wavePassed
 		}
 	}
 }
@@ -31,12 +29,12 @@ func (r *rotation) takeUp(u policy.Resume) {
 // didBefore tells whether the rotation that this one goes on with has done a part: all up to promotion, once its key is CURRENT.
 // Only that the key is this one's now is left of issuing.
 func (r *rotation) didBefore(part string) bool {
-	return r.plan.Resume != nil && r.plan.Resume.Promoted() && slices.Contains([]string{partSignoff, partDeliver, partPromote}, part)
+	return r.Plan.Resume != nil && r.Plan.Resume.Promoted() && slices.Contains([]string{partSignoff, partDeliver, partPromote}, part)
 }
 
 // issuing says what the run does to have an incoming key.
 func (r *rotation) issuing() string {
-	if u := r.plan.Resume; u != nil {
+	if u := r.Plan.Resume; u != nil {
 		return "Going on with key " + u.Incoming.KeyID + " of a rotation that did not end."
 	}
 	return "Minting the incoming key, storing it as PENDING, and seeing that it works."

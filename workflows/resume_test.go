@@ -3,14 +3,12 @@ package workflows_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/workflow"
 
-	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -54,31 +52,13 @@ func (l *lostOutbound) ExecuteActivity(ctx workflow.Context, name string, args .
 	return l.Next.ExecuteActivity(ctx, name, args...)
 }
 
-// runAs runs a rotation over the World as it is, with traffic and somebody who approves. One that is lost has no report.
-func (s *stage) runAs(l *lost) (workflows.Report, error) {
-	now := s.env.Now()
-	s.env = temporaltest.NewEnvironment(l)
-	s.env.SetStartTime(now)
-	s.clock.Store(s.env)
-	s.prepare()
-	s.traffic(3 * time.Hour)
-	s.approve()
-	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: s.spec()})
-	require.True(s.t, s.env.IsWorkflowCompleted())
-	var report workflows.Report
-	err := s.env.GetWorkflowError()
-	if err == nil {
-		err = s.env.GetWorkflowResult(&report)
-	}
-	return report, err
-}
-
 // A rotation that is lost at any of its activities, or is reset to before its first one, is gone on with by the next run: no
 // second key is minted, nobody is refused, nothing is left over.
 func TestTheNextRunGoesOnFromWhereOneWasLost(t *testing.T) {
 	t.Parallel()
-	whole := &lost{id: "first"}
-	_, err := newStage(t).runAs(whole)
+	whole, s := &lost{id: "first"}, newStage(t)
+	s.coarse()
+	_, err := s.over(workflows.RotationInput{Spec: s.spec()}, whole)
 	require.NoError(t, err)
 	require.Greater(t, whole.n, 10)
 	for how, id := range map[string]string{"terminated, and begun again": "second", "reset": "first"} {
@@ -86,9 +66,10 @@ func TestTheNextRunGoesOnFromWhereOneWasLost(t *testing.T) {
 			t.Run(fmt.Sprintf("%s at activity %d", how, at), func(t *testing.T) {
 				t.Parallel()
 				s := newStage(t)
-				_, err := s.runAs(&lost{id: "first", at: at})
+				s.coarse()
+				_, err := s.over(workflows.RotationInput{Spec: s.spec()}, &lost{id: "first", at: at})
 				require.ErrorContains(t, err, "the run is lost before ")
-				report, err := s.runAs(&lost{id: id})
+				report, err := s.over(workflows.RotationInput{Spec: s.spec()}, &lost{id: id})
 				require.NoError(t, err)
 				assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 				assert.Empty(t, report.Debt)

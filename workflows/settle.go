@@ -12,12 +12,7 @@ import (
 // It mints and delivers nothing. Nobody decides in time: it ends, since a rotation may be due, and the next sweep
 // opens the gate again.
 func (r *rotation) settle() error {
-	for _, phase := range []func() error{r.inspectDebt, r.revokeDebt} {
-		if err := phase(); err != nil {
-			return r.leaveDebt(err)
-		}
-	}
-	return nil
+	return r.through([]phase{{"inspect", r.inspectDebt}, {partRevoke, r.revokeDebt}}, r.leaveDebt)
 }
 
 // inspectDebt finds the retired key and the one that everybody uses.
@@ -31,22 +26,27 @@ func (r *rotation) inspectDebt() error {
 	if err := r.ask(inspecting, act.InspectDebt, subject, &s); err != nil {
 		return refusal(err, "issuer or store could not be looked at")
 	}
-	r.plan, r.debtDisabled = s.Plan, s.Disabled
+	r.Plan, r.FoundDisabled = s.Plan, s.Disabled
 	if s.Plan.Refused() {
 		first := s.Plan.Refusals[0]
 		r.happened(audit.PlanRefused, map[string]string{"reason": string(first.Reason), "message": first.Message})
 		return refused(first.Reason, "%s", first.Message)
 	}
-	r.status.Retiring, r.status.Incoming = *s.Plan.Retiring, s.Current
+	r.Status.Retiring, r.Status.Incoming = *s.Plan.Retiring, s.Current
 	r.became(RoleIncoming, KeyCurrent)
 	r.became(RoleRetiring, map[bool]KeyState{false: KeyPrevious, true: KeyDisabled}[s.Disabled])
-	r.happened(audit.PlanMade, map[string]string{"retiring": r.status.Retiring.KeyID, "settles": "a retired key that was left alive"})
-	r.note("the retired key %s was left alive beside %s", r.status.Retiring.KeyID, r.status.Incoming.KeyID)
+	r.happened(audit.PlanMade, map[string]string{"retiring": r.Status.Retiring.KeyID, "settles": "a retired key that was left alive"})
+	r.note("the retired key %s was left alive beside %s", r.Status.Retiring.KeyID, r.Status.Incoming.KeyID)
 	return nil
 }
 
 // revokeDebt takes the retired key away, on evidence and approval.
 func (r *rotation) revokeDebt() error {
+	if !r.FoundDisabled {
+		if err := r.enableUntilApproved(); err != nil {
+			return err
+		}
+	}
 	evidence, err := r.evidence()
 	if err != nil {
 		return err
@@ -58,7 +58,6 @@ func (r *rotation) revokeDebt() error {
 	if err != nil {
 		return err
 	}
-	r.changed = true
 	r.startWatch()
 	gone, err := r.disableAndDestroy(approvals)
 	if err == nil && !gone {
@@ -70,22 +69,33 @@ func (r *rotation) revokeDebt() error {
 // leaveDebt ends the run with the retired key as it was found. There is nothing to deliver: everybody has the key
 // in CURRENT.
 func (r *rotation) leaveDebt(err error) error {
+	if errors.Is(err, errFull) {
+		return err
+	}
 	t := asTurn(err)
 	switch {
-	case t.outcome == Superseded, t.outcome == Refused:
+	case t.Outcome == Superseded, t.Outcome == Refused:
 		return t
-	case !r.changed:
-		return refused(t.reason, "%s; nothing was changed", t.message)
+	case !r.changed():
+		return refused(t.Reason, "%s; nothing was changed", t.Message)
 	}
 	r.stopWatch()
-	r.rollingBack = true
-	r.enter(PhaseRollback, "Leaving the retired key as it was: "+t.message)
-	r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.reason), "message": t.message})
-	if r.disabled && !r.debtDisabled {
+	if !r.rollingBack() { // else the run before began it
+		r.enter(PhaseRollback, "Leaving the retired key as it was: "+t.Message)
+		r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.Reason), "message": t.Message})
+	}
+	if r.Turn == nil {
+		r.Turn = t
+	}
+	if r.Disabled && !r.FoundDisabled {
 		err := r.insist("Enabling the retired key again", func() error { return r.run(enabling, act.Enable, r.acting(), nil) })
-		if err != nil {
-			return failed(t.reason, "%s. The retired key %s could not be enabled again: %s", t.message, r.status.Retiring.KeyID, cause(err))
+		if errors.Is(err, errFull) {
+			return err
 		}
+		if err != nil {
+			return failed(t.Reason, "%s. The retired key %s could not be enabled again: %s", t.Message, r.Status.Retiring.KeyID, cause(err))
+		}
+		r.Disabled = false
 		r.became(RoleRetiring, KeyPrevious)
 	}
 	return t

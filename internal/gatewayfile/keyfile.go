@@ -1,7 +1,7 @@
 // Package gatewayfile has the two files that keyturn and gateways share. The key file is written by the issuer and read by
 // gateways, the usage file is written by gateways and read by the issuer. docs/gateway.md has their formats.
 //
-// Package gateway, which gateways embed, is built on it, so it needs the standard library alone.
+// Package gateway, which gateways embed, is built on it, so it needs the standard library and file locks alone.
 package gatewayfile
 
 import (

@@ -1,0 +1,113 @@
+package workflows_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+func TestPauseOnBreach(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachPause}
+	s.answers["Watch"] = func(n int) (any, error) {
+		if n == 2 {
+			return no(policy.BudgetBreached), nil
+		}
+		return nil, nil
+	}
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Contains(t, s.asked, "await health")
+}
+
+// What nobody knows the harm of, and what turning back would make worse, is for people: it turns nothing back.
+func TestAPauseForPeople(t *testing.T) {
+	t.Parallel()
+	for _, reason := range []policy.Reason{policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled, policy.RetiringGone} {
+		t.Run(string(reason), func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachRollback}
+			told := false
+			s.answers["Watch"] = func(int) (any, error) {
+				if !told && s.has("promote") {
+					told = true
+					return no(reason), nil
+				}
+				return nil, nil
+			}
+			s.approveAt(atGate)
+			report := s.run()
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			assert.True(t, s.has("await health"))
+			paused := slices.IndexFunc(s.notes, func(n activities.NotifyInput) bool { return n.What == "paused" })
+			require.GreaterOrEqual(t, paused, 0)
+			assert.Equal(t, "because of "+string(reason), s.notes[paused].Body)
+			last := s.watched[len(s.watched)-1]
+			assert.Equal(t, reason == policy.RetiringGone, last == "", "what is gone for good is told once")
+		})
+	}
+}
+
+func TestARotationWithoutBudgetAndChecksIsWatchedToo(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.Consumers[0].Check = nil
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Positive(t, s.called("Watch"))
+}
+
+// What breaks while the key is disabled may be what misses it: it is enabled before anything else, and whoever approved
+// decides anew, on evidence gathered anew.
+func TestAPauseInTheDisableSoakEnablesTheKey(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]workflows.Outcome{
+		"all is well again, and the key is disabled on new approvals": workflows.Completed,
+		"somebody turns it back while it is paused":                   workflows.RolledBack,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachPause}
+			breached := false
+			s.answers["Watch"] = func(int) (any, error) {
+				if !breached && s.has("disable with 1 approvals") {
+					breached = true
+					return no(policy.BudgetBreached), nil
+				}
+				return nil, nil
+			}
+			healthy := false
+			s.answers["AwaitHealth"] = func(int) (any, error) {
+				if end == workflows.RolledBack && !healthy {
+					healthy = true
+					s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors at checkout"}, nil)
+				}
+				return nil, nil
+			}
+			s.approveAt(atGate)
+			s.approveAt(atGate + 3*time.Hour)
+			report := s.run()
+			require.Equal(t, end, report.Outcome, report.Message)
+			disabled := slices.Index(s.asked, "disable with 1 approvals")
+			assert.Equal(t, []string{"enable", "await health"}, s.asked[disabled+1:disabled+3])
+			if end == workflows.Completed {
+				again := slices.Index(s.asked[disabled+1:], "disable with 1 approvals")
+				require.Positive(t, again)
+				assert.Contains(t, s.asked[disabled+1:disabled+1+again], "gather")
+			} else {
+				assert.NotContains(t, s.asked, "destroy with 1 approvals")
+			}
+		})
+	}
+}

@@ -1,0 +1,139 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// turnBack does what a turn asks for, and returns how the rotation ends.
+func (r *rotation) turnBack(err error) error {
+	if errors.Is(err, errFull) {
+		return err
+	}
+	t := asTurn(err)
+	switch {
+	case t.Outcome == Superseded, t.Outcome == Refused:
+		return t
+	case isType(err, activities.TypeHeld) && r.At == partIssue && r.Status.Incoming.IsZero(): // its first effect takes the lease
+		r.Ordinal = 0
+		return refused(policy.Held, "%s", cause(err))
+	case !r.changed():
+		return refused(t.Reason, "%s; nothing was changed", t.Message)
+	}
+	return r.rollBack(t)
+}
+
+// rollBack returns every consumer to the retiring key and destroys the incoming one. It can be run from
+// any phase, since each of its steps looks at what there is to undo.
+func (r *rotation) rollBack(t *Turn) error {
+	r.stopWatch()
+	if !r.rollingBack() { // else the run before began it
+		r.enter(PhaseRollback, "Turning back to the retiring key: "+t.Message)
+		r.happened(audit.RollbackBegun, map[string]string{"reason": string(t.Reason), "message": t.Message})
+		r.tell(notifyAlert, "rollback", "Rolling back", t.Message)
+	}
+	if r.Turn == nil {
+		r.Turn = t
+	}
+	if why := r.noWayBack(workflow.Now(r.ctx)); why != "" && (r.delivered() || r.Promoted) {
+		return failed(t.Reason, "%s. A rollback is impossible: %s", t.Message, why)
+	}
+	if err := r.insist("The rollback", r.undo); err != nil {
+		if errors.Is(err, errFull) {
+			return err
+		}
+		if s := asTurn(err); s.Outcome == Superseded {
+			return s
+		}
+		return failed(t.Reason, "%s. The rollback cannot go on: %s", t.Message, cause(err))
+	}
+	for i := range r.Status.Waves {
+		if r.Status.Waves[i].State != waveWaiting {
+			r.Status.Waves[i].State = waveTurnedBack
+		}
+	}
+	return t
+}
+
+func (r *rotation) undo() error {
+	if r.Plan.Retiring != nil {
+		// Asked for whatever this run remembers: one that was reset has forgotten what it did.
+		if r.Plan.CanDisable {
+			if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
+				return err
+			}
+			r.Disabled = false
+		}
+		if err := r.step(restoring, act.RestoreLabels, r.acting(), nil); err != nil {
+			return err
+		}
+		r.became(RoleRetiring, KeyCurrent)
+		if !r.Status.Incoming.IsZero() {
+			r.became(RoleIncoming, KeyPending)
+		}
+	}
+	if err := r.redeliver(r.deliveredInstances()); err != nil {
+		return err
+	}
+	var d policy.Decision
+	r.waitFor("the incoming key to be quiet before it is destroyed", "time")
+	if err := r.step(discarding(r.credential), act.Discard, r.acting(), &d); err != nil {
+		return err
+	}
+	if !d.OK {
+		return failed(d.Reason, "%s", d.Message)
+	}
+	if !r.Status.Incoming.IsZero() {
+		r.became(RoleIncoming, KeyDestroyed)
+	}
+	r.note("every consumer is on the retiring key; the incoming one is destroyed")
+	return nil
+}
+
+// redeliver brings the retiring key back to instances, all at once.
+func (r *rotation) redeliver(instances []string) error {
+	if len(instances) == 0 || r.Plan.Retiring == nil {
+		return nil
+	}
+	r.waitFor("every instance to attest the retiring key again", "whoever runs these instances")
+	input := activities.WaveInput{Rotation: *r.acting(), Key: r.Status.Retiring, Wave: "rollback", Instances: instances}
+	var result activities.WaveResult
+	if err := r.step(delivering(r.credential, "rollback"), act.DeliverWave, &input, &result); err != nil {
+		return err
+	}
+	if !result.Decision.OK {
+		return fmt.Errorf("%d instances are not back on the retiring key: %s", len(result.Stragglers)+result.More, result.Decision.Message)
+	}
+	return nil
+}
+
+// insist does something until it is done, however long that takes, and tells people what keeps it from being done: once at
+// once, and each day. Only what no waiting can change, or a turn, ends it.
+func (r *rotation) insist(what string, do func() error) error {
+	var told time.Time
+	for pause := time.Minute; ; pause = min(2*pause, 30*time.Minute) {
+		err := do()
+		var t *Turn
+		if err == nil || errors.Is(err, errFull) || errors.As(err, &t) ||
+			isType(err, activities.TypeRefused, activities.TypeSpec, activities.TypeAmbiguous, activities.TypeInvalid, activities.TypeUnsupported) {
+			return err
+		}
+		now := workflow.Now(r.ctx)
+		if told.IsZero() || now.Sub(told) >= 24*time.Hour {
+			told = now
+			r.note("%s is not done yet: %s", what, cause(err))
+			r.tell(notifyAlert, "insists", what+" is not done yet", cause(err)+". It is tried again and again, until it is done.")
+		}
+		r.waitFor("the cause to be mended: "+cause(err), "whoever can mend it; it is tried again by itself")
+		if err := r.wait("before trying again", func() time.Time { return now.Add(pause) }, nil); err != nil {
+			return err
+		}
+	}
+}

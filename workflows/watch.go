@@ -1,0 +1,126 @@
+package workflows
+
+import (
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// startWatch watches the error budget, both keys and the checks from now on, beside everything else. Rotations that began before
+// the keys were watched have no watch when they have neither budget nor check.
+func (r *rotation) startWatch() {
+	if r.Breach != nil { // a pause begins it anew at its end
+		return
+	}
+	r.stopWatch()
+	if r.rollingBack() || !watched(r.credential) && workflow.GetVersion(r.ctx, "keys-watched", workflow.DefaultVersion, 1) < 1 {
+		return
+	}
+	ctx, cancel := workflow.WithCancel(r.ctx)
+	r.cancelWatch = cancel
+	subject, own := r.watching(), r.watches
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		var d policy.Decision
+		err := watching(r.credential).start(ctx, r.Queue, act.Watch, subject).Get(ctx, &d)
+		if ctx.Err() != nil || own != r.watches {
+			return
+		}
+		if err != nil {
+			d = policy.Decision{Reason: StepFailed, Message: "the watch itself failed: " + cause(err)}
+		}
+		r.breached(d)
+	})
+}
+
+// watching is what a watch is told. A retiring key that is gone was told of, and that a run that settles finds its key in some
+// state is what it is for: neither is watched.
+func (r *rotation) watching() *activities.Rotation {
+	subject := r.subject()
+	if r.RetiringGone || r.in.Settle != "" {
+		subject.Retiring = key.Ref{}
+	}
+	return subject
+}
+
+// stopWatch ends the watch, if there is one.
+func (r *rotation) stopWatch() {
+	r.ignoreWatch()
+	r.cancelWatch()
+}
+
+// ignoreWatch lets the watch go on to the end of the run, when what it sees changes nothing any more.
+func (r *rotation) ignoreWatch() {
+	r.watches++
+	r.Breach, r.Paused = nil, time.Time{}
+}
+
+func watched(c inventory.Credential) bool {
+	if c.ErrorBudget != nil {
+		return true
+	}
+	for _, consumer := range c.Consumers {
+		if consumer.Check != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// forPeople are the decisions of a watch that turn nothing back by themselves: whether the change does harm is not known, or turning
+// back would do more.
+var forPeople = []policy.Reason{StepFailed, policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled, policy.RetiringGone}
+
+// breached turns the rotation back, or, by policy or for want of a way back, pauses it.
+func (r *rotation) breached(d policy.Decision) {
+	r.note("watch: %s", d.Message)
+	r.RetiringGone = r.RetiringGone || d.Reason == policy.RetiringGone // nothing brings it back: a pause does not wait for that
+	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
+	if pause || r.noWayBack(workflow.Now(r.ctx)) != "" || slices.Contains(forPeople, d.Reason) {
+		r.Breach = &d
+		return
+	}
+	r.wantBack(d.Reason, "%s", d.Message)
+}
+
+// pause waits until all is well again, or somebody turns the rotation back.
+func (r *rotation) pause() error {
+	r.pausing = true
+	defer func() { r.pausing = false }()
+	before := r.Status
+	if r.Paused.IsZero() { // else the run before told it
+		r.Paused = workflow.Now(r.ctx)
+		r.tell(notifyAlert, "paused", "Rotation paused", r.Breach.Message)
+	}
+	r.Status.Doing = "Paused: " + r.Breach.Message
+	if err := r.enableInPause(); err != nil {
+		return err
+	}
+	r.waitFor("error budget, checks and keys to be well again", "whoever can mend the cause; or: rollback")
+	if err := r.step(awaitingHealth(r.credential), act.AwaitHealth, r.watching(), nil); err != nil {
+		return err
+	}
+	r.note("all is well again; going on")
+	r.Status.Doing, r.Status.WaitsFor, r.Status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
+	r.Breach, r.Paused = nil, time.Time{}
+	r.startWatch()
+	return r.safePoint()
+}
+
+// enableInPause enables the key that a breach found disabled: what broke may be what misses it. It reports what it did in
+// the timeline; of rotations that began before it did that, it does nothing.
+func (r *rotation) enableInPause() error {
+	if r.Status.Phase != PhaseDisableSoak || !r.Disabled || workflow.GetVersion(r.ctx, "pause-enables", workflow.DefaultVersion, 1) < 1 {
+		return nil
+	}
+	if err := r.enable(); err != nil {
+		return err
+	}
+	r.note("enabled key %s again, until its evidence is gathered anew", r.Status.Retiring.KeyID)
+	return nil
+}
