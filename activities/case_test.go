@@ -167,7 +167,7 @@ func (c *crashCase) run(step string) {
 		c.execute(step, "payments-api", nil)
 	case "AwaitSlot":
 		c.execute(step, activities.SlotInput{Spec: c.spec}, nil)
-	case "LookWhetherDue", "LookUp", "Inspect", "Enable", "RestoreLabels", "AwaitHealth", "AwaitTraffic":
+	case "LookWhetherDue", "LookUp", "LookBack", "Inspect", "Enable", "RestoreLabels", "AwaitHealth", "AwaitTraffic":
 		c.execute(step, c.subject(), nil)
 	case "HadTraffic":
 		c.execute(step, activities.TrafficInput{Rotation: c.subject()}, nil)

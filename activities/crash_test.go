@@ -69,6 +69,7 @@ var deaths = map[string][]death{
 	"AwaitHealth":    looks(memory.OpCheck),
 	"AwaitMissed":    looks(memory.OpList),
 	"GatherEvidence": looks(memory.OpAttest),
+	"LookBack":       looks(memory.OpList),
 	"Notify": {
 		{memory.OpNotify, 1, memory.Before, "nobody was told; the repeated activity tells them"},
 		{memory.OpNotify, 1, memory.After, "people were told; the repeated activity tells them again, with the same ID"},
@@ -167,7 +168,7 @@ func TestEveryActivityHasItsDeaths(t *testing.T) {
 var (
 	forward = []string{
 		"Accounts", "ListApplied", "LatestSweep", "SweepAstray", "SweepSigners", "ScanAccount", "Survey", "Sweep", "Diagnose", "InspectDebt", "Announce",
-		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "GatherEvidence", "Notify", "Log",
+		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "LookBack", "GatherEvidence", "Notify", "Log",
 		"Prove", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
 	back = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}

@@ -14,6 +14,19 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
+// LookBack tells whether a rollback can succeed now. It changes nothing, and tests no key.
+func (a *Activities) LookBack(ctx context.Context, r Rotation) (policy.Decision, error) {
+	s, err := a.openWithin(r)
+	if err != nil {
+		return policy.Decision{}, forTemporal(err)
+	}
+	facts, err := s.facts(ctx, false)
+	if err != nil {
+		return policy.Decision{}, forTemporal(fmt.Errorf("looking for the way back of %q: %w", s.spec.Credential.Name, err))
+	}
+	return policy.MayTurnBack(s.spec.Credential, facts, facts.Named(r.Retiring), facts.Named(r.Incoming)), nil
+}
+
 // RestoreLabels moves CURRENT back to the retiring key, if it was moved. Called again it finds that
 // done.
 func (a *Activities) RestoreLabels(ctx context.Context, r Rotation) error {

@@ -137,18 +137,12 @@ func prepare(t *testing.T, windows ...string) *stage {
 	return onSharedServer(t).prepared(windows...)
 }
 
-// prepared starts the services of a stage that has a server, and prepares its namespace: as soon as the server comes to it,
-// whose own worker in a new namespace may just be starting.
+// prepared starts the services of a stage that has a server, and prepares its namespace.
 func (s *stage) prepared(windows ...string) *stage {
 	s.t.Helper()
 	s.startServices(windows...)
-	var out string
-	ready := comes(func() bool {
-		var code int
-		out, code = s.starter("setup", "--build-id", "test")
-		return code == 0
-	}, patience, 200*time.Millisecond)
-	require.True(s.t, ready, out)
+	out, code := s.starter("setup", "--build-id", "test")
+	require.Zero(s.t, code, out)
 	return s
 }
 

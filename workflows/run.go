@@ -38,6 +38,9 @@ type rotation struct {
 	indexed           Phase // by which the run is found
 	remembered        int   // how large the verdicts are, in bytes
 	proved            int   // signed decisions looked at since the gate opened
+	// lookedBack is when it was looked up why there is no way back, onlyOn; empty when there is one.
+	lookedBack time.Time
+	onlyOn     string
 	unproved          []*unproved
 	background        workflow.WaitGroup
 	stale             bool // what is shown

@@ -55,6 +55,8 @@ var (
 	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 2 * time.Hour}
 	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
+	// Whoever asks for a rollback waits for it.
+	lookingBack = step{summary: "look whether there is a way back", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
 	proving    = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	logging    = step{summary: "write the audit record", attempt: 30 * time.Second, total: 10 * time.Minute, common: true}
 	notifying  = step{summary: "tell people", attempt: 30 * time.Second, total: 5 * time.Minute, common: true}

@@ -43,12 +43,18 @@ func (f Facts) notRefused(c inventory.Credential, keyID string, reason Reason) D
 	switch t := f.Tests[keyID]; {
 	case !live || k.State != key.Active:
 		return refuse(reason, "key %s is not active at the issuer", keyID)
-	case !k.ExpiresAt.IsZero() && !f.At.Before(beforeEnd(c, k.ExpiresAt)):
-		return refuse(reason, "key %s ends %s: nobody is sent to it, or left with it, so shortly before", keyID, k.ExpiresAt.UTC().Format(time.RFC3339))
 	case t.Result == TestRefused:
 		return refuse(reason, "the issuer lists key %s as active, and a test of it is refused: %s", keyID, t.Why)
 	}
-	return allow("key %s is active", keyID)
+	return f.lasts(c, k, reason)
+}
+
+// lasts judges whether a key has not ended, nor is about to.
+func (f Facts) lasts(c inventory.Credential, k key.Info, reason Reason) Decision {
+	if !k.ExpiresAt.IsZero() && !f.At.Before(beforeEnd(c, k.ExpiresAt)) {
+		return refuse(reason, "key %s ends %s: nobody is sent to it, or left with it, so shortly before", k.KeyID, k.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	return allow("key %s lasts", k.KeyID)
 }
 
 // beforeEnd is until when a key that ends by itself is relied on: bringing consumers to another one may take as long as
