@@ -128,6 +128,7 @@ func (f *field) plant(tb testing.TB, name string, change func(*inventory.Credent
 	settings.ReportsUsage = false // nobody uses these keys
 	f.world.SetPrincipal(name, settings)
 	bundle := f.world.AddKey(name, name+"-key-old", time.Now().Add(-time.Hour))
+	require.NoError(tb, f.world.Use(bundle, "canary")) // else the issuer would tell of no use
 	f.world.AddVersion(name, bundle)
 	for _, instance := range []string{"canary", "a", "b"} {
 		f.world.SetInstance(name+"-"+instance, memory.InstanceSettings{})
