@@ -41,9 +41,9 @@ type rotation struct {
 	// lookedBack is when it was looked up why there is no way back, onlyOn; empty when there is one.
 	lookedBack time.Time
 	onlyOn     string
-	unproved          []*unproved
-	background        workflow.WaitGroup
-	stale             bool // what is shown
+	unproved   []*unproved
+	background workflow.WaitGroup
+	stale      bool // what is shown
 }
 
 func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
