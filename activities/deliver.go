@@ -91,10 +91,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 		}
 	}
 	seen, err := a.convergeAll(ctx, s, facts, in, bundle, left(ctx))
-	if err != nil {
-		return WaveResult{}, err
-	}
-	if err := a.deliveryEnds(ctx, s, in.Key); err != nil {
+	if err := cmp.Or(err, a.deliveryEnds(ctx, s, in.Key)); err != nil {
 		return WaveResult{}, err
 	}
 	reported, d, err := a.takenBack(ctx, s, in)
@@ -152,10 +149,8 @@ func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (repo
 	if facts.Metadata, err = a.deliveryBegins(ctx, s, back.Key); err != nil {
 		return reported, d, err
 	}
-	if _, err := a.convergeAll(ctx, s, facts, back, bundle, cursor{}); err != nil {
-		return reported, d, err
-	}
-	if err := a.deliveryEnds(ctx, s, back.Key); err != nil {
+	_, err = a.convergeAll(ctx, s, facts, back, bundle, cursor{})
+	if err := cmp.Or(err, a.deliveryEnds(ctx, s, back.Key)); err != nil {
 		return reported, d, err
 	}
 	return reported, d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, back.occasion(ctx),
@@ -219,13 +214,26 @@ func (a *Activities) deliveryBegins(ctx context.Context, s *site, ref key.Ref) (
 	})
 }
 
-// deliveryEnds notes that this attempt writes no more.
+// deliveryEnds notes that this attempt writes no more, also when it was cancelled, or does not count any more: it takes back its
+// own mark alone.
 func (a *Activities) deliveryEnds(ctx context.Context, s *site, ref key.Ref) error {
-	_, err := s.mark(ctx, ref, func(mine *key.Owned) {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
+	defer done()
+	whatever := *s
+	whatever.acknowledge = nil
+	_, err := whatever.amend(ctx, func(m *key.Metadata) error {
+		if mine, ours := m.Key(ref.KeyID); !ours || mine.Delivering[attempt(ctx)].IsZero() {
+			return errUnchanged
+		}
+		mine := owned(m, ref)
 		mine.Delivering = maps.Clone(mine.Delivering)
 		delete(mine.Delivering, attempt(ctx))
+		return nil
 	})
-	return err
+	if err != nil {
+		return fmt.Errorf("noting that the delivery of key %s ended: %w", ref.KeyID, err)
+	}
+	return nil
 }
 
 // attempt names the activity's attempt.
