@@ -68,8 +68,8 @@ func (s *site) put(ctx context.Context, m key.Metadata) (key.Metadata, error) {
 	return m, nil
 }
 
-// unchanged reads the metadata once more, and answers "not yet" when its record of a key is not the one that was
-// judged: activities of one worker take turns, those of two do not.
+// unchanged is asked right before an effect. It reads the metadata once more, and answers "not yet" when its record of a key is
+// not the one that was judged: activities of one worker take turns, those of two do not. What was judged must still hold.
 func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string) (key.Metadata, error) {
 	m, err := s.store.Metadata(ctx)
 	if err != nil {
@@ -81,7 +81,10 @@ func (s *site) unchanged(ctx context.Context, judged policy.Facts, keyID string)
 	if err := s.counts(ctx); err != nil {
 		return m, err
 	}
-	return m, asJudged(judged.Metadata, m, keyID)
+	if err := asJudged(judged.Metadata, m, keyID); err != nil {
+		return m, err
+	}
+	return m, s.stillJudged(judged)
 }
 
 // asJudged answers "not yet" when the record of a key is not the one that was judged.

@@ -172,7 +172,7 @@ func TestAWriteThatAlwaysLosesIsTriedAgain(t *testing.T) {
 func TestAKeyIsNotDisabledOnARecordThatIsPast(t *testing.T) {
 	t.Parallel()
 	c := reached(t, "Issue", "DeliverWave", "Promote")
-	c.interleave(1, func() {
+	c.interleave(2, func() { // the first write notes the test
 		m := c.metadata()
 		for i := range m.Keys {
 			if m.Keys[i].KeyID == c.retiring.KeyID {

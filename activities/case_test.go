@@ -142,6 +142,7 @@ func newCaseOf(t *testing.T, text string, names []string, bend func(*providers.D
 		c.world.SetInstance(name, memory.InstanceSettings{})
 		c.world.Give(name, bundle)
 	}
+	require.NoError(t, c.world.Use(bundle, "checkout")) // else the issuer would tell of no use
 	return c
 }
 
@@ -166,7 +167,7 @@ func (c *crashCase) run(step string) {
 		c.execute(step, "payments-api", nil)
 	case "AwaitSlot":
 		c.execute(step, activities.SlotInput{Spec: c.spec}, nil)
-	case "LookWhetherDue", "LookUp", "Inspect", "Enable", "RestoreLabels", "AwaitHealth", "AwaitTraffic":
+	case "LookWhetherDue", "LookUp", "LookBack", "Inspect", "Enable", "RestoreLabels", "AwaitHealth", "AwaitTraffic":
 		c.execute(step, c.subject(), nil)
 	case "HadTraffic":
 		c.execute(step, activities.TrafficInput{Rotation: c.subject()}, nil)

@@ -72,6 +72,9 @@ type convergence struct {
 	began  time.Time
 	before time.Duration // what earlier attempts spent
 
+	judging sync.Mutex // guards judged
+	judged  policy.Facts
+
 	mu     sync.Mutex // guards what follows
 	cursor cursor
 	record func(cursor) error // sends the cursor as a heartbeat
@@ -84,7 +87,7 @@ const lastTry = 30 * time.Second
 // convergeAll brings the instances of the wave to the key: a bounded number of them is tried at once, and none that is
 // waited for holds up another. It returns what was last seen of each, once all have converged or the time is spent.
 func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Facts, in WaveInput, bundle secret.Bundle, from cursor) ([]policy.Instance, error) {
-	c := &convergence{Activities: a, site: s, facts: facts, in: in, bundle: bundle, turns: make(chan struct{}, s.spec.Credential.Parallel()), began: a.Now()}
+	c := &convergence{Activities: a, site: s, facts: facts, judged: facts, in: in, bundle: bundle, turns: make(chan struct{}, s.spec.Credential.Parallel()), began: a.Now()}
 	c.gather(from)
 	// The SDK sends a heartbeat later, with the context that it was recorded with, and an activity whose heartbeat fails is
 	// cancelled: so that is the activity's own, which outlives this part of it.
@@ -246,7 +249,7 @@ func (c *convergence) attend(ctx context.Context, m *member) {
 
 // give delivers to an instance and has it forget what it cached. What fails is seen as the instance's trouble.
 func (c *convergence) give(ctx context.Context, m *member) bool {
-	err := c.site.within() // still: a wave may take long
+	err := c.still(ctx) // a wave may take long
 	if err == nil {
 		err = c.beat()
 	}
@@ -265,6 +268,31 @@ func (c *convergence) give(ctx context.Context, m *member) bool {
 	}
 	m.given, m.hopeless = err == nil, final(err)
 	return m.given
+}
+
+// still tells whether the key may still be brought to an instance, by the worker configuration and by facts of this moment: one
+// look serves all that are given the key within moments. A key that may not ends the whole attempt.
+func (c *convergence) still(ctx context.Context) error {
+	if err := c.site.within(); err != nil {
+		return err
+	}
+	c.judging.Lock()
+	defer c.judging.Unlock()
+	if c.site.stillJudged(c.judged) == nil {
+		return nil
+	}
+	may := c.site.delivering(c.in.Key)
+	facts, err := may.gather(ctx)
+	if err != nil {
+		return err
+	}
+	if d := may.may(facts); !d.OK {
+		err := forbidden(ctx, d)
+		c.end(err)
+		return err
+	}
+	c.judged = facts
+	return nil
 }
 
 // replaced is the key that an instance is to forget: the zero one when that is not known.

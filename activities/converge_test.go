@@ -182,7 +182,7 @@ func TestWhoLostTheKeySinceGetsItAgain(t *testing.T) {
 			}
 			panic("the process dies")
 		}
-		if call.Op == memory.OpCheck && call.Phase == memory.After {
+		if call.Op == memory.OpCheck && call.Phase == memory.After && call.Instance != "" { // of an instance, no smoke test
 			done.Add(1)
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -64,21 +65,20 @@ func (a *Activities) DeliverWave(ctx context.Context, in WaveInput) (WaveResult,
 }
 
 func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (WaveResult, error) {
-	facts, err := s.facts(ctx, false)
-	if err != nil {
+	facts, d, err := s.judge(ctx, s.delivering(in.Key))
+	switch {
+	case err != nil:
 		return WaveResult{}, err
+	case !d.OK:
+		return WaveResult{}, forbidden(ctx, d)
 	}
 	in.Key, in.Retiring, in.Incoming = facts.Named(in.Key), facts.Named(in.Retiring), facts.Named(in.Incoming)
-	if d := policy.MayDeliver(s.spec.Credential, facts, in.Key); !d.OK {
-		refusing(ctx, d)
-		return WaveResult{}, fmt.Errorf("%w: %s", ErrRefused, d.Message)
-	}
 	bundle, err := s.store.Read(ctx, in.Key.StoreVersion)
 	if err != nil {
 		return WaveResult{}, fmt.Errorf("reading version %s: %w", in.Key.StoreVersion, err)
 	}
 	defer bundle.Close()
-	if facts.Metadata, err = a.markDelivered(ctx, s, in.Key); err != nil {
+	if facts.Metadata, err = a.deliveryBegins(ctx, s, in.Key); err != nil {
 		return WaveResult{}, err
 	}
 	begun := a.event(ctx, in.Rotation, s, audit.KeyDelivered, in.occasion(ctx), map[string]string{"wave": in.Wave, "key": in.Key.KeyID, "instances": strings.Join(in.Instances, ", ")})
@@ -91,7 +91,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 		}
 	}
 	seen, err := a.convergeAll(ctx, s, facts, in, bundle, left(ctx))
-	if err != nil {
+	if err := cmp.Or(err, a.deliveryEnds(ctx, s, in.Key)); err != nil {
 		return WaveResult{}, err
 	}
 	reported, d, err := a.takenBack(ctx, s, in)
@@ -99,6 +99,15 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 		return stragglers(d, seen), err
 	}
 	return a.judgeWave(ctx, s, in, seen, reported)
+}
+
+// delivering judges by which key is to reach consumers.
+func (s *site) delivering(ref key.Ref) judgement {
+	return judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, false) },
+		may:    func(f policy.Facts) policy.Decision { return policy.MayDeliver(s.spec.Credential, f, ref) },
+		kept:   func(policy.Facts) string { return ref.KeyID },
+	}
 }
 
 // takenBack sees that the delivered key still works at the issuer: another worker may have destroyed it at the same
@@ -137,10 +146,11 @@ func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (repo
 		return reported, d, fmt.Errorf("reading version %s: %w", current.ID, err)
 	}
 	defer bundle.Close()
-	if facts.Metadata, err = a.markDelivered(ctx, s, back.Key); err != nil {
+	if facts.Metadata, err = a.deliveryBegins(ctx, s, back.Key); err != nil {
 		return reported, d, err
 	}
-	if _, err := a.convergeAll(ctx, s, facts, back, bundle, cursor{}); err != nil {
+	_, err = a.convergeAll(ctx, s, facts, back, bundle, cursor{})
+	if err := cmp.Or(err, a.deliveryEnds(ctx, s, back.Key)); err != nil {
 		return reported, d, err
 	}
 	return reported, d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, back.occasion(ctx),
@@ -189,10 +199,47 @@ func (in WaveInput) judge(instances []policy.Instance) policy.Decision {
 	return policy.MayDeliverNext(instances, in.Key)
 }
 
-// markDelivered notes in the metadata that a key is about to reach consumers: from then on it is
-// destroyed only after it was quiet. Each delivery counts anew.
-func (a *Activities) markDelivered(ctx context.Context, s *site, ref key.Ref) (key.Metadata, error) {
-	return s.mark(ctx, ref, func(mine *key.Owned) { mine.DeliveredAt = a.Now().UTC() })
+// deliveryBegins notes in the metadata that a key is about to reach consumers: from then on it is destroyed only after it was
+// quiet, and after this attempt has ended or could last no longer. Each delivery counts anew.
+func (a *Activities) deliveryBegins(ctx context.Context, s *site, ref key.Ref) (key.Metadata, error) {
+	return s.mark(ctx, ref, func(mine *key.Owned) {
+		now := a.Now().UTC()
+		mine.DeliveredAt, mine.Delivering = now, maps.Clone(mine.Delivering)
+		maps.DeleteFunc(mine.Delivering, func(_ string, since time.Time) bool { return !policy.MayStillDeliver(s.spec.Credential, since, now) })
+		if mine.Delivering == nil {
+			mine.Delivering = map[string]time.Time{}
+		}
+		mine.Delivering[attempt(ctx)] = now
+		s.testOver(mine)
+	})
+}
+
+// deliveryEnds notes that this attempt writes no more, also when it was cancelled, or does not count any more: it takes back its
+// own mark alone.
+func (a *Activities) deliveryEnds(ctx context.Context, s *site, ref key.Ref) error {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
+	defer done()
+	whatever := *s
+	whatever.acknowledge = nil
+	_, err := whatever.amend(ctx, func(m *key.Metadata) error {
+		if mine, ours := m.Key(ref.KeyID); !ours || mine.Delivering[attempt(ctx)].IsZero() {
+			return errUnchanged
+		}
+		mine := owned(m, ref)
+		mine.Delivering = maps.Clone(mine.Delivering)
+		delete(mine.Delivering, attempt(ctx))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("noting that the delivery of key %s ended: %w", ref.KeyID, err)
+	}
+	return nil
+}
+
+// attempt names the activity's attempt.
+func attempt(ctx context.Context) string {
+	info := activity.GetInfo(ctx)
+	return fmt.Sprintf("%s/%s/%d", info.WorkflowExecution.RunID, info.ActivityID, info.Attempt)
 }
 
 // mark notes something in the metadata's record of a key.
@@ -223,16 +270,21 @@ func (a *Activities) Promote(ctx context.Context, r Rotation) (policy.Decision, 
 }
 
 func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.Decision, error) {
-	facts, err := s.facts(ctx, true)
+	facts, d, err := s.judge(ctx, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, true) },
+		may: func(f policy.Facts) policy.Decision {
+			return policy.MayPromote(s.spec.Credential, f, f.Named(r.Retiring), f.Named(r.Incoming))
+		},
+		kept: func(policy.Facts) string { return r.Incoming.KeyID },
+	})
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	r.Retiring, r.Incoming = facts.Named(r.Retiring), facts.Named(r.Incoming)
-	d := policy.MayPromote(s.spec.Credential, facts, r.Retiring, r.Incoming)
 	if !d.OK {
 		refusing(ctx, d)
 		return d, nil
 	}
+	r.Retiring, r.Incoming = facts.Named(r.Retiring), facts.Named(r.Incoming)
 	if changed, err := s.membersChanged(ctx, r.Retiring.StoreVersion, r.Incoming.StoreVersion); err != nil {
 		return d, err
 	} else if changed && r.Retiring.StoreVersion != r.Incoming.StoreVersion {
@@ -244,6 +296,9 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 		if err := a.promotionBegins(ctx, s, facts, r); err != nil {
 			return d, err
 		}
+	}
+	if err := s.stillJudged(facts); err != nil {
+		return d, err
 	}
 	if err := s.store.Promote(ctx, r.Retiring.StoreVersion, r.Incoming.StoreVersion); err != nil {
 		return d, err
@@ -268,6 +323,7 @@ func (a *Activities) promotionBegins(ctx context.Context, s *site, facts policy.
 	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		mine := owned(m, r.Incoming)
 		mine.PromotedAt = time.Time{}
+		s.testOver(mine)
 		if s.pulls() { // promoting delivers to them
 			mine.DeliveredAt = now
 		}

@@ -180,8 +180,7 @@ func mintedNothing(err error) bool {
 // takeUp makes the key of a rotation that did not end that of this one.
 func (a *Activities) takeUp(ctx context.Context, s *site, in IssueInput, facts policy.Facts) (ref key.Ref, ends time.Time, err error) {
 	if d := policy.MayResume(s.spec.Credential, facts, in.Resume); !d.OK {
-		refusing(ctx, d)
-		return ref, ends, fmt.Errorf("%w: %s", ErrRefused, d.Message)
+		return ref, ends, forbidden(ctx, d)
 	}
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
 		return ref, ends, err
@@ -400,8 +399,14 @@ func (a *Activities) giveBack(ctx context.Context, s *site, r Rotation, facts po
 	return err
 }
 
-// verifyRow is how many tries in a row must succeed: issuers are eventually consistent.
+// verifyRow is how many tries in a row must end alike, spread over the time in which the issuer may still answer as before: some of
+// its hosts may know of a change and others not.
 const verifyRow = 3
+
+// nextTry waits until the next try of a row.
+func nextTry(ctx context.Context, within time.Duration) error {
+	return patience.Pause(ctx, within/(verifyRow-1))
+}
 
 // settling is the time in which an issuer may still answer as before a change.
 type settling struct {
@@ -468,7 +473,11 @@ func (a *Activities) refusal(ctx context.Context, s *site, ref key.Ref) (refusal
 	for good := 0; good < verifyRow; {
 		err := s.try(ctx, ref, bundle)
 		if err == nil {
-			good++
+			if good++; good < verifyRow {
+				if err := nextTry(ctx, capabilities.ConsistentWithin); err != nil {
+					return nil, err
+				}
+			}
 			continue
 		}
 		good = 0

@@ -15,6 +15,7 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -74,13 +75,18 @@ func (a *Activities) Disable(ctx context.Context, in RevokeInput) (policy.Decisi
 }
 
 func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (policy.Decision, error) {
-	facts, err := s.facts(ctx, true)
+	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
+	facts, d, err := s.judge(ctx, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, true) },
+		may: func(f policy.Facts) policy.Decision {
+			return policy.MayDisable(s.spec.Credential, f, f.Named(in.Retiring), f.Named(in.Incoming), approvals)
+		},
+		kept: func(policy.Facts) string { return in.Incoming.KeyID },
+	})
 	if err != nil {
 		return policy.Decision{}, err
 	}
 	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
-	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
-	d := policy.MayDisable(s.spec.Credential, facts, in.Retiring, in.Incoming, approvals)
 	if !d.OK {
 		refusing(ctx, d, left...)
 		// An attempt before this one may have disabled it, when all was well still: whoever uses it is not left refused.
@@ -117,6 +123,9 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 		return d, fmt.Errorf("recording that it begins: %w", err)
 	}
 	mine, _ := m.Key(in.Retiring.KeyID)
+	if err := s.stillJudged(facts); err != nil {
+		return d, err
+	}
 	if err := disabler.Disable(ctx, in.Retiring); err != nil {
 		return d, err
 	}
@@ -180,8 +189,7 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 		return nil
 	}
 	if d := policy.MayEnable(s.spec.Credential, facts, r.Retiring); !d.OK {
-		refusing(ctx, d)
-		return fmt.Errorf("%w: %s", ErrRefused, d.Message)
+		return forbidden(ctx, d)
 	}
 	if _, err := s.unchanged(ctx, facts, r.Retiring.KeyID); err != nil {
 		return err
@@ -308,13 +316,18 @@ func (a *Activities) Destroy(ctx context.Context, in RevokeInput) (Destroyed, er
 }
 
 func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Destroyed, error) {
-	facts, err := s.settled(ctx, in.Retiring.KeyID)
+	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
+	facts, d, err := s.judge(ctx, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.settled(ctx, in.Retiring.KeyID) },
+		may: func(f policy.Facts) policy.Decision {
+			return policy.MayRevoke(s.spec.Credential, f, f.Named(in.Retiring), f.Named(in.Incoming), approvals)
+		},
+		kept: func(policy.Facts) string { return in.Incoming.KeyID },
+	})
 	if err != nil {
 		return Destroyed{}, err
 	}
 	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
-	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
-	d := policy.MayRevoke(s.spec.Credential, facts, in.Retiring, in.Incoming, approvals)
 	if d.Reason == policy.SoakNotOver {
 		return Destroyed{}, notYet(d.Message, 0) // the timer of the workflow ran ahead of this clock
 	}
@@ -354,27 +367,22 @@ func (a *Activities) probe(ctx context.Context, s *site, facts policy.Facts, ref
 		return "", fmt.Errorf("reading version %s to probe the key: %w", ref.StoreVersion, err)
 	}
 	defer bundle.Close()
-	tests := len(s.verify)
-	tester, canTest := s.issuer.(providers.SelfTester)
-	if !canTest && tests == 0 {
+	if !s.testable() {
 		return "the issuer does not list it any more; there is no smoke test to try it with", nil
 	}
-	waiting := settle(facts.Capabilities.ConsistentWithin, settleMargin)
-	for {
-		accepted := ""
-		if canTest {
-			if err := tester.SelfTest(ctx, bundle); !errors.Is(err, providers.ErrKeyRefused) {
-				accepted = fmt.Sprintf("the issuer's self-test answered %v", err)
-			}
-		}
-		for i, check := range s.verify {
-			if err := check.Check(ctx, providers.CheckInput{Key: ref, Bundle: bundle}); !errors.Is(err, providers.ErrKeyRefused) {
-				accepted = fmt.Sprintf("smoke test %d answered %v", i+1, err)
-			}
-		}
+	within := facts.Capabilities.ConsistentWithin
+	waiting := settle(within, settleMargin)
+	for refused := 0; refused < verifyRow; {
+		accepted := s.acceptedBy(ctx, ref, bundle)
 		if accepted == "" {
-			return fmt.Sprintf("refused by the issuer's self-test (%t) and by %d smoke tests", canTest, tests), nil
+			if refused++; refused < verifyRow {
+				if err := nextTry(ctx, within); err != nil {
+					return "", err
+				}
+			}
+			continue
 		}
+		refused = 0
 		if waiting.over() {
 			return "", fmt.Errorf("the key is destroyed and not refused: %s", accepted)
 		}
@@ -382,4 +390,21 @@ func (a *Activities) probe(ctx context.Context, s *site, facts policy.Facts, ref
 			return "", err
 		}
 	}
+	_, canTest := s.issuer.(providers.SelfTester)
+	return fmt.Sprintf("refused by the issuer's self-test (%t) and by %d smoke tests", canTest, len(s.verify)), nil
+}
+
+// acceptedBy says who does not refuse a key; empty when everybody does.
+func (s *site) acceptedBy(ctx context.Context, ref key.Ref, bundle secret.Bundle) (accepted string) {
+	if tester, can := s.issuer.(providers.SelfTester); can {
+		if err := tester.SelfTest(ctx, bundle); !errors.Is(err, providers.ErrKeyRefused) {
+			accepted = fmt.Sprintf("the issuer's self-test answered %v", err)
+		}
+	}
+	for i, check := range s.verify {
+		if err := check.Check(ctx, providers.CheckInput{Key: ref, Bundle: bundle}); !errors.Is(err, providers.ErrKeyRefused) {
+			accepted = fmt.Sprintf("smoke test %d answered %v", i+1, err)
+		}
+	}
+	return accepted
 }

@@ -14,6 +14,19 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
+// LookBack tells whether a rollback can succeed now. It changes nothing, and tests no key.
+func (a *Activities) LookBack(ctx context.Context, r Rotation) (policy.Decision, error) {
+	s, err := a.openWithin(r)
+	if err != nil {
+		return policy.Decision{}, forTemporal(err)
+	}
+	facts, err := s.facts(ctx, false)
+	if err != nil {
+		return policy.Decision{}, forTemporal(fmt.Errorf("looking for the way back of %q: %w", s.spec.Credential.Name, err))
+	}
+	return policy.MayTurnBack(s.spec.Credential, facts, facts.Named(r.Retiring), facts.Named(r.Incoming)), nil
+}
+
 // RestoreLabels moves CURRENT back to the retiring key, if it was moved. Called again it finds that
 // done.
 func (a *Activities) RestoreLabels(ctx context.Context, r Rotation) error {
@@ -47,9 +60,18 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 	if retiring.StoreVersion == "" {
 		return fmt.Errorf("%w: the value of the retiring key is in no store", providers.ErrInvalid)
 	}
-	if d := policy.MayRestore(s.spec.Credential, facts, retiring, incoming); !d.OK {
-		refusing(ctx, d)
-		return fmt.Errorf("%w: %s", ErrRefused, d.Message)
+	facts, d, err := s.judgeBy(ctx, facts, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, false) },
+		may: func(f policy.Facts) policy.Decision {
+			return policy.MayRestore(s.spec.Credential, f, f.Named(retiring), f.Named(incoming))
+		},
+		kept: func(policy.Facts) string { return retiring.KeyID },
+	})
+	switch {
+	case err != nil:
+		return err
+	case !d.OK:
+		return forbidden(ctx, d)
 	}
 	r.Retiring, r.Incoming = retiring, incoming
 	if _, err := s.unchanged(ctx, facts, incoming.KeyID); err != nil {
@@ -140,15 +162,19 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	if lag != nil {
 		return policy.Decision{}, lag
 	}
-	for _, ref := range unwanted {
-		switch d := policy.MayDiscard(s.spec.Credential, facts, ref); {
-		case d.OK:
-		case passing(d.Reason):
-			return policy.Decision{}, notYet(d.Message, 0)
-		default:
-			refusing(ctx, d)
-			return d, nil
-		}
+	facts, d, err := s.judgeBy(ctx, facts, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.settled(ctx, ours...) },
+		may:    func(f policy.Facts) policy.Decision { return policy.MayDiscardAll(s.spec.Credential, f, unwanted) },
+		kept:   func(f policy.Facts) string { return policy.KeptBeside(s.spec.Credential, f, unwanted) },
+	})
+	switch {
+	case err != nil:
+		return policy.Decision{}, err
+	case passing(d.Reason):
+		return policy.Decision{}, notYet(d.Message, 0)
+	case !d.OK:
+		refusing(ctx, d)
+		return d, nil
 	}
 	for _, ref := range unwanted {
 		if err := a.discardOne(ctx, s, r, facts, ref); err != nil {
@@ -180,7 +206,7 @@ func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, f
 
 // passing tells whether a refusal to discard may end by itself.
 func passing(r policy.Reason) bool {
-	return slices.Contains([]policy.Reason{policy.RetiringNotQuiet, policy.RetiringStillHeld, policy.InstanceNotConverged, policy.CachesNotOver}, r)
+	return slices.Contains([]policy.Reason{policy.RetiringNotQuiet, policy.RetiringStillHeld, policy.InstanceNotConverged, policy.CachesNotOver, policy.DeliveryNotOver}, r)
 }
 
 // unwantedKeys are the ones to discard. A key in the metadata counts even when the issuer does not list

@@ -141,8 +141,10 @@ func TestAKeyThatIsNotProvedDeadIsDebt(t *testing.T) {
 	}
 	c.wait(31 * time.Minute)
 	var ails atomic.Bool
-	ails.Store(true)
 	c.world.Befall(func(_ context.Context, call memory.Call) error {
+		if call.Op == memory.OpDestroy {
+			ails.Store(true) // from then on
+		}
 		if ails.Load() && call.Op == memory.OpSelfTest && call.Phase == memory.Before {
 			return errors.New("500 Internal Server Error")
 		}

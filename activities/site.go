@@ -137,7 +137,7 @@ func (s *site) shown(ctx context.Context, instances bool) (policy.Facts, error) 
 // not answer is a fact too, not an error. What is out of bounds is not looked at, so that no effect takes it for what is not
 // there: bounds may have been narrowed since the activity began.
 func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) {
-	f := policy.Facts{At: s.now()}
+	f := policy.Facts{At: s.now(), Untestable: !s.testable()}
 	err := s.within()
 	if err != nil {
 		return f, err

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,7 +19,6 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -34,15 +32,6 @@ import (
 	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/workflows"
 )
-
-// mallory's client: full write access to the namespace.
-func (s *trustingStage) client() client.Client {
-	s.t.Helper()
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: log.NewStructuredLogger(slog.New(slog.DiscardHandler))})
-	require.NoError(s.t, err)
-	s.t.Cleanup(c.Close)
-	return c
-}
 
 // captured is the signed spec of the rotation, which everybody can read who reads the namespace.
 func (s *trustingStage) captured(c client.Client) inventory.SignedSpec {
@@ -244,7 +233,7 @@ func TestAdversaryWithApprovals(t *testing.T) {
 		body := policy.SignedRequest{
 			Schema: policy.RequestSchema, Action: policy.Approve, Nonce: rand.Text(), SignedAt: time.Now().UTC(),
 			Bound: policy.Bound{
-				Namespace: "default", Workflow: rotation, Run: first, Rotation: status.Rotation, Gate: inventory.GateRevoke,
+				Namespace: s.namespace, Workflow: rotation, Run: first, Rotation: status.Rotation, Gate: inventory.GateRevoke,
 				Evidence: status.Gate.Evidence, Retiring: status.Retiring.KeyID, Incoming: status.Incoming.KeyID,
 			},
 		}
@@ -329,7 +318,7 @@ func TestAdversaryWithApprovals(t *testing.T) {
 func (s *trustingStage) reset(c client.Client, run string) {
 	s.t.Helper()
 	_, err := c.ResetWorkflowExecution(s.t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
-		Namespace: "default", WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: workflows.WorkflowID(credential), RunId: run},
+		Namespace: s.namespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: workflows.WorkflowID(credential), RunId: run},
 		Reason: "mischief", RequestId: rand.Text(), WorkflowTaskFinishEventId: s.taskBeforeGate(c, run),
 	})
 	require.NoError(s.t, err)

@@ -26,7 +26,7 @@ type applying struct {
 
 func newApplying(t *testing.T) *applying {
 	t.Helper()
-	a := &applying{stage: serverAlone(t)}
+	a := &applying{stage: onSharedServer(t)}
 	a.schedules, a.client = a.stage.schedules()
 	return a
 }

@@ -39,9 +39,8 @@ const sameConcurrency = 8
 func BenchmarkApply(b *testing.B) {
 	for b.Loop() {
 		n := *credentials
-		address := server(b)
-		c, err := client.Dial(client.Options{HostPort: address, Logger: silent})
-		require.NoError(b, err)
+		at := ownServer(b)
+		c := at.dial(b)
 		b.Cleanup(c.Close)
 		var names []string
 		folder := b.TempDir()
@@ -82,7 +81,7 @@ func BenchmarkApply(b *testing.B) {
 		// One of keyturn's is what the others with the same content are made like; half of them come before apply, half after.
 		one := filepath.Join(b.TempDir(), "one.yaml")
 		require.NoError(b, os.WriteFile(one, []byte(declared("model", []string{"model-12345"}, nothingMore)), 0o600))
-		benchStarter(b, address, "apply", "-f", one, "-q")
+		benchStarter(b, at.address, "apply", "-f", one, "-q")
 		model, err := busy.Call(context.Background(), func() (*workflowservice.DescribeScheduleResponse, error) {
 			return c.WorkflowService().DescribeSchedule(context.Background(), &workflowservice.DescribeScheduleRequest{
 				Namespace: client.DefaultNamespace, ScheduleId: schedule.ID("model", "model-12345"),
@@ -97,9 +96,9 @@ func BenchmarkApply(b *testing.B) {
 			}
 		}
 		full := create(names[:n/2], like)
-		first, memory := benchStarter(b, address, "apply", "-f", folder, "-q")
+		first, memory := benchStarter(b, at.address, "apply", "-f", folder, "-q")
 		full += create(names[n/2:], like)
-		again, memoryAgain := benchStarter(b, address, "apply", "-f", folder, "-q")
+		again, memoryAgain := benchStarter(b, at.address, "apply", "-f", folder, "-q")
 		var listed int
 		list := took(func() {
 			var page []byte
@@ -115,7 +114,7 @@ func BenchmarkApply(b *testing.B) {
 			}
 		})
 		require.Equal(b, n+1, listed)
-		shown, _ := benchStarter(b, address, "inventory", "-o", "csv")
+		shown, _ := benchStarter(b, at.address, "inventory", "-o", "csv")
 		measure(b, fmt.Sprintf("apply of %d credentials from nothing, as a ratio to as many bare creations of Schedules with the same content, %d at once", n, sameConcurrency), "1.15 or less",
 			"%.2f (%.1f s; %d MiB)", first.Seconds()/full.Seconds(), first.Seconds(), memory)
 		measure(b, "the same, as a ratio to as many bare creations of empty Schedules", "", "%.2f", first.Seconds()/bare.Seconds())

@@ -32,7 +32,7 @@ const (
 )
 
 // awsStage is a stage on moto: the worker has just the rights of the documented policy, and three consumers
-// read the secret and sign a call 20 times a second each.
+// read the secret and sign a call four times a second each.
 type awsStage struct {
 	*stage
 	aws      *moto.AWS
@@ -50,13 +50,17 @@ func newAWSStage(t *testing.T, windows ...string) *awsStage {
 // prepareAWS starts everything but the worker.
 func prepareAWS(t *testing.T, windows ...string) *awsStage {
 	t.Helper()
-	double := moto.Start(t)
-	double.User("worker", documentedPolicy(t))
+	return prepareAWSOn(onSharedServer(t), windows...)
+}
+
+func prepareAWSOn(where *stage, windows ...string) *awsStage {
+	where.t.Helper()
+	double := moto.Start(where.t)
+	double.User("worker", documentedPolicy(where.t))
 	double.User("demo", moto.Allow("*"))
-	s := &awsStage{aws: double, identity: double.AccessKey("worker")}
-	s.stage = prepareWith(t, map[string][]string{
-		"worker": lines(double.Variables(s.identity)), "sandbox": lines(double.Variables(double.AccessKey("demo"))),
-	}, append([]string{"--aws"}, windows...)...)
+	s := &awsStage{stage: where, aws: double, identity: double.AccessKey("worker")}
+	s.variables["worker"], s.variables["sandbox"] = lines(double.Variables(s.identity)), lines(double.Variables(double.AccessKey("demo")))
+	s.prepared(append([]string{"--aws", "--every", "250ms"}, windows...)...) // each call is moto's work
 	return s
 }
 
@@ -220,7 +224,7 @@ func TestAWS(t *testing.T) {
 }
 
 func awsRoutine(t *testing.T) {
-	s := newAWSStage(t, "--wave-soak", "5s")
+	s := newAWSStage(t, "--wave-soak", "5s", "--every", "50ms")
 	retiring := s.key("AWSCURRENT")
 	out, code := s.starter("plan", credential, "-f", s.place.Inventory)
 	require.Zero(t, code, out)

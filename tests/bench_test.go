@@ -78,19 +78,9 @@ credentials:
         attestation: {type: memory, instance: "NAME-{instance}"}
 `
 
-// server starts Temporal, in memory, and returns its address.
-func server(tb testing.TB, flags ...string) string {
-	tb.Helper()
-	server := follow(tb, "sandbox", exec.Command(filepath.Join(programs, "sandbox"), append([]string{"server", "-o", "json", "--port", "0", "--ui-port", "0"}, flags...)...))
-	var where struct {
-		Address string `json:"address"`
-	}
-	server.firstLine(&where)
-	return where.Address
-}
-
 // field is a World with many credentials, and a worker on it that is connected to a server.
 type field struct {
+	home
 	world       *memory.World
 	descriptors []providers.Descriptor
 	catalog     inventory.Catalog
@@ -99,25 +89,24 @@ type field struct {
 	worker      *host.Host
 }
 
-func newField(tb testing.TB, address string) *field {
+func newField(tb testing.TB, at home) *field {
 	tb.Helper()
-	return newFieldWith(tb, address, "")
+	return newFieldWith(tb, at, "")
 }
 
 // newFieldWith has more in its worker configuration.
-func newFieldWith(tb testing.TB, address, config string) *field {
+func newFieldWith(tb testing.TB, at home, config string) *field {
 	tb.Helper()
-	f := &field{world: memory.NewWorld(nil)}
+	f := &field{home: at, world: memory.NewWorld(nil)}
 	descriptors := []providers.Descriptor{f.world.Descriptor()}
 	f.descriptors, f.catalog = descriptors, all.Catalog(descriptors...)
 	var err error
 	f.config, err = workerconfig.Load("keyturn-worker.yaml", []byte(benchConfig+config), descriptors)
 	require.NoError(tb, err)
-	f.client, err = client.Dial(client.Options{HostPort: address, Logger: silent})
-	require.NoError(tb, err)
+	f.client = f.dial(tb)
 	tb.Cleanup(f.client.Close)
 	f.worker, err = host.Start(context.Background(), f.client, host.Options{
-		Namespace: client.DefaultNamespace, BuildID: "test", Config: f.config, Descriptors: descriptors, AllowUnsigned: true, Log: slog.New(slog.DiscardHandler),
+		Namespace: f.namespace, BuildID: "test", Config: f.config, Descriptors: descriptors, AllowUnsigned: true, Log: slog.New(slog.DiscardHandler),
 	}, func(err error) { tb.Error(err) })
 	require.NoError(tb, err)
 	tb.Cleanup(f.worker.Stop)
@@ -139,6 +128,7 @@ func (f *field) plant(tb testing.TB, name string, change func(*inventory.Credent
 	settings.ReportsUsage = false // nobody uses these keys
 	f.world.SetPrincipal(name, settings)
 	bundle := f.world.AddKey(name, name+"-key-old", time.Now().Add(-time.Hour))
+	require.NoError(tb, f.world.Use(bundle, "canary")) // else the issuer would tell of no use
 	f.world.AddVersion(name, bundle)
 	for _, instance := range []string{"canary", "a", "b"} {
 		f.world.SetInstance(name+"-"+instance, memory.InstanceSettings{})
@@ -185,7 +175,7 @@ func nothing(context.Context) error { return nil }
 // BenchmarkRotations compares rotations with bare workflows, in turns on the same server.
 func BenchmarkRotations(b *testing.B) {
 	const rounds, each, atOnce = 5, 60, 10
-	f := newField(b, server(b))
+	f := newField(b, ownServer(b))
 	plain := worker.New(f.client, "bare", worker.Options{})
 	plain.RegisterWorkflow(bare)
 	plain.RegisterActivity(nothing)
@@ -239,7 +229,7 @@ func median(list []float64) float64 {
 // BenchmarkHistory measures what a rotation of two waves, three instances and one approval leaves, and what a
 // longer overlap adds to it.
 func BenchmarkHistory(b *testing.B) {
-	f := newField(b, server(b))
+	f := newField(b, ownServer(b))
 	history := func(name string, overlap time.Duration) (events, size, copies int) {
 		spec := f.plant(b, name, func(c *inventory.Credential) {
 			c.Overlap, c.WaveSoak, c.DisableSoak = inventory.Duration(overlap), inventory.Duration(time.Second), inventory.Duration(time.Second)
@@ -278,7 +268,7 @@ func BenchmarkHistory(b *testing.B) {
 // BenchmarkOverlap measures a worker with many rotations in their overlap.
 func BenchmarkOverlap(b *testing.B) {
 	const many = 1000
-	f := newField(b, server(b))
+	f := newField(b, ownServer(b))
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats

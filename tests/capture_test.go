@@ -267,7 +267,7 @@ func (r *rotating) failsUntil(what string, holds func(workflows.Status) bool) {
 // TestLives makes a history of each way that a rotation may go, and replays it.
 func TestLives(t *testing.T) {
 	t.Parallel()
-	f := newField(t, server(t))
+	f := newField(t, sharedServer(t))
 	for what, life := range lives {
 		t.Run(what, func(t *testing.T) {
 			if !life.alone {
@@ -287,7 +287,7 @@ func TestLives(t *testing.T) {
 // TestLivesOfMoreThanOneRun makes histories of rotations that continue as new, and replays them.
 func TestLivesOfMoreThanOneRun(t *testing.T) {
 	t.Parallel()
-	f := newField(t, server(t, "--suggest-continue-as-new", "40"))
+	f := newField(t, ownServer(t, "--suggest-continue-as-new", "40"))
 	for what, life := range map[string]struct {
 		turns bool
 		want  workflows.Outcome
@@ -320,7 +320,7 @@ func TestLivesOfAHeldRotation(t *testing.T) {
 	signers := filepath.Join(folder, "signers")
 	ann, bob := newPerson(t, folder, "ann"), newPerson(t, folder, "bob")
 	trust(t, signers, ann)
-	f := newFieldWith(t, server(t), fmt.Sprintf("trust: {inventory: [{environments: [test], allowedSigners: %q}]}\n", signers))
+	f := newFieldWith(t, sharedServer(t), fmt.Sprintf("trust: {inventory: [{environments: [test], allowedSigners: %q}]}\n", signers))
 	const what = "held, and its spec signed anew"
 	r := f.begins(t, what, func(c *inventory.Credential) { c.Overlap = inventory.Duration(3 * time.Second) }, nil, ann)
 	r.await(workflows.PhaseOverlap)
@@ -344,7 +344,7 @@ func TestLivesOfAHeldRotation(t *testing.T) {
 func TestLivesOfAFlood(t *testing.T) {
 	t.Parallel()
 	const requests, senders = 1800, 12 // as many as a run takes
-	f := newField(t, server(t))
+	f := newField(t, sharedServer(t))
 	const what = "flooded at a gate"
 	r := f.begins(t, what, nil, nil)
 	first := r.run.GetRunID()
@@ -383,7 +383,7 @@ func (f *field) begins(t *testing.T, what string, change func(*inventory.Credent
 	for _, by := range signers {
 		known, err := spec.Peek()
 		require.NoError(t, err)
-		known.Namespace = client.DefaultNamespace
+		known.Namespace = f.namespace
 		spec, err = inventory.NewSpec(known)
 		require.NoError(t, err)
 		spec, err = spec.Sign(by.key)

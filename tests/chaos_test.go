@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,12 +180,10 @@ func needChaos(t *testing.T) {
 // forgotten.
 func TestMoments(t *testing.T) {
 	needChaos(t)
-	server := &stage{t: t, folder: t.TempDir()}
-	server.startServer()
 	for _, c := range courses {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			v := newVictim(t, row{course: c, strike: strike{workers: 1}}, server)
+			v := newVictim(t, row{course: c, strike: strike{workers: 1}})
 			v.play()
 			if *update {
 				require.NoError(t, os.MkdirAll(filepath.Dir(c.list()), 0o750))
@@ -200,12 +197,10 @@ func TestMoments(t *testing.T) {
 // TestChaos plays the matrix. A row that fails is played alone by its name: make chaos ROW='gateway-rotation/worker dies/before …'.
 func TestChaos(t *testing.T) {
 	needChaos(t)
-	server := &stage{t: t, folder: t.TempDir()}
-	server.startServer()
 	for _, r := range chosen(t) {
 		t.Run(r.String(), func(t *testing.T) {
 			t.Parallel()
-			v := newVictim(t, r, server)
+			v := newVictim(t, r)
 			v.play()
 			assert.True(t, v.struck, "the moment never came; there were: %s", strings.Join(v.moments, ", "))
 		})
@@ -214,6 +209,3 @@ func TestChaos(t *testing.T) {
 
 // within is how long a row may take: each attempt that dies is waited for, up to its time-out.
 const within = 15 * time.Minute
-
-// victims counts them, since each has a namespace of its own.
-var victims atomic.Int64

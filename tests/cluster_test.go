@@ -17,6 +17,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
 
 	"github.com/keyturn/keyturn/internal/moto"
 	"github.com/keyturn/keyturn/workflows"
@@ -54,7 +55,7 @@ func newCluster(t *testing.T) *cluster {
 
 	text, err := os.ReadFile("../docker-compose.yml")
 	require.NoError(t, err)
-	s := &stage{t: t, folder: t.TempDir(), variables: map[string][]string{}}
+	s := &stage{t: t, folder: t.TempDir(), home: home{namespace: client.DefaultNamespace}, variables: map[string][]string{}}
 	c := &cluster{stage: s}
 	c.settles(follow(t, "moto", double).says(`Running on http://([\d.:]+)`))
 	require.NoError(t, yaml.Unmarshal(text, &c.file))
@@ -96,7 +97,7 @@ func (s *stage) buildTemporal() {
 		"temporal-sql-tool": "go.temporal.io/server/cmd/tools/sql",
 		"ui-server":         "github.com/temporalio/ui-server/v2/cmd/server",
 	} {
-		build := exec.Command("go", "build", "-o", filepath.Join(s.folder, program), from)
+		build := exec.Command("go", "build", "-ldflags=-w", "-o", filepath.Join(s.folder, program), from)
 		build.Dir = "../sandbox" // its go.mod has them as tools
 		out, err := build.CombinedOutput()
 		require.NoError(s.t, err, "building %s: %s", from, out)

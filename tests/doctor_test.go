@@ -54,8 +54,7 @@ func (s *stage) fails(check, says, do string) {
 
 func TestDoctor(t *testing.T) {
 	t.Parallel()
-	s := &trustingStage{stage: &stage{t: t, folder: t.TempDir()}}
-	s.startServer()
+	s := &trustingStage{stage: onOwnServer(t)}
 	checks, code := s.doctor()
 	assert.Equal(t, 1, code)
 	assert.Contains(t, checks[policy.CheckDeployment].Do, "setup --build-id")
@@ -106,9 +105,7 @@ func TestDoctor(t *testing.T) {
 	s.fails("account edge", "cannot use it", "worker's host")
 	require.NoError(t, os.Rename(s.keyFile()+".gone", s.keyFile()))
 
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(t, err)
-	defer c.Close()
+	c := s.client()
 	sweep := c.ScheduleClient().GetHandle(t.Context(), workflows.SweepScheduleID)
 	require.NoError(t, sweep.Pause(t.Context(), client.SchedulePauseOptions{Note: "for the move"}))
 	checks, code = s.doctor()

@@ -39,7 +39,7 @@ func TestManyDueAtOnce(t *testing.T) {
 	)
 	many := *due
 	most := many / 6 // as many rotations at once
-	s := openStage(t, fmt.Sprintf("maxRotations: %d\n", most))
+	s := openStage(onOwnServer(t), fmt.Sprintf("maxRotations: %d\n", most))
 	s.rewrite(s.place.Worker, "quota: 50/s", fmt.Sprintf("quota: %d/s", quota))
 	s.rewrite(s.place.Worker, "minApprovals: 1", "minApprovals: 0")
 	var names []string
@@ -179,7 +179,7 @@ func TestManyDueAtOnce(t *testing.T) {
 // What a firing saw before it waited for a slot does not count after it; and one that could see nothing needs a slot, too.
 func TestAFiringAndItsSlot(t *testing.T) {
 	t.Parallel()
-	s := openStage(t, "maxRotations: 1\n")
+	s := openStage(onSharedServer(t), "maxRotations: 1\n")
 	s.rewrite(s.place.Worker, "minApprovals: 1", "minApprovals: 0")
 	s.startWorker()
 	text := declared("one", []string{"wanted", "stranger"}, func(string) string {

@@ -19,11 +19,7 @@ import (
 // An attempt that stood still asks Temporal itself whether it still counts, whatever the SDK's heartbeats said before.
 func TestAnAttemptAsksTemporalWhetherItCounts(t *testing.T) {
 	t.Parallel()
-	s := &stage{t: t, folder: t.TempDir()}
-	s.startServer()
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(t, err)
-	defer c.Close()
+	c := onSharedServer(t).client()
 
 	asks, answers, kept := make(chan any), make(chan error), make(chan string, 1)
 	w := worker.New(c, "fence", worker.Options{})

@@ -23,9 +23,7 @@ func TestFloodOfRequests(t *testing.T) {
 	t.Parallel()
 	const byEach, senders, by = 320, 8, time.Millisecond // more than a run takes
 	s := newStage(t, "--overlap", "1h")                  // however long the flood takes
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(t, err)
-	defer c.Close()
+	c := s.client()
 	// A flood may leave too little of the machine to consumers for their checks: nothing but people turns this rotation back.
 	s.rewrite(s.place.Inventory, "onBreach: rollback", "onBreach: pause")
 	out, code := s.starter("rotate", credential, "-f", s.place.Inventory)

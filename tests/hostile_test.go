@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.temporal.io/sdk/client"
 
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -21,7 +20,7 @@ import (
 // terminal. The rotation is turned back, and what people see of the answer is short, and plain.
 func TestHostileConsumer(t *testing.T) {
 	t.Parallel()
-	s := prepareWith(t, map[string][]string{})
+	s := onOwnServer(t).prepared()
 	v := &victim{stage: s, values: map[string]string{}}
 	hostile := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		key, _ := os.ReadFile(filepath.Join(s.folder, "demo", "keys", "checkout-canary", credential))
@@ -39,9 +38,7 @@ func TestHostileConsumer(t *testing.T) {
 	require.NoError(t, os.WriteFile(s.place.Inventory, []byte(strings.Replace(changed, "waveTimeout: 3m", "waveTimeout: 3s", 1)), 0o600))
 	s.verbose()
 	s.startWorker()
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(t, err)
-	defer c.Close()
+	c := s.client()
 
 	s.known(v)
 	left := remains{}

@@ -24,9 +24,12 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	if atOnce := flag.Lookup("test.parallel"); atOnce.Value.String() == atOnce.DefValue { // nobody asked for another
-		_ = flag.Set(atOnce.Name, strconv.Itoa(2*runtime.GOMAXPROCS(0))) // most of a test is waiting
+		_ = flag.Set(atOnce.Name, strconv.Itoa(3*runtime.GOMAXPROCS(0))) // most of a test is waiting
 	}
-	code, err := withPrograms(m.Run)
+	code, err := withPrograms(func() int {
+		defer endShared()
+		return m.Run()
+	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1

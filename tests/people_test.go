@@ -91,7 +91,7 @@ func (s *trustingStage) spec(by person, change func(*inventory.Spec)) inventory.
 	require.NoError(s.t, err)
 	inv, err := inventory.Load(s.place.Inventory, text, all.Catalog(all.Descriptors()...))
 	require.NoError(s.t, err)
-	spec := inventory.Spec{Namespace: "default", Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: inv.Credentials[0]}
+	spec := inventory.Spec{Namespace: s.namespace, Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: inv.Credentials[0]}
 	change(&spec)
 	packed, err := inventory.NewSpec(spec)
 	require.NoError(s.t, err)

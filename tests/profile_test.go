@@ -122,8 +122,8 @@ func TestProfiles(t *testing.T) {
 			s := prepare(t)
 			f := newFront(t, s.address, test.certificates)
 			profile := func(name, apiKey, certificate string) string {
-				return fmt.Sprintf("[profile.%s]\naddress = %q\nnamespace = \"default\"\n%s\n[profile.%[1]s.tls]\nserver_name = \"temporal.example.com\"\nserver_ca_cert_path = %[4]q\n%[5]s\n",
-					name, f.address, apiKey, f.ca, certificate)
+				return fmt.Sprintf("[profile.%s]\naddress = %q\nnamespace = %q\n%s\n[profile.%[1]s.tls]\nserver_name = \"temporal.example.com\"\nserver_ca_cert_path = %[5]q\n%[6]s\n",
+					name, f.address, s.namespace, apiKey, f.ca, certificate)
 			}
 			text := profile("cluster", fmt.Sprintf("api_key = %q", apiKey), "") + profile("stranger", `api_key = "another"`, "")
 			if test.certificates {

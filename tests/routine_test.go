@@ -93,18 +93,18 @@ func (s *stage) replaysRun(c client.Client, name, id, run string) {
 }
 
 // dueStage is a stage whose key is old, and shall be rotated every five minutes: it is due.
-func dueStage(t *testing.T) *stage {
-	t.Helper()
-	s := prepare(t)
+func dueStage(s *stage) *stage {
+	s.t.Helper()
+	s.prepared()
 	s.flags = []string{"--allow-unsigned"}
 	s.rewrite(s.place.Inventory, "rotateEvery: 90d", "rotateEvery: 5m")
 	file := filepath.Join(filepath.Dir(s.place.Audit), "gateway", "keys.json")
 	text, err := os.ReadFile(file)
-	require.NoError(t, err)
+	require.NoError(s.t, err)
 	old := regexp.MustCompile(`"createdAt": *"[^"]*"`).ReplaceAll(text, []byte(`"createdAt": "2024-07-01T00:00:00Z"`))
-	require.NotEqual(t, string(text), string(old))
-	require.NoError(t, os.WriteFile(file+".old", old, 0o600))
-	require.NoError(t, os.Rename(file+".old", file))
+	require.NotEqual(s.t, string(text), string(old))
+	require.NoError(s.t, os.WriteFile(file+".old", old, 0o600))
+	require.NoError(s.t, os.Rename(file+".old", file))
 	s.startWorker()
 	return s
 }
@@ -112,7 +112,7 @@ func dueStage(t *testing.T) *stage {
 // A key is rotated under traffic because its time has come, and for no other reason.
 func TestAScheduleRotatesAKeyWhenItIsDue(t *testing.T) {
 	t.Parallel()
-	s := dueStage(t)
+	s := dueStage(onSharedServer(t))
 	schedules, c := s.schedules()
 	s.apply(0, "-f", s.place.Inventory)
 
@@ -210,7 +210,7 @@ func TestAScheduleRotatesAKeyWhenItIsDue(t *testing.T) {
 // Nobody has looked at a credential that is paused since it was applied: that is said, and --verify looks.
 func TestWhatNobodyLookedAtIsNotSaidToBeInTime(t *testing.T) {
 	t.Parallel()
-	s := dueStage(t)
+	s := dueStage(onSharedServer(t))
 	s.rewrite(s.place.Inventory, "policy: demo\n", "policy: demo\n    schedule: {paused: the vault is moving}\n")
 	s.apply(0, "-f", s.place.Inventory)
 	out, code := s.starter("inventory")
@@ -224,14 +224,11 @@ func TestWhatNobodyLookedAtIsNotSaidToBeInTime(t *testing.T) {
 	eventually(t, func() bool { return s.inventory(0, "--overdue")[credential].Overdue }, patience, 100*time.Millisecond)
 }
 
-// openStage has a worker whose bounds let it make the first keys of credentials of any name.
-func openStage(t *testing.T, limits string) *stage {
-	t.Helper()
-	s := &stage{t: t, folder: t.TempDir(), flags: []string{"--allow-unsigned"}}
-	s.startServer("--headless")
-	s.startServices()
-	out, code := s.starter("setup", "--build-id", "test")
-	require.Zero(t, code, out)
+// openStage is a stage whose worker's bounds let it make the first keys of credentials of any name.
+func openStage(s *stage, limits string) *stage {
+	s.t.Helper()
+	s.prepared()
+	s.flags = []string{"--allow-unsigned"}
 	s.rewrite(s.place.Worker, "principals: ["+credential+"]", `principals: ["*"]`)
 	s.rewrite(s.place.Worker, "storePaths: ["+credential+"]", `storePaths: ["*"]`)
 	s.rewrite(s.place.Worker, "audit:", limits+"audit:")
@@ -241,7 +238,7 @@ func openStage(t *testing.T, limits string) *stage {
 // What the last rotation did is known when Temporal has forgotten the rotation.
 func TestTheLastRotationOutlivesItsHistory(t *testing.T) {
 	t.Parallel()
-	s := openStage(t, "")
+	s := openStage(onSharedServer(t), "")
 	s.startWorker()
 	_, c := s.schedules()
 	file := s.file("one.yaml", declared("one", []string{"a"}, func(string) string { return "    schedule: {paused: only by hand}\n" }))
@@ -254,7 +251,7 @@ func TestTheLastRotationOutlivesItsHistory(t *testing.T) {
 	require.Equal(t, workflows.Completed, report.Outcome)
 
 	_, err := c.WorkflowService().DeleteWorkflowExecution(t.Context(), &workflowservice.DeleteWorkflowExecutionRequest{
-		Namespace: client.DefaultNamespace, WorkflowExecution: &common.WorkflowExecution{WorkflowId: workflows.WorkflowID("a")},
+		Namespace: s.namespace, WorkflowExecution: &common.WorkflowExecution{WorkflowId: workflows.WorkflowID("a")},
 	})
 	require.NoError(t, err)
 	eventually(t, func() bool {
@@ -284,7 +281,7 @@ func TestTheLastRotationOutlivesItsHistory(t *testing.T) {
 // While all slots are taken, three wait. One leaves the inventory; of the others the critical one is applied last, and goes first.
 func TestWhoWaitsForASlot(t *testing.T) {
 	t.Parallel()
-	s := openStage(t, "maxRotations: 1\n")
+	s := openStage(onSharedServer(t), "maxRotations: 1\n")
 	_, c := s.schedules()
 	_, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: workflows.SlotID(1), TaskQueue: workflows.TaskQueue}, workflows.RotationSlot)
 	require.NoError(t, err)
@@ -345,7 +342,7 @@ func TestWhoWaitsForASlot(t *testing.T) {
 // A worker that is killed while a rotation waits, and Temporal restarted: the Schedule's run goes on.
 func TestAScheduledRotationSurvivesRestarts(t *testing.T) {
 	t.Parallel()
-	s := dueStage(t)
+	s := dueStage(onOwnServer(t))
 	_, c := s.schedules()
 	s.apply(0, "-f", s.place.Inventory)
 	s.await(workflows.PhaseRevokeGate)

@@ -20,21 +20,11 @@ import (
 	"github.com/keyturn/keyturn/providers/all"
 )
 
-// serverAlone is a stage with a Temporal server and nothing else.
-func serverAlone(t *testing.T) *stage {
-	t.Helper()
-	s := &stage{t: t, folder: t.TempDir()}
-	s.startServer()
-	return s
-}
-
-// schedules are those of the stage's namespace, for a client of its own.
+// schedules are those of the stage's namespace.
 func (s *stage) schedules() (*schedule.Schedules, client.Client) {
 	s.t.Helper()
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(s.t, err)
-	s.t.Cleanup(c.Close)
-	return schedule.New(c, client.DefaultNamespace, all.Catalog(all.Descriptors()...)), c
+	c := s.client()
+	return schedule.New(c, s.namespace, all.Catalog(all.Descriptors()...)), c
 }
 
 // declared is an inventory's text with credentials of these names; each has more lines from the function.
@@ -58,13 +48,14 @@ func declared(name string, names []string, more func(name string) string) string
 
 func nothingMore(string) string { return "" }
 
-func specsOf(t *testing.T, text string) []inventory.SignedSpec {
+// specs are those of an inventory's text, for the stage's namespace.
+func (s *stage) specs(t *testing.T, text string) []inventory.SignedSpec {
 	t.Helper()
 	inv, err := inventory.Load("inventory.yaml", []byte(text), all.Catalog(all.Descriptors()...))
 	require.NoError(t, err)
 	var specs []inventory.SignedSpec
 	for i, c := range inv.Credentials {
-		spec, err := inventory.NewSpec(inventory.Spec{Namespace: "default", Inventory: inv.Name, Generation: time.Now().UnixMilli() + int64(i), Credential: c})
+		spec, err := inventory.NewSpec(inventory.Spec{Namespace: s.namespace, Inventory: inv.Name, Generation: time.Now().UnixMilli() + int64(i), Credential: c})
 		require.NoError(t, err)
 		specs = append(specs, spec)
 	}
@@ -73,10 +64,10 @@ func specsOf(t *testing.T, text string) []inventory.SignedSpec {
 
 func TestASchedulesIndexSaysWhatItsSpecAndTheStoreSay(t *testing.T) {
 	t.Parallel()
-	s := serverAlone(t)
+	s := onSharedServer(t)
 	schedules, c := s.schedules()
 	ann := newPerson(t, s.folder, "ann")
-	spec := specsOf(t, declared("payments", []string{"a-key"}, nothingMore))[0]
+	spec := s.specs(t, declared("payments", []string{"a-key"}, nothingMore))[0]
 	signed, err := spec.Sign(ann.key)
 	require.NoError(t, err)
 	require.NoError(t, schedules.Create(t.Context(), schedule.Content{Signed: signed}))
@@ -123,7 +114,7 @@ func TestASchedulesIndexSaysWhatItsSpecAndTheStoreSay(t *testing.T) {
 	_, err = schedules.Find(t.Context(), "nobody")
 	require.ErrorIs(t, err, schedule.ErrNotFound)
 
-	other := specsOf(t, declared("payments", []string{"a-key"}, func(string) string { return "    scopes: [charge:create]\n" }))[0]
+	other := s.specs(t, declared("payments", []string{"a-key"}, func(string) string { return "    scopes: [charge:create]\n" }))[0]
 	require.ErrorIs(t, schedules.Declare(t.Context(), other, 1), schedule.ErrOvertaken)
 	require.NoError(t, schedules.Declare(t.Context(), other, described.Generation))
 	eventually(t, func() bool {
@@ -142,9 +133,9 @@ func TestASchedulesIndexSaysWhatItsSpecAndTheStoreSay(t *testing.T) {
 // Somebody pauses while others write: whatever the order, the pause stays, and no write is lost.
 func TestAStaleWriterDoesNotUnpause(t *testing.T) {
 	t.Parallel()
-	s := serverAlone(t)
+	s := onSharedServer(t)
 	schedules, c := s.schedules()
-	spec := specsOf(t, declared("payments", []string{"a-key"}, nothingMore))[0]
+	spec := s.specs(t, declared("payments", []string{"a-key"}, nothingMore))[0]
 	require.NoError(t, schedules.Create(t.Context(), schedule.Content{Signed: spec}))
 	handle := c.ScheduleClient().GetHandle(t.Context(), schedule.ID("payments", "a-key"))
 
@@ -189,7 +180,7 @@ func TestAStaleWriterDoesNotUnpause(t *testing.T) {
 // says: asked of the server itself.
 func TestTheServersCalendarIsTheInventorys(t *testing.T) {
 	t.Parallel()
-	s := serverAlone(t)
+	s := onSharedServer(t)
 	schedules, c := s.schedules()
 	calendars := map[string]struct {
 		schedule string
@@ -211,7 +202,7 @@ func TestTheServersCalendarIsTheInventorys(t *testing.T) {
 	for name, calendar := range calendars {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			spec := specsOf(t, declared("payments", []string{name}, func(string) string {
+			spec := s.specs(t, declared("payments", []string{name}, func(string) string {
 				if calendar.schedule == "" {
 					return ""
 				}
@@ -228,7 +219,7 @@ func TestTheServersCalendarIsTheInventorys(t *testing.T) {
 					end = to
 				}
 				answer, err := c.WorkflowService().ListScheduleMatchingTimes(t.Context(), &workflowservice.ListScheduleMatchingTimesRequest{
-					Namespace: client.DefaultNamespace, ScheduleId: schedule.ID("payments", name), StartTime: timestamppb.New(begin), EndTime: timestamppb.New(end),
+					Namespace: s.namespace, ScheduleId: schedule.ID("payments", name), StartTime: timestamppb.New(begin), EndTime: timestamppb.New(end),
 				})
 				require.NoError(t, err)
 				for _, at := range answer.GetStartTime() {

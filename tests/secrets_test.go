@@ -35,12 +35,12 @@ type remains map[string][]byte
 func (r remains) seen(s *stage, c client.Client) {
 	s.t.Helper()
 	execution := &common.WorkflowExecution{WorkflowId: workflows.WorkflowID(credential)}
-	described, err := c.WorkflowService().DescribeWorkflowExecution(s.t.Context(), &workflowservice.DescribeWorkflowExecutionRequest{Namespace: "default", Execution: execution})
+	described, err := c.WorkflowService().DescribeWorkflowExecution(s.t.Context(), &workflowservice.DescribeWorkflowExecutionRequest{Namespace: s.namespace, Execution: execution})
 	require.NoError(s.t, err)
 	r.message("descriptions", described)
 	for _, name := range []string{"__temporal_workflow_metadata", workflows.StatusName} {
 		answer, err := c.WorkflowService().QueryWorkflow(s.t.Context(), &workflowservice.QueryWorkflowRequest{
-			Namespace: "default", Execution: execution, Query: &query.WorkflowQuery{QueryType: name},
+			Namespace: s.namespace, Execution: execution, Query: &query.WorkflowQuery{QueryType: name},
 		})
 		require.NoError(s.t, err)
 		r.message("current details and status", answer)
@@ -69,7 +69,7 @@ var payloads = regexp.MustCompile(`"data": ?"([A-Za-z0-9+/=]+)"`)
 func (r remains) end(s *stage, c client.Client) {
 	s.t.Helper()
 	s.sweep()
-	runs, err := c.WorkflowService().ListWorkflowExecutions(s.t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Namespace: "default"})
+	runs, err := c.WorkflowService().ListWorkflowExecutions(s.t.Context(), &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace})
 	require.NoError(s.t, err)
 	for _, run := range runs.GetExecutions() {
 		r.message("visibility", run)
@@ -158,14 +158,14 @@ func (s *stage) verbose() {
 // consumers.
 func TestNoSecretIsLeftBehind(t *testing.T) {
 	t.Parallel()
-	s := prepareWith(t, map[string][]string{}, "--overlap", "20s")
+	s := onOwnServer(t).prepared("--overlap", "20s")
 	leavesNone(t, s, &victim{stage: s, values: map[string]string{}})
 }
 
 // The same on AWS, which besides answers with errors that repeat all that it was sent and would have answered.
 func TestNoSecretOfAWSIsLeftBehind(t *testing.T) {
 	t.Parallel()
-	s := prepareAWS(t, "--overlap", "20s")
+	s := prepareAWSOn(onOwnServer(t), "--overlap", "20s")
 	s.aws.Echo("iam:CreateAccessKey", 0, 1) // the SDK does not repeat that one
 	for _, action := range []string{
 		"secretsmanager:PutSecretValue", "secretsmanager:GetSecretValue", "secretsmanager:UpdateSecretVersionStage",
@@ -180,9 +180,7 @@ func leavesNone(t *testing.T, s *stage, v *victim) {
 	t.Helper()
 	s.verbose()
 	s.startWorker()
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(t, err)
-	defer c.Close()
+	c := s.client()
 	left := remains{}
 	run := func(args ...string) { s.starter(args...) }
 	s.known(v)

@@ -3,7 +3,6 @@ package tests
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,11 +64,11 @@ func comes(condition func() bool, within, every time.Duration) bool {
 }
 
 // stage is one machine with everything running on it: a Temporal server, the demo services with their
-// traffic, and a worker, each a process of its own.
+// traffic, and a worker, each a process of its own. The server is one that tests share, or the stage's own.
 type stage struct {
+	home
 	t        *testing.T
 	folder   string
-	address  string
 	place    place
 	server   *process
 	services *process
@@ -79,15 +78,13 @@ type stage struct {
 	flags []string
 	// variables are of a program's environment, beside those that every program has.
 	variables map[string][]string
-	// namespace is Temporal's default one when empty.
-	namespace string
 	// profile, when there is one, says where Temporal is, and the file says what is in it.
 	profile, profiles string
 
 	mu sync.Mutex
 	// said is all that the command line printed.
 	said bytes.Buffer
-	// asks is this test's own connection to Temporal.
+	// asks is this test's own client.
 	asks client.Client
 }
 
@@ -111,6 +108,20 @@ type traffic struct {
 	} `json:"consumers"`
 }
 
+// onSharedServer is a stage with nothing on it yet, in a namespace of its own on the server that tests share.
+func onSharedServer(t *testing.T) *stage {
+	t.Helper()
+	return &stage{t: t, folder: t.TempDir(), home: sharedServer(t), variables: map[string][]string{}}
+}
+
+// onOwnServer is a stage with nothing on it but a server of its own, which may be ended, and whose database is a file.
+func onOwnServer(t *testing.T) *stage {
+	t.Helper()
+	s := &stage{t: t, folder: t.TempDir(), home: home{namespace: client.DefaultNamespace}, variables: map[string][]string{}}
+	s.startServer()
+	return s
+}
+
 // newStage starts everything. windows are flags of sandbox demo-services.
 func newStage(t *testing.T, windows ...string) *stage {
 	t.Helper()
@@ -123,30 +134,28 @@ func newStage(t *testing.T, windows ...string) *stage {
 // prepare starts everything but the worker.
 func prepare(t *testing.T, windows ...string) *stage {
 	t.Helper()
-	return prepareWith(t, nil, windows...)
+	return onSharedServer(t).prepared(windows...)
 }
 
-// prepareWith gives programs variables of their own.
-func prepareWith(t *testing.T, variables map[string][]string, windows ...string) *stage {
-	t.Helper()
-	s := &stage{t: t, folder: t.TempDir(), variables: variables}
-	s.startServer()
+// prepared starts the services of a stage that has a server, and prepares its namespace.
+func (s *stage) prepared(windows ...string) *stage {
+	s.t.Helper()
 	s.startServices(windows...)
 	out, code := s.starter("setup", "--build-id", "test")
-	require.Zero(t, code, out)
+	require.Zero(s.t, code, out)
 	return s
 }
 
-// startServer starts Temporal, or starts it again at its address, with more flags of sandbox server.
-func (s *stage) startServer(more ...string) {
+// startServer starts Temporal, or starts it again at its address.
+func (s *stage) startServer() {
 	s.t.Helper()
 	if s.server != nil { // it was there before
-		require.NoError(s.t, s.serve(more...))
+		require.NoError(s.t, s.serve())
 		return
 	}
 	s.listens(func() bool {
 		s.address = freeAddress(s.t)
-		return s.serve(more...) == nil
+		return s.serve() == nil
 	})
 }
 
@@ -162,18 +171,14 @@ func (s *stage) listens(start func() bool) {
 }
 
 // serve starts Temporal at its address. Any goroutine may.
-func (s *stage) serve(more ...string) error {
-	server, err := launch(s.t, "sandbox", s.command("sandbox", append([]string{"server", "-o", "json", "--port", port(s.address), "--ui-port", "0",
-		"--db", s.database(), "--log-file", s.database() + ".log"}, more...)...))
+func (s *stage) serve() error {
+	server, err := launch(s.t, "sandbox", s.command("sandbox", "server", "-o", "json", "--port", port(s.address), "--headless",
+		"--db", s.database(), "--log-file", s.database()+".log"))
 	if err != nil {
 		return err
 	}
 	s.server = server
-	var where struct {
-		Address string `json:"address"`
-	}
-	err = s.server.first(&where)
-	s.address = cmp.Or(where.Address, s.address)
+	_, err = s.server.address()
 	return err
 }
 
@@ -249,7 +254,7 @@ var ports atomic.Int32
 
 func port(address string) string { return address[strings.LastIndex(address, ":")+1:] }
 
-// process is a program that runs until the test ends.
+// process is a program that runs until the test ends, or all tests do.
 type process struct {
 	t     testing.TB
 	cmd   *exec.Cmd
@@ -282,7 +287,23 @@ func follow(t testing.TB, name string, cmd *exec.Cmd) *process {
 
 // launch is follow for any goroutine.
 func launch(t testing.TB, name string, cmd *exec.Cmd) (*process, error) {
-	p := &process{t: t, cmd: cmd, lines: make(chan string, 1000), done: make(chan struct{})}
+	p, err := spawn(cmd)
+	if err != nil {
+		return nil, err
+	}
+	p.t = t
+	t.Cleanup(func() {
+		p.end(syscall.SIGTERM)
+		if t.Failed() {
+			t.Logf("%s said:\n%s", name, p.said())
+		}
+	})
+	return p, nil
+}
+
+// spawn starts a command that belongs to no test.
+func spawn(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, lines: make(chan string, 1000), done: make(chan struct{})}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -304,12 +325,6 @@ func launch(t testing.TB, name string, cmd *exec.Cmd) (*process, error) {
 		_ = p.cmd.Wait()
 		close(p.done)
 	}()
-	t.Cleanup(func() {
-		p.end(syscall.SIGTERM)
-		if t.Failed() {
-			t.Logf("%s said:\n%s", name, p.said())
-		}
-	})
 	return p, nil
 }
 
@@ -420,19 +435,23 @@ func (s *stage) starter(args ...string) (string, int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
+// client is the test's own: it may do all that the namespace allows.
+func (s *stage) client() client.Client {
+	s.t.Helper()
+	if s.asks == nil {
+		s.asks = s.dial(s.t)
+		s.t.Cleanup(s.asks.Close)
+	}
+	return s.asks
+}
+
 // status is what the rotation says of itself; the zero one while it cannot be asked.
 func (s *stage) status() workflows.Status {
 	s.t.Helper()
-	if s.asks == nil {
-		var err error
-		s.asks, err = client.NewLazyClient(client.Options{HostPort: s.address, Namespace: s.namespace, Logger: silent})
-		require.NoError(s.t, err)
-		s.t.Cleanup(s.asks.Close)
-	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
 	defer cancel()
 	var status workflows.Status
-	if answer, err := s.asks.QueryWorkflow(ctx, workflows.WorkflowID(credential), "", workflows.StatusName); err == nil && answer.Get(&status) == nil {
+	if answer, err := s.client().QueryWorkflow(ctx, workflows.WorkflowID(credential), "", workflows.StatusName); err == nil && answer.Get(&status) == nil {
 		return status
 	}
 	// No worker answers: the command line knows the end of one that has ended.
@@ -455,7 +474,7 @@ func (s *stage) awaitThat(what string, holds func(workflows.Status) bool) workfl
 	comes(func() bool {
 		status = s.status()
 		return holds(status) || status.Report != nil // an ended one changes no more
-	}, patience, 100*time.Millisecond)
+	}, patience, 200*time.Millisecond)
 	if holds(status) {
 		return status
 	}
@@ -531,10 +550,7 @@ var silent = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
 
 func (s *stage) history() *history.History {
 	s.t.Helper()
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(s.t, err)
-	defer c.Close()
-	events := c.GetWorkflowHistory(s.t.Context(), workflows.WorkflowID(credential), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := s.client().GetWorkflowHistory(s.t.Context(), workflows.WorkflowID(credential), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	var whole history.History
 	for events.HasNext() {
 		event, err := events.Next()

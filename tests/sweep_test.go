@@ -76,9 +76,7 @@ func TestSweep(t *testing.T) {
 	require.Zero(t, code, out)
 	s.sweepUntil("it is applied", func(r policy.SweepReport) bool { return r.Credentials == 1 })
 
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(t, err)
-	defer c.Close()
+	c := s.client()
 	out, code = s.starter("rotate", credential)
 	require.Zero(t, code, out)
 	status := s.await(workflows.PhaseRevokeGate)

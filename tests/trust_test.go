@@ -23,7 +23,7 @@ func (s *trustingStage) agent(people ...person) {
 	socket := s.folder + "/agent"
 	agent := follow(s.t, "ssh-agent", exec.Command("ssh-agent", "-D", "-a", socket))
 	eventually(s.t, func() bool { _, err := os.Stat(socket); return err == nil || agent.ended() }, patience, 20*time.Millisecond)
-	s.variables = map[string][]string{"starter": {"SSH_AUTH_SOCK=" + socket}}
+	s.variables["starter"] = []string{"SSH_AUTH_SOCK=" + socket}
 	for _, p := range people {
 		add := exec.Command("ssh-add", p.file)
 		add.Env = []string{"PATH=" + os.Getenv("PATH"), "SSH_AUTH_SOCK=" + socket}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -39,7 +38,7 @@ func (f *field) nextBuild(t *testing.T) {
 	w.RegisterWorkflowWithOptions(nextRotation, workflow.RegisterOptions{Name: "Rotation"})
 	w.RegisterActivity(&activities.Activities{
 		Config: func() *workerconfig.Config { return f.config }, Descriptors: f.descriptors, Catalog: f.catalog, Audit: audit.Discard,
-		Namespace: client.DefaultNamespace, AllowUnsigned: true, Now: time.Now, PollEvery: 100 * time.Millisecond,
+		Namespace: f.namespace, AllowUnsigned: true, Now: time.Now, PollEvery: 100 * time.Millisecond,
 	})
 	require.NoError(t, w.Start())
 	t.Cleanup(w.Stop)
@@ -49,9 +48,8 @@ func (f *field) nextBuild(t *testing.T) {
 // It ends under the next build, without the step; one that begins then has it.
 func TestARotationEndsUnderTheNextBuild(t *testing.T) {
 	t.Parallel()
-	address := server(t)
-	f := newField(t, address)
-	s := &stage{t: t, folder: t.TempDir(), address: address}
+	f := newField(t, sharedServer(t))
+	s := &stage{t: t, folder: t.TempDir(), home: f.home}
 	begin := func(name string, overlap time.Duration) *rotating {
 		spec := f.plant(t, name, func(c *inventory.Credential) {
 			c.Overlap = inventory.Duration(overlap)

@@ -3,7 +3,6 @@ package tests
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,10 +18,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/api/workflowservice/v1"
-	"go.temporal.io/sdk/client"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
@@ -37,9 +32,8 @@ import (
 type victim struct {
 	*stage
 	row
-	aws    *moto.AWS
-	client client.Client
-	cable  *cable
+	aws   *moto.AWS
+	cable *cable
 	// signs are the workers by the access key that they have at AWS.
 	signs  map[string]*process
 	before invariant.Before
@@ -74,33 +68,20 @@ type look struct {
 // beginning bounds how many victims begin at once: that takes all of the machine, and what is struck already must not starve.
 var beginning = make(chan struct{}, 4)
 
-// newVictim starts what a rotation needs. Temporal is that of server, unless the strike is about it.
-func newVictim(t *testing.T, r row, server *stage) *victim {
+// newVictim starts what a rotation needs. Temporal is its own if the strike is about it.
+func newVictim(t *testing.T, r row) *victim {
 	t.Helper()
 	beginning <- struct{}{}
 	defer func() { <-beginning }()
 	v := &victim{
 		row: r, signs: map[string]*process{}, ordinals: map[string]int{}, using: map[string]string{}, used: map[string]time.Time{}, values: map[string]string{},
-		stage: &stage{t: t, folder: t.TempDir(), address: server.address, namespace: fmt.Sprintf("victim-%d", victims.Add(1)), flags: []string{"--allow-unsigned"}},
 	}
 	if r.temporal {
-		v.startServer()
+		v.stage = onOwnServer(t)
+	} else {
+		v.stage = onSharedServer(t)
 	}
-	var err error
-	v.client, err = client.Dial(client.Options{HostPort: v.address, Namespace: v.namespace, Logger: silent})
-	require.NoError(t, err)
-	t.Cleanup(v.client.Close)
-	require.EventuallyWithT(t, func(t *assert.CollectT) { // the server makes few in a second
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		_, err := v.client.WorkflowService().RegisterNamespace(ctx, &workflowservice.RegisterNamespaceRequest{
-			Namespace: v.namespace, WorkflowExecutionRetentionPeriod: durationpb.New(24 * time.Hour),
-		})
-		if _, made := errors.AsType[*serviceerror.NamespaceAlreadyExists](err); !made { // by a call whose answer came too late
-			assert.NoError(t, err)
-		}
-	}, patience, 200*time.Millisecond)
-	eventually(t, func() bool { _, code := v.starter("setup", "--build-id", "test"); return code == 0 }, patience, 200*time.Millisecond)
+	v.flags = []string{"--allow-unsigned"}
 	v.cable = newCable(t, v.address)
 	windows := v.windows()
 	if r.aws {
@@ -108,9 +89,9 @@ func newVictim(t *testing.T, r row, server *stage) *victim {
 		v.aws = moto.Start(t)
 		v.aws.User("worker", documentedPolicy(t))
 		v.aws.User("demo", moto.Allow("*"))
-		v.variables = map[string][]string{"sandbox": lines(v.aws.Variables(v.aws.AccessKey("demo")))}
+		v.variables["sandbox"] = lines(v.aws.Variables(v.aws.AccessKey("demo")))
 	}
-	v.startServices(windows...)
+	v.prepared(windows...)
 	for range r.workers {
 		v.employ()
 	}
@@ -272,7 +253,7 @@ func (v *victim) attend(asked map[workflows.Phase]bool) {
 	ctx, cancel := context.WithTimeout(v.t.Context(), 10*time.Second)
 	defer cancel()
 	var status workflows.Status
-	answer, err := v.client.QueryWorkflow(ctx, workflows.WorkflowID(credential), "", workflows.StatusName)
+	answer, err := v.client().QueryWorkflow(ctx, workflows.WorkflowID(credential), "", workflows.StatusName)
 	if err != nil || answer.Get(&status) != nil {
 		return
 	}

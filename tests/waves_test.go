@@ -319,9 +319,7 @@ func TestAWaveGoesOnWhereItWasKilled(t *testing.T) {
 	for _, name := range []string{"i11", "i23"} { // two of them hold both turns
 		f.change(name, func(h *fleetHost) { h.held = release })
 	}
-	c, err := client.Dial(client.Options{HostPort: s.address, Logger: silent})
-	require.NoError(t, err)
-	defer c.Close()
+	c := s.client()
 	// The server has a heartbeat of some who have converged, and the delivery stands still.
 	var attested int
 	standing := func() bool {

@@ -21,14 +21,14 @@ var errGateExpired = errors.New("the gate's request expired")
 func (r *rotation) gate(g inventory.Gate, e *policy.Evidence) ([]policy.Verdict, error) {
 	never := func() bool { return false }
 	if e == nil {
-		return r.openGate(g, PhaseSignoff, "Waiting for approval to begin; nothing is changed yet.", "", never)
+		return r.openGate(g, PhaseSignoff, "Waiting for approval to begin; nothing is changed yet.", "", false, never)
 	}
-	return r.openGate(g, PhaseRevokeGate, "Waiting for approval to revoke the retiring key: "+e.Describe(), e.Digest, never)
+	return r.openGate(g, PhaseRevokeGate, "Waiting for approval to revoke the retiring key: "+e.Describe(), e.Digest, e.Unseen, never)
 }
 
 // openGate is gate with what is shown. Once it is needless it is as good as passed.
-func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence string, needless func() bool) ([]policy.Verdict, error) {
-	needs := r.credential.Approvals.For(g)
+func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence string, unseen bool, needless func() bool) ([]policy.Verdict, error) {
+	needs := policy.Needs(r.credential, g, unseen)
 	if needs == nil || needs.Count == 0 {
 		return nil, nil
 	}

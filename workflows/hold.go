@@ -56,7 +56,7 @@ func (r *rotation) holdForTraffic(w policy.Wave) error {
 			break
 		}
 		// Which wave is meant is what a decision is bound to.
-		_, err := r.openGate(inventory.GateHold, PhaseDeliver, fmt.Sprintf("Waiting for approval to go on without an error budget: %s.", why), "wave "+w.Name, enough)
+		_, err := r.openGate(inventory.GateHold, PhaseDeliver, fmt.Sprintf("Waiting for approval to go on without an error budget: %s.", why), "wave "+w.Name, false, enough)
 		if errors.Is(err, errGateExpired) {
 			continue
 		}

@@ -46,7 +46,8 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			if req.ID == "" {
 				req.ID = "update/" + workflow.GetCurrentUpdateInfo(ctx).ID
 			}
-			return r.decide(q.action, req, r.prove(ctx, req)), nil
+			proof := r.prove(ctx, req)
+			return r.decide(q.action, req, proof, r.lookBackFor(ctx, q.action)), nil
 		}
 		if err := workflow.SetUpdateHandlerWithOptions(ctx, string(q.action), update,
 			workflow.UpdateHandlerOptions{Description: q.description, Validator: r.placed(q.action)}); err != nil {
@@ -60,7 +61,8 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			if req.ID == "" {
 				req.ID = fmt.Sprintf("signal/%d", r.Numbered)
 			}
-			if v := r.decide(q.action, req, r.prove(ctx, req)); !v.Accepted {
+			proof := r.prove(ctx, req)
+			if v := r.decide(q.action, req, proof, r.lookBackFor(ctx, q.action)); !v.Accepted {
 				r.notice("%s by signal was not taken: %s", q.action, v.Message)
 			}
 			return nil
@@ -97,11 +99,17 @@ func (r *rotation) listen(ctx workflow.Context) error {
 	}
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		ctx.Done().Receive(ctx, nil)
-		if ctx.Err() != nil && !r.over() {
-			if v := r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"}, nil); !v.Accepted {
+		if ctx.Err() == nil || r.over() {
+			return
+		}
+		r.background.Add(1)
+		workflow.Go(r.ctx, func(ctx workflow.Context) {
+			defer r.background.Done()
+			why := r.lookBackFor(ctx, policy.Rollback)
+			if v := r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"}, nil, why); !v.Accepted {
 				r.notice("the run was cancelled, which was not taken: %s", v.Message)
 			}
-		}
+		})
 	})
 	return nil
 }
@@ -189,15 +197,17 @@ func leastWanted(verdicts []policy.Verdict) int {
 }
 
 // decide judges a request, whichever way it came, and does what an accepted one asks for. The same ID
-// gets its first verdict again.
-func (r *rotation) decide(action policy.Action, req policy.Request, proof *policy.Proof) policy.Verdict {
+// gets its first verdict again. noWayBack is why a rollback cannot succeed by what was looked up for it; empty when it can.
+func (r *rotation) decide(action policy.Action, req policy.Request, proof *policy.Proof, noWayBack string) policy.Verdict {
 	if proof != nil && proof.Problem == "" {
 		req.ID = "signed/" + proof.Request.Nonce // however often and under whatever names it is sent
 	}
 	if v, known := r.verdict(req.ID); known {
 		return v
 	}
-	v := policy.Judge(action, req, proof, r.standpoint())
+	here := r.standpoint()
+	here.NoWayBack = cmp.Or(here.NoWayBack, noWayBack)
+	v := policy.Judge(action, req, proof, here)
 	r.remember(v)
 	kind := audit.DecisionRejected
 	if v.Accepted {

@@ -30,6 +30,37 @@ func (r *rotation) turnBack(err error) error {
 	return r.rollBack(t)
 }
 
+// lookBackFor is why a rollback that is asked for cannot succeed now, looked up at issuer and store: what the run remembers may be past.
+// Empty when it can, for any other request, and when nobody can tell. A flood of requests is answered by one look a minute.
+func (r *rotation) lookBackFor(ctx workflow.Context, action policy.Action) string {
+	if action != policy.Rollback {
+		return ""
+	}
+	return r.lookBack(ctx)
+}
+
+func (r *rotation) lookBack(ctx workflow.Context) string {
+	now := workflow.Now(ctx)
+	switch {
+	case !r.delivered() && !r.Promoted || r.Plan.Retiring == nil || r.standpoint().NoWayBack != "": // it needs none, or has none
+		return ""
+	case now.Before(r.lookedBack.Add(time.Minute)):
+		return r.onlyOn
+	case workflow.GetVersion(ctx, "looks-back", workflow.DefaultVersion, 1) < 1:
+		return ""
+	}
+	var d policy.Decision
+	if err := lookingBack.start(ctx, r.Queue, act.LookBack, r.subject()).Get(ctx, &d); err != nil {
+		workflow.GetLogger(ctx).Warn("whether there is a way back is not known", "error", cause(err))
+		return ""
+	}
+	r.lookedBack, r.onlyOn = now, ""
+	if !d.OK {
+		r.onlyOn = d.Message
+	}
+	return r.onlyOn
+}
+
 // rollBack returns every consumer to the retiring key and destroys the incoming one. It can be run from
 // any phase, since each of its steps looks at what there is to undo.
 func (r *rotation) rollBack(t *Turn) error {

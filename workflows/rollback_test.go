@@ -6,10 +6,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -200,4 +204,73 @@ func TestARollbackThatCannotGoOn(t *testing.T) {
 	assert.Contains(t, report.Message, "key key-old is not active at the issuer")
 	assert.Contains(t, report.Message, "still owed: retired-key-alive key-old")
 	assert.NotContains(t, s.asked, "discard")
+}
+
+// What the run remembers of the way back may be past: who asks for a rollback gets a verdict on what issuer and store say now.
+func TestARollbackIsRefusedWhileNothingLeadsBack(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.traffic(2 * time.Hour)
+	s.approve()
+	issuer := s.world.Issuer("payments-api").(providers.Disabler)
+	retiring := key.Ref{Principal: "payments-api", KeyID: "key-old"}
+	var verdicts []policy.Verdict
+	ask := func(id string) {
+		s.env.UpdateWorkflow(workflows.RollbackName, id, &testsuite.TestUpdateCallback{
+			OnAccept:   func() {},
+			OnReject:   func(err error) { require.NoError(t, err) },
+			OnComplete: func(v any, err error) { require.NoError(t, err); verdicts = append(verdicts, v.(policy.Verdict)) },
+		}, policy.Request{By: "ann", Reason: "errors"})
+	}
+	s.in("overlap", inOverlap, func() {
+		require.NoError(t, issuer.Disable(t.Context(), retiring)) // by hand
+		ask("at once")
+	})
+	s.in("overlap", inOverlap+10*time.Second, func() {
+		require.NoError(t, issuer.Enable(t.Context(), retiring))
+		ask("within the minute")
+	})
+	s.in("overlap", inOverlap+2*time.Minute, func() { ask("later") })
+	report := s.run()
+	require.Len(t, verdicts, 3)
+	assert.Equal(t, policy.NoWayBack, verdicts[0].Reason)
+	assert.Contains(t, verdicts[0].Message, "key key-old is not active at the issuer")
+	assert.Equal(t, policy.NoWayBack, verdicts[1].Reason, "a flood is answered by one look a minute")
+	assert.True(t, verdicts[2].Accepted, verdicts[2].Message)
+	assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	assert.Zero(t, s.refused())
+}
+
+// Nor does the budget turn back to where nothing leads: it pauses, and people are told.
+func TestABreachPausesWhileNothingLeadsBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer policy.Decision
+		err    error
+		want   workflows.Outcome
+	}{
+		"the retiring key does not work any more": {no(policy.RetiringKeyNotLive), nil, workflows.Completed},
+		"the retiring key works":                  {yes, nil, workflows.RolledBack},
+		"nobody can tell":                         {yes, errors.New("503"), workflows.RolledBack},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			told := false
+			s.answers["Watch"] = func(int) (any, error) {
+				if !told && s.has("promote") {
+					told = true
+					return no(policy.BudgetBreached), nil
+				}
+				return nil, nil
+			}
+			s.answers["LookBack"] = func(int) (any, error) { return c.answer, c.err }
+			if c.want == workflows.Completed {
+				s.approveAt(atGate)
+			}
+			report := s.run()
+			assert.Equal(t, c.want, report.Outcome, report.Message)
+			assert.Equal(t, c.want == workflows.Completed, s.has("await health"))
+		})
+	}
 }

@@ -38,9 +38,12 @@ type rotation struct {
 	indexed           Phase // by which the run is found
 	remembered        int   // how large the verdicts are, in bytes
 	proved            int   // signed decisions looked at since the gate opened
-	unproved          []*unproved
-	background        workflow.WaitGroup
-	stale             bool // what is shown
+	// lookedBack is when it was looked up why there is no way back, onlyOn; empty when there is one.
+	lookedBack time.Time
+	onlyOn     string
+	unproved   []*unproved
+	background workflow.WaitGroup
+	stale      bool // what is shown
 }
 
 func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {

@@ -191,6 +191,9 @@ func (s *script) mocks() {
 		s.mu.Unlock()
 		return answerOrWait(s, "Watch")
 	})
+	s.env.OnActivity(act.LookBack, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
+		return answer(s, "LookBack", yes)
+	})
 	s.env.OnActivity(act.AwaitMissed, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
 		return answerOrWait(s, "AwaitMissed")
 	})

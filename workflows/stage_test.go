@@ -138,6 +138,7 @@ func (s *stage) prepare() {
 func (s *stage) populate(settings memory.PrincipalSettings) {
 	s.world.SetPrincipal("payments-api", settings)
 	bundle := s.world.AddKey("payments-api", "key-old", s.began.Add(-time.Hour))
+	require.NoError(s.t, s.world.Use(bundle, "checkout")) // else the issuer would tell of no use
 	s.first = s.world.AddVersion("payments-api", bundle)
 	for _, name := range fleet {
 		s.world.SetInstance(name, memory.InstanceSettings{})

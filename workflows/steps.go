@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
 )
 
 // step is how an activity is run: how long an attempt may take, how many may fail in a row and how they follow
@@ -48,19 +49,21 @@ var (
 	comparing  = step{summary: "compare with the Schedule", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	lookingUp  = step{summary: "look up what issuer and store say", attempt: time.Minute, total: 3 * time.Minute, reports: true}
 	inspecting = step{summary: "look at issuer, store and consumers", attempt: 2 * time.Minute, total: 10 * time.Minute}
-	promoting  = step{summary: "move CURRENT to the incoming key", attempt: time.Minute, total: 30 * time.Minute}
+	promoting  = step{summary: "move CURRENT to the incoming key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	disabling  = step{summary: "disable the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 2 * time.Hour}
-	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: time.Minute, total: 30 * time.Minute}
+	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
-	proving    = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
-	logging    = step{summary: "write the audit record", attempt: 30 * time.Second, total: 10 * time.Minute, common: true}
-	notifying  = step{summary: "tell people", attempt: 30 * time.Second, total: 5 * time.Minute, common: true}
-	asking     = step{summary: "read the worker configuration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
-	listing    = step{summary: "list the credentials that are applied", attempt: 2 * time.Minute, total: 10 * time.Minute, common: true, changesNothing: true}
-	surveying  = step{summary: "look at credentials", attempt: 5 * time.Minute, total: 15 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
-	scanning   = step{summary: "list keys of an account", attempt: 10 * time.Minute, total: 30 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
+	// Whoever asks for a rollback waits for it.
+	lookingBack = step{summary: "look whether there is a way back", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
+	proving     = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	logging     = step{summary: "write the audit record", attempt: 30 * time.Second, total: 10 * time.Minute, common: true}
+	notifying   = step{summary: "tell people", attempt: 30 * time.Second, total: 5 * time.Minute, common: true}
+	asking      = step{summary: "read the worker configuration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	listing     = step{summary: "list the credentials that are applied", attempt: 2 * time.Minute, total: 10 * time.Minute, common: true, changesNothing: true}
+	surveying   = step{summary: "look at credentials", attempt: 5 * time.Minute, total: 15 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
+	scanning    = step{summary: "list keys of an account", attempt: 10 * time.Minute, total: 30 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
 	// A receiver that answers is told at once; one that does not is for notifying.
 	notifyingAtOnce = step{summary: "tell people", attempt: 3 * time.Second, total: time.Second, local: true}
 )
@@ -81,7 +84,7 @@ func issuing(c inventory.Credential) step {
 
 func delivering(c inventory.Credential, wave string) step {
 	return step{
-		summary: summary("deliver to wave " + wave), attempt: c.WaveTimeout.Std() + time.Minute, total: c.WaveTimeout.Std() + 10*time.Minute,
+		summary: summary("deliver to wave " + wave), attempt: policy.LongestDelivery(c), total: c.WaveTimeout.Std() + 10*time.Minute,
 		beat: 30 * time.Second, cancellable: true,
 	}
 }
@@ -107,8 +110,8 @@ func gathering(c inventory.Credential) step {
 
 // discarding waits for a key to be quiet and forgotten, so it may take as long as that, and a day for stragglers.
 func discarding(c inventory.Credential) step {
-	lasts := c.QuietWindow + c.LongestCache() + c.LongestBatch()
-	return step{summary: "destroy unwanted keys", attempt: 2 * time.Minute, total: lasts.Std() + 24*time.Hour, every: interval(c)}
+	lasts := (c.QuietWindow + c.LongestCache() + c.LongestBatch()).Std() + policy.LongestDelivery(c)
+	return step{summary: "destroy unwanted keys", attempt: 2 * time.Minute, total: lasts + 24*time.Hour, every: interval(c)}
 }
 
 // interval is how often something is looked at while waiting: ten times in the shortest wait of the

@@ -34,7 +34,7 @@ func (r *rotation) startWatch() {
 		if err != nil {
 			d = policy.Decision{Reason: StepFailed, Message: "the watch itself failed: " + cause(err)}
 		}
-		r.breached(d)
+		r.breached(ctx, d)
 	})
 }
 
@@ -77,7 +77,7 @@ func watched(c inventory.Credential) bool {
 var forPeople = []policy.Reason{StepFailed, policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled, policy.RetiringGone}
 
 // breached turns the rotation back, or, by policy or for want of a way back, pauses it.
-func (r *rotation) breached(d policy.Decision) {
+func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	r.note("watch: %s", d.Message)
 	r.RetiringGone = r.RetiringGone || d.Reason == policy.RetiringGone // nothing brings it back: a pause does not wait for that
 	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
@@ -85,7 +85,16 @@ func (r *rotation) breached(d policy.Decision) {
 		r.Breach = &d
 		return
 	}
-	r.wantBack(d.Reason, "%s", d.Message)
+	own := r.watches
+	why := r.lookBack(ctx)
+	switch {
+	case ctx.Err() != nil || own != r.watches: // it is not watched any more
+	case why != "":
+		r.note("it cannot turn back: %s", why)
+		r.Breach = &d
+	default:
+		r.wantBack(d.Reason, "%s", d.Message)
+	}
 }
 
 // pause waits until all is well again, or somebody turns the rotation back.

@@ -102,8 +102,14 @@ type Owned struct {
 	// VerifiedAt is when keyturn saw it work, and last used it itself, before it was delivered to anybody; zero for
 	// an adopted key.
 	VerifiedAt time.Time `json:"verifiedAt,omitzero"`
+	// TestedUntil is until when keyturn's latest test of it, after that, may have been a use; UsedAt is the latest use that none of
+	// its tests made, as the issuer reported it before a test could hide it.
+	TestedUntil time.Time `json:"testedUntil,omitzero"`
+	UsedAt      time.Time `json:"usedAt,omitzero"`
 	// DeliveredAt is when its latest delivery began, its promotion to those who read the store included.
 	DeliveredAt time.Time `json:"deliveredAt,omitzero"`
+	// Delivering are the attempts that deliver it and have not ended, as far as is known, and since when each does.
+	Delivering map[string]time.Time `json:"delivering,omitempty"`
 	// AttestedAt is when the last wave that it was delivered to was seen to attest it.
 	AttestedAt time.Time `json:"attestedAt,omitzero"`
 	// AttestedReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.

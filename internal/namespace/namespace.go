@@ -152,7 +152,7 @@ func MakeCurrent(ctx context.Context, c client.Client, buildID string) error {
 		return err
 	}
 	for begun := time.Now(); ; {
-		err := set(ctx, c, buildID, token)
+		_, err := patience.Call(ctx, func() (struct{}, error) { return struct{}{}, set(ctx, c, buildID, token) })
 		var refused *serviceerror.FailedPrecondition
 		if !errors.As(err, &refused) || time.Since(begun) > pollersWithin {
 			return err
@@ -163,7 +163,10 @@ func MakeCurrent(ctx context.Context, c client.Client, buildID string) error {
 		case <-time.After(500 * time.Millisecond):
 		}
 		is, again, lost := current(ctx, c)
-		if lost != nil || is != was {
+		switch {
+		case lost == nil && is == buildID: // by a try whose answer was lost
+			return nil
+		case lost != nil || is != was:
 			return err
 		}
 		token = again

@@ -7,18 +7,54 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 )
 
+// TestResult is what a test of a key says.
+type TestResult string
+
+// The results. Unknown is never taken for one of the others: there was no answer, or a server's error.
+const (
+	TestPasses  TestResult = "passes"
+	TestRefused TestResult = "refused"
+	TestUnknown TestResult = "unknown"
+)
+
+// Test is what a test of a key said, and, unless it passes, why.
+type Test struct {
+	Result TestResult
+	Why    string
+}
+
 // accepted judges a key that consumers are sent to, or are left with when another one is taken away: the issuer lists it as
-// active, and it has not ended, nor is about to. Every effect that leaves consumers with a key asks it of the facts of that
-// moment; reason is how the one who asks calls a key that is not accepted.
+// active, it has not ended, nor is about to, and a test of it passes. Every effect that leaves consumers with a key asks it of
+// the facts of that moment; reason is how the one who asks calls a key that is not accepted. A test that nobody could make holds
+// what asks: KeyNotTested, which may pass.
 func (f Facts) accepted(c inventory.Credential, keyID string, reason Reason) Decision {
-	k, live := f.Live(keyID)
-	switch {
-	case !live || k.State != key.Active:
-		return refuse(reason, "key %s is not active at the issuer", keyID)
-	case !k.ExpiresAt.IsZero() && !f.At.Before(beforeEnd(c, k.ExpiresAt)):
-		return refuse(reason, "key %s ends %s: nobody is sent to it, or left with it, so shortly before", keyID, k.ExpiresAt.UTC().Format(time.RFC3339))
+	if d := f.notRefused(c, keyID, reason); !d.OK {
+		return d
+	}
+	if t := f.Tests[keyID]; t.Result == TestUnknown {
+		return refuse(KeyNotTested, "whether key %s works is not known: %s", keyID, t.Why)
 	}
 	return allow("key %s is active", keyID)
+}
+
+// notRefused is accepted for the way back to a key: there, a test that nobody could make holds nothing.
+func (f Facts) notRefused(c inventory.Credential, keyID string, reason Reason) Decision {
+	k, live := f.Live(keyID)
+	switch t := f.Tests[keyID]; {
+	case !live || k.State != key.Active:
+		return refuse(reason, "key %s is not active at the issuer", keyID)
+	case t.Result == TestRefused:
+		return refuse(reason, "the issuer lists key %s as active, and a test of it is refused: %s", keyID, t.Why)
+	}
+	return f.lasts(c, k, reason)
+}
+
+// lasts judges whether a key has not ended, nor is about to.
+func (f Facts) lasts(c inventory.Credential, k key.Info, reason Reason) Decision {
+	if !k.ExpiresAt.IsZero() && !f.At.Before(beforeEnd(c, k.ExpiresAt)) {
+		return refuse(reason, "key %s ends %s: nobody is sent to it, or left with it, so shortly before", k.KeyID, k.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	return allow("key %s lasts", k.KeyID)
 }
 
 // beforeEnd is until when a key that ends by itself is relied on: bringing consumers to another one may take as long as

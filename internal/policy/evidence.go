@@ -23,6 +23,10 @@ type Evidence struct {
 	// IncomingUsedAt and RetiringUsedAt are the issuer's last-used; zero for never, or not told.
 	IncomingUsedAt time.Time `json:"incomingUsedAt,omitzero"`
 	RetiringUsedAt time.Time `json:"retiringUsedAt,omitzero"`
+	// Unseen: the issuer tells of no use of the retiring key, so that its silence proves less. The revoke gate wants one approval more.
+	Unseen bool `json:"unseen,omitempty"`
+	// Untested: nothing tests a key of this credential, so that whether the incoming one works is what the issuer's list says.
+	Untested bool `json:"untested,omitempty"`
 	// QuietSince is the later of the promotion and the retiring key's last use.
 	QuietSince time.Time `json:"quietSince,omitzero"`
 	GatheredAt time.Time `json:"gatheredAt"`
@@ -56,7 +60,7 @@ func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidenc
 
 // gather is Gather with decisions that come besides.
 func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides ...Decision) Evidence {
-	e := Evidence{GatheredAt: f.At}
+	e := Evidence{GatheredAt: f.At, Unseen: f.unseen(retiring.KeyID), Untested: f.Untestable}
 	miss := func(r Reason, format string, args ...any) { e.Missing = append(e.Missing, refuse(r, format, args...)) }
 
 	e.Missing = append(e.Missing, named(converged(f.Instances, retiring, incoming))...)
@@ -106,6 +110,24 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 	e.Complete = len(e.Missing) == 0
 	e.Digest = digest(e)
 	return e
+}
+
+// unseen tells whether the issuer tells of no use of a key: it never reports uses, or none is recorded.
+func (f Facts) unseen(keyID string) bool {
+	k, live := f.Live(keyID)
+	return !f.Capabilities.ReportsUsage || live && k.LastUsedAt.IsZero()
+}
+
+// Needs is what a gate asks for, nil for nothing: what the spec says, and at the revoke gate one approval more when the issuer tells of
+// no use of the retiring key. A spec that asks nobody is asked by nobody then, too: the plan says so.
+func Needs(c inventory.Credential, gate inventory.Gate, unseen bool) *inventory.Approval {
+	needs := c.Approvals.For(gate)
+	if needs == nil || needs.Count == 0 || !unseen || gate != inventory.GateRevoke {
+		return needs
+	}
+	more := *needs
+	more.Count++
+	return &more
 }
 
 // quietWindow is how long a key must be without a reported use. What the issuer reports now is true up to its
@@ -242,7 +264,7 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 // taken back, does not count again. At destroying an approval may have grown old: it was young when the
 // key was disabled.
 func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Verdict, young bool) Decision {
-	needs := c.Approvals.Revoke
+	needs := Needs(c, inventory.GateRevoke, f.unseen(retiring.KeyID))
 	if needs != nil && !young {
 		ageless := *needs
 		ageless.ApprovalExpires = 0
@@ -290,179 +312,18 @@ func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, appr
 	return allow("key %s was disabled for %s and nobody missed it", retiring.KeyID, c.DisableSoak)
 }
 
-// MayDiscard judges whether a key that was minted and never kept may be destroyed, without asking
-// anybody: it never became CURRENT, or was turned back from; the key that consumers shall use is live and
-// CURRENT, every instance attests that one, and this one is quiet. It is the end of every rollback.
-func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
-	k, live := f.Live(unwanted.KeyID)
-	if !live {
-		return allow("key %s does not exist any more", unwanted.KeyID)
-	}
-	switch standing := f.Standings(c.Adopt)[unwanted.KeyID]; standing {
-	case StandingOrphan, StandingIncoming:
-		if owned, recorded := f.Metadata.Key(unwanted.KeyID); standing == StandingOrphan || recorded && Lost(owned) {
-			if d := MayDestroyOrphan(f, unwanted); !d.OK {
-				return d
-			}
-		}
-	default:
-		return refuse(NotOurs, "key %s is %s, not an unwanted key of %s", unwanted.KeyID, standing, c.Name)
-	}
-	for _, i := range f.Instances {
-		if i.Statement != nil && i.Statement.Holds(unwanted) {
-			return refuse(RetiringStillHeld, "%s still holds key %s", i.Name(), unwanted.KeyID)
-		}
-	}
-	// Who reads PENDING needs no delivery to have the key.
-	readsPending := slices.ContainsFunc(f.Instances, func(i Instance) bool { return i.Pulls && i.Wave == inventory.CanaryWave })
-	owned, _ := f.Metadata.Key(unwanted.KeyID)
-	had := owned.DeliveredAt // by the last one who got it
-	if readsPending {
-		had = latest(had, owned.IssuedAt, k.CreatedAt)
-	}
-	if owned.DeliveredAt.IsZero() && !readsPending {
-		return allow("key %s was never delivered", unwanted.KeyID)
-	}
-	kept := f.keptBeside(c, unwanted)
-	if kept == "" {
-		return refuse(NothingKept, "key %s was delivered, and there is no other that consumers could go back to", unwanted.KeyID)
-	}
-	if d := f.accepted(c, kept, RetiringKeyNotLive); !d.OK {
-		return d
-	}
-	current, _ := f.Live(kept)
-	for _, d := range converged(f.Instances, unwanted, f.Ref(current)) {
-		return d
-	}
-	back, _ := f.Metadata.Key(kept)
-	if d := forgotten(c, f, unwanted, latest(had, back.DeliveredAt)); !d.OK {
-		return d
-	}
-	// That no use is reported proves nothing yet: it may have been used since it was delivered, and until everybody was back.
-	if quiet := f.quietUntil(c, k, latest(had, back.AttestedAt), back.AttestedReport); f.At.Before(quiet) {
-		return refuse(RetiringNotQuiet, "the incoming key %s must be quiet for %s, so until %s at least",
-			unwanted.KeyID, inventory.Duration(quietWindow(c, f)), quiet.UTC().Format(time.RFC3339))
-	}
-	return allow("no instance holds key %s any more", unwanted.KeyID)
-}
-
-// keptBeside is the key that consumers are left with when another one is discarded: the one in CURRENT, or, when somebody has
-// put there what is no key, the last one of ours that was CURRENT before. Empty when there is none.
-func (f Facts) keptBeside(c inventory.Credential, unwanted key.Ref) string {
-	if current := f.currentKeyID(c.Adopt); current != "" {
-		return current
-	}
-	standings, kept := f.Standings(c.Adopt), ""
-	for _, k := range f.Keys { // oldest first
-		if k.KeyID != unwanted.KeyID && standings[k.KeyID] == StandingRetired {
-			kept = k.KeyID
-		}
-	}
-	return kept
-}
-
-// MayDeliver judges whether a key may be brought to consumers: it is ours, the issuer accepts it, and one that
-// nobody had before was seen to work.
-func MayDeliver(c inventory.Credential, f Facts, wanted key.Ref) Decision {
-	switch f.Standings(c.Adopt)[wanted.KeyID] {
-	case StandingCurrent:
-	case StandingRetired:
-		if d := wayBack(c, f); !d.OK {
-			return d
-		}
-	case StandingIncoming:
-		if d := verified(f, wanted); !d.OK {
-			return d
-		}
-	default:
-		return refuse(NotOurs, "key %s is not one of %s", wanted.KeyID, c.Name)
-	}
-	return f.accepted(c, wanted.KeyID, IncomingNotLive)
-}
-
-// StillWorks judges a key that was just delivered.
-func StillWorks(f Facts, delivered key.Ref) Decision {
-	if k, _ := f.Live(delivered.KeyID); k.State != key.Active || expired(k, f.At) {
-		return refuse(IncomingNotLive, "key %s ended or was disabled or destroyed while it was delivered", delivered.KeyID)
-	}
-	return allow("key %s is active", delivered.KeyID)
-}
-
-// verified judges whether keyturn saw an incoming key work.
-func verified(f Facts, incoming key.Ref) Decision {
-	if owned, _ := f.Metadata.Key(incoming.KeyID); owned.VerifiedAt.IsZero() {
-		return refuse(KeyNotWorking, "the incoming key %s was not seen to work", incoming.KeyID)
-	}
-	return allow("key %s works", incoming.KeyID)
-}
-
-// MayRestore judges whether CURRENT may move back to the retiring key: it is ours and active, and the
-// incoming one was minted by keyturn, promoted later and is not kept yet, so that this really is the way back.
-func MayRestore(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
-	if d := MayDeliver(c, f, retiring); !d.OK {
-		return d
-	}
-	from, ok := f.Metadata.Key(incoming.KeyID)
-	if !from.KeptAt.IsZero() {
-		return kept(from)
-	}
-	if !ok || from.Rotation == "" {
-		return refuse(NotOurs, "key %s was not minted by a rotation", incoming.KeyID)
-	}
-	to, ok := f.Metadata.Key(retiring.KeyID)
-	if ok && to.Rotation != "" && (to.PromotedAt.IsZero() || !from.PromotedAt.IsZero() && !to.PromotedAt.Before(from.PromotedAt)) {
-		return refuse(CurrentMoved, "key %s was not CURRENT before key %s", retiring.KeyID, incoming.KeyID)
-	}
-	return allow("key %s was CURRENT before", retiring.KeyID)
-}
-
-// Kept tells whether the way back from the key in CURRENT is over: it is ours, and its overlap has passed, or no
-// earlier key is left. Record writes that down, at the end of a rotation.
-func Kept(c inventory.Credential, f Facts) bool {
-	current := f.currentKeyID(c.Adopt)
-	owned, ours := f.Metadata.Key(current)
-	if !ours || owned.PromotedAt.IsZero() {
-		return false
-	}
-	earlier := false
-	for _, standing := range f.Standings(c.Adopt) {
-		earlier = earlier || standing == StandingRetired
-	}
-	return !earlier || !f.At.Before(overlapEnd(c, owned))
-}
-
-// wayBack judges whether there is a way back from the key in CURRENT.
-func wayBack(c inventory.Credential, f Facts) Decision {
-	if owned, _ := f.Metadata.Key(f.currentKeyID(c.Adopt)); !owned.KeptAt.IsZero() {
-		return kept(owned)
-	}
-	return allow("there is a way back")
-}
-
-func kept(current key.Owned) Decision {
-	return refuse(WayBackOver, "the rotation to key %s ended %s: nothing leads back from it", current.KeyID, current.KeptAt.UTC().Format(time.RFC3339))
-}
-
-// MayEnable judges whether a key may be enabled again: it is ours, and was in use before. What keyturn disabled it may
-// always enable, also when nothing leads back to the key: somebody misses it.
-func MayEnable(c inventory.Credential, f Facts, retiring key.Ref) Decision {
-	switch f.Standings(c.Adopt)[retiring.KeyID] {
-	case StandingCurrent:
-		return allow("key %s is the current one of %s", retiring.KeyID, c.Name)
-	case StandingRetired:
-		if owned, _ := f.Metadata.Key(retiring.KeyID); !owned.DisablingAt.IsZero() {
-			return allow("keyturn disabled key %s", retiring.KeyID)
-		}
-		return wayBack(c, f)
-	}
-	return refuse(NotOurs, "key %s is no current or retired key of %s", retiring.KeyID, c.Name)
-}
-
 // Describe is the evidence in one sentence, for the gate.
 func (e Evidence) Describe() string {
 	if !e.Complete {
 		return fmt.Sprintf("incomplete: %s", e.Missing[0].Message)
 	}
-	return fmt.Sprintf("%s on the incoming key, none on the retiring one, which is quiet since %s",
+	text := fmt.Sprintf("%s on the incoming key, none on the retiring one, which is quiet since %s",
 		count(len(e.Instances), "instance"), e.QuietSince.UTC().Format(time.RFC3339))
+	if e.Unseen {
+		text += " as far as attestations tell: the issuer tells of no use of it, so one approval more is asked for"
+	}
+	if e.Untested {
+		text += "; nothing tests whether the incoming key works: the issuer lists it as active"
+	}
+	return text
 }

@@ -43,10 +43,30 @@ func TestMayDisable(t *testing.T) {
 			f.Keys[0].LastUsedAt = now.Add(-5 * time.Hour)
 		}, policy.RetiringNotQuiet},
 		"an incoming key that ends soon holds it": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(59 * time.Minute) }, policy.IncomingNotLive},
-		"an issuer that reports no usage has no last use": {func(_ *inventory.Credential, f *policy.Facts) {
+		"an issuer that reports no usage has no last use": {func(c *inventory.Credential, f *policy.Facts) {
+			c.Approvals.Revoke = nil
 			f.Capabilities.ReportsUsage = false
 			f.Keys[0].LastUsedAt, f.Keys[1].LastUsedAt = now, time.Time{}
 		}, policy.Allowed},
+		"and, where people are asked, wants one approval more": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Capabilities.ReportsUsage = false
+		}, policy.ApprovalsMissing},
+		"so does one that tells of no use of the retiring key": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Keys[0].LastUsedAt = time.Time{}
+		}, policy.ApprovalsMissing},
+		"an incoming key that is listed as active, and that a test refuses, holds it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Tests = map[string]policy.Test{"key-new": {Result: policy.TestRefused, Why: "403"}}
+		}, policy.IncomingNotLive},
+		"one that nobody could test holds it, for another reason": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Tests = map[string]policy.Test{"key-new": {Result: policy.TestUnknown, Why: "503"}}
+		}, policy.KeyNotTested},
+		"a use that was seen before keyturn tested the key is one": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].UsedAt, f.Metadata.Keys[1].TestedUntil = f.Keys[1].LastUsedAt, now
+			f.Keys[1].LastUsedAt = now
+		}, policy.Allowed},
+		"one that may have been the test is none": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].TestedUntil, f.Keys[1].LastUsedAt = now, now
+		}, policy.IncomingNotUsed},
 		"but a window that counts from when all had the incoming key": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Capabilities.ReportsUsage = false
 			f.Metadata.Keys[1].AttestedAt = now.Add(-6 * time.Hour)

@@ -22,6 +22,10 @@ type Facts struct {
 	Held string
 	// Instances of all consumers, in the order of the spec.
 	Instances []Instance
+	// Tests are what tests of keys said just now, by key ID. Of a key without one the issuer's list is the answer.
+	Tests map[string]Test
+	// Untestable: nothing can test a key of this credential.
+	Untestable bool
 	// Denied are the bounds of the worker configuration that the spec breaks. With any, nothing else was
 	// gathered: what is out of bounds is not even looked at.
 	Denied []string
@@ -208,8 +212,8 @@ func (f Facts) Believe(instances []Instance) []Instance {
 	return believed
 }
 
-// usedByConsumers tells whether a use of a key, at a time that the issuer tells, was one by consumers. A key that
-// keyturn minted was first used by keyturn itself, until VerifiedAt.
+// usedByConsumers tells whether consumers have used a key since it was delivered, when the issuer tells of a use at this time.
+// keyturn uses it itself, until VerifiedAt and in each test: what was seen of others before a test is noted.
 func (f Facts) usedByConsumers(keyID string, at time.Time) bool {
 	owned, ours := f.Metadata.Key(keyID)
 	switch {
@@ -221,11 +225,22 @@ func (f Facts) usedByConsumers(keyID string, at time.Time) bool {
 		return false // nobody else has it
 	}
 	since := owned.DeliveredAt
-	if !owned.VerifiedAt.IsZero() {
+	if tested := latest(owned.VerifiedAt, owned.TestedUntil); !tested.IsZero() {
 		// The two clocks differ, and who reports late may round as coarsely.
-		since = latest(since, owned.VerifiedAt.Add(clockGrain+min(f.Capabilities.UsageLag, time.Minute)))
+		since = latest(since, tested.Add(clockGrain+min(f.Capabilities.UsageLag, time.Minute)))
 	}
-	return at.After(since)
+	return at.After(since) || owned.UsedAt.After(owned.DeliveredAt)
+}
+
+// SeenUsed is when a key was last used by others than keyturn, as far as these facts tell: to be noted before a test of it hides
+// that. It is what was noted before where they tell of no later use.
+func (f Facts) SeenUsed(keyID string) time.Time {
+	k, _ := f.Live(keyID)
+	owned, _ := f.Metadata.Key(keyID)
+	if f.usedByConsumers(keyID, k.LastUsedAt) {
+		return latest(owned.UsedAt, k.LastUsedAt)
+	}
+	return owned.UsedAt
 }
 
 // clockGrain is how coarse an issuer's creation time may be: IAM cuts it to the second.

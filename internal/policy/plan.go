@@ -89,7 +89,7 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 	}
 	if len(f.Denied) > 0 {
 		// Nothing was looked at, and nothing is told of what may be there.
-		return Plan{Credential: c.Name, MadeAt: f.At, Refusals: append(outOfBounds(f.Denied), impassable(c, cannotApprove)...)}
+		return Plan{Credential: c.Name, MadeAt: f.At, Refusals: append(outOfBounds(f.Denied), impassable(c, f, cannotApprove)...)}
 	}
 	standings := f.Standings(c.Adopt)
 	plan.Resume = unfinished(c, f, standings)
@@ -187,7 +187,7 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 	var no []Decision
 	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
 
-	no = append(no, impassable(c, cannotApprove)...)
+	no = append(no, impassable(c, f, cannotApprove)...)
 	if d := blackout(c, f.At); !d.OK {
 		no = append(no, d)
 	}
@@ -254,10 +254,11 @@ func outOfBounds(denied []string) []Decision {
 }
 
 // impassable refuses gates that nobody could ever pass.
-func impassable(c inventory.Credential, cannotApprove func(inventory.Approval) string) []Decision {
+func impassable(c inventory.Credential, f Facts, cannotApprove func(inventory.Approval) string) []Decision {
 	var no []Decision
+	unseen := len(f.Denied) == 0 && !f.Capabilities.ReportsUsage // else it was not even asked
 	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
-		if a := c.Approvals.For(gate); a != nil {
+		if a := Needs(c, gate, unseen); a != nil {
 			if why := cannotApprove(*a); why != "" {
 				no = append(no, refuse(TrustNotVerifiable, "the %s gate asks for %s with trust %q: %s", gate, count(a.Count, "approval"), a.Trust, why))
 			}
@@ -386,6 +387,16 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	}
 	if !f.Capabilities.ReportsUsage {
 		w = append(w, "the issuer does not report usage: that the retiring key is quiet is known from attestations alone")
+	}
+	if a := c.Approvals.Revoke; plan.Retiring != nil && f.unseen(plan.Retiring.KeyID) {
+		if a == nil || a.Count == 0 {
+			w = append(w, "the issuer tells of no use of the retiring key, and nobody is asked: that no attestation names it is all that is known")
+		} else {
+			w = append(w, fmt.Sprintf("the issuer tells of no use of the retiring key: while that is so, the revoke gate asks for one approval more, %d", a.Count+1))
+		}
+	}
+	if f.Untestable {
+		w = append(w, "nothing tests a key: neither the issuer nor verify can, so that the issuer's list is the answer. Add a smoke test under verify")
 	}
 	if f.Capabilities.CanDisable && !plan.TellsMissed {
 		w = append(w, "the issuer does not report who is refused with a disabled key: that somebody misses the retiring one shows in the error budget alone, before it is destroyed")

@@ -620,10 +620,10 @@ func Settle(spec inventory.Spec, f Facts, retired string, cannotApprove func(inv
 		s.Plan.Refusals = append(s.Plan.Refusals, refuse(r, format, args...))
 	}
 	if len(f.Denied) > 0 {
-		s.Plan.Refusals = append(outOfBounds(f.Denied), impassable(c, cannotApprove)...)
+		s.Plan.Refusals = append(outOfBounds(f.Denied), impassable(c, f, cannotApprove)...)
 		return s
 	}
-	s.Plan.Refusals = impassable(c, cannotApprove)
+	s.Plan.Refusals = impassable(c, f, cannotApprove)
 	if f.Metadata.Generation > spec.Generation {
 		no(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec", spec.Generation, f.Metadata.Generation)
 	}

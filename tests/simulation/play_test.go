@@ -687,8 +687,8 @@ func (p *play) decide() {
 	p.gates[opened] = true
 	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
 	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann", ID: "again"}) // counts once
-	if st.Gate.Needs.Count > 1 {
-		p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "bob"})
+	for _, more := range []string{"bob", "cid"}[:st.Gate.Needs.Count-1] {               // one more than the policy says where no use is told
+		p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: more})
 	}
 }
 

@@ -24,8 +24,8 @@ import (
 // SecretName is the secret of the sandbox on AWS.
 const SecretName = "sandbox/" + Credential
 
-// refreshEvery is how often a consumer on AWS reads the secret.
-const refreshEvery = 200 * time.Millisecond
+// refreshAfter is after how many requests a consumer on AWS reads the secret again.
+const refreshAfter = 4
 
 // withAWS makes the IAM user, its first key and the secret, and consumers that read it.
 func (s *Services) withAWS(ctx context.Context, o Options, setting Setting) error {
@@ -49,7 +49,7 @@ func (s *Services) withAWS(ctx context.Context, o Options, setting Setting) erro
 		if err := from.refresh(ctx); err != nil {
 			return fmt.Errorf("starting consumer %s: %w", name, err)
 		}
-		from.follow()
+		from.follow(refreshAfter * o.Every)
 		s.consumers = append(s.consumers, newConsumer(name, o.Every, from))
 	}
 	return nil
@@ -167,12 +167,12 @@ func (p *pulled) refresh(ctx context.Context) error {
 }
 
 // follow refreshes until close.
-func (p *pulled) follow() {
+func (p *pulled) follow(every time.Duration) {
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop, p.done = stop, make(chan struct{})
 	go func() {
 		defer close(p.done)
-		ticker := time.NewTicker(refreshEvery)
+		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		for {
 			select {

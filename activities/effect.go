@@ -1,0 +1,158 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/patience"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Every effect goes one way: the lease (openForEffect), the facts of this moment, what policy says of them, the effect, and then
+// its record and event. What stands in an input only says what is asked for.
+
+// judgement is what an effect is judged by.
+type judgement struct {
+	// gather looks at issuer, store and, where that matters, consumers.
+	gather func(context.Context) (policy.Facts, error)
+	// may judges; it is pure.
+	may func(policy.Facts) policy.Decision
+	// kept is the ID of the key that consumers are sent to, or left with: empty for none.
+	kept func(policy.Facts) string
+}
+
+// judge gathers the facts, and judges.
+func (s *site) judge(ctx context.Context, j judgement) (policy.Facts, policy.Decision, error) {
+	facts, err := j.gather(ctx)
+	if err != nil {
+		return facts, policy.Decision{}, err
+	}
+	return s.judgeBy(ctx, facts, j)
+}
+
+// judgeBy judges by facts of this moment, and, where they allow the effect, again with what a test of the key says that is kept.
+// That nobody could test it is an error that passes.
+func (s *site) judgeBy(ctx context.Context, facts policy.Facts, j judgement) (policy.Facts, policy.Decision, error) {
+	d := j.may(facts)
+	if !d.OK {
+		return facts, d, nil
+	}
+	facts, err := s.tested(ctx, facts, j.kept(facts))
+	if err == nil && s.stillJudged(facts) != nil { // the test took its time
+		tests := facts.Tests
+		facts, err = j.gather(ctx)
+		facts.Tests = tests
+	}
+	if err != nil {
+		return facts, policy.Decision{}, err
+	}
+	if d = j.may(facts); d.Reason == policy.KeyNotTested {
+		return facts, d, errors.New(d.Message)
+	}
+	return facts, d, nil
+}
+
+// judgedFor is how long what was judged holds.
+const judgedFor = 5 * time.Second
+
+// stillJudged is asked right before an effect. When the process stood still, or waited for a lock, since the facts were gathered, the
+// attempt that follows judges again.
+func (s *site) stillJudged(facts policy.Facts) error {
+	if age := s.now().Sub(facts.At); age > judgedFor {
+		return fmt.Errorf("%s have passed since it was judged: judging again", age.Round(time.Second))
+	}
+	return nil
+}
+
+// testWithin bounds one test of a key before an effect, the time that a refusal gets to settle aside.
+const testWithin = 30 * time.Second
+
+// testable tells whether something can test a key.
+func (s *site) testable() bool {
+	_, can := s.issuer.(providers.SelfTester)
+	return can || len(s.verify) > 0
+}
+
+// tested adds to the facts what a test of a key says right now. One that no test can be made of, since its value is in no store or
+// nothing tests keys, gets none, nor does one that the issuer does not list as active: that is answer enough.
+//
+// A test may be a use of the key by the issuer's record. So what was seen of others' uses is noted before it, and until when
+// the test may be one: whenever the process dies, a test is never taken for a consumer.
+func (s *site) tested(ctx context.Context, facts policy.Facts, keyID string) (policy.Facts, error) {
+	k, live := facts.Live(keyID)
+	ref := facts.Named(key.Ref{KeyID: keyID})
+	if !live || k.State != key.Active || ref.StoreVersion == "" || !s.testable() {
+		return facts, nil
+	}
+	defer s.beating(ctx)()
+	bundle, err := s.store.Read(ctx, ref.StoreVersion)
+	if err != nil {
+		return facts, fmt.Errorf("reading version %s to test the key: %w", ref.StoreVersion, err)
+	}
+	defer bundle.Close()
+	settling := facts.Capabilities.ConsistentWithin
+	if facts.Capabilities.ReportsUsage {
+		until, used := s.now().Add(testWithin+settling).UTC(), facts.SeenUsed(keyID)
+		if facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(mine *key.Owned) { mine.TestedUntil, mine.UsedAt = until, used }); err != nil {
+			return facts, fmt.Errorf("noting that key %s is tested: %w", keyID, err)
+		}
+	}
+	result, err := s.test(ctx, ref, bundle, settling)
+	if err != nil {
+		return facts, err
+	}
+	facts.Tests = map[string]policy.Test{keyID: result}
+	return facts, nil
+}
+
+// test tries a key in every way there is. A refusal counts when it lasts: an issuer may answer as before a change for a while. An
+// error means that the activity ends.
+func (s *site) test(ctx context.Context, ref key.Ref, bundle secret.Bundle, settling time.Duration) (policy.Test, error) {
+	bounded, done := context.WithTimeout(ctx, testWithin+settling)
+	defer done()
+	for waiting := settle(settling, 0); ; {
+		err := s.try(bounded, ref, bundle)
+		switch {
+		case err == nil:
+			return policy.Test{Result: policy.TestPasses}, nil
+		case ctx.Err() != nil:
+			return policy.Test{}, ctx.Err()
+		case !errors.Is(err, providers.ErrKeyRefused):
+			return policy.Test{Result: policy.TestUnknown, Why: capText(err.Error())}, nil
+		case waiting.over():
+			return policy.Test{Result: policy.TestRefused, Why: capText(err.Error())}, nil
+		}
+		if err := patience.Pause(ctx, min(settling, time.Second)); err != nil {
+			return policy.Test{}, err
+		}
+	}
+}
+
+// testOver notes, with another change of its record, that the test of a key that was made before is over.
+func (s *site) testOver(mine *key.Owned) {
+	if now := s.now().UTC(); mine.TestedUntil.After(now) {
+		mine.TestedUntil = now
+	}
+}
+
+// beating keeps the attempt alive until the returned function is called.
+func (s *site) beating(ctx context.Context) (stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	go func() {
+		for patience.Pause(ctx, heartbeatEvery) == nil {
+			_ = s.counts(ctx) // whether the attempt still counts is asked before the effect
+		}
+	}()
+	return stop
+}
+
+// forbidden is the error of an effect that policy does not let be.
+func forbidden(ctx context.Context, d policy.Decision) error {
+	refusing(ctx, d)
+	return fmt.Errorf("%w: %s", ErrRefused, d.Message)
+}

@@ -1,0 +1,232 @@
+package activities_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/memory"
+)
+
+// effects are those that send consumers to a key, or leave them with one: up to where the rotation gets before, how each is asked
+// for, and what shows that it was.
+var effects = map[string]struct {
+	before []string
+	wait   time.Duration
+	ask    func(c *crashCase, attempts int32) (policy.Decision, error)
+	op     memory.Op
+	writes int  // of metadata, before the effect
+	back   bool // it leads back to the retiring key
+}{
+	"delivering the incoming key": {before: []string{"Issue"}, ask: deliver(false), op: memory.OpDeliver, writes: 2},
+	"promoting the incoming key":  {before: []string{"Issue", "DeliverWave"}, ask: decide("Promote"), op: memory.OpPromote, writes: 2},
+	"disabling the retiring key":  {before: []string{"Issue", "DeliverWave", "Promote"}, wait: 2 * time.Hour, ask: revoke("Disable"), op: memory.OpDisable, writes: 2},
+	"destroying the retiring key": {before: []string{"Issue", "DeliverWave", "Promote", "Disable"}, wait: 31 * time.Minute, ask: revoke("Destroy"), op: memory.OpDestroy, writes: 1},
+	"delivering the retiring key": {before: []string{"Issue", "DeliverWave"}, ask: deliver(true), op: memory.OpDeliver, writes: 2, back: true},
+	"moving the labels back":      {before: []string{"Issue", "DeliverWave", "Promote", "DeliverBack"}, ask: justDo("RestoreLabels"), op: memory.OpPromote, writes: 2, back: true},
+	"destroying the incoming key": {before: []string{"Issue", "DeliverWave", "DeliverBack"}, wait: time.Hour, ask: decide("Discard"), op: memory.OpDestroy, writes: 1},
+}
+
+func decide(name string) func(*crashCase, int32) (policy.Decision, error) {
+	return func(c *crashCase, attempts int32) (policy.Decision, error) {
+		var d policy.Decision
+		err := c.attempt(name, c.subject(), &d, attempts)
+		return d, err
+	}
+}
+
+// justDo is for what answers nothing.
+func justDo(name string) func(*crashCase, int32) (policy.Decision, error) {
+	return func(c *crashCase, attempts int32) (policy.Decision, error) {
+		return policy.Decision{OK: true}, c.attempt(name, c.subject(), nil, attempts)
+	}
+}
+
+func revoke(name string) func(*crashCase, int32) (policy.Decision, error) {
+	return func(c *crashCase, attempts int32) (policy.Decision, error) {
+		in := activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}}
+		if name == "Disable" {
+			var d policy.Decision
+			err := c.attempt(name, in, &d, attempts)
+			return d, err
+		}
+		var destroyed activities.Destroyed
+		err := c.attempt(name, in, &destroyed, attempts)
+		return destroyed.Decision, err
+	}
+}
+
+func deliver(back bool) func(*crashCase, int32) (policy.Decision, error) {
+	return func(c *crashCase, attempts int32) (policy.Decision, error) {
+		in := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}
+		if back {
+			in.Key = c.retiring
+		}
+		var result activities.WaveResult
+		err := c.attempt("DeliverWave", in, &result, attempts)
+		return result.Decision, err
+	}
+}
+
+// isType tells whether an activity ended with an error of this type.
+func isType(err error, name string) bool {
+	var told *temporal.ApplicationError
+	return errors.As(err, &told) && told.Type() == name
+}
+
+// before brings a rotation to the moment before an effect, all of whose keys are in use.
+func before(t *testing.T, steps []string, wait time.Duration) *crashCase {
+	c := reached(t, steps...)
+	c.wait(2 * time.Minute)
+	c.use()
+	c.wait(wait)
+	return c
+}
+
+func TestAnEffectTestsTheKeyThatConsumersAreLeftWith(t *testing.T) {
+	t.Parallel()
+	for name, e := range effects {
+		done := func(c *crashCase) int { return len(c.world.Happened(e.op)) }
+		t.Run(name+": a key that is listed as active and refused holds it", func(t *testing.T) {
+			t.Parallel()
+			c := before(t, e.before, e.wait)
+			was := done(c)
+			c.world.Fail(memory.OpSelfTest, fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), 1000)
+			d, err := e.ask(c, 3)
+			refused := err == nil && !d.OK || isType(err, activities.TypeRefused)
+			assert.True(t, refused, "%v %v", d, err)
+			assert.Equal(t, was, done(c), "nothing happened")
+		})
+		t.Run(name+": a test that nobody answers", func(t *testing.T) {
+			t.Parallel()
+			c := before(t, e.before, e.wait)
+			was := done(c)
+			c.world.Fail(memory.OpSelfTest, errors.New("503"), 3)
+			d, err := e.ask(c, 1)
+			if e.back {
+				require.NoError(t, err, "holds no way back")
+				assert.True(t, d.OK, d.Message)
+				return
+			}
+			require.Error(t, err, "holds what goes forward")
+			assert.False(t, isType(err, activities.TypeRefused), "it passes")
+			assert.Equal(t, was, done(c), "nothing happened")
+			d, err = e.ask(c, 5)
+			require.NoError(t, err)
+			assert.True(t, d.OK, d.Message)
+			assert.Greater(t, done(c), was)
+		})
+	}
+}
+
+func TestWhatWasJudgedMomentsAgoIsJudgedAgain(t *testing.T) {
+	t.Parallel()
+	for name, e := range effects {
+		for write := 1; write <= e.writes; write++ {
+			t.Run(fmt.Sprintf("%s, when the process stands still after write %d", name, write), func(t *testing.T) {
+				t.Parallel()
+				c := before(t, e.before, e.wait)
+				was := len(c.world.Happened(e.op))
+				writes := 0
+				c.world.On(memory.OpPutMetadata, func(p memory.Phase) {
+					if p != memory.After {
+						return
+					}
+					if writes++; writes != write {
+						return
+					}
+					c.wait(time.Minute) // and meanwhile the key that consumers would be left with is taken away
+					kept := c.incoming
+					if e.back || name == "destroying the incoming key" {
+						kept = c.retiring
+					}
+					require.NoError(t, c.world.Issuer("payments-api").(providers.Disabler).Disable(context.Background(), kept))
+				})
+				d, err := e.ask(c, 5)
+				refused := err == nil && !d.OK || isType(err, activities.TypeRefused)
+				assert.True(t, refused, "%v %v", d, err)
+				if e.op == memory.OpDisable {
+					was++ // by hand
+				}
+				assert.Len(t, c.world.Happened(e.op), was, "nothing happened")
+			})
+		}
+	}
+}
+
+func TestATestIsNeverTakenForAConsumer(t *testing.T) {
+	t.Parallel()
+	missing := func(c *crashCase) (reasons []policy.Reason) {
+		var e policy.Evidence
+		c.execute("GatherEvidence", activities.EvidenceInput{Rotation: c.subject(), Shown: "-"}, &e)
+		for _, d := range e.Missing {
+			reasons = append(reasons, d.Reason)
+		}
+		return reasons
+	}
+	c := reached(t, "Issue", "DeliverWave", "Promote")
+	c.wait(3 * time.Hour)
+	assert.Equal(t, []policy.Reason{policy.IncomingNotUsed}, missing(c), "keyturn tested the key before each effect, and nobody else used it")
+
+	c.use()
+	c.wait(3 * time.Hour)
+	assert.Empty(t, missing(c))
+	c.world.Fail(memory.OpSelfTest, errors.New("503"), 3)
+	d, err := revoke("Disable")(c, 1)
+	require.Error(t, err, d.Message)
+	assert.Empty(t, missing(c), "the test before the disabling hides no use of a consumer")
+	d, err = revoke("Disable")(c, 5)
+	require.NoError(t, err)
+	assert.True(t, d.OK, d.Message)
+}
+
+func TestAKeyIsNotDiscardedWhileAnAttemptMayStillDeliverIt(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue")
+	c.world.On(memory.OpDeliver, func(p memory.Phase) {
+		if p == memory.Before && !c.died.Swap(true) {
+			panic("the process dies") // as far as anybody knows: it may as well stand still
+		}
+	})
+	c.run("DeliverWave")
+	assert.Len(t, c.metadata().Keys[len(c.metadata().Keys)-1].Delivering, 1, "the attempt that ended is not in the list")
+	c.run("DeliverBack")
+	c.wait(45 * time.Minute) // quiet, and less than a wave may take
+	c.isNotYet(c.attempt("Discard", c.subject(), nil, 1))
+	c.wait(30 * time.Minute)
+	c.run("Discard")
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+}
+
+func TestWhereNoUseIsToldOneMoreApproves(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote")
+	c.wait(2 * time.Minute)
+	settings := memory.Strict()
+	settings.KnowsTokens, settings.ReportsUsage, settings.UsageLag = false, false, time.Minute
+	c.world.SetPrincipal("payments-api", settings)
+	c.wait(2 * time.Hour)
+	approved := func(by ...string) policy.Decision {
+		in := activities.RevokeInput{Rotation: c.subject()}
+		for _, name := range by {
+			in.Approvals = append(in.Approvals, policy.Verdict{Action: policy.Approve, Accepted: true, By: name, At: c.now()})
+		}
+		var d policy.Decision
+		c.execute("Disable", in, &d)
+		return d
+	}
+	assert.Equal(t, policy.ApprovalsMissing, approved("ann").Reason)
+	assert.Equal(t, []string{"key-old active", c.incoming.KeyID + " active"}, c.keys())
+	assert.True(t, approved("ann", "ben").OK)
+	assert.Equal(t, []string{"key-old " + string(key.Disabled), c.incoming.KeyID + " active"}, c.keys())
+}

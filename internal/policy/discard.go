@@ -1,0 +1,118 @@
+package policy
+
+import (
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+)
+
+// MayDiscard judges whether a key that was minted and never kept may be destroyed, without asking
+// anybody: it never became CURRENT, or was turned back from; the key that consumers shall use is live and
+// CURRENT, every instance attests that one, and this one is quiet. It is the end of every rollback.
+func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
+	k, live := f.Live(unwanted.KeyID)
+	if !live {
+		return allow("key %s does not exist any more", unwanted.KeyID)
+	}
+	switch standing := f.Standings(c.Adopt)[unwanted.KeyID]; standing {
+	case StandingOrphan, StandingIncoming:
+		if owned, recorded := f.Metadata.Key(unwanted.KeyID); standing == StandingOrphan || recorded && Lost(owned) {
+			if d := MayDestroyOrphan(f, unwanted); !d.OK {
+				return d
+			}
+		}
+	default:
+		return refuse(NotOurs, "key %s is %s, not an unwanted key of %s", unwanted.KeyID, standing, c.Name)
+	}
+	for _, i := range f.Instances {
+		if i.Statement != nil && i.Statement.Holds(unwanted) {
+			return refuse(RetiringStillHeld, "%s still holds key %s", i.Name(), unwanted.KeyID)
+		}
+	}
+	owned, _ := f.Metadata.Key(unwanted.KeyID)
+	had := owned.DeliveredAt // by the last one who got it
+	if f.readsPending() {
+		had = latest(had, owned.IssuedAt, k.CreatedAt)
+	}
+	if owned.DeliveredAt.IsZero() && !f.readsPending() {
+		return allow("key %s was never delivered", unwanted.KeyID)
+	}
+	kept := f.keptBeside(c, unwanted)
+	if kept == "" {
+		return refuse(NothingKept, "key %s was delivered, and there is no other that consumers could go back to", unwanted.KeyID)
+	}
+	if d := f.accepted(c, kept, RetiringKeyNotLive); !d.OK {
+		return d
+	}
+	current, _ := f.Live(kept)
+	for _, d := range converged(f.Instances, unwanted, f.Ref(current)) {
+		return d
+	}
+	for _, since := range owned.Delivering {
+		if MayStillDeliver(c, since, f.At) {
+			return refuse(DeliveryNotOver, "an attempt to deliver key %s, of which it is not known that it ended, may last until %s", unwanted.KeyID,
+				since.Add(LongestDelivery(c)).UTC().Format(time.RFC3339))
+		}
+	}
+	back, _ := f.Metadata.Key(kept)
+	if d := forgotten(c, f, unwanted, latest(had, back.DeliveredAt)); !d.OK {
+		return d
+	}
+	// That no use is reported proves nothing yet: it may have been used since it was delivered, and until everybody was back.
+	if quiet := f.quietUntil(c, k, latest(had, back.AttestedAt), back.AttestedReport); f.At.Before(quiet) {
+		return refuse(RetiringNotQuiet, "the incoming key %s must be quiet for %s, so until %s at least",
+			unwanted.KeyID, inventory.Duration(quietWindow(c, f)), quiet.UTC().Format(time.RFC3339))
+	}
+	return allow("no instance holds key %s any more", unwanted.KeyID)
+}
+
+// MayDiscardAll is MayDiscard of each of them.
+func MayDiscardAll(c inventory.Credential, f Facts, unwanted []key.Ref) Decision {
+	for _, ref := range unwanted {
+		if d := MayDiscard(c, f, ref); !d.OK {
+			return d
+		}
+	}
+	return allow("%s may be destroyed", count(len(unwanted), "unwanted key"))
+}
+
+// keptBeside is the key that consumers are left with when another one is discarded: the one in CURRENT, or, when somebody has
+// put there what is no key, the last one of ours that was CURRENT before. Empty when there is none.
+func (f Facts) keptBeside(c inventory.Credential, unwanted key.Ref) string {
+	if current := f.currentKeyID(c.Adopt); current != "" {
+		return current
+	}
+	standings, kept := f.Standings(c.Adopt), ""
+	for _, k := range f.Keys { // oldest first
+		if k.KeyID != unwanted.KeyID && standings[k.KeyID] == StandingRetired {
+			kept = k.KeyID
+		}
+	}
+	return kept
+}
+
+// KeptBeside is the key that consumers are left with when others are discarded; empty when none of these ever reached one, or
+// there is none.
+func KeptBeside(c inventory.Credential, f Facts, unwanted []key.Ref) string {
+	for _, ref := range unwanted {
+		if mine, _ := f.Metadata.Key(ref.KeyID); f.readsPending() || !mine.DeliveredAt.IsZero() {
+			return f.keptBeside(c, ref)
+		}
+	}
+	return ""
+}
+
+// readsPending tells whether somebody who reads PENDING needs no delivery to have the incoming key.
+func (f Facts) readsPending() bool {
+	return slices.ContainsFunc(f.Instances, func(i Instance) bool { return i.Pulls && i.Wave == inventory.CanaryWave })
+}
+
+// LongestDelivery is how long one attempt to deliver to a wave may take.
+func LongestDelivery(c inventory.Credential) time.Duration { return c.WaveTimeout.Std() + time.Minute }
+
+// MayStillDeliver tells whether an attempt to deliver that began then, and of which it is not known that it ended, may write still.
+func MayStillDeliver(c inventory.Credential, since, now time.Time) bool {
+	return now.Before(since.Add(LongestDelivery(c)))
+}
