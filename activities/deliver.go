@@ -3,6 +3,7 @@ package activities
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -91,7 +92,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 		}
 	}
 	seen, err := a.convergeAll(ctx, s, facts, in, bundle, left(ctx))
-	if err := cmp.Or(err, a.deliveryEnds(ctx, s, in.Key)); err != nil {
+	if err := a.deliveryEnds(ctx, s, in.Key, err); err != nil {
 		return WaveResult{}, err
 	}
 	reported, d, err := a.takenBack(ctx, s, in)
@@ -150,7 +151,7 @@ func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (repo
 		return reported, d, err
 	}
 	_, err = a.convergeAll(ctx, s, facts, back, bundle, cursor{})
-	if err := cmp.Or(err, a.deliveryEnds(ctx, s, back.Key)); err != nil {
+	if err := a.deliveryEnds(ctx, s, back.Key, err); err != nil {
 		return reported, d, err
 	}
 	return reported, d, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDelivered, back.occasion(ctx),
@@ -214,13 +215,18 @@ func (a *Activities) deliveryBegins(ctx context.Context, s *site, ref key.Ref) (
 	})
 }
 
-// deliveryEnds notes that this attempt writes no more, also when it was cancelled, or does not count any more: it takes back its
-// own mark alone.
-func (a *Activities) deliveryEnds(ctx context.Context, s *site, ref key.Ref) error {
+// deliveryEnds notes that this attempt writes no more, and returns how it ended. One that was cancelled, which Temporal acknowledges
+// no more, takes back its own mark all the same; one that does not count writes nothing.
+func (a *Activities) deliveryEnds(ctx context.Context, s *site, ref key.Ref, ended error) error {
+	whatever := *s
+	switch {
+	case errors.Is(ended, ErrSuperseded):
+		return ended
+	case ended != nil:
+		whatever.acknowledge = nil
+	}
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), heartbeatEvery)
 	defer done()
-	whatever := *s
-	whatever.acknowledge = nil
 	_, err := whatever.amend(ctx, func(m *key.Metadata) error {
 		if mine, ours := m.Key(ref.KeyID); !ours || mine.Delivering[attempt(ctx)].IsZero() {
 			return errUnchanged
@@ -230,10 +236,10 @@ func (a *Activities) deliveryEnds(ctx context.Context, s *site, ref key.Ref) err
 		delete(mine.Delivering, attempt(ctx))
 		return nil
 	})
-	if err != nil {
+	if err != nil && ended == nil {
 		return fmt.Errorf("noting that the delivery of key %s ended: %w", ref.KeyID, err)
 	}
-	return nil
+	return ended
 }
 
 // attempt names the activity's attempt.
