@@ -50,7 +50,7 @@ func (r *rotation) lookBack(ctx workflow.Context) string {
 		return ""
 	}
 	var d policy.Decision
-	if err := lookingBack.start(ctx, r.Queue, act.LookBack, r.subject()).Get(ctx, &d); err != nil {
+	if err := lookingBack.start(ctx, r.Queue, act.LookBack, *r.subject()).Get(ctx, &d); err != nil {
 		workflow.GetLogger(ctx).Warn("whether there is a way back is not known", "error", cause(err))
 		return ""
 	}

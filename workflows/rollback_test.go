@@ -222,15 +222,15 @@ func TestARollbackIsRefusedWhileNothingLeadsBack(t *testing.T) {
 			OnComplete: func(v any, err error) { require.NoError(t, err); verdicts = append(verdicts, v.(policy.Verdict)) },
 		}, policy.Request{By: "ann", Reason: "errors"})
 	}
-	s.in("overlap", inOverlap, func() {
+	s.in("overlap", 10*time.Minute, func() {
 		require.NoError(t, issuer.Disable(t.Context(), retiring)) // by hand
 		ask("at once")
 	})
-	s.in("overlap", inOverlap+10*time.Second, func() {
+	s.in("overlap", 10*time.Minute+10*time.Second, func() {
 		require.NoError(t, issuer.Enable(t.Context(), retiring))
 		ask("within the minute")
 	})
-	s.in("overlap", inOverlap+2*time.Minute, func() { ask("later") })
+	s.in("overlap", 12*time.Minute, func() { ask("later") })
 	report := s.run()
 	require.Len(t, verdicts, 3)
 	assert.Equal(t, policy.NoWayBack, verdicts[0].Reason)

@@ -35,7 +35,7 @@ type step struct {
 	// reports: that nobody answered within total is a part of the answer, so that here the time in the queue counts.
 	reports bool
 	// local: it runs in the worker that has the workflow task, as one event of the history instead of six.
-	// Only for what takes moments.
+	// Only for what takes moments. It gets the very values that it is given, so a pointer only where it takes one.
 	local bool
 }
 
