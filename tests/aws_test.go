@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"regexp"
@@ -276,8 +277,9 @@ func awsRollback(t *testing.T) {
 		turnedBack()
 	}
 	// A key that fails its smoke test is never delivered, and yet the canary has read it.
-	s.rewrite(s.place.Worker, "audit:", "programs: {never: [\"/bin/sh\", \"-c\", \"cat >/dev/null; echo '{\\\"ok\\\":false,\\\"refused\\\":true}'\"]}\naudit:")
-	s.rewrite(s.place.Inventory, "    health:\n", "    verify: [{type: exec, program: never}]\n    health:\n")
+	only := fmt.Sprintf(`if grep -q %s; then echo '{"ok":true}'; else echo '{"ok":false,"refused":true}'; fi`, retiring.ID)
+	s.rewrite(s.place.Worker, "audit:", fmt.Sprintf("programs: {only: [/bin/sh, -c, %q]}\naudit:", only))
+	s.rewrite(s.place.Inventory, "    health:\n", "    verify: [{type: exec, program: only}]\n    health:\n")
 	s.restartWorker()
 	s.rotate()
 	s.awaitThat("the canary reads AWSPENDING", func(workflows.Status) bool { return s.now().Consumers[0].Key != retiring.ID })

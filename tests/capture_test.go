@@ -82,11 +82,35 @@ func (r *rotating) judged(action policy.Action, request any) (verdict policy.Ver
 	return verdict
 }
 
+// approve has as many people approve the revoke gate as it asks for.
 func (r *rotating) approve() {
 	r.t.Helper()
 	r.await(workflows.PhaseRevokeGate)
-	r.ask(policy.Approve, policy.Request{By: "ann"})
+	for _, by := range r.approvers() {
+		r.ask(policy.Approve, policy.Request{By: by})
+	}
 }
+
+// approvers are as many people as the open gate asks for: one more than the policy says, where the issuer tells of no use.
+func (r *rotating) approvers() []string {
+	r.t.Helper()
+	r.awaitThat("an open gate", func(s workflows.Status) bool { return s.Gate != nil })
+	return []string{"ann", "ben"}[:r.status().Gate.Needs.Count]
+}
+
+// used awaits the revoke gate, once the key was used by others than keyturn.
+func (r *rotating) used() {
+	r.t.Helper()
+	r.awaitThat("the gate, once the key was used by others than keyturn", func(s workflows.Status) bool {
+		for _, instance := range []string{"canary", "a", "b"} {
+			require.NoError(r.t, r.world.Request(r.name+"-"+instance))
+		}
+		return s.Phase == workflows.PhaseRevokeGate
+	})
+}
+
+// toldUses makes the issuer one that tells who used what.
+func toldUses(r *rotating) { r.world.SetPrincipal(r.name, memory.Strict()) }
 
 func (r *rotating) rollback() {
 	r.t.Helper()
@@ -106,7 +130,9 @@ var lives = map[string]struct {
 	"completed": {nil, nil, (*rotating).approve, workflows.Completed, false},
 	"completed, approved by signal": {nil, nil, func(r *rotating) {
 		r.await(workflows.PhaseRevokeGate)
-		require.NoError(r.t, r.client.SignalWorkflow(r.t.Context(), r.id, "", workflows.ApproveName, policy.Request{By: "ann"}))
+		for _, by := range r.approvers() {
+			require.NoError(r.t, r.client.SignalWorkflow(r.t.Context(), r.id, "", workflows.ApproveName, policy.Request{By: by}))
+		}
 	}, workflows.Completed, false},
 	"completed without a gate": {func(c *inventory.Credential) { c.Approvals = inventory.Approvals{} }, nil, nil, workflows.Completed, false},
 	"signed off": {func(c *inventory.Credential) {
@@ -123,42 +149,28 @@ var lives = map[string]struct {
 	}, workflows.Completed, false},
 	"a gate that expired": {func(c *inventory.Credential) {
 		c.Approvals.Revoke.RequestExpires = inventory.Duration(2 * time.Second)
-	}, nil, func(r *rotating) {
+	}, toldUses, func(r *rotating) {
+		r.used()
 		r.awaitThat("the gate opened again", func(s workflows.Status) bool {
 			return s.Gate != nil && len(s.Timeline) > 0 && s.Gate.OpenedAt.Sub(s.Timeline[0].At) > 2*time.Second
 		})
 		// It may just be closed again.
 		eventually(r.t, func() bool { return r.judged(policy.Approve, policy.Request{By: "ann"}).Accepted }, patience, 20*time.Millisecond)
 	}, workflows.Completed, false},
-	"evidence that lacked something": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Second) }, func(r *rotating) {
-		r.world.SetPrincipal(r.name, memory.Strict()) // it tells who used what
-	}, func(r *rotating) {
+	"evidence that lacked something": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Second) }, toldUses, func(r *rotating) {
 		r.awaitThat("evidence is awaited", func(s workflows.Status) bool { return s.Phase == workflows.PhaseEvidence && s.WaitsFor != "" })
-		r.awaitThat("the gate, once the key was used by others than keyturn", func(s workflows.Status) bool {
-			for _, instance := range []string{"canary", "a", "b"} {
-				require.NoError(r.t, r.world.Request(r.name+"-"+instance))
-			}
-			return s.Phase == workflows.PhaseRevokeGate
-		})
+		r.used()
 		r.approve()
 	}, workflows.Completed, false},
 	"enabled again as the disabled key was missed": {func(c *inventory.Credential) {
 		c.Overlap, c.DisableSoak = inventory.Duration(time.Second), inventory.Duration(20*time.Second)
 	}, func(r *rotating) {
-		r.world.SetPrincipal(r.name, memory.Strict()) // it tells who used what
+		toldUses(r)
 		first, _ := r.world.Held(r.name + "-a")
 		r.world.SetInstance(r.name+"-undeclared", memory.InstanceSettings{})
 		r.world.Give(r.name+"-undeclared", first)
 	}, func(r *rotating) {
-		gate := func() {
-			r.awaitThat("the gate, once the key was used by others than keyturn", func(s workflows.Status) bool {
-				for _, instance := range []string{"canary", "a", "b"} {
-					require.NoError(r.t, r.world.Request(r.name+"-"+instance))
-				}
-				return s.Phase == workflows.PhaseRevokeGate
-			})
-			r.approve()
-		}
+		gate := func() { r.used(); r.approve() }
 		gate()
 		r.await(workflows.PhaseDisableSoak)
 		eventually(r.t, func() bool { return r.world.Request(r.name+"-undeclared") == nil }, patience, 100*time.Millisecond, "it is enabled again")
@@ -184,9 +196,7 @@ var lives = map[string]struct {
 		r.world.SetInstance(r.name+"-canary", memory.InstanceSettings{NeverReloads: true})
 	}, nil, workflows.RolledBack, false},
 	"rolled back in promote": {nil, func(r *rotating) { r.world.Fail(memory.OpPromote, providers.ErrDenied, 1) }, nil, workflows.RolledBack, true},
-	"rolled back while evidence lacked something": {nil, func(r *rotating) {
-		r.world.SetPrincipal(r.name, memory.Strict()) // it tells who used what, and nobody does
-	}, func(r *rotating) {
+	"rolled back while evidence lacked something": {nil, toldUses, func(r *rotating) { // and nobody uses it
 		r.awaitThat("evidence is awaited", func(s workflows.Status) bool { return s.Phase == workflows.PhaseEvidence && s.WaitsFor != "" })
 		r.rollback()
 	}, workflows.RolledBack, false},
@@ -223,14 +233,13 @@ var lives = map[string]struct {
 		paused := func(s workflows.Status) bool { return strings.HasPrefix(s.Doing, "Paused") }
 		r.failsUntil("it pauses", paused)
 		r.awaitThat("it goes on", func(s workflows.Status) bool { return s.Phase == workflows.PhaseRevokeGate && !paused(s) })
-		r.ask(policy.Approve, policy.Request{By: "ann"})
+		r.approve()
 	}, workflows.Completed, false},
 	"paused in the disable soak": {func(c *inventory.Credential) {
 		budgeted(c, inventory.BreachPause)
 		c.DisableSoak = inventory.Duration(time.Minute)
 	}, probed, func(r *rotating) {
-		r.await(workflows.PhaseRevokeGate)
-		r.ask(policy.Approve, policy.Request{By: "ann"})
+		r.approve()
 		r.await(workflows.PhaseDisableSoak)
 		paused := func(s workflows.Status) bool { return strings.HasPrefix(s.Doing, "Paused") }
 		r.failsUntil("it pauses", paused)
@@ -362,7 +371,7 @@ func TestLivesOfAFlood(t *testing.T) {
 	}
 	require.NoError(t, group.Wait())
 	r.awaitThat("the gate is open again in another run", func(s workflows.Status) bool { return s.Gate != nil && s.Gate.Run != first })
-	r.ask(policy.Approve, policy.Request{By: "ann"})
+	r.approve()
 	report := r.report()
 	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	assert.Equal(t, first, report.Rotation, "it is the same rotation")
