@@ -261,10 +261,10 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 }
 
 // approved judges the approvals of the revoke gate. One that an earlier disabling used up, and that was
-// taken back, does not count again. At destroying an approval may have grown old: it was young when the
-// key was disabled.
+// taken back, does not count again. At destroying an approval may have grown old, and no use be told of a key that is disabled: what
+// was asked for when it was disabled holds.
 func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Verdict, young bool) Decision {
-	needs := Needs(c, inventory.GateRevoke, f.unseen(retiring.KeyID))
+	needs := Needs(c, inventory.GateRevoke, young && f.unseen(retiring.KeyID))
 	if needs != nil && !young {
 		ageless := *needs
 		ageless.ApprovalExpires = 0

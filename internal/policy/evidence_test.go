@@ -174,6 +174,19 @@ func TestAnApprovalMayGrowOldInTheSoak(t *testing.T) {
 	assert.Equal(t, policy.ApprovalsMissing, policy.MayDisable(credential(), f, retiring, incoming, old).Reason)
 }
 
+// Some issuers tell no use of a key that is disabled: the gate asked for as many as it did while it was active.
+func TestAGateAsksForNoMoreInTheSoak(t *testing.T) {
+	t.Parallel()
+	f := promoted()
+	f.Keys[0].LastUsedAt = time.Time{}
+	one := []policy.Verdict{approval("ann", now.Add(-26*time.Hour))}
+	assert.Equal(t, policy.ApprovalsMissing, policy.MayDisable(credential(), f, retiring, incoming, one).Reason)
+	f.Keys[0].State = key.Disabled
+	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = now.Add(-25*time.Hour), now.Add(-25*time.Hour)
+	d := policy.MayRevoke(credential(), f, retiring, incoming, one)
+	assert.Equal(t, policy.Allowed, d.Reason, d.Message)
+}
+
 func TestMayDiscard(t *testing.T) {
 	t.Parallel()
 	// A rollback that brought everybody back to the retiring key.

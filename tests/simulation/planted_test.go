@@ -453,7 +453,7 @@ var planted = map[string]struct {
 		}
 	}))}},
 	"a rollback leaves the key disabled": {
-		invariant.I4, "after a rollback the retiring key is active",
+		invariant.I4, "a rollback ends well", // it is noticed: nobody is brought back to a key that is refused
 		func(s *script) { s.acts = []act{{what: "rollback", in: workflows.PhaseDisableSoak}} },
 		plant{types: leavesDisabled},
 	},
