@@ -5,7 +5,7 @@ WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments due steady sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets due steady sandbox
 
 build:
 	go build ./... ./sandbox/...
@@ -68,6 +68,14 @@ chaos:
 # The moments at which they are struck, held against what happens; UPDATE=1 writes the lists anew.
 moments:
 	go test ./tests -run '^TestMoments$$' -chaos all $(if $(UPDATE),-update-moments) -parallel 6 -count 1 -timeout 20m
+
+# Whatever others do at each step of a rotation, stalls and twins: all cases, of which the tests run some.
+proof:
+	go test ./workflows -run '^(TestWhateverOthersDoAtEachStep|TestAProcessThatStandsStill|TestAnActivityThatComesAgainLater)$$' -every-case -count 1 -timeout 30m
+
+# A rotation that is reset at each of its workflow tasks, by the server.
+resets:
+	go test ./tests -run '^TestResetAtEachWorkflowTask$$' -resets -count 1 -timeout 60m -v
 
 # Two hundred keys that come due at once: three minutes of the whole machine.
 due:

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
@@ -47,6 +45,9 @@ type Activities struct {
 	AllowUnsigned bool
 	// Now is the clock.
 	Now func() time.Time
+	// Ahead tells, as an attempt begins, by how much that clock is ahead of Temporal's: AheadOfTemporal, in a worker; nil where no
+	// server is. A worker whose clock is wrong changes nothing: others judge by the times that it writes, and it by theirs.
+	Ahead func(ctx context.Context) time.Duration
 	// Index is Temporal's index of the credentials; without one, nothing is found by name.
 	Index Index
 	// Acknowledge is asked before each write whether the activity's attempt still counts, with the details of its heartbeat:
@@ -117,11 +118,11 @@ func told(ctx context.Context, events []audit.Event, credential string, now time
 	kept := make([]audit.Event, 0, len(events))
 	for _, e := range events {
 		if !e.Type.Told() {
-			activity.GetLogger(ctx).Warn("a workflow cannot have seen that; not recorded", "type", outside.Text(string(e.Type), outside.MaxText))
+			logger(ctx).Warn("a workflow cannot have seen that; not recorded", "type", outside.Text(string(e.Type), outside.MaxText))
 			continue
 		}
 		e.ID = "told/" + e.ID
-		e.Actor, e.Credential, e.Run = "workflow", credential, activity.GetInfo(ctx).WorkflowExecution.RunID
+		e.Actor, e.Credential, e.Run = "workflow", credential, acting(ctx).run
 		if e.Time.After(now) {
 			e.Time = now.UTC()
 		}
@@ -152,7 +153,7 @@ func (a *Activities) event(ctx context.Context, r Rotation, s *site, t audit.Typ
 	}
 	return audit.Event{
 		ID: id, Time: a.Now().UTC(), Type: t, Credential: s.spec.Credential.Name,
-		Rotation: r.ID, Run: activity.GetInfo(ctx).WorkflowExecution.RunID,
+		Rotation: r.ID, Run: acting(ctx).run,
 		Actor: "worker", Keys: keys, Detail: detail,
 	}
 }

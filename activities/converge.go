@@ -52,7 +52,7 @@ type cursor struct {
 
 // left is the cursor that the attempt before left; the zero one for none, or of another version.
 func left(ctx context.Context) (c cursor) {
-	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &c) != nil {
+	if activity.IsActivity(ctx) && activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &c) != nil {
 		return cursor{}
 	}
 	return c
@@ -96,7 +96,9 @@ func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Fact
 		if a.Acknowledge != nil {
 			return a.Acknowledge(whole, at)
 		}
-		activity.RecordHeartbeat(whole, at)
+		if activity.IsActivity(whole) {
+			activity.RecordHeartbeat(whole, at)
+		}
 		return nil
 	}
 	defer func() { s.heartbeat = c.soFar() }()
@@ -249,10 +251,7 @@ func (c *convergence) attend(ctx context.Context, m *member) {
 
 // give delivers to an instance and has it forget what it cached. What fails is seen as the instance's trouble.
 func (c *convergence) give(ctx context.Context, m *member) bool {
-	err := c.still(ctx) // a wave may take long
-	if err == nil {
-		err = c.beat()
-	}
+	err := c.mayGive(ctx)
 	if err == nil && !m.pulls {
 		if err = m.target.Deliver(ctx, providers.Delivery{Instance: m.name, Key: c.in.Key, Bundle: c.bundle}); err != nil {
 			err = fmt.Errorf("delivering: %w", err)
@@ -268,6 +267,26 @@ func (c *convergence) give(ctx context.Context, m *member) bool {
 	}
 	m.given, m.hopeless = err == nil, final(err)
 	return m.given
+}
+
+// mayGive tells whether this attempt counts, and the key may still be brought to an instance: a wave may take long. When Temporal's
+// answer was late, what was judged before it is judged again.
+func (c *convergence) mayGive(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := c.still(ctx); err != nil {
+			return err
+		}
+		if err := c.beat(); err != nil {
+			return err
+		}
+		c.judging.Lock()
+		judged := c.judged
+		c.judging.Unlock()
+		if c.site.stillJudged(judged) == nil {
+			return nil
+		}
+	}
+	return ctx.Err()
 }
 
 // still tells whether the key may still be brought to an instance, by the worker configuration and by facts of this moment: one

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/patience"
@@ -178,8 +176,8 @@ func (a *Activities) judgeWave(ctx context.Context, s *site, in WaveInput, seen 
 
 // occasion tells one delivery of a key to a wave from another one, in the IDs of their events: a rollback may deliver twice.
 func (in WaveInput) occasion(ctx context.Context) string {
-	info := activity.GetInfo(ctx)
-	return strings.Join([]string{in.Wave, in.Key.KeyID, info.WorkflowExecution.RunID, info.ActivityID}, "/")
+	who := acting(ctx)
+	return strings.Join([]string{in.Wave, in.Key.KeyID, who.run, who.activity}, "/")
 }
 
 // stragglers is the result of a wave with these instances, cut to what a history takes.
@@ -242,11 +240,8 @@ func (a *Activities) deliveryEnds(ctx context.Context, s *site, ref key.Ref, end
 	return ended
 }
 
-// attempt names the activity's attempt.
-func attempt(ctx context.Context) string {
-	info := activity.GetInfo(ctx)
-	return fmt.Sprintf("%s/%s/%d", info.WorkflowExecution.RunID, info.ActivityID, info.Attempt)
-}
+// attempt names the attempt that acts.
+func attempt(ctx context.Context) string { return acting(ctx).String() }
 
 // mark notes something in the metadata's record of a key.
 func (s *site) mark(ctx context.Context, ref key.Ref, note func(*key.Owned)) (key.Metadata, error) {
@@ -325,16 +320,20 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 // retiring key was CURRENT, so that it is never taken for one that nobody kept (an adopted one becomes ours on record
 // thereby); and that since when the incoming one is CURRENT is not known, so that the overlap can only seem longer.
 func (a *Activities) promotionBegins(ctx context.Context, s *site, facts policy.Facts, r Rotation) error {
-	now, wasCurrent := a.Now().UTC(), facts.Standings(s.spec.Credential.Adopt)[r.Retiring.KeyID] == policy.StandingCurrent
+	now, current := a.Now().UTC(), key.Ref{}
+	if v, _ := facts.Version(key.Current); facts.Standings(s.spec.Credential.Adopt)[r.Retiring.KeyID] == policy.StandingCurrent ||
+		v.ID != "" && v.ID == r.Retiring.StoreVersion { // somebody may have destroyed it meanwhile: its version is to be cleaned up all the same
+		current = r.Retiring
+	}
 	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		mine := owned(m, r.Incoming)
 		mine.PromotedAt = time.Time{}
 		s.testOver(mine)
-		if s.pulls() { // promoting delivers to them
+		if s.pulls() || len(s.consumers) == 0 { // promoting delivers to them, or to whom nobody declared
 			mine.DeliveredAt = now
 		}
-		if wasCurrent {
-			if before := owned(m, r.Retiring); before.PromotedAt.IsZero() {
+		if !current.IsZero() {
+			if before := owned(m, current); before.PromotedAt.IsZero() {
 				before.PromotedAt = cmp.Or(before.DeliveredAt, before.IssuedAt, now) // since when is not known any more
 			}
 		}

@@ -151,6 +151,34 @@ func (s *site) beating(ctx context.Context) (stop func()) {
 	return stop
 }
 
+// prune drops a version, by facts of this moment; one that is gone is none to drop. What forbids it may be over when it is looked at
+// again.
+func (s *site) prune(ctx context.Context, version string) error {
+	facts, d, err := s.judge(ctx, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, false) },
+		may:    func(f policy.Facts) policy.Decision { return policy.MayPrune(s.spec.Credential, f, version) },
+		kept:   func(policy.Facts) string { return "" },
+	})
+	switch {
+	case err != nil:
+		return err
+	case !d.OK:
+		return notYet(d.Message, 0)
+	}
+	return s.drop(ctx, facts, version)
+}
+
+// drop prunes a version as it was judged.
+func (s *site) drop(ctx context.Context, judged policy.Facts, version string) error {
+	if _, err := s.unchanged(ctx, judged, ""); err != nil {
+		return err
+	}
+	if err := s.store.Prune(ctx, version); !errors.Is(err, providers.ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
 // forbidden is the error of an effect that policy does not let be.
 func forbidden(ctx context.Context, d policy.Decision) error {
 	refusing(ctx, d)

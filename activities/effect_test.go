@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,6 +207,87 @@ func TestAKeyIsNotDiscardedWhileAnAttemptMayStillDeliverIt(t *testing.T) {
 	c.wait(30 * time.Minute)
 	c.run("Discard")
 	assert.Equal(t, []string{"key-old active"}, c.keys())
+}
+
+// How an attempt to deliver ends decides whether it is known to have ended: one that was cancelled says so, though Temporal acknowledges
+// it no more; one that does not count writes nothing, since another one may have its mark.
+func TestHowAnAttemptToDeliverEnds(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer error
+		marks  int
+	}{
+		"it is cancelled":            {context.Canceled, 0},
+		"it does not count any more": {activities.ErrSuperseded, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := reached(t, "Issue")
+			var delivering atomic.Bool
+			k.world.On(memory.OpDeliver, func(memory.Phase) { delivering.Store(true) })
+			k.do.Acknowledge = func(context.Context, any) error {
+				if delivering.Load() {
+					return c.answer
+				}
+				return nil
+			}
+			require.Error(t, k.attempt("DeliverWave", activities.WaveInput{Rotation: k.subject(), Key: k.incoming, Wave: "all"}, nil, 1))
+			mine, _ := k.metadata().Key(k.incoming.KeyID)
+			assert.False(t, mine.DeliveredAt.IsZero())
+			assert.Len(t, mine.Delivering, c.marks)
+		})
+	}
+}
+
+// What stands outside Temporal acts by the same path, under the same lease.
+func TestNoEffectNeedsATemporalContext(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	ctx := activities.ByProgram(t.Context(), activities.WorkflowID("payments-api"), "by-a-program")
+	ordinal := 0
+	issue := func() {
+		ordinal++
+		issued, err := c.do.Issue(ctx, activities.IssueInput{Rotation: c.subject(), Ordinal: ordinal})
+		require.NoError(t, err)
+		require.True(t, issued.Decision.OK, issued.Decision.Message)
+		c.incoming = issued.Key
+	}
+	deliver := func(ref key.Ref) {
+		result, err := c.do.DeliverWave(ctx, activities.WaveInput{Rotation: c.subject(), Key: ref, Wave: "all"})
+		require.NoError(t, err)
+		require.True(t, result.Decision.OK, result.Decision.Message)
+	}
+	allowed := func(d policy.Decision, err error) {
+		t.Helper()
+		require.NoError(t, err)
+		require.True(t, d.OK, d.Message)
+	}
+	issue()
+	deliver(c.incoming)
+	allowed(c.do.Promote(ctx, c.subject()))
+	deliver(c.retiring)
+	require.NoError(t, c.do.RestoreLabels(ctx, c.subject()))
+	c.passOverlap()
+	allowed(c.do.Discard(ctx, c.subject()))
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+
+	c.incoming = key.Ref{}
+	issue()
+	deliver(c.incoming)
+	allowed(c.do.Promote(ctx, c.subject()))
+	c.passOverlap()
+	revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}}
+	allowed(c.do.Disable(ctx, revoke))
+	require.NoError(t, c.do.Enable(ctx, c.subject()))
+	revoke.Approvals[0].At, revoke.Approvals[0].ID = c.now(), "another"
+	allowed(c.do.Disable(ctx, revoke))
+	c.wait(31 * time.Minute)
+	destroyed, err := c.do.Destroy(ctx, revoke)
+	allowed(destroyed.Decision, err)
+	recorded, err := c.do.Record(ctx, activities.RecordInput{Rotation: c.subject(), Outcome: "completed"})
+	require.NoError(t, err)
+	assert.Equal(t, "completed", recorded.Outcome, recorded.Left)
+	assert.Equal(t, []string{c.incoming.KeyID + " active"}, c.keys())
 }
 
 func TestWhereNoUseIsToldOneMoreApproves(t *testing.T) {

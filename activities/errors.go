@@ -29,6 +29,8 @@ var (
 	ErrAmbiguous = errors.New("ambiguous")
 	// errWritten: others write the metadata all the time. Looking again, by another attempt, helps.
 	errWritten = errors.New("the metadata was written meanwhile")
+	// errClock: this worker's clock cannot be trusted. Another one's may be right, or this one's by the next attempt.
+	errClock = errors.New("the clock of this worker is not that of Temporal")
 	// ErrStagedKeyDead: the version that this mint staged holds no live key.
 	ErrStagedKeyDead = errors.New("the staged key is not live")
 )

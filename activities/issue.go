@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
@@ -94,7 +92,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if facts, err = a.destroyOrphans(ctx, s, in, facts); err != nil {
 		return ref, ends, err
 	}
-	run := activity.GetInfo(ctx).WorkflowExecution.RunID
+	run := acting(ctx).run
 	if left := policy.OthersMintFor(facts.Metadata, run, a.Now()); left > 0 {
 		return ref, ends, notYet("the mint of another run was interrupted, and may still make a key: minting when that is over", left)
 	}
@@ -318,12 +316,23 @@ func (a *Activities) destroyLost(ctx context.Context, s *site, in IssueInput, fa
 // setAside claims the key of an interrupted mint, and returns without an error once it may be destroyed. Where the issuer
 // tells late of uses, it is disabled first, and that is not yet. One that turns out to be in use is given back.
 func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref) (policy.Facts, error) {
+	adopt := s.spec.Credential.Adopt
+	if s.stillJudged(facts) != nil { // what was done about another one took its time
+		again, err := s.facts(ctx, false)
+		if err != nil {
+			return facts, err
+		}
+		facts = again
+	}
 	mint := r.ID
 	for _, of := range policy.ResolvedWith(facts, ref.KeyID) {
 		mint = of.Rotation
 	}
-	d := policy.MayDestroyOrphan(facts, ref)
-	if d.Reason == policy.OrphanInUse {
+	d := policy.MayDestroyOrphan(facts, adopt, ref)
+	switch d.Reason {
+	case policy.NotOurs:
+		return facts, notYet(d.Message, 0)
+	case policy.OrphanInUse:
 		refusing(ctx, d)
 		if err := a.giveBack(ctx, s, r, facts, ref); err != nil {
 			return facts, fmt.Errorf("giving key %s back: %w", ref.KeyID, err)
@@ -343,6 +352,9 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 		})
 		if err != nil {
 			return facts, fmt.Errorf("recording that key %s is disabled: %w", ref.KeyID, err)
+		}
+		if _, err := s.unchanged(ctx, facts, ref.KeyID); err != nil {
+			return facts, err
 		}
 		if err := disabler.Disable(ctx, ref); err != nil {
 			return facts, fmt.Errorf("disabling orphan %s: %w", ref.KeyID, err)
@@ -371,8 +383,7 @@ func (a *Activities) setAside(ctx context.Context, s *site, r Rotation, facts po
 	if err != nil {
 		return facts, err
 	}
-	again.Instances = facts.Instances
-	if d := policy.MayDestroyOrphan(again, ref); !d.OK {
+	if d := policy.MayDestroyOrphan(again, adopt, ref); !d.OK {
 		return again, notYet(d.Message, 0) // the next attempt gives back what is in use
 	}
 	return again, nil
@@ -388,6 +399,9 @@ func (a *Activities) giveBack(ctx context.Context, s *site, r Rotation, facts po
 		return nil
 	}
 	if disabler, can := s.issuer.(providers.Disabler); can && !mine.DisablingAt.IsZero() {
+		if _, err := s.unchanged(ctx, facts, ref.KeyID); err != nil {
+			return err
+		}
 		if err := disabler.Enable(ctx, ref); err != nil {
 			return err
 		}

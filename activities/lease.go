@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
@@ -68,7 +66,7 @@ func (s *site) holder() key.Lease {
 // run is the lease of the activity's own run.
 func (s *site) run(ctx context.Context, r Rotation) *key.Lease {
 	mine := s.holder()
-	mine.Rotation, mine.Run = r.ID, activity.GetInfo(ctx).WorkflowExecution.RunID
+	mine.Rotation, mine.Run = r.ID, acting(ctx).run
 	return &mine
 }
 
@@ -112,14 +110,6 @@ func (s *site) counts(ctx context.Context) error {
 	return s.acknowledge(ctx, s.heartbeat)
 }
 
-// prune drops a version, as an attempt that counts.
-func (s *site) prune(ctx context.Context, version string) error {
-	if err := s.counts(ctx); err != nil {
-		return err
-	}
-	return s.store.Prune(ctx, version)
-}
-
 // renew keeps the lease of a run that only looks: past half of its term, and whenever this process does not know how old it is.
 // What it cannot renew it leaves to the next look.
 func (s *site) renew(ctx context.Context, r Rotation) {
@@ -131,7 +121,7 @@ func (s *site) renew(ctx context.Context, r Rotation) {
 		m, err = s.put(ctx, m)
 	}
 	if err != nil && !errors.Is(err, providers.ErrConflict) { // who wrote meanwhile renewed it
-		activity.GetLogger(ctx).Warn("the lease of a credential is not renewed", "credential", s.spec.Credential.Name, "error", err.Error())
+		logger(ctx).Warn("the lease of a credential is not renewed", "credential", s.spec.Credential.Name, "error", err.Error())
 		return
 	}
 	s.standings.note(s.secret(), m.Revision, s.now())

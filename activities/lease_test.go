@@ -174,6 +174,30 @@ func TestAnAttemptThatDoesNotCountWritesNothing(t *testing.T) {
 	}
 }
 
+// Times in the metadata are judged by whichever worker comes next: one whose clock is wrong neither writes nor judges any.
+func TestAWorkerWhoseClockIsWrongChangesNothing(t *testing.T) {
+	t.Parallel()
+	for activity := range newSignedCase(t).acting() {
+		t.Run(activity, func(t *testing.T) {
+			t.Parallel()
+			for _, off := range []time.Duration{2 * time.Hour, -2 * time.Hour} {
+				c := readyFor(t, activity)
+				before := len(c.world.Ledger())
+				var asked atomic.Int32
+				c.do.Ahead = func(context.Context) time.Duration {
+					if asked.Add(1) == 1 {
+						return off
+					}
+					return 20 * time.Second // it was set right, or another worker goes on
+				}
+				require.ErrorContains(t, c.attempt(activity, c.acting()[activity], nil, 1), "the clock of this worker is not that of Temporal")
+				assert.Len(t, c.world.Ledger(), before)
+				require.NoError(t, c.attempt(activity, c.acting()[activity], nil, 1))
+			}
+		})
+	}
+}
+
 func TestMayHoldNamesWhoHoldsIt(t *testing.T) {
 	t.Parallel()
 	run := key.Lease{Namespace: "default", Workflow: "rotation/x", Run: "r2", Term: key.LeaseTerm}

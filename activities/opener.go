@@ -36,10 +36,10 @@ func (o *opener) prepare(d providers.Descriptor, p inventory.Provider, role inve
 		o.fail(p, role, err)
 		return nil, false
 	}
-	if c, runs := config.(interface{ Programs() []string }); runs {
+	if c, runs := config.(interface{ Programs() []string }); runs { // for the bounds, which name those that may run
 		o.programs = append(o.programs, c.Programs()...)
 	}
-	if p.Account == "" && role != inventory.RoleIssuer && role != inventory.RoleStore {
+	if p.Account == "" && role != inventory.RoleIssuer && role != inventory.RoleStore { // others may do without one
 		return nil, true
 	}
 	account, known := o.config.Accounts[p.Account]

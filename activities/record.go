@@ -104,11 +104,16 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		until := time.Now().Add(purgeWithin)
 		for _, k := range gone {
 			if k.ProbedAt.IsZero() && !policy.Lost(k) {
-				if _, err := a.probe(ctx, s, facts, k.Ref); ctx.Err() != nil {
+				probe, err := a.probe(ctx, s, facts, k.Ref)
+				switch {
+				case ctx.Err() != nil:
 					return Recorded{}, ctx.Err() // what was cut short tells nothing
-				} else if err != nil {
+				case err != nil:
 					unproved[k.KeyID] = capText(err.Error())
 					continue // its version stays, to try it with again
+				}
+				if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.ProbeRefused, k.KeyID, map[string]string{"key": k.KeyID, "probe": probe})); err != nil {
+					return Recorded{}, err
 				}
 			}
 			why, err := a.cleanUp(ctx, s, in.Rotation, facts.Metadata, k, until)
@@ -160,6 +165,9 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		return Recorded{}, err
 	}
 	r := Recorded{Outcome: outcome, RotateBy: m.RotateBy, Debt: m.Debt}
+	if d := policy.CurrentWorks(facts); !d.OK {
+		r.Left = append(r.Left, d.Message)
+	}
 	for _, d := range m.Debt {
 		detail := map[string]string{"kind": d.Kind, "about": d.About}
 		if d.Kind == DebtCopiesLeft {
@@ -176,7 +184,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		}
 	}
 	// Each run has an end of its own in the record: one that lies displaces no true one.
-	about := activity.GetInfo(ctx).WorkflowExecution.RunID + "/" + outcome
+	about := acting(ctx).run + "/" + outcome
 	end := a.event(ctx, in.Rotation, s, audit.RotationEnded, about, map[string]string{"outcome": outcome, "told": in.Outcome + ": " + in.Message})
 	if err := a.Audit.Append(ctx, end); err != nil {
 		return Recorded{}, err
@@ -196,6 +204,7 @@ func ended(f policy.Facts, in RecordInput, owes bool) string {
 	}
 	current, _ := f.Version(key.Current)
 	switch told := in.Outcome; {
+	case !policy.CurrentWorks(f).OK: // whatever was done, consumers have no key
 	case (told == outcomeCompleted || told == outcomeWithDebt) && (minted(current.KeyID) || in.Settling): // which mints nothing
 		if owes {
 			return outcomeWithDebt
@@ -247,7 +256,7 @@ func (a *Activities) cleanUp(ctx context.Context, s *site, r Rotation, m key.Met
 	if left, err = a.purge(ctx, s, r, gone.Ref, until); err != nil || gone.StoreVersion == "" || owes { // with the debt, the version went
 		return left, err
 	}
-	if err := s.prune(ctx, gone.StoreVersion); err != nil && !errors.Is(err, providers.ErrNotFound) {
+	if err := s.prune(ctx, gone.StoreVersion); err != nil {
 		return left, fmt.Errorf("pruning version %s: %w", gone.StoreVersion, err)
 	}
 	return left, a.Audit.Append(ctx, a.event(ctx, r, s, audit.VersionPruned, gone.StoreVersion, nil))
@@ -282,7 +291,7 @@ func (a *Activities) purge(ctx context.Context, s *site, r Rotation, gone key.Re
 		}
 		for _, name := range c.InstanceNames() {
 			run.do(func() {
-				purged, err := a.purgeOne(within, purgers, name, gone)
+				purged, err := a.purgeOne(within, s, purgers, name, gone)
 				about := policy.InstanceName(c.Name, name)
 				mu.Lock()
 				defer mu.Unlock()
@@ -310,12 +319,18 @@ func (a *Activities) purge(ctx context.Context, s *site, r Rotation, gone key.Re
 }
 
 // purgeOne has one instance forget a key, at all places where it may have it, and tries again for some moments.
-func (a *Activities) purgeOne(ctx context.Context, purgers []providers.Purger, instance string, gone key.Ref) (purged bool, err error) {
+func (a *Activities) purgeOne(ctx context.Context, s *site, purgers []providers.Purger, instance string, gone key.Ref) (purged bool, err error) {
 	for _, p := range purgers {
-		err := p.Purge(ctx, instance, gone)
+		once := func() error {
+			if err := s.counts(ctx); err != nil {
+				return err
+			}
+			return p.Purge(ctx, instance, gone)
+		}
+		err := once()
 		pause := a.PollEvery
 		for tries := 1; err != nil && !final(err) && tries < purgeTries && patience.Pause(ctx, pause) == nil; tries++ {
-			err = p.Purge(ctx, instance, gone)
+			err = once()
 			pause *= 2
 		}
 		if err != nil && !errors.Is(err, providers.ErrUnsupported) { // else it keeps none that keyturn could reach

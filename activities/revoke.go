@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
@@ -284,7 +282,7 @@ func with(list, more []string) []string {
 
 // refusing leaves a trace in the worker's own log of what it would not do: a history may not tell.
 func refusing(ctx context.Context, d policy.Decision, more ...string) {
-	activity.GetLogger(ctx).Warn("refused", "reason", string(d.Reason), "message", d.Message, "more", strings.Join(more, "; "))
+	logger(ctx).Warn("refused", "reason", string(d.Reason), "message", d.Message, "more", strings.Join(more, "; "))
 }
 
 // occasion tells one disabling of a key from a later one, in the IDs of their events.

@@ -3,7 +3,6 @@ package activities
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -144,14 +143,15 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	}
 	unwanted := unwantedKeys(s, facts)
 	if len(unwanted) > 0 {
-		// Who reads PENDING may have read it since it was asked, so it is asked again.
-		if withdrawn, err := a.withdrawPending(ctx, s, r, facts); err != nil || withdrawn {
-			return policy.Decision{}, cmp.Or(err, notYet("PENDING was withdrawn; seeing who had read it", 0))
+		if d, err := a.withdrawPending(ctx, s, r, facts); err != nil || !d.OK {
+			return d, err
 		}
 	}
 	var lag error
+	asides := false
 	for _, ref := range unwanted {
 		if mine, recorded := facts.Metadata.Key(ref.KeyID); recorded && policy.Lost(mine) || !recorded && ref.StoreVersion == "" {
+			asides = true
 			facts, err = a.setAside(ctx, s, r, facts, ref)
 			if err != nil && !isNotYet(err) {
 				return policy.Decision{}, err
@@ -161,6 +161,11 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	}
 	if lag != nil {
 		return policy.Decision{}, lag
+	}
+	if asides {
+		if facts, err = s.settled(ctx, ours...); err != nil { // the instances, too
+			return policy.Decision{}, err
+		}
 	}
 	facts, d, err := s.judgeBy(ctx, facts, judgement{
 		gather: func(ctx context.Context) (policy.Facts, error) { return s.settled(ctx, ours...) },
@@ -188,20 +193,34 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 // withdrawPending takes PENDING from a key that is not kept, where consumers read the store by themselves: a
 // canary that reads PENDING goes back to what it reads by default. The key itself lives on until Discard
 // finds it unused. A version that is pruned is not missed: metadata or mint intent name its key. That it is pruned is
-// recorded before, since nothing tells of it afterwards.
-func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, facts policy.Facts) (withdrawn bool, err error) {
+// recorded before, since nothing tells of it afterwards. Who reads PENDING may have read it since it was asked, so it is asked again.
+func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, facts policy.Facts) (policy.Decision, error) {
 	pending, staged := facts.Version(key.Pending)
 	if !s.pulls() || !staged || pending.Has(key.Current) ||
 		pending.KeyID != "" && facts.Standings(s.spec.Credential.Adopt)[pending.KeyID] != policy.StandingIncoming {
-		return false, nil
+		return policy.Decision{OK: true}, nil
+	}
+	facts, d, err := s.judgeBy(ctx, facts, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, true) },
+		may:    func(f policy.Facts) policy.Decision { return policy.MayPrune(s.spec.Credential, f, pending.ID) },
+		kept: func(f policy.Facts) string {
+			return policy.KeptBeside(s.spec.Credential, f, []key.Ref{{KeyID: pending.KeyID}})
+		},
+	})
+	switch {
+	case err != nil:
+		return d, err
+	case !d.OK:
+		refusing(ctx, d)
+		return d, nil
 	}
 	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.PendingWithdrawn, pending.ID, nil)); err != nil {
-		return false, err
+		return d, err
 	}
-	if err := s.prune(ctx, pending.ID); err != nil {
-		return false, fmt.Errorf("taking PENDING from version %s: %w", pending.ID, err)
+	if err := s.drop(ctx, facts, pending.ID); err != nil {
+		return d, fmt.Errorf("taking PENDING from version %s: %w", pending.ID, err)
 	}
-	return true, nil
+	return d, notYet("PENDING was withdrawn; seeing who had read it", 0)
 }
 
 // passing tells whether a refusal to discard may end by itself.
@@ -282,7 +301,7 @@ func (a *Activities) clearPending(ctx context.Context, s *site) error {
 		return err
 	}
 	if v, ok := facts.Version(key.Pending); ok && v.KeyID == "" && !v.Has(key.Current) {
-		if err := s.prune(ctx, v.ID); err != nil && !errors.Is(err, providers.ErrNotFound) {
+		if err := s.prune(ctx, v.ID); err != nil {
 			return fmt.Errorf("pruning version %s: %w", v.ID, err)
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -82,7 +80,7 @@ func (a *Activities) observe(ctx context.Context, spec inventory.Spec, state inv
 		return
 	}
 	if err := a.Index.Observe(ctx, spec.Inventory, spec.Credential.Name, state); err != nil {
-		activity.GetLogger(ctx).Warn("the Schedule of a credential does not have its state", "credential", spec.Credential.Name, "error", err)
+		logger(ctx).Warn("the Schedule of a credential does not have its state", "credential", spec.Credential.Name, "error", err)
 	}
 }
 

@@ -145,30 +145,44 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 	if f.Capabilities, err = s.issuer.Capabilities(ctx); err != nil {
 		return f, fmt.Errorf("asking the issuer what it can do: %w", err)
 	}
-	listed := s.now()
-	if f.Keys, err = s.issuer.List(ctx); err != nil {
-		return f, fmt.Errorf("listing keys at the issuer: %w", err)
-	}
-	if f.Metadata, err = s.store.Metadata(ctx); err != nil {
-		return f, fmt.Errorf("reading metadata of the store: %w", err)
-	}
-	if d := s.mayHold(f.Metadata, s.holder()); !d.OK {
-		f.Held = d.Message
-	}
-	if f.Versions, err = s.versions(ctx); err != nil {
-		return f, err
-	}
-	if instances {
-		known, err := s.known(ctx, f)
-		if err != nil {
+	for range 2 { // when instances took their time, or the process stood still, what was read first is read again
+		listed := s.now()
+		if f.Keys, err = s.issuer.List(ctx); err != nil {
+			return f, fmt.Errorf("listing keys at the issuer: %w", err)
+		}
+		if f.Metadata, err = s.store.Metadata(ctx); err != nil {
+			return f, fmt.Errorf("reading metadata of the store: %w", err)
+		}
+		if d := s.mayHold(f.Metadata, s.holder()); !d.OK {
+			f.Held = d.Message
+		}
+		if f.Versions, err = s.versions(ctx); err != nil {
 			return f, err
 		}
-		defer closeAll(known)
-		f.Instances = f.Believe(s.instances(ctx, s.consumers, look{attest: true, keys: f.Keys, known: known, unstored: s.unstored(f), reach: true}))
+		if instances && f.Instances == nil {
+			if f.Instances, err = s.seen(ctx, f); err != nil {
+				return f, err
+			}
+		}
+		f.At = s.now()
+		if f.LookedFor = f.At.Sub(listed); f.LookedFor <= judgedFor {
+			break
+		}
 	}
-	f.At = s.now()
-	f.LookedFor = f.At.Sub(listed)
+	if f.LookedFor > time.Minute { // nothing is judged by what is as old
+		return f, fmt.Errorf("issuer and store took %s to answer: looking again", f.LookedFor.Round(time.Second))
+	}
 	return f, nil
+}
+
+// seen looks at every instance, by what issuer and store say.
+func (s *site) seen(ctx context.Context, f policy.Facts) ([]policy.Instance, error) {
+	known, err := s.known(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(known)
+	return f.Believe(s.instances(ctx, s.consumers, look{attest: true, keys: f.Keys, known: known, unstored: s.unstored(f), reach: true})), nil
 }
 
 // settled gathers the facts, and when the issuer does not list one of the keys, or one that a mint intent tells

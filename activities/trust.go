@@ -91,9 +91,18 @@ func (a *Activities) parse(body []byte) (inventory.Spec, error) {
 	return spec, nil
 }
 
+// clockOff is by how much the clock of a worker that changes something may differ from Temporal's. Waits are longer than that, and an
+// attempt seldom takes as long from the server to here.
+const clockOff = time.Minute
+
+// AheadOfTemporal is by how much this machine's clock is ahead of Temporal's, and what the attempt took from there to here.
+func AheadOfTemporal(ctx context.Context) time.Duration {
+	return time.Since(activity.GetInfo(ctx).StartedTime)
+}
+
 // openForEffect opens the credential for an activity that changes something. Such an activity must run
 // in the credential's own rotation, whose workflow ID is the mutex, within the configured bounds, and by
-// a spec that is not older than the one that a key was last issued with. It has the secret for itself, among
+// a spec that is not older than the one that a key was last issued with, on a worker whose clock is right. It has the secret for itself, among
 // the activities of this process, until release.
 func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, error) {
 	s, err := a.open(r)
@@ -101,8 +110,13 @@ func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, erro
 		return nil, err
 	}
 	name := s.spec.Credential.Name
-	if id := activity.GetInfo(ctx).WorkflowExecution.ID; id != WorkflowID(name) {
+	if id := acting(ctx).workflow; id != WorkflowID(name) {
 		return nil, fmt.Errorf("acting on %q: %w: workflow %q is not its rotation", name, ErrSpec, id)
+	}
+	if a.Ahead != nil {
+		if off := a.Ahead(ctx).Round(time.Second); off.Abs() > clockOff {
+			return nil, fmt.Errorf("%w: it is %s ahead, unless the process stood still since it was given the task: set it right, or let another worker go on", errClock, off)
+		}
 	}
 	if s.release, err = a.mutexes.lock(ctx, s.secret()); err != nil {
 		return nil, err
@@ -237,9 +251,9 @@ func (a *Activities) approvals(ctx context.Context, s *site, gate inventory.Gate
 	if needs == nil || needs.Trust == inventory.TrustAny {
 		return claimed, nil
 	}
-	execution := activity.GetInfo(ctx).WorkflowExecution
+	who := acting(ctx)
 	here := policy.Bound{
-		Namespace: a.Namespace, Workflow: execution.ID, Run: execution.RunID, Rotation: r.ID,
+		Namespace: a.Namespace, Workflow: who.workflow, Run: who.run, Rotation: r.ID,
 		Gate: gate, Retiring: r.Retiring.KeyID, Incoming: r.Incoming.KeyID,
 	}
 	for _, c := range claimed {

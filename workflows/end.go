@@ -83,6 +83,8 @@ func (t *Turn) found(recorded activities.Recorded) {
 		return
 	case t.Outcome == CompletedWithDebt:
 		parts = append(parts, "The incoming key is in use everywhere")
+	case t.Outcome != was && was == Completed: // what its message says is not so
+		parts = append(parts, fmt.Sprintf("Every step of the rotation was done, and by what issuer and store say it ended as %s", t.Outcome))
 	case t.Outcome != was:
 		parts = append(parts, fmt.Sprintf("%s But that is not what issuer and store say: it ended as %s", t.Message, t.Outcome))
 	default:
@@ -102,7 +104,7 @@ func (r *rotation) unrecorded(t *Turn, why string) {
 		}
 	}
 	if t.Outcome == Completed {
-		t.Outcome = CompletedWithDebt
+		t.Outcome, t.Message = CompletedWithDebt, "The steps of the rotation are behind it."
 	}
 	t.Message = outside.Lines(fmt.Sprintf("%s But what is true at issuer and store now could not be looked at: %s. Still owed: %s", t.Message, why, describeDebt(r.Report.Debt)), 4*outside.MaxText)
 	r.happened(audit.RotationEnded, map[string]string{"outcome": string(t.Outcome), "message": t.Message})

@@ -32,7 +32,7 @@ func TestPauseOnBreach(t *testing.T) {
 // What nobody knows the harm of, and what turning back would make worse, is for people: it turns nothing back.
 func TestAPauseForPeople(t *testing.T) {
 	t.Parallel()
-	for _, reason := range []policy.Reason{policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled, policy.RetiringGone} {
+	for _, reason := range []policy.Reason{policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled} {
 		t.Run(string(reason), func(t *testing.T) {
 			t.Parallel()
 			s := newScript(t)
@@ -52,8 +52,42 @@ func TestAPauseForPeople(t *testing.T) {
 			paused := slices.IndexFunc(s.notes, func(n activities.NotifyInput) bool { return n.What == "paused" })
 			require.GreaterOrEqual(t, paused, 0)
 			assert.Equal(t, "because of "+string(reason), s.notes[paused].Body)
-			last := s.watched[len(s.watched)-1]
-			assert.Equal(t, reason == policy.RetiringGone, last == "", "what is gone for good is told once")
+		})
+	}
+}
+
+// While the retiring key is gone, only the incoming one is left: a rotation brings it to whoever is refused, instead of waiting until all
+// is well, which it never is.
+func TestARotationWhoseRetiringKeyIsGoneGoesOn(t *testing.T) {
+	t.Parallel()
+	gone := no(policy.RetiringGone)
+	for name, c := range map[string]struct {
+		watch    policy.Reason
+		lookBack policy.Decision
+		times    int
+	}{
+		"as its watch finds":                      {policy.RetiringGone, yes, 1},
+		"as is found when the budget is breached": {policy.BudgetBreached, gone, 2},
+		"as is found when a check fails":          {policy.CheckFailing, gone, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachRollback}
+			s.answers["LookBack"] = func(int) (any, error) { return c.lookBack, nil }
+			s.answers["Watch"] = func(n int) (any, error) {
+				if n <= c.times {
+					return no(c.watch), nil
+				}
+				return nil, nil
+			}
+			s.approveAt(atGate)
+			report := s.run()
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			assert.False(t, s.has("await health"))
+			told := slices.DeleteFunc(s.notes, func(n activities.NotifyInput) bool { return n.What != "retiring-gone" })
+			assert.Len(t, told, c.times, "at once, and once it is watched again")
+			assert.Empty(t, s.watched[len(s.watched)-1], "what is gone is watched no more")
 		})
 	}
 }

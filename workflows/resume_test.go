@@ -6,57 +6,22 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.temporal.io/sdk/interceptor"
-	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/workflows"
 )
 
 // lost ends a run at its n-th activity, before that begins, as a run ends that somebody terminates or that is lost with its
-// server: nothing of it runs any more. Its run has the ID.
-type lost struct {
-	interceptor.WorkerInterceptorBase
-	id    string
-	at, n int
-}
-
-func (l *lost) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
-	return &lostInbound{WorkflowInboundInterceptorBase: interceptor.WorkflowInboundInterceptorBase{Next: next}, lost: l}
-}
-
-type lostInbound struct {
-	interceptor.WorkflowInboundInterceptorBase
-	lost *lost
-}
-
-func (l *lostInbound) Init(next interceptor.WorkflowOutboundInterceptor) error {
-	return l.Next.Init(&lostOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: next}, lost: l.lost})
-}
-
-type lostOutbound struct {
-	interceptor.WorkflowOutboundInterceptorBase
-	lost *lost
-}
-
-func (l *lostOutbound) GetInfo(ctx workflow.Context) *workflow.Info {
-	info := *l.Next.GetInfo(ctx)
-	info.WorkflowExecution.RunID = l.lost.id
-	return &info
-}
-
-func (l *lostOutbound) ExecuteActivity(ctx workflow.Context, name string, args ...any) workflow.Future {
-	if l.lost.n++; l.lost.n == l.lost.at {
-		panic("the run is lost before " + name)
-	}
-	return l.Next.ExecuteActivity(ctx, name, args...)
+// server: nothing of it runs any more.
+func lost(id string, at int) *step {
+	return &step{id: id, at: at, do: func(name string) { panic("the run is lost before " + name) }}
 }
 
 // A rotation that is lost at any of its activities, or is reset to before its first one, is gone on with by the next run: no
 // second key is minted, nobody is refused, nothing is left over.
 func TestTheNextRunGoesOnFromWhereOneWasLost(t *testing.T) {
 	t.Parallel()
-	whole, s := &lost{id: "first"}, newStage(t)
+	whole, s := &step{id: "first"}, newStage(t)
 	s.coarse()
 	_, err := s.over(workflows.RotationInput{Spec: s.spec()}, whole)
 	require.NoError(t, err)
@@ -67,9 +32,9 @@ func TestTheNextRunGoesOnFromWhereOneWasLost(t *testing.T) {
 				t.Parallel()
 				s := newStage(t)
 				s.coarse()
-				_, err := s.over(workflows.RotationInput{Spec: s.spec()}, &lost{id: "first", at: at})
+				_, err := s.over(workflows.RotationInput{Spec: s.spec()}, lost("first", at))
 				require.ErrorContains(t, err, "the run is lost before ")
-				report, err := s.over(workflows.RotationInput{Spec: s.spec()}, &lost{id: id})
+				report, err := s.over(workflows.RotationInput{Spec: s.spec()}, &step{id: id})
 				require.NoError(t, err)
 				assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 				assert.Empty(t, report.Debt)

@@ -11,7 +11,7 @@ import (
 // revoke takes the retiring key away, on evidence and approval: reversibly first, then for good. When
 // what it stands on gives way before the key is destroyed, it begins again with the evidence.
 func (r *rotation) revoke() error {
-	if r.Plan.Retiring == nil {
+	if r.Plan.Retiring == nil { // the credential's first key
 		return nil
 	}
 	if err := r.enableUntilApproved(); err != nil {
@@ -23,7 +23,7 @@ func (r *rotation) revoke() error {
 			return err
 		}
 		approvals, err := r.gate(inventory.GateRevoke, &evidence)
-		if errors.Is(err, errGateExpired) {
+		if errors.Is(err, errGateExpired) { // what people would decide on now is new evidence
 			continue
 		}
 		if err != nil {
@@ -62,7 +62,7 @@ func (r *rotation) disableAndDestroy(approvals []policy.Verdict) (gone bool, err
 	if r.Plan.CanDisable {
 		r.enter(PhaseDisable, "Disabling the retiring key; it can be enabled again.")
 		var d policy.Decision
-		r.Disabled = true
+		r.Disabled = true // it may be, whatever is heard of the step
 		if err := r.step(disabling, act.Disable, &activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals}, &d); err != nil {
 			return false, err
 		}
@@ -75,11 +75,11 @@ func (r *rotation) disableAndDestroy(approvals []policy.Verdict) (gone bool, err
 		if enabled, err := r.soakDisabled(); err != nil || enabled {
 			return false, err
 		}
-	} else if err := r.safePoint(); err != nil {
+	} else if err := r.safePoint(); err != nil { // the last moment at which it can turn back
 		return false, err
 	}
 	r.enter(PhaseRevoke, "Destroying the retiring key, and seeing that it is refused.")
-	r.ignoreWatch()
+	r.ignoreWatch() // what it sees leads back to a key that is being destroyed
 	var destroyed activities.Destroyed
 	if err := r.run(destroying, act.Destroy, &activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals}, &destroyed); err != nil {
 		// Whether the key is dead is not known: Record looks, and what lives on is debt.

@@ -56,7 +56,7 @@ func (r *rotation) lookBack(ctx workflow.Context) string {
 	}
 	r.lookedBack, r.onlyOn = now, ""
 	if !d.OK {
-		r.onlyOn = d.Message
+		r.onlyOn, r.RetiringGone = d.Message, r.RetiringGone || d.Reason == policy.RetiringGone
 	}
 	return r.onlyOn
 }

@@ -237,6 +237,10 @@ func (r *rotation) overlap() error {
 		return nil
 	}
 	r.enter(PhaseOverlap, "Both keys are accepted.")
+	if r.unwatched {
+		r.unwatched = false
+		r.startWatch()
+	}
 	if r.OverlapEnds.IsZero() { // else the run before began it
 		r.OverlapEnds = workflow.Now(r.ctx).Add((r.credential.LongestCache() + r.credential.Overlap).Std())
 		if last := r.lastOverlapEnd(r.OverlapEnds); last.Before(r.OverlapEnds) {

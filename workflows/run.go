@@ -35,6 +35,7 @@ type rotation struct {
 	pausing           bool // for the breach
 	cancelWatch       func()
 	watches           int   // begun so far; only the last one counts
+	unwatched         bool  // until the overlap begins
 	indexed           Phase // by which the run is found
 	remembered        int   // how large the verdicts are, in bytes
 	proved            int   // signed decisions looked at since the gate opened

@@ -42,7 +42,7 @@ func (r *rotation) inspectDebt() error {
 
 // revokeDebt takes the retired key away, on evidence and approval.
 func (r *rotation) revokeDebt() error {
-	if !r.FoundDisabled {
+	if !r.FoundDisabled { // as it was found it stays until the gate is passed
 		if err := r.enableUntilApproved(); err != nil {
 			return err
 		}

@@ -92,6 +92,10 @@ type stage struct {
 	first      string // the store's version of the key that existed before
 	// clock is the environment whose time it is; activities of an earlier one may still read it.
 	clock atomic.Pointer[testsuite.TestWorkflowEnvironment]
+	// stood is for how long the process stood still, in nanoseconds.
+	stood atomic.Int64
+	// config is that of the worker.
+	config atomic.Pointer[workerconfig.Config]
 }
 
 func newStage(t *testing.T) *stage {
@@ -100,7 +104,7 @@ func newStage(t *testing.T) *stage {
 	s.index = &index{specs: map[string]inventory.SignedSpec{}, states: map[string]inventory.State{}}
 	s.clock.Store(s.env)
 	s.began = s.env.Now()
-	now := func() time.Time { return s.clock.Load().Now() }
+	now := func() time.Time { return s.clock.Load().Now().Add(time.Duration(s.stood.Load())) }
 	s.world = memory.NewWorld(now)
 
 	descriptors := []providers.Descriptor{s.world.Descriptor(), s.world.PullDescriptor()}
@@ -108,12 +112,11 @@ func newStage(t *testing.T) *stage {
 	inv, err := inventory.Load("inventory.yaml", []byte(worldInventory), s.catalog)
 	require.NoError(t, err)
 	s.credential = inv.Credentials[0]
-	config, err := workerconfig.Load("keyturn-worker.yaml", []byte(worldConfig), descriptors)
-	require.NoError(t, err)
+	s.configure(worldConfig)
 	sink, err := audit.OpenFile(s.auditFile)
 	require.NoError(t, err)
 	s.do = &activities.Activities{
-		Config: func() *workerconfig.Config { return config }, Descriptors: descriptors, Catalog: s.catalog, Audit: sink,
+		Config: s.config.Load, Descriptors: descriptors, Catalog: s.catalog, Audit: sink,
 		AllowUnsigned: true, Now: now, PollEvery: 5 * time.Millisecond, Index: s.index, Applied: s, Runs: s,
 		Swept: func(context.Context) (policy.SweepReport, bool, error) { return s.latest, true, nil },
 	}
@@ -123,6 +126,14 @@ func newStage(t *testing.T) *stage {
 	settings.UsageLag = time.Minute
 	s.populate(settings)
 	return s
+}
+
+// configure gives the worker another configuration.
+func (s *stage) configure(text string) {
+	s.t.Helper()
+	config, err := workerconfig.Load("keyturn-worker.yaml", []byte(text), []providers.Descriptor{s.world.Descriptor(), s.world.PullDescriptor()})
+	require.NoError(s.t, err)
+	s.config.Store(config)
 }
 
 // prepare has the environment run what a worker does.
@@ -200,15 +211,22 @@ func (s *stage) run() workflows.Report {
 	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: s.spec()})
 	require.True(s.t, s.env.IsWorkflowCompleted())
 	s.allFell()
-	var report workflows.Report
-	err := s.env.GetWorkflowError()
-	var ended *temporal.ApplicationError
-	if errors.As(err, &ended) && ended.Type() == workflows.FailedType {
-		require.NoError(s.t, ended.Details(&report))
-		return report
+	if err := s.env.GetWorkflowError(); err != nil {
+		return s.failure(err)
 	}
-	require.NoError(s.t, err)
+	var report workflows.Report
 	require.NoError(s.t, s.env.GetWorkflowResult(&report))
+	return report
+}
+
+// failure is the report of a run that ended as failed.
+func (s *stage) failure(err error) (report workflows.Report) {
+	s.t.Helper()
+	var ended *temporal.ApplicationError
+	if !errors.As(err, &ended) || ended.Type() != workflows.FailedType {
+		require.NoError(s.t, err)
+	}
+	require.NoError(s.t, ended.Details(&report))
 	return report
 }
 

@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -9,6 +10,23 @@ import (
 
 	"github.com/keyturn/keyturn/workflows"
 )
+
+var everyCase = flag.Bool("every-case", false, "run all of many cases that are alike: make proof")
+
+// thinned leaves out some of many cases that are alike: all but one in every so many, and most with the race detector.
+type thinned struct{ every, n int }
+
+func (c *thinned) out() bool {
+	every := max(c.every, 1)
+	switch {
+	case raced:
+		every = 8
+	case *everyCase:
+		every = 1
+	}
+	c.n++
+	return (c.n-1)%every != 0
+}
 
 // timed has things happen to a run at times after its begin, all in the environment's own goroutine.
 type timed struct {

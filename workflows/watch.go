@@ -81,7 +81,10 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	r.note("watch: %s", d.Message)
 	r.RetiringGone = r.RetiringGone || d.Reason == policy.RetiringGone // nothing brings it back: a pause does not wait for that
 	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
-	if pause || r.noWayBack(workflow.Now(r.ctx)) != "" || slices.Contains(forPeople, d.Reason) {
+	switch {
+	case r.goesOn(ctx, d):
+		return
+	case pause || r.noWayBack(workflow.Now(r.ctx)) != "" || slices.Contains(forPeople, d.Reason):
 		r.Breach = &d
 		return
 	}
@@ -89,12 +92,30 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	why := r.lookBack(ctx)
 	switch {
 	case ctx.Err() != nil || own != r.watches: // it is not watched any more
+	case why != "" && r.goesOn(ctx, d):
 	case why != "":
 		r.note("it cannot turn back: %s", why)
 		r.Breach = &d
 	default:
 		r.wantBack(d.Reason, "%s", d.Message)
 	}
+}
+
+// goesOn tells whether a rotation goes on whatever is broken: its retiring key is gone, so that whoever has that is refused until the
+// incoming one reaches it, and a pause would only keep it from them. People are told. What shows that on each look is watched again
+// from the overlap on, when everybody should have the incoming key.
+func (r *rotation) goesOn(ctx workflow.Context, d policy.Decision) bool {
+	broken := d.Reason == policy.BudgetBreached || d.Reason == policy.CheckFailing
+	if !r.RetiringGone || !broken && d.Reason != policy.RetiringGone || workflow.GetVersion(ctx, "goes-on-when-gone", workflow.DefaultVersion, 1) < 1 {
+		return false
+	}
+	r.note("it goes on: the retiring key is gone, and only the incoming one is left to bring to consumers")
+	r.tell(notifyAlert, "retiring-gone", "The retiring key is gone",
+		d.Message+". Nothing leads back to it, so that the rotation goes on: whoever has it is refused until the incoming key is delivered.")
+	if r.unwatched = broken; !broken {
+		r.startWatch()
+	}
+	return true
 }
 
 // pause waits until all is well again, or somebody turns the rotation back.

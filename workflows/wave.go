@@ -51,14 +51,14 @@ func (r *rotation) follow() error {
 func (r *rotation) wave(i int, w policy.Wave) error {
 	r.enter(PhaseDeliver, fmt.Sprintf("Delivering the incoming key to wave %s (%d of %d).", w.Name, i+1, len(r.Plan.Waves)))
 	var err error
-	if r.Soak == nil {
+	if r.Soak == nil { // else the run before delivered to it
 		err = r.deliverTo(i, w)
 	}
 	if err == nil {
 		err = r.soak(i, w)
 	}
 	switch {
-	case errors.Is(err, errFull):
+	case errors.Is(err, errFull): // the next run goes on with the wave as it stands
 		return err
 	case err != nil:
 		r.Status.Waves[i].State = waveFailed

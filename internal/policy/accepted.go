@@ -57,6 +57,22 @@ func (f Facts) lasts(c inventory.Credential, k key.Info, reason Reason) Decision
 	return allow("key %s lasts", k.KeyID)
 }
 
+// CurrentWorks judges whether the key in CURRENT, if it is one of ours, is active at the issuer: a rotation that ends well leaves
+// consumers with one.
+func CurrentWorks(f Facts) Decision {
+	v, _ := f.Version(key.Current)
+	keyID := v.KeyID
+	for _, mine := range f.Metadata.Keys {
+		if keyID == "" && v.ID != "" && mine.StoreVersion == v.ID { // its value is no live key any more
+			keyID = mine.KeyID
+		}
+	}
+	if k, _ := f.Live(keyID); keyID != "" && k.State != key.Active {
+		return refuse(KeyNotWorking, "key %s, which is CURRENT, is not active at the issuer, so that whoever uses it is refused", keyID)
+	}
+	return allow("the key in CURRENT is active")
+}
+
 // beforeEnd is until when a key that ends by itself is relied on: bringing consumers to another one may take as long as
 // a wave may.
 func beforeEnd(c inventory.Credential, end time.Time) time.Time { return end.Add(-c.WaveTimeout.Std()) }

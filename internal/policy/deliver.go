@@ -10,10 +10,10 @@ import (
 func MayDeliver(c inventory.Credential, f Facts, wanted key.Ref) Decision {
 	switch f.Standings(c.Adopt)[wanted.KeyID] {
 	case StandingCurrent:
-		if f.anyRetired(c) { // it is the incoming one of a rotation, promoted
-			return f.accepted(c, wanted.KeyID, IncomingNotLive)
+		if f.any(c, StandingIncoming) || !f.any(c, StandingRetired) { // the way back
+			return f.notRefused(c, wanted.KeyID, IncomingNotLive)
 		}
-		return f.notRefused(c, wanted.KeyID, IncomingNotLive)
+		return f.accepted(c, wanted.KeyID, IncomingNotLive)
 	case StandingRetired:
 		if d := wayBack(c, f); !d.OK {
 			return d

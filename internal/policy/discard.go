@@ -19,7 +19,7 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 	switch standing := f.Standings(c.Adopt)[unwanted.KeyID]; standing {
 	case StandingOrphan, StandingIncoming:
 		if owned, recorded := f.Metadata.Key(unwanted.KeyID); standing == StandingOrphan || recorded && Lost(owned) {
-			if d := MayDestroyOrphan(f, unwanted); !d.OK {
+			if d := MayDestroyOrphan(f, c.Adopt, unwanted); !d.OK {
 				return d
 			}
 		}

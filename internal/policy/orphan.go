@@ -199,9 +199,11 @@ func Lost(k key.Owned) bool {
 
 // MayDestroyOrphan judges a key that an interrupted mint made, as far as the intent proves: without a token, another may have
 // made it at the same moment. Where the issuer tells late of uses, such a one is disabled until it is known that it was not used
-// before. OrphanNotQuiet passes by itself; with OrphanInUse it is somebody else's, or somebody has it.
-func MayDestroyOrphan(f Facts, orphan key.Ref) Decision {
+// before. OrphanNotQuiet passes by itself; with OrphanInUse it is somebody else's, or somebody has it; with NotOurs it is no orphan any more.
+func MayDestroyOrphan(f Facts, adopt []string, orphan key.Ref) Decision {
 	k, live := f.Live(orphan.KeyID)
+	owned, recorded := f.Metadata.Key(orphan.KeyID)
+	standing := f.Standings(adopt)[orphan.KeyID]
 	switch lag := f.Capabilities.UsageLag; {
 	case !live:
 		return allow("key %s does not exist any more", orphan.KeyID)
@@ -209,6 +211,8 @@ func MayDestroyOrphan(f Facts, orphan key.Ref) Decision {
 		return refuse(OrphanInUse, "key %s was minted and its value told to nobody, and it was used since: find out who has it, and destroy it at the issuer; or name it under adopt", k.KeyID)
 	case !k.LastUsedAt.IsZero():
 		return refuse(OrphanInUse, "key %s was made while a mint was interrupted, and was used since, so that it is somebody else's: name it under adopt, or destroy it at the issuer", k.KeyID)
+	case standing != StandingOrphan && (!recorded || !Lost(owned)):
+		return refuse(NotOurs, "key %s is %s, not that of an interrupted mint", k.KeyID, standing)
 	case k.Token != "":
 		return allow("key %s has the token of the mint", orphan.KeyID)
 	case !f.Capabilities.ReportsUsage:
@@ -216,7 +220,6 @@ func MayDestroyOrphan(f Facts, orphan key.Ref) Decision {
 	case lag == 0:
 		return allow("key %s was never used", k.KeyID)
 	default:
-		owned, _ := f.Metadata.Key(k.KeyID)
 		since := k.CreatedAt
 		if f.Capabilities.CanDisable {
 			since = owned.DisabledAt

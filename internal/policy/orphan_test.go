@@ -137,9 +137,9 @@ func TestAnOrphanThatWasUsedIsNotDestroyed(t *testing.T) {
 			f := interrupted([]int{0}, 5)
 			f.Capabilities.UsageLag = 0
 			f.Keys[1].Token = token
-			assert.True(t, policy.MayDestroyOrphan(f, f.Ref(f.Keys[1])).OK)
+			assert.True(t, policy.MayDestroyOrphan(f, nil, f.Ref(f.Keys[1])).OK)
 			f.Keys[1].LastUsedAt = f.At
-			d := policy.MayDestroyOrphan(f, f.Ref(f.Keys[1]))
+			d := policy.MayDestroyOrphan(f, nil, f.Ref(f.Keys[1]))
 			assert.Equal(t, policy.OrphanInUse, d.Reason, d.Message)
 			assert.Empty(t, f.Orphans(nil))
 		})

@@ -41,10 +41,10 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 		promoted = true
 	}
 	for _, w := range plan.Waves {
-		if plan.Passed(w) {
+		if plan.Passed(w) { // by the rotation that it goes on with
 			continue
 		}
-		if w.ByPromotion && !promoted {
+		if w.ByPromotion && !promoted { // they read CURRENT: it moves before them, and after all others
 			promote()
 		}
 		verb := "deliver to"

@@ -16,12 +16,18 @@ func MayTurnBack(c inventory.Credential, f Facts, retiring, incoming key.Ref) De
 	if retiring.StoreVersion == "" {
 		return refuse(RetiringKeyNotLive, "the value of key %s is in no store", retiring.KeyID)
 	}
+	k, live := f.Live(retiring.KeyID)
 	switch f.Standings(c.Adopt)[retiring.KeyID] {
 	case StandingCurrent, StandingRetired:
 	default:
+		if !live {
+			return refuse(RetiringGone, "key %s does not exist any more", retiring.KeyID)
+		}
 		return refuse(RetiringKeyNotLive, "key %s is no current or retired key of %s any more", retiring.KeyID, c.Name)
 	}
-	k, _ := f.Live(retiring.KeyID)
+	if expired(k, f.At) {
+		return refuse(RetiringGone, "key %s has ended", retiring.KeyID)
+	}
 	if owned, _ := f.Metadata.Key(retiring.KeyID); k.State == key.Disabled && !owned.DisablingAt.IsZero() {
 		return f.lasts(c, k, RetiringKeyNotLive)
 	}
@@ -56,13 +62,13 @@ func Kept(c inventory.Credential, f Facts) bool {
 	if !ours || owned.PromotedAt.IsZero() {
 		return false
 	}
-	return !f.anyRetired(c) || !f.At.Before(overlapEnd(c, owned))
+	return !f.any(c, StandingRetired) || !f.At.Before(overlapEnd(c, owned))
 }
 
-// anyRetired tells whether an earlier key of ours is alive beside the one in CURRENT.
-func (f Facts) anyRetired(c inventory.Credential) bool {
-	for _, standing := range f.Standings(c.Adopt) {
-		if standing == StandingRetired {
+// any tells whether a key of this standing is alive: an earlier one beside that in CURRENT, or one that is to follow it.
+func (f Facts) any(c inventory.Credential, standing Standing) bool {
+	for _, s := range f.Standings(c.Adopt) {
+		if s == standing {
 			return true
 		}
 	}

@@ -22,7 +22,8 @@ func TestMayTurnBack(t *testing.T) {
 			f.Metadata.Keys[0].DisablingAt = now
 		}, policy.Allowed},
 		"not while somebody else has disabled it": {func(f *policy.Facts, _ *key.Ref) { f.Keys[0].State = key.Disabled }, policy.RetiringKeyNotLive},
-		"not when it is gone":                     {func(f *policy.Facts, _ *key.Ref) { f.Keys = f.Keys[1:] }, policy.RetiringKeyNotLive},
+		"not when it is gone":                     {func(f *policy.Facts, _ *key.Ref) { f.Keys = f.Keys[1:] }, policy.RetiringGone},
+		"not when it has ended":                   {func(f *policy.Facts, _ *key.Ref) { f.Keys[0].ExpiresAt = now }, policy.RetiringGone},
 		"not when it ends soon":                   {func(f *policy.Facts, _ *key.Ref) { f.Keys[0].ExpiresAt = now.Add(time.Minute) }, policy.RetiringKeyNotLive},
 		"not to one that keyturn disabled and that ends soon": {func(f *policy.Facts, _ *key.Ref) {
 			f.Keys[0].State, f.Keys[0].ExpiresAt, f.Metadata.Keys[0].DisablingAt = key.Disabled, now.Add(time.Minute), now

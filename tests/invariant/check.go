@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
@@ -47,53 +48,56 @@ type rule struct {
 	invariant Invariant
 	name      string
 	needs     []Part
+	alone     bool // it holds where nobody else acts
 	judge     func(s Seen, wrong func(format string, args ...any))
 }
 
 // rules is every rule of Check, in the order of the invariants.
 var rules = []rule{
-	{I1, "no request is refused", []Part{Traffic}, noneRefused},
-	{I1, "a user that nobody declared is refused until it is noticed", []Part{Traffic, Times}, undeclaredNoticed},
-	{I1, "no key in use is taken away", []Part{Holding}, inUseStays},
-	{I1, "no key is taken away while it is CURRENT", nil, currentStays},
-	{I1, "the canary goes first", []Part{Holding}, canaryFirst},
-	{I1, "each wave soaks", []Part{Holding, Times}, wavesSoak},
-	{I1, "CURRENT moves after the deliveries", []Part{Holding}, promotedLast},
-	{I2, "never more keys than slots", nil, withinSlots},
-	{I2, "strangers are untouched", nil, strangersUntouched},
-	{I2, "strangers live on", []Part{Keys}, strangersLive},
-	{I2, "nobody else's CURRENT is overwritten", nil, promotedFrom},
-	{I3, "every instance is on CURRENT when the retiring key goes", []Part{Holding}, converged},
-	{I3, "the retiring key was quiet", []Part{Uses, Times}, quiet},
-	{I3, "the overlap has passed", []Part{Times}, overlapped},
-	{I3, "a key is disabled before it is destroyed, for the soak", []Part{Times}, soaked},
-	{I9, "each revoking has its own approvals", []Part{Decisions, Times}, approved},
-	{I9, "a rejected gate stays closed", []Part{Decisions}, rejected},
-	{I4, "a rollback ends well", nil, noFailure},
-	{I4, "a rollback that was accepted is carried out", []Part{Decisions}, carriedOut},
-	{I4, "after a rollback the retiring key is active", []Part{Keys}, retiringActive},
-	{I4, "after a rollback the retiring key is CURRENT", []Part{Versions}, retiringCurrent},
-	{I4, "after a rollback everybody holds the retiring key", []Part{Holding}, retiringHeld},
-	{I5, "a destroyed key is refused", []Part{Control}, deadRefused},
-	{I5, "after a rotation the retiring key is dead, or debt", []Part{Keys}, retiringDead},
-	{I6, "one rotation at a time", []Part{Trail}, oneAtATime},
-	{I6, "one key is incoming at a time", nil, oneIncoming},
-	{I7, "every key is accounted for", []Part{Keys}, accounted},
-	{I7, "labels are right", []Part{Versions}, labels},
-	{I7, "after a rotation everybody holds CURRENT", []Part{Holding, Versions}, everybodyCurrent},
-	{I7, "the metadata is clean", []Part{Metadata, Keys}, metadataClean},
-	{I10, "the record is whole", []Part{Trail}, undamaged},
-	{I10, "each effect is recorded", []Part{Trail}, recorded},
-	{I10, "each decision is recorded", []Part{Trail, Decisions}, decisionsRecorded},
-	{I10, "the record is in causal order", []Part{Trail}, causal},
-	{I11, "the run ended, or waits for somebody", nil, ended},
+	{I1, "no request is refused", []Part{Traffic}, true, noneRefused},
+	{I1, "a user that nobody declared is refused until it is noticed", []Part{Traffic, Times}, true, undeclaredNoticed},
+	{I1, "nobody is sent to a key that is refused", nil, false, sentToRefused},
+	{I1, "no key goes unless another one works", []Part{Holding}, false, anotherWorks},
+	{I1, "no key in use is taken away", []Part{Holding}, false, inUseStays},
+	{I1, "no key is taken away while it is CURRENT", nil, false, currentStays},
+	{I1, "the canary goes first", []Part{Holding}, false, canaryFirst},
+	{I1, "each wave soaks", []Part{Holding, Times}, false, wavesSoak},
+	{I1, "CURRENT moves after the deliveries", []Part{Holding}, false, promotedLast},
+	{I2, "never more keys than slots", nil, false, withinSlots},
+	{I2, "strangers are untouched", nil, false, strangersUntouched},
+	{I2, "strangers live on", []Part{Keys}, false, strangersLive},
+	{I2, "nobody else's CURRENT is overwritten", nil, false, promotedFrom},
+	{I3, "every instance is on CURRENT when the retiring key goes", []Part{Holding}, false, converged},
+	{I3, "the retiring key was quiet", []Part{Uses, Times}, false, quiet},
+	{I3, "the overlap has passed", []Part{Times}, false, overlapped},
+	{I3, "a key is disabled before it is destroyed, for the soak", []Part{Times}, false, soaked},
+	{I9, "each revoking has its own approvals", []Part{Decisions, Times}, false, approved},
+	{I9, "a rejected gate stays closed", []Part{Decisions}, false, rejected},
+	{I4, "a rollback ends well", nil, true, noFailure},
+	{I4, "a rollback that was accepted is carried out", []Part{Decisions}, false, carriedOut},
+	{I4, "after a rollback the retiring key is active", []Part{Keys}, true, retiringActive},
+	{I4, "after a rollback the retiring key is CURRENT", []Part{Versions}, false, retiringCurrent},
+	{I4, "after a rollback everybody holds the retiring key", []Part{Holding}, false, retiringHeld},
+	{I5, "a destroyed key is refused", []Part{Control}, false, deadRefused},
+	{I5, "after a rotation the retiring key is dead, or debt", []Part{Keys}, false, retiringDead},
+	{I6, "one rotation at a time", []Part{Trail}, false, oneAtATime},
+	{I6, "one key is incoming at a time", nil, false, oneIncoming},
+	{I7, "every key is accounted for", []Part{Keys}, false, accounted},
+	{I7, "labels are right", []Part{Versions}, false, labels},
+	{I7, "after a rotation everybody holds CURRENT", []Part{Holding, Versions}, false, everybodyCurrent},
+	{I7, "the metadata is clean", []Part{Metadata, Keys}, false, metadataClean},
+	{I10, "the record is whole", []Part{Trail}, false, undamaged},
+	{I10, "each effect is recorded", []Part{Trail}, false, recorded},
+	{I10, "each decision is recorded", []Part{Trail, Decisions}, false, decisionsRecorded},
+	{I10, "the record is in causal order", []Part{Trail}, false, causal},
+	{I11, "the run ended, or waits for somebody", nil, false, ended},
 }
 
 // Check returns what is wrong; nothing when all invariants held as far as they could be judged.
 func Check(s Seen) []Violation {
 	list := missing(s)
 	for _, r := range rules {
-		if s.told(r.needs...) {
+		if s.told(r.needs...) && (!r.alone || !s.Others) {
 			r.judge(s, func(format string, args ...any) {
 				list = append(list, Violation{r.invariant, r.name, fmt.Sprintf(format, args...)})
 			})
@@ -194,11 +198,11 @@ func undeclaredNoticed(s Seen, wrong wrongFunc) {
 
 func inUseStays(s Seen, wrong wrongFunc) {
 	for n, e := range s.Events {
-		if e.Kind != Disabled && e.Kind != Destroyed {
+		if e.Kind != Disabled && e.Kind != Destroyed || e.Theirs {
 			continue
 		}
 		for _, i := range s.Before.Instances {
-			if s.holding(i, n) == e.Key {
+			if s.holding(i, n) == e.Key && s.states(n)[e.Key] == key.Active {
 				wrong("key %s was %s at %s, while %s used it", e.Key, e.Kind, clock(e.At), i.Name)
 			}
 		}
@@ -207,8 +211,35 @@ func inUseStays(s Seen, wrong wrongFunc) {
 
 func currentStays(s Seen, wrong wrongFunc) {
 	for n, e := range s.Events {
-		if (e.Kind == Disabled || e.Kind == Destroyed) && s.current(n) == e.Key {
+		if (e.Kind == Disabled || e.Kind == Destroyed) && s.current(n) == e.Key && !e.Theirs {
 			wrong("key %s was %s at %s, while it was CURRENT", e.Key, e.Kind, clock(e.At))
+		}
+	}
+}
+
+// sentToRefused sees that nobody is sent to a key that the issuer refuses.
+func sentToRefused(s Seen, wrong wrongFunc) {
+	for n, e := range s.Events {
+		if (e.Kind == Delivered || e.Kind == Promoted) && !e.Theirs && e.Key != "" && s.states(n)[e.Key] != key.Active {
+			wrong("key %s was %s at %s, and it is refused (%s)", e.Key, e.Kind, clock(e.At), s.states(n)[e.Key])
+		}
+	}
+}
+
+// anotherWorks sees that a key that consumers had is taken away only where each of them uses another one that works.
+func anotherWorks(s Seen, wrong wrongFunc) {
+	for n, e := range s.Events {
+		if e.Kind != Disabled && e.Kind != Destroyed || e.Theirs {
+			continue
+		}
+		had := func(b Event) bool { return (b.Kind == Delivered || b.Kind == Using) && b.Key == e.Key }
+		if e.Key != s.Before.Current && !slices.ContainsFunc(s.Events[:n], had) {
+			continue
+		}
+		for _, i := range s.Before.Instances {
+			if holds := s.holding(i, n); holds != e.Key && s.states(n)[holds] != key.Active {
+				wrong("key %s was %s at %s, and %s is left with key %s, which is refused", e.Key, e.Kind, clock(e.At), i.Name, holds)
+			}
 		}
 	}
 }
@@ -302,7 +333,7 @@ func withinSlots(s Seen, wrong wrongFunc) {
 
 func strangersUntouched(s Seen, wrong wrongFunc) {
 	for _, e := range s.happened(Disabled, Enabled, Destroyed) {
-		if s.stranger(e.Key) {
+		if s.stranger(e.Key) && !e.Theirs {
 			wrong("key %s is not ours, and was %s at %s", e.Key, e.Kind, clock(e.At))
 		}
 	}
@@ -332,7 +363,7 @@ func promotedFrom(s Seen, wrong wrongFunc) {
 // that cannot disable.
 func (s Seen) revokings(judge func(n int, e Event)) {
 	for n, e := range s.Events {
-		if e.Key == s.Before.Current && e.Key != "" && (e.Kind == Disabled || e.Kind == Destroyed && !s.Policy.CanDisable) {
+		if e.Key == s.Before.Current && e.Key != "" && !e.Theirs && (e.Kind == Disabled || e.Kind == Destroyed && !s.Policy.CanDisable) {
 			judge(n, e)
 		}
 	}
@@ -386,6 +417,7 @@ func soaked(s Seen, wrong wrongFunc) {
 	for _, e := range s.Events {
 		switch {
 		case e.Key != s.Before.Current || e.Key == "":
+		case e.Kind == Destroyed && e.Theirs:
 		case e.Kind == Disabled:
 			disabled = e.At
 		case e.Kind == Enabled:
@@ -463,7 +495,7 @@ func carriedOut(s Seen, wrong wrongFunc) {
 			wrong("the rollback that %s asked for was accepted, and the run ended as %s", v.Person(), s.outcome())
 		}
 		for _, e := range s.happened(Destroyed) {
-			if e.Key == s.Before.Current {
+			if e.Key == s.Before.Current && !e.Theirs {
 				wrong("the rollback that %s asked for was accepted, and the retiring key %s was destroyed at %s", v.Person(), e.Key, clock(e.At))
 			}
 		}
@@ -626,7 +658,7 @@ func labels(s Seen, wrong wrongFunc) {
 			on[l]++
 		}
 		_, alive := s.End.Keys[v.Key]
-		if s.outcome() != workflows.Refused && s.told(Keys) && !alive && !s.owed(v.ID) {
+		if s.outcome() != workflows.Refused && s.told(Keys) && !alive && !s.owed(v.ID) && !s.owed(v.Key) { // of which nobody could look
 			wrong("version %s %v is left of key %q, which is dead", v.ID, v.Labels, v.Key)
 		}
 		if slices.Contains(v.Labels, key.Pending) && s.outcome() != workflows.Refused && !s.owed(v.ID) {
@@ -655,7 +687,8 @@ func everybodyCurrent(s Seen, wrong wrongFunc) {
 }
 
 func metadataClean(s Seen, wrong wrongFunc) {
-	if m := s.End.Metadata; m != nil && (s.completed() || s.outcome() == workflows.RolledBack) {
+	unrecorded := s.Report != nil && slices.ContainsFunc(s.Report.Debt, func(d key.Debt) bool { return d.Kind == activities.DebtNotSeen })
+	if m := s.End.Metadata; m != nil && !unrecorded && (s.completed() || s.outcome() == workflows.RolledBack) {
 		for _, i := range m.Intents {
 			// One whose call may still make a key is left to the next rotation, twice that long with the issuer's time to show it.
 			if ended := m.LastRotation; len(m.Debt) == 0 && (ended == nil || !ended.At.Before(i.At.Add(2*i.Within))) {

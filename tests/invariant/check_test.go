@@ -177,6 +177,12 @@ func TestEachRuleFindsWhatBreaksIt(t *testing.T) {
 		"a key that was missed is destroyed": {rotated, func(s *invariant.Seen) {
 			insert(s, 10, by("cron", event(50, invariant.Refused, "old")))
 		}, invariant.I1, "a user that nobody declared is refused until it is noticed"},
+		"an instance gets a key that is disabled": {rotated, func(s *invariant.Seen) { insert(s, 5, event(3, invariant.Disabled, "new")) }, invariant.I1, "nobody is sent to a key that is refused"},
+		"a key becomes CURRENT that is destroyed": {rotated, func(s *invariant.Seen) { insert(s, 8, event(9, invariant.Destroyed, "new")) }, invariant.I1, "nobody is sent to a key that is refused"},
+		"the retiring key goes, and somebody has disabled the other one": {rotated, func(s *invariant.Seen) {
+			s.Others = true
+			insert(s, 9, theirs(event(15, invariant.Disabled, "new")))
+		}, invariant.I1, "no key goes unless another one works"},
 		"CURRENT moves before the first wave": {rotated, func(s *invariant.Seen) {
 			promoted := s.Events[8]
 			promoted.At = at(1)
@@ -270,6 +276,20 @@ func TestEachRuleFindsWhatBreaksIt(t *testing.T) {
 			}), "%v", found)
 		})
 	}
+}
+
+func theirs(e invariant.Event) invariant.Event {
+	e.Theirs = true
+	return e
+}
+
+func TestWhatOthersDoIsNotKeyturns(t *testing.T) {
+	t.Parallel()
+	s := rotated()
+	s.Others = true
+	s.Events = slices.Insert(s.Events, 9, theirs(event(15, invariant.Disabled, "old")), by("web", event(16, invariant.Refused, "old")), theirs(event(17, invariant.Enabled, "old")),
+		theirs(event(18, invariant.Disabled, "theirs")))
+	assert.Empty(t, invariant.Check(s))
 }
 
 // deadKept leaves the dead key in the metadata.

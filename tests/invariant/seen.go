@@ -41,6 +41,8 @@ type Event struct {
 	Key           string
 	Version, From string
 	Instance      string
+	// Theirs: somebody else did it than keyturn.
+	Theirs bool
 }
 
 // Standing is whose a key or a version is.
@@ -156,6 +158,8 @@ type Seen struct {
 	// Trail is the audit record of the credential.
 	Trail  audit.Trail
 	Policy Policy
+	// Others acted on issuer, store or consumers meanwhile, in ways that events may not show. Then not all is keyturn's to keep.
+	Others bool
 	// Untold are the parts that this system cannot tell. What rests on them is not judged: see NotJudged. A part that
 	// is missing and not named here is a violation, so that nothing passes in silence.
 	Untold []Part
@@ -209,6 +213,25 @@ func (s Seen) current(n int) string {
 	for _, e := range s.Events[:n] {
 		if e.Kind == Promoted {
 			now = e.Key
+		}
+	}
+	return now
+}
+
+// states are those of all keys after the first n events; a dead one has none.
+func (s Seen) states(n int) map[string]key.State {
+	now := map[string]key.State{}
+	for _, k := range s.Before.Keys {
+		now[k.ID] = k.State
+	}
+	for _, e := range s.Events[:n] {
+		switch e.Kind {
+		case Issued, Enabled:
+			now[e.Key] = key.Active
+		case Disabled:
+			now[e.Key] = key.Disabled
+		case Destroyed:
+			delete(now, e.Key)
 		}
 	}
 	return now

@@ -41,6 +41,9 @@ func (s Seen) count(keyID string, types ...audit.Type) (n int) {
 func recorded(s Seen, wrong wrongFunc) {
 	changes := map[Kind]map[string]int{}
 	for _, e := range s.Events {
+		if e.Theirs {
+			continue
+		}
 		if changes[e.Kind] == nil {
 			changes[e.Kind] = map[string]int{}
 		}
@@ -171,7 +174,11 @@ func causal(s Seen, wrong wrongFunc) {
 	}
 	for _, o := range orders {
 		cause, effect := first(o[0]), first(o[1])
-		if effect >= 0 && (cause < 0 || cause > effect) {
+		if o[1] == audit.ProbeRefused && cause < 0 { // a discarded key is probed, too, when its copies are left
+			cause = first(audit.KeyDiscarded)
+		}
+		theirs := s.Others && o[1] == audit.ProbeRefused && cause < 0 // of a key that others destroyed
+		if effect >= 0 && (cause < 0 || cause > effect) && !theirs {
 			wrong("%s is in the record before %s, from which it follows", o[1], o[0])
 		}
 	}

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -199,6 +197,7 @@ type play struct {
 	acted    map[int]bool       // which acts that wait for a phase are done
 	stuck    string             // what the run waited for when it was given up
 	before   invariant.Before
+	seer     invariant.InMemory
 
 	clock, moved, latest time.Time // see now
 }
@@ -295,6 +294,7 @@ func (p *play) set() error {
 	if err := p.populate(); err != nil {
 		return err
 	}
+	p.seer = invariant.InMemory{World: p.world, Principal: principal, Path: p.script.path(), Before: p.before, From: len(p.world.Ledger())}
 	p.world.Befall(p.befall)
 	return nil
 }
@@ -755,7 +755,7 @@ func (p *play) rotate() (report *workflows.Report, err error) {
 // seen is what the ledgers tell at the end.
 func (p *play) seen(report *workflows.Report) invariant.Seen {
 	s := p.script
-	seen := invariant.Seen{Before: p.before, Report: report, Trail: audit.Trail{Events: p.record.events}}
+	seen := invariant.Seen{Before: p.seer.Before, Report: report, Trail: audit.Trail{Events: p.record.events}}
 	seen.Policy = invariant.Policy{
 		Lag: s.lag, Overlap: s.overlap, WaveSoak: s.waveSoak, DisableSoak: s.disableSoak, CanDisable: s.canDisable, Approvals: s.approvals,
 		Slack: 2 * time.Minute, MayFail: p.mayFail(),
@@ -766,103 +766,13 @@ func (p *play) seen(report *workflows.Report) invariant.Seen {
 		// The use of the disabled key shows at the next look, of which one may hang.
 		seen.Policy.Quiet, seen.Policy.Noticed = s.quiet, watched+time.Minute
 	}
-	seen.Events = p.events()
-	seen.End = p.end(seen)
+	seen.Events = p.seer.Events()
+	seen.End = p.seer.End(seen.Events)
 	return seen
 }
 
 // mayFail tells whether the world has trouble that no rollback outlasts.
 func (p *play) mayFail() bool { return p.script.adopted }
-
-// keyIn names the key in each version that ever was.
-func (p *play) keyIn() map[string]string {
-	in := map[string]string{"v1": first}
-	if p.script.adopted {
-		in = map[string]string{}
-	}
-	minted := map[string]string{}
-	for _, e := range p.world.Ledger() {
-		switch e.Op {
-		case memory.OpIssue:
-			minted[e.Token] = e.KeyID
-		case memory.OpStage:
-			in[e.Version] = minted[e.Token]
-		}
-	}
-	return in
-}
-
-var kindsOf = map[memory.Op]invariant.Kind{
-	memory.OpIssue: invariant.Issued, memory.OpDisable: invariant.Disabled, memory.OpEnable: invariant.Enabled, memory.OpDestroy: invariant.Destroyed,
-	memory.OpStage: invariant.Staged, memory.OpPromote: invariant.Promoted, memory.OpPrune: invariant.Pruned,
-	memory.OpDeliver: invariant.Delivered, memory.OpReload: invariant.Using, memory.OpRequest: invariant.Refused,
-}
-
-// events are the World's ledger, with the uses of all keys.
-func (p *play) events() (list []invariant.Event) {
-	in := p.keyIn()
-	known := map[string]bool{}
-	for _, k := range p.before.Keys {
-		known[k.ID] = true
-	}
-	keys := maps.Clone(known)
-	for _, e := range p.world.Ledger() {
-		kind, ok := kindsOf[e.Op]
-		if !ok || e.Op == memory.OpIssue && known[e.KeyID] || e.Op == memory.OpDisable && e.Seq < 4 && e.KeyID == "stranger" {
-			continue
-		}
-		event := invariant.Event{At: e.At, Kind: kind, Key: e.KeyID, Version: e.Version, From: e.From, Instance: e.Instance}
-		if e.Version != "" {
-			event.Key = in[e.Version]
-		}
-		keys[e.KeyID] = keys[e.KeyID] || e.Op == memory.OpIssue
-		list = append(list, event)
-	}
-	log, _ := p.world.Issuer(principal).(providers.AuditLog)
-	for _, id := range slices.Sorted(maps.Keys(keys)) {
-		uses, err := log.Usage(context.Background(), key.Ref{Principal: principal, KeyID: id}, time.Time{}, 1<<20)
-		if err != nil {
-			panic(err) // of a World nothing is refused outside an activity
-		}
-		for _, u := range uses {
-			list = append(list, invariant.Event{At: u.At, Kind: invariant.Used, Key: id})
-		}
-	}
-	slices.SortStableFunc(list, func(a, b invariant.Event) int { return a.At.Compare(b.At) })
-	return list
-}
-
-func (p *play) end(seen invariant.Seen) invariant.End {
-	ctx := context.Background()
-	end := invariant.End{Keys: map[string]key.State{}, Versions: []invariant.Version{}, Holds: map[string]string{}, DeadRefused: map[string]bool{}}
-	keys, err := p.world.Issuer(principal).List(ctx)
-	in := p.keyIn()
-	versions, verr := p.world.Store(p.script.path()).Versions(ctx)
-	m, merr := p.world.Store(p.script.path()).Metadata(ctx)
-	if err := errors.Join(err, verr, merr); err != nil {
-		panic(err) // of a World nothing is refused outside an activity
-	}
-	for _, k := range keys {
-		end.Keys[k.KeyID] = k.State
-	}
-	for _, v := range versions {
-		version := invariant.Version{ID: v.ID, Labels: v.Labels, Key: in[v.ID]}
-		if _, ours := in[v.ID]; !ours {
-			version.Standing = invariant.Stranger
-		}
-		end.Versions = append(end.Versions, version)
-	}
-	end.Metadata = &m
-	for _, name := range p.script.fleet() {
-		end.Holds[name] = p.world.Using(name)
-	}
-	for _, e := range seen.Events {
-		if e.Kind == invariant.Destroyed {
-			end.DeadRefused[e.Key] = !p.world.Accepts(principal, e.Key)
-		}
-	}
-	return end
-}
 
 // ledger is all that happened, for people.
 func (p *play) ledger() (lines []string) {
