@@ -37,7 +37,7 @@ func TestResetAtEachWorkflowTask(t *testing.T) {
 	t.Run("to each", func(t *testing.T) {
 		for n := range tasks {
 			for when, ended := range map[string]bool{"while it runs": false, "once it has ended": true} {
-				what := fmt.Sprintf("task %d %s", n+1, when)
+				what := fmt.Sprintf("task %c %s", 'a'+n, when)
 				t.Run(what, func(t *testing.T) {
 					t.Parallel()
 					r := f.begins(t, what, nil, nil)
