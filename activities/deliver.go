@@ -286,6 +286,7 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 		return d, nil
 	}
 	r.Retiring, r.Incoming = facts.Named(r.Retiring), facts.Named(r.Incoming)
+	r.Retiring.StoreVersion = policy.PromotesFrom(facts, r.Retiring)
 	if changed, err := s.membersChanged(ctx, r.Retiring.StoreVersion, r.Incoming.StoreVersion); err != nil {
 		return d, err
 	} else if changed && r.Retiring.StoreVersion != r.Incoming.StoreVersion {
@@ -306,8 +307,13 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 	}
 	now := a.Now().UTC()
 	if _, err := s.amend(ctx, func(m *key.Metadata) error {
-		if mine := owned(m, r.Incoming); mine.PromotedAt.IsZero() {
-			mine.PromotedAt = now
+		mine := owned(m, r.Incoming)
+		if !mine.PromotedAt.IsZero() {
+			return errUnchanged
+		}
+		mine.PromotedAt = now
+		if len(s.consumers) == 0 { // no wave will: those whom nobody declared have it from now on
+			mine.AttestedAt, mine.AttestedReport = now, facts.Reported()
 		}
 		return nil
 	}); err != nil {

@@ -81,7 +81,16 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 		if err != nil {
 			return policy.Plan{}, forTemporal(fmt.Errorf("inspecting %q: %w", s.spec.Credential.Name, err))
 		}
+		if settle := facts.Capabilities.ConsistentWithin; look == 1 && settle > 0 && policy.CurrentEnded(facts) {
+			if err := patience.Pause(ctx, settle); err != nil {
+				return policy.Plan{}, err
+			}
+			continue
+		}
 		plan := policy.Make(s.spec, facts, a.pulls, s.config().CannotApprove)
+		if d := policy.MayRun(facts, r.ID); !d.OK {
+			plan.Refusals = append([]policy.Decision{d}, plan.Refusals...)
+		}
 		if !policy.Blips(plan.Refusals) || look == looks {
 			for _, d := range plan.Refusals {
 				refusing(ctx, d)

@@ -77,8 +77,17 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if err != nil {
 		return ref, ends, err
 	}
-	if staged := slices.IndexFunc(facts.Versions, func(v policy.StoredKey) bool { return v.Token == token }); staged >= 0 {
-		return a.finishStaging(ctx, s, in, facts, facts.Versions[staged])
+	if v, staged := stagedBy(token, facts); staged {
+		if settle := facts.Capabilities.ConsistentWithin; v.KeyID == "" && settle > 0 { // the issuer may be slow to list it
+			if err := patience.Pause(ctx, settle); err != nil {
+				return ref, ends, err
+			}
+			if facts, err = s.facts(ctx, false); err != nil {
+				return ref, ends, err
+			}
+			v, _ = stagedBy(token, facts)
+		}
+		return a.finishStaging(ctx, s, in, facts, v)
 	}
 	if !in.Resume.IsZero() {
 		return a.takeUp(ctx, s, in, facts)
@@ -89,8 +98,23 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
 		return ref, ends, err
 	}
+	objections, err := s.rightsObjections(ctx)
+	if err != nil {
+		return ref, ends, err
+	}
+	if len(objections) > 0 {
+		return ref, ends, fmt.Errorf("%w: %s", providers.ErrDenied, strings.Join(objections, "; "))
+	}
 	if facts, err = a.destroyOrphans(ctx, s, in, facts); err != nil {
 		return ref, ends, err
+	}
+	if s.stillJudged(facts) != nil { // that took its time
+		if facts, err = s.facts(ctx, false); err != nil {
+			return ref, ends, err
+		}
+		if err := a.signedOff(ctx, s, in, facts); err != nil {
+			return ref, ends, err
+		}
 	}
 	run := acting(ctx).run
 	if left := policy.OthersMintFor(facts.Metadata, run, a.Now()); left > 0 {
@@ -104,14 +128,6 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if principal != "" && !slices.Contains(s.principals, principal) {
 		return ref, ends, fmt.Errorf("%w: %q is not its principal", ErrSpec, principal)
 	}
-	objections, err := s.rightsObjections(ctx)
-	if err != nil {
-		return ref, ends, err
-	}
-	if len(objections) > 0 {
-		return ref, ends, fmt.Errorf("%w: %s", providers.ErrDenied, strings.Join(objections, "; "))
-	}
-
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.MintIntended, token, nil)); err != nil {
 		return ref, ends, err
 	}
@@ -188,6 +204,15 @@ func (a *Activities) takeUp(ctx context.Context, s *site, in IssueInput, facts p
 	return ref, k.ExpiresAt, err
 }
 
+// stagedBy is the version that a mint's key was staged in, if it was.
+func stagedBy(token string, f policy.Facts) (policy.StoredKey, bool) {
+	at := slices.IndexFunc(f.Versions, func(v policy.StoredKey) bool { return v.Token == token })
+	if at < 0 {
+		return policy.StoredKey{}, false
+	}
+	return f.Versions[at], true
+}
+
 // finishStaging ends a mint whose key was staged by an attempt that died before it could say so.
 func (a *Activities) finishStaging(ctx context.Context, s *site, in IssueInput, facts policy.Facts, v policy.StoredKey) (ref key.Ref, ends time.Time, err error) {
 	k, live := facts.Live(v.KeyID)
@@ -204,6 +229,9 @@ func (a *Activities) finishStaging(ctx context.Context, s *site, in IssueInput, 
 // inventory's, unless another one came first.
 func (s *site) intend(ctx context.Context, judged policy.Facts, intent key.Intent) error {
 	_, err := s.amend(ctx, func(m *key.Metadata) error {
+		if err := s.stillJudged(judged); err != nil {
+			return err
+		}
 		if d := policy.Governs(s.spec, *m); !d.OK {
 			return fmt.Errorf("%w: %s", ErrSpec, d.Message)
 		}
@@ -239,7 +267,7 @@ func (a *Activities) record(ctx context.Context, s *site, in IssueInput, ref key
 		if mine.IssuedAt.IsZero() {
 			mine.IssuedAt = now
 		}
-		mine.Ref, mine.Rotation = ref, in.ID
+		mine.Ref, mine.Rotation, mine.TurnedBackAt = ref, in.ID, time.Time{}
 		resolve(m, resolved)
 		m.Generation = max(m.Generation, s.spec.Generation)
 		m.Inventory, m.Environment = s.spec.Inventory, s.spec.Credential.Environment

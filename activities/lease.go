@@ -70,12 +70,15 @@ func (s *site) run(ctx context.Context, r Rotation) *key.Lease {
 	return &mine
 }
 
-// take takes the lease for the activity's run, unless it has it: ErrHeld when another may have it still.
+// take takes the lease for the activity's run, or renews it when the run has it: ErrHeld when another may have it still.
 func (s *site) take(ctx context.Context, r Rotation) error {
 	mine := s.run(ctx, r)
 	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		if m.Lease != nil && *m.Lease == *mine {
-			return errUnchanged
+			if s.standings.note(s.secret(), m.Revision, s.now()) < key.LeaseTerm/2 || s.within() != nil {
+				return errUnchanged
+			}
+			return nil // what waits for long may write nothing else
 		}
 		if err := s.within(); err != nil {
 			return err

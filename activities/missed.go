@@ -10,7 +10,8 @@ import (
 
 // AwaitMissed looks once whether somebody uses the retiring key since it was disabled: whom nobody declared. While nobody
 // does it answers with a benign error that the server retries after the interval. It ends with the decision that somebody
-// does, or, allowing, where the issuer cannot tell. It changes nothing but the lease, which it renews.
+// does, that the issuer's reports do not go on (policy.UsageStale), or, allowing, where the issuer cannot tell. It changes nothing
+// but the lease, which it renews.
 func (a *Activities) AwaitMissed(ctx context.Context, r Rotation) (policy.Decision, error) {
 	s, err := a.openWithin(r)
 	if err != nil {
@@ -40,8 +41,11 @@ func (a *Activities) missed(ctx context.Context, s *site, r Rotation) (policy.De
 		return policy.Decision{}, fmt.Errorf("reading metadata of the store: %w", err)
 	}
 	d := policy.Missed(f, r.Retiring)
-	if d.OK {
+	switch {
+	case d.OK:
 		return d, notYet(d.Message, 0)
+	case d.Reason != policy.RetiringMissed:
+		return d, nil
 	}
 	mine, _ := f.Metadata.Key(r.Retiring.KeyID)
 	return d, a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyMissed, occasion(r.Retiring, mine.DisablingAt), map[string]string{"decision": d.Message}))

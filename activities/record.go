@@ -41,7 +41,7 @@ const (
 	outcomeCompleted  = "completed"
 	outcomeWithDebt   = "completed-with-debt"
 	outcomeRolledBack = "rolled-back"
-	outcomeFailed     = "failed"
+	outcomeFailed     = key.OutcomeFailed
 )
 
 // RecordInput is how a rotation ended, as its workflow tells.

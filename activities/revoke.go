@@ -75,7 +75,7 @@ func (a *Activities) Disable(ctx context.Context, in RevokeInput) (policy.Decisi
 func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (policy.Decision, error) {
 	approvals, left := a.approvals(ctx, s, inventory.GateRevoke, in.Rotation, in.Approvals)
 	facts, d, err := s.judge(ctx, judgement{
-		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, true) },
+		gather: func(ctx context.Context) (policy.Facts, error) { return s.settled(ctx, in.Retiring.KeyID) },
 		may: func(f policy.Facts) policy.Decision {
 			return policy.MayDisable(s.spec.Credential, f, f.Named(in.Retiring), f.Named(in.Incoming), approvals)
 		},
@@ -101,20 +101,22 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	// That it is keyturn who disables, and on which approvals, is written before the effect, so that Enable knows
 	// whose doing it was, and that they are used up; the time from which the soak counts after it and its event, and an
 	// older one is wiped before: whenever the process dies, the soak can only seem shorter than it was, never longer.
-	begun := a.Now().UTC()
+	begun, run := a.Now().UTC(), acting(ctx).run
 	m, err := s.amend(ctx, func(m *key.Metadata) error {
 		if err := asJudged(facts.Metadata, *m, in.Retiring.KeyID); err != nil {
 			return err
 		}
-		if before.State != key.Active {
-			return errUnchanged
-		}
 		mine := owned(m, in.Retiring)
-		if !mine.BeingDisabled() { // else it is finished, on the approvals that it was begun on
+		switch ownDoing := mine.DisablingRun == run; {
+		case before.State != key.Active && ownDoing:
+			return errUnchanged
+		case before.State != key.Active: // by another run, or by somebody else: from now on it counts for this one, with a soak of its own
+			mine.Spent, mine.Approvals, mine.DisabledAt = append(mine.Spent, mine.Approvals...), nil, time.Time{}
+		case !mine.BeingDisabled() || !ownDoing: // else it is finished, on the approvals that it was begun on
 			mine.Spent, mine.Approvals = append(mine.Spent, mine.Approvals...), nil
 			mine.DisablingAt, mine.DisablingReport, mine.DisabledAt = begun, before.ReportedAt, time.Time{}
 		}
-		mine.Approvals = with(mine.Approvals, nonces(approvals))
+		mine.DisablingRun, mine.Approvals = run, with(mine.Approvals, nonces(approvals))
 		return nil
 	})
 	if err != nil {
@@ -202,6 +204,17 @@ func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
 				return err
 			}
 		}
+	}
+	if s.stillJudged(facts) != nil { // the issuer took its time to show it
+		if facts, err = s.facts(ctx, false); err != nil {
+			return err
+		}
+		if d := policy.MayEnable(s.spec.Credential, facts, r.Retiring); !d.OK {
+			return forbidden(ctx, d)
+		}
+	}
+	if err := s.counts(ctx); err != nil {
+		return err
 	}
 	if err := disabler.Enable(ctx, r.Retiring); err != nil {
 		return err
@@ -318,7 +331,7 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 	facts, d, err := s.judge(ctx, judgement{
 		gather: func(ctx context.Context) (policy.Facts, error) { return s.settled(ctx, in.Retiring.KeyID) },
 		may: func(f policy.Facts) policy.Decision {
-			return policy.MayRevoke(s.spec.Credential, f, f.Named(in.Retiring), f.Named(in.Incoming), approvals)
+			return policy.MayRevoke(s.spec.Credential, f, f.Named(in.Retiring), f.Named(in.Incoming), acting(ctx).run, approvals)
 		},
 		kept: func(policy.Facts) string { return in.Incoming.KeyID },
 	})

@@ -49,6 +49,10 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 	if incoming.IsZero() { // a run that was reset does not know what it minted
 		incoming = facts.MintedBy(r.ID)
 	}
+	mine, _ := facts.Metadata.Key(incoming.KeyID)
+	if d := policy.MayTurnBack(s.spec.Credential, facts, retiring, incoming); !d.OK && (!mine.DeliveredAt.IsZero() || !mine.PromotedAt.IsZero()) {
+		return forbidden(ctx, d) // the next rotation goes on with it
+	}
 	if facts.Metadata, err = a.markTurnedBack(ctx, s, incoming); err != nil {
 		return err
 	}
@@ -225,7 +229,7 @@ func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, f
 
 // passing tells whether a refusal to discard may end by itself.
 func passing(r policy.Reason) bool {
-	return slices.Contains([]policy.Reason{policy.RetiringNotQuiet, policy.RetiringStillHeld, policy.InstanceNotConverged, policy.CachesNotOver, policy.DeliveryNotOver}, r)
+	return slices.Contains([]policy.Reason{policy.RetiringNotQuiet, policy.UsageStale, policy.RetiringStillHeld, policy.InstanceNotConverged, policy.CachesNotOver, policy.DeliveryNotOver}, r)
 }
 
 // unwantedKeys are the ones to discard. A key in the metadata counts even when the issuer does not list
@@ -235,7 +239,7 @@ func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 	standings := f.Standings(s.spec.Credential.Adopt)
 	var refs []key.Ref
 	for _, k := range f.Metadata.Keys {
-		if k.KeyID != current.KeyID && k.Rotation != "" && k.PromotedAt.IsZero() && !f.Metadata.Owes(DebtCopiesLeft, k.KeyID) {
+		if k.KeyID != current.KeyID && k.Rotation != "" && (k.PromotedAt.IsZero() || f.TurnedBackFrom(k)) && !f.Metadata.Owes(DebtCopiesLeft, k.KeyID) {
 			refs = append(refs, k.Ref)
 		}
 	}

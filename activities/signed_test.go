@@ -37,6 +37,9 @@ type signedCase struct {
 	*crashCase
 	ann, olga, mallory     ssh.Signer
 	inventory, owners, mob string
+	// approved is what the revoke gate was passed with, for approvedOf as the incoming key.
+	approved   *policy.Verdict
+	approvedOf key.Ref
 }
 
 func newKey(t *testing.T) ssh.Signer {
@@ -193,7 +196,11 @@ func TestTrustComesBack(t *testing.T) {
 
 // acting are the activities that change issuer, store or consumers.
 func (c *signedCase) acting() map[string]any {
-	revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{c.approval(c.olga, asSigned)}}
+	if c.approved == nil || c.approvedOf != c.incoming { // what a key was disabled on counts at its destroying
+		given := c.approval(c.olga, asSigned)
+		c.approved, c.approvedOf = &given, c.incoming
+	}
+	revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{*c.approved}}
 	return map[string]any{
 		"Issue":         activities.IssueInput{Rotation: c.subject(), Ordinal: 1},
 		"DeliverWave":   activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"},

@@ -21,7 +21,7 @@ func (r *rotation) end(err error) (Report, error) {
 	if err != nil {
 		t = asTurn(err)
 	} else if r.Plan.Retiring == nil && r.Plan.Resume == nil {
-		t.Message = "The credential has its first key."
+		t.Message = "The incoming key is in use everywhere; there was none to retire."
 	}
 	if s := r.superseded(); s != nil { // while there was no safe point
 		t = s

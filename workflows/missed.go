@@ -13,12 +13,12 @@ func watchingDisabled(c inventory.Credential) step {
 	return step{summary: "watch whether the disabled key is missed", attempt: time.Minute, every: interval(c), cancellable: true, changesNothing: true}
 }
 
-// soakDisabled watches the disabled key for the soak. It tells whether the key was enabled again, since somebody missed it,
+// soakDisabled watches the disabled key for some time. It tells whether the key was enabled again, since somebody missed it,
 // who is refused until then, or since a breach paused the rotation: the evidence must be gathered anew.
-func (r *rotation) soakDisabled() (enabled bool, err error) {
+func (r *rotation) soakDisabled(lasts time.Duration, waitsFor string) (enabled bool, err error) {
 	r.enter(PhaseDisableSoak, "The retiring key is disabled; watching whether anybody misses it.")
-	end := workflow.Now(r.ctx).Add(r.credential.DisableSoak.Std())
-	r.waitFor("the soak after disabling", "time; or: rollback")
+	end := workflow.Now(r.ctx).Add(lasts)
+	r.waitFor(waitsFor, "time; or: rollback")
 	var seen policy.Decision
 	stop := r.watchDisabled(&seen)
 	missed := func() bool { return seen.Reason == policy.RetiringMissed }
@@ -47,7 +47,9 @@ func (r *rotation) watchDisabled(seen *policy.Decision) (stop func()) {
 	if !r.Plan.TellsMissed {
 		return func() {}
 	}
+	r.unwatchDisabled() // that of an earlier soak
 	ctx, cancel := workflow.WithCancel(r.ctx)
+	r.unwatchDisabled = cancel
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		for told := false; ; {
 			var d policy.Decision
@@ -56,13 +58,21 @@ func (r *rotation) watchDisabled(seen *policy.Decision) (stop func()) {
 				*seen = d
 				r.enableMissed(ctx)
 			}
-			if err == nil || ctx.Err() != nil || r.Status.Phase != PhaseDisableSoak {
+			blind := ""
+			switch {
+			case err != nil:
+				blind = cause(err)
+			case d.Reason == policy.UsageStale:
+				blind = d.Message
+			}
+			if blind == "" || ctx.Err() != nil || r.Status.Phase != PhaseDisableSoak {
 				return
 			}
-			if r.note("not watching whether the disabled key is missed: %s", cause(err)); !told {
+			if !told {
 				told = true
+				r.note("not watching whether the disabled key is missed: %s", blind)
 				r.tell(notifyAlert, "unwatched", "Nobody watches the disabled key",
-					"Whether somebody misses it is not known: "+cause(err)+". It is looked at again each 10 minutes, and once before the key is destroyed.")
+					"Whether somebody misses it is not known: "+blind+". It is looked at again each 10 minutes, and once before the key is destroyed.")
 			}
 			if workflow.Sleep(ctx, missedAgain) != nil {
 				return

@@ -264,15 +264,36 @@ func TestWhateverOthersDoAtEachStep(t *testing.T) {
 							o.at(30*time.Minute, func() { other.mend(o) })
 						}
 					}})
-					o.judge()
+					if o.judge().Outcome == workflows.Failed {
+						o.mended(other.mend)
+					}
 				})
 			}
 		}
 	}
 }
 
+// mended rotates again after a rotation that failed, once what others did is undone: nothing that it left is in the way of the next one.
+func (o *outsider) mended(mend func(*outsider)) {
+	if mend != nil {
+		mend(o)
+	}
+	report, err := o.over(workflows.RotationInput{Spec: o.spec()}, &step{id: "second"})
+	require.NoError(o.t, err)
+	if report.Outcome == workflows.Refused { // CURRENT is what another owner put there, and only people know why
+		assert.Contains(o.t, o.t.Name(), "CURRENT_becomes_what_is_no_key", report.Message)
+		assert.Equal(o.t, policy.RetiringKeyNotLive, report.Reason, report.Message)
+		return
+	}
+	assert.Equal(o.t, workflows.Completed, report.Outcome, report.Message)
+	assert.Len(o.t, o.keys(), 1)
+	for _, name := range fleet {
+		assert.NoError(o.t, o.world.Request(name))
+	}
+}
+
 // judge plays the course to its end, within three days, and holds the ledger against the invariants.
-func (o *outsider) judge() {
+func (o *outsider) judge() workflows.Report {
 	o.t.Helper()
 	o.env.SetWorkflowRunTimeout(72 * time.Hour)
 	report, err := o.execute(workflows.RotationInput{Spec: o.spec()})
@@ -309,7 +330,7 @@ func (o *outsider) judge() {
 		o.t.Error(v)
 	}
 	if len(violations) == 0 {
-		return
+		return report
 	}
 	o.t.Logf("%s: %s", report.Outcome, report.Message)
 	for _, e := range seen.Events {
@@ -324,6 +345,7 @@ func (o *outsider) judge() {
 	for _, line := range report.Timeline {
 		o.t.Log(line.At.Format(time.TimeOnly), line)
 	}
+	return report
 }
 
 // A process that stands still at any of its looks at the store, as long as others need to act, judges again by what is so then.

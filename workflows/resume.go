@@ -9,13 +9,15 @@ import (
 // takeUp goes on with a rotation that did not end. What it did is what Inspect has found; each step that follows judges by
 // facts of its own.
 func (r *rotation) takeUp(u policy.Resume) {
-	if !u.Promoted() {
+	if !u.IsCurrent() {
 		r.note("going on with rotation %s, which did not end: its key %s is minted, stored as PENDING and works", u.Rotation, u.Incoming.KeyID)
 		return
 	}
 	r.note("going on with rotation %s, which did not end: its key %s is CURRENT", u.Rotation, u.Incoming.KeyID)
 	r.Promoted, r.Disabled = true, u.Disabled
-	r.OverlapEnds = r.lastOverlapEnd(u.PromotedAt.Add((r.credential.LongestCache() + r.credential.Overlap).Std()))
+	if u.Promoted() { // else the overlap begins when it is recorded
+		r.OverlapEnds = r.lastOverlapEnd(u.PromotedAt.Add((r.credential.LongestCache() + r.credential.Overlap).Std()))
+	}
 	if u.Retiring != nil {
 		r.became(RoleRetiring, map[bool]KeyState{false: KeyPrevious, true: KeyDisabled}[u.Disabled])
 	}
@@ -26,10 +28,11 @@ func (r *rotation) takeUp(u policy.Resume) {
 	}
 }
 
-// didBefore tells whether the rotation that this one goes on with has done a part: all up to promotion, once its key is CURRENT.
-// Only that the key is this one's now is left of issuing.
+// didBefore tells whether the rotation that this one goes on with has done a part: all up to promotion, once that is on record. Only
+// that the key is this one's now is left of issuing. Nobody is asked again to sign off a key that is CURRENT.
 func (r *rotation) didBefore(part string) bool {
-	return r.Plan.Resume != nil && r.Plan.Resume.Promoted() && slices.Contains([]string{partSignoff, partDeliver, partPromote}, part)
+	u := r.Plan.Resume
+	return u != nil && (u.Promoted() && slices.Contains([]string{partDeliver, partPromote}, part) || u.IsCurrent() && part == partSignoff)
 }
 
 // issuing says what the run does to have an incoming key.

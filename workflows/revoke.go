@@ -2,6 +2,9 @@ package workflows
 
 import (
 	"errors"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -70,30 +73,91 @@ func (r *rotation) disableAndDestroy(approvals []policy.Verdict) (gone bool, err
 			r.note("not disabled: %s", d.Message)
 			return false, nil
 		}
+		if d.Reason == policy.KeyGone { // others destroyed it: what is left is to prove that, and to clean up
+			r.Disabled = false
+			r.note("%s", d.Message)
+			return r.destroy(&activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals})
+		}
 		r.became(RoleRetiring, KeyDisabled)
 		r.note("disabled key %s", r.Status.Retiring.KeyID)
-		if enabled, err := r.soakDisabled(); err != nil || enabled {
+		if enabled, err := r.soakDisabled(r.credential.DisableSoak.Std(), "the soak after disabling"); err != nil || enabled {
 			return false, err
 		}
 	} else if err := r.safePoint(); err != nil { // the last moment at which it can turn back
 		return false, err
 	}
+	return r.destroy(&activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals})
+}
+
+// Destroying a key is tried for so long, again after a pause that doubles from the first one on.
+const (
+	destroyingLasts = 2 * time.Hour
+	firstTry        = time.Minute
+)
+
+// destroy destroys the retiring key, and tells whether that is behind it. Between two tries, as long as the key lives, the
+// rotation can turn back, and a disabled key is watched as in its soak.
+func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error) {
+	until := workflow.Now(r.ctx).Add(destroyingLasts)
+	for pause := firstTry; ; pause = min(2*pause, 30*time.Minute) {
+		destroyed, err := r.tryToDestroy(input)
+		switch {
+		case err != nil && !r.held(err) && (isFinal(err) || !workflow.Now(r.ctx).Before(until)):
+			// Whether the key is dead is not known: Record looks, and what lives on is debt.
+			r.note("destroying key %s did not end well: %s", r.Status.Retiring.KeyID, cause(err))
+			return true, nil
+		case err != nil:
+			if enabled, err := r.betweenTries(err, pause, input); err != nil || enabled {
+				return false, err
+			}
+			continue
+		case !destroyed.Decision.OK:
+			r.note("not destroyed: %s", destroyed.Decision.Message)
+			r.enter(PhaseEvidence, "Enabling the retiring key again, since it may not be destroyed.")
+			r.startWatch()
+			return false, r.enable()
+		}
+		r.Report.Probe = destroyed.Probe
+		r.became(RoleRetiring, KeyDestroyed)
+		r.note("destroyed key %s: %s", r.Status.Retiring.KeyID, destroyed.Probe)
+		return true, nil
+	}
+}
+
+// tryToDestroy tries it for moments, in which it cannot turn back: a try may have destroyed the key, or be about to.
+func (r *rotation) tryToDestroy(input *activities.RevokeInput) (activities.Destroyed, error) {
 	r.enter(PhaseRevoke, "Destroying the retiring key, and seeing that it is refused.")
 	r.ignoreWatch() // what it sees leads back to a key that is being destroyed
 	var destroyed activities.Destroyed
-	if err := r.run(destroying, act.Destroy, &activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals}, &destroyed); err != nil {
-		// Whether the key is dead is not known: Record looks, and what lives on is debt.
-		r.note("destroying key %s did not end well: %s", r.Status.Retiring.KeyID, cause(err))
-		return true, nil
+	err := destroying.start(r.ctx, r.Queue, act.Destroy, input).Get(r.ctx, &destroyed)
+	if err == nil {
+		r.acknowledge(input)
 	}
-	if !destroyed.Decision.OK {
-		r.note("not destroyed: %s", destroyed.Decision.Message)
-		r.enter(PhaseEvidence, "Enabling the retiring key again, since it may not be destroyed.")
-		r.startWatch()
-		return false, r.enable()
+	return destroyed, err
+}
+
+// betweenTries waits for the next try. It tells whether the key was enabled meanwhile, so that the evidence must be gathered anew.
+func (r *rotation) betweenTries(failed error, pause time.Duration, input *activities.RevokeInput) (enabled bool, err error) {
+	why := cause(failed)
+	r.note("key %s is not seen destroyed yet: %s", r.Status.Retiring.KeyID, why)
+	var back policy.Decision
+	if lookingBack.start(r.ctx, r.Queue, act.LookBack, *r.subject()).Get(r.ctx, &back) == nil && back.Reason == policy.RetiringGone {
+		if r.held(failed) { // what is left is to prove it
+			return false, r.hold(why, input, func() error { return nil })
+		}
+		return false, workflow.Sleep(r.ctx, pause)
 	}
-	r.Report.Probe = destroyed.Probe
-	r.became(RoleRetiring, KeyDestroyed)
-	r.note("destroyed key %s: %s", r.Status.Retiring.KeyID, destroyed.Probe)
-	return true, nil
+	if pause == firstTry {
+		r.tell(notifyAlert, "not-destroyed", "The retiring key is not destroyed yet", why+". It is tried again and again; until it is destroyed, a rollback is possible.")
+	}
+	r.enter(PhaseDisableSoak, "The retiring key is not destroyed yet.")
+	r.startWatch()
+	switch {
+	case r.held(failed):
+		return false, r.hold(why, input, r.stop)
+	case r.Plan.CanDisable:
+		return r.soakDisabled(pause, "the cause to be mended: "+why)
+	}
+	next := workflow.Now(r.ctx).Add(pause)
+	return false, r.wait("before trying again", func() time.Time { return next }, nil)
 }

@@ -152,8 +152,7 @@ func (r *rotation) insist(what string, do func() error) error {
 	for pause := time.Minute; ; pause = min(2*pause, 30*time.Minute) {
 		err := do()
 		var t *Turn
-		if err == nil || errors.Is(err, errFull) || errors.As(err, &t) ||
-			isType(err, activities.TypeRefused, activities.TypeSpec, activities.TypeAmbiguous, activities.TypeInvalid, activities.TypeUnsupported) {
+		if err == nil || errors.Is(err, errFull) || errors.As(err, &t) || endsInsisting(err) {
 			return err
 		}
 		now := workflow.Now(r.ctx)

@@ -47,11 +47,11 @@ func (r *rotation) rotate() error {
 		{"inspect", r.inspect},
 		{partSignoff, r.signoff},
 		{partIssue, r.issue},
-		{partDeliver, r.deliver}, // to whom the key is brought
-		{partPromote, r.promote},
-		{"follow", r.follow}, // those who read the store by themselves
+		{partDeliver, r.onward("Delivering the incoming key", r.deliver)}, // to whom the key is brought
+		{partPromote, r.onward("Promoting the incoming key", r.promote)},
+		{"follow", r.onward("Delivering the incoming key", r.follow)}, // those who read the store by themselves
 		{"overlap", r.overlap},
-		{partRevoke, r.revoke},
+		{partRevoke, r.onward("Revoking the retiring key", r.revoke)},
 	}, r.turnBack)
 }
 
@@ -128,7 +128,11 @@ func (r *rotation) inspect() error {
 			more = fmt.Sprintf(" (and %d more reasons)", n)
 		}
 		r.happened(audit.PlanRefused, map[string]string{"reason": string(first.Reason), "message": first.Message})
-		return refused(first.Reason, "%s%s", first.Message, more)
+		left := ""
+		if u := r.Plan.Resume; u != nil {
+			left = fmt.Sprintf("; rotation %s, which did not end, is left as it stands, with its key %s: the next one goes on with it", u.Rotation, u.Incoming.KeyID)
+		}
+		return refused(first.Reason, "%s%s%s", first.Message, more, left)
 	}
 	if r.Plan.Resume != nil {
 		r.takeUp(*r.Plan.Resume)

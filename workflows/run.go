@@ -34,11 +34,12 @@ type rotation struct {
 	holding, resigned bool
 	pausing           bool // for the breach
 	cancelWatch       func()
-	watches           int   // begun so far; only the last one counts
-	unwatched         bool  // until the overlap begins
-	indexed           Phase // by which the run is found
-	remembered        int   // how large the verdicts are, in bytes
-	proved            int   // signed decisions looked at since the gate opened
+	unwatchDisabled   func() // ends the watch of a disabled key
+	watches           int    // begun so far; only the last one counts
+	unwatched         bool   // until the overlap begins
+	indexed           Phase  // by which the run is found
+	remembered        int    // how large the verdicts are, in bytes
+	proved            int    // signed decisions looked at since the gate opened
 	// lookedBack is when it was looked up why there is no way back, onlyOn; empty when there is one.
 	lookedBack time.Time
 	onlyOn     string
@@ -50,7 +51,7 @@ type rotation struct {
 func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	info := workflow.GetInfo(ctx)
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	r := &rotation{ctx: own, in: in, cancelWatch: func() {}, background: workflow.NewWaitGroup(ctx)}
+	r := &rotation{ctx: own, in: in, cancelWatch: func() {}, unwatchDisabled: func() {}, background: workflow.NewWaitGroup(ctx)}
 	name, _ := activities.Credential(info.WorkflowExecution.ID)
 	if in.Carried != nil {
 		r.State = *in.Carried

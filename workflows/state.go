@@ -100,7 +100,7 @@ func (s *State) changed() bool { return s.Ordinal > 0 || s.Revokes > 0 }
 
 // delivered tells whether a consumer may have the incoming key, in this rotation or the one that it goes on with.
 func (s *State) delivered() bool {
-	if u := s.Plan.Resume; u != nil && (u.Delivered || u.Promoted()) {
+	if u := s.Plan.Resume; u != nil && (u.Delivered || u.IsCurrent()) {
 		return true
 	}
 	return slices.ContainsFunc(s.Status.Waves, func(w WaveStatus) bool { return w.State != waveWaiting })

@@ -101,17 +101,17 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	}
 }
 
-// goesOn tells whether a rotation goes on whatever is broken: its retiring key is gone, so that whoever has that is refused until the
-// incoming one reaches it, and a pause would only keep it from them. People are told. What shows that on each look is watched again
-// from the overlap on, when everybody should have the incoming key.
+// goesOn tells whether a rotation goes on whatever is broken: its retiring key is gone, or it has none, so that whoever has not the
+// incoming one yet is refused until it reaches them, and a pause would only keep it from them. People are told. What shows that on each
+// look is watched again from the overlap on, when everybody should have the incoming key.
 func (r *rotation) goesOn(ctx workflow.Context, d policy.Decision) bool {
 	broken := d.Reason == policy.BudgetBreached || d.Reason == policy.CheckFailing
-	if !r.RetiringGone || !broken && d.Reason != policy.RetiringGone || workflow.GetVersion(ctx, "goes-on-when-gone", workflow.DefaultVersion, 1) < 1 {
+	if !r.RetiringGone && r.Plan.Retiring != nil || !broken && d.Reason != policy.RetiringGone || workflow.GetVersion(ctx, "goes-on-when-gone", workflow.DefaultVersion, 1) < 1 {
 		return false
 	}
-	r.note("it goes on: the retiring key is gone, and only the incoming one is left to bring to consumers")
-	r.tell(notifyAlert, "retiring-gone", "The retiring key is gone",
-		d.Message+". Nothing leads back to it, so that the rotation goes on: whoever has it is refused until the incoming key is delivered.")
+	r.note("it goes on: only the incoming key is left to bring to consumers")
+	r.tell(notifyAlert, "retiring-gone", "There is no key but the incoming one",
+		d.Message+". Nothing leads back to another key, so that the rotation goes on: whoever has not the incoming key yet is refused until it is delivered.")
 	if r.unwatched = broken; !broken {
 		r.startWatch()
 	}

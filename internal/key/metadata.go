@@ -114,7 +114,7 @@ type Owned struct {
 	AttestedAt time.Time `json:"attestedAt,omitzero"`
 	// AttestedReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
 	AttestedReport time.Time `json:"attestedReport,omitzero"`
-	// TurnedBackAt is when a rotation turned back from it: none goes on with it.
+	// TurnedBackAt is when a rotation turned back from it: none goes on with it while it leads back to another key.
 	TurnedBackAt time.Time `json:"turnedBackAt,omitzero"`
 	// PromotedAt is when it became CURRENT, by keyturn's doing.
 	PromotedAt time.Time `json:"promotedAt,omitzero"`
@@ -125,10 +125,11 @@ type Owned struct {
 	DisablingAt time.Time `json:"disablingAt,omitzero"`
 	// DisablingReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
 	DisablingReport time.Time `json:"disablingReport,omitzero"`
-	// DisabledAt is when keyturn had disabled it, or found it so; Approvals are the nonces of the approvals that it
-	// began to do so on.
-	DisabledAt time.Time `json:"disabledAt,omitzero"`
-	Approvals  []string  `json:"approvals,omitempty"`
+	// DisabledAt is when keyturn had disabled it, or found it so; DisablingRun is the run that did, and Approvals are the nonces of
+	// the approvals that it began to do so on. They count until the key is destroyed, for this run alone.
+	DisabledAt   time.Time `json:"disabledAt,omitzero"`
+	DisablingRun string    `json:"disablingRun,omitempty"`
+	Approvals    []string  `json:"approvals,omitempty"`
 	// ProbedAt is when it was destroyed and seen to be refused.
 	ProbedAt time.Time `json:"probedAt,omitzero"`
 	// Spent are approvals of a disabling that was taken back: they never count again.
@@ -137,6 +138,9 @@ type Owned struct {
 
 // BeingDisabled tells whether keyturn began to disable the key, and has not written that it ended.
 func (k Owned) BeingDisabled() bool { return !k.DisablingAt.IsZero() && k.DisabledAt.IsZero() }
+
+// OutcomeFailed is the outcome of a rotation that could not go on, and left a person something to mend.
+const OutcomeFailed = "failed"
 
 // LastRotation is the outcome of a finished run.
 type LastRotation struct {

@@ -50,20 +50,16 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 	for _, d := range converged(f.Instances, unwanted, f.Ref(current)) {
 		return d
 	}
-	for _, since := range owned.Delivering {
-		if MayStillDeliver(c, since, f.At) {
-			return refuse(DeliveryNotOver, "an attempt to deliver key %s, of which it is not known that it ended, may last until %s", unwanted.KeyID,
-				since.Add(LongestDelivery(c)).UTC().Format(time.RFC3339))
-		}
+	if d := f.notDelivering(c, unwanted.KeyID); !d.OK {
+		return d
 	}
 	back, _ := f.Metadata.Key(kept)
 	if d := forgotten(c, f, unwanted, latest(had, back.DeliveredAt)); !d.OK {
 		return d
 	}
 	// That no use is reported proves nothing yet: it may have been used since it was delivered, and until everybody was back.
-	if quiet := f.quietUntil(c, k, latest(had, back.AttestedAt), back.AttestedReport); f.At.Before(quiet) {
-		return refuse(RetiringNotQuiet, "the incoming key %s must be quiet for %s, so until %s at least",
-			unwanted.KeyID, inventory.Duration(quietWindow(c, f)), quiet.UTC().Format(time.RFC3339))
+	if d := f.quiet(c, k, latest(had, back.AttestedAt), back); !d.OK {
+		return d
 	}
 	return allow("no instance holds key %s any more", unwanted.KeyID)
 }
@@ -111,6 +107,18 @@ func (f Facts) readsPending() bool {
 
 // LongestDelivery is how long one attempt to deliver to a wave may take.
 func LongestDelivery(c inventory.Credential) time.Duration { return c.WaveTimeout.Std() + time.Minute }
+
+// notDelivering judges whether no attempt may write a key to consumers any more.
+func (f Facts) notDelivering(c inventory.Credential, keyID string) Decision {
+	owned, _ := f.Metadata.Key(keyID)
+	for _, since := range owned.Delivering {
+		if MayStillDeliver(c, since, f.At) {
+			return refuse(DeliveryNotOver, "an attempt to deliver key %s, of which it is not known that it ended, may last until %s", keyID,
+				since.Add(LongestDelivery(c)).UTC().Format(time.RFC3339))
+		}
+	}
+	return allow("nobody delivers key %s", keyID)
+}
 
 // MayStillDeliver tells whether an attempt to deliver that began then, and of which it is not known that it ended, may write still.
 func MayStillDeliver(c inventory.Credential, since, now time.Time) bool {

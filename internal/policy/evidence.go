@@ -39,7 +39,7 @@ func (e Evidence) Lacks() string {
 	text := ""
 	for _, d := range e.Missing {
 		text += string(d.Reason) + "\n"
-		if d.Reason != RetiringNotQuiet && d.Reason != OverlapNotOver {
+		if !slices.Contains([]Reason{RetiringNotQuiet, UsageStale, OverlapNotOver}, d.Reason) { // these tell times that pass
 			text += d.Message + "\n"
 		}
 	}
@@ -77,6 +77,7 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 		}
 	}
 	retiringKey, _ := f.Live(retiring.KeyID)
+	retiringKey.KeyID = retiring.KeyID // also of one that is gone
 	incomingKey, _ := f.Live(incoming.KeyID)
 	if current, ok := f.Version(key.Current); !ok || current.KeyID != incoming.KeyID {
 		miss(CurrentMoved, "the store's CURRENT is not the incoming key %s", incoming.KeyID)
@@ -89,6 +90,9 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 	} else if over := OverlapEnds(c, overlapEnd(c, owned), retiringKey.ExpiresAt, incomingKey.ExpiresAt); f.At.Before(over) {
 		miss(OverlapNotOver, "the overlap lasts until %s", over.UTC().Format(time.RFC3339))
 	}
+	if d := f.notDelivering(c, retiring.KeyID); !d.OK {
+		e.Missing = append(e.Missing, d)
+	}
 	if f.Capabilities.ReportsUsage {
 		e.IncomingUsedAt, e.RetiringUsedAt = incomingKey.LastUsedAt, retiringKey.LastUsedAt
 		if len(f.Instances) > 0 && !f.usedByConsumers(incoming.KeyID, incomingKey.LastUsedAt) {
@@ -98,13 +102,8 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 	}
 	if !expired(retiringKey, f.At) {
 		had := freshFrom(c, latest(owned.PromotedAt, owned.AttestedAt, away.DeliveredAt))
-		if quiet := f.quietUntil(c, retiringKey, had, owned.AttestedReport); f.At.Before(quiet) {
-			by := ""
-			if retiringKey.LastUsedBy != "" {
-				by = ", by " + retiringKey.LastUsedBy
-			}
-			miss(RetiringNotQuiet, "the retiring key %s must be quiet for %s, so until %s at least (last used %s%s)",
-				retiring.KeyID, inventory.Duration(quietWindow(c, f)), quiet.UTC().Format(time.RFC3339), ago(retiringKey.LastUsedAt), by)
+		if d := f.quiet(c, retiringKey, had, owned); !d.OK {
+			e.Missing = append(e.Missing, d)
 		}
 	}
 	e.Complete = len(e.Missing) == 0
@@ -211,10 +210,10 @@ func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Dec
 	if d := verified(f, incoming); !d.OK {
 		return d
 	}
-	if pending, ok := f.Version(key.Pending); !ok || pending.ID != incoming.StoreVersion {
+	if !f.promotable(incoming) {
 		return refuse(PendingMoved, "the store's PENDING is not version %s, where the incoming key was staged", incoming.StoreVersion)
 	}
-	if hasCurrent != (retiring.StoreVersion != "") || hasCurrent && current.ID != retiring.StoreVersion {
+	if current.ID != PromotesFrom(f, retiring) {
 		return refuse(CurrentMoved, "the store's CURRENT moved since the rotation began: somebody else changes this secret")
 	}
 	pushed := slices.DeleteFunc(slices.Clone(f.Instances), func(i Instance) bool {
@@ -226,12 +225,21 @@ func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Dec
 	return allow("every delivered instance attests key %s", incoming.KeyID)
 }
 
+// PromotesFrom is the version that CURRENT moves away from when the incoming key is promoted: the retiring key's; where the rotation has
+// none since the issuer knows no key in CURRENT any more, that. Empty for none.
+func PromotesFrom(f Facts, retiring key.Ref) string {
+	if current, _ := f.Version(key.Current); retiring.IsZero() && current.KeyID == "" {
+		return current.ID
+	}
+	return retiring.StoreVersion
+}
+
 // MayDisable judges the retiring key from facts gathered right before, and the approvals. It is I3.
 func MayDisable(c inventory.Credential, f Facts, retiring, incoming key.Ref, approvals []Verdict) Decision {
 	switch f.Standings(c.Adopt)[retiring.KeyID] {
 	case StandingRetired:
 	case "":
-		return allow("key %s does not exist any more", retiring.KeyID)
+		return Decision{OK: true, Reason: KeyGone, Message: message("key %s does not exist any more", retiring.KeyID)}
 	default:
 		return refuse(NotOurs, "key %s is not a retired key of %s", retiring.KeyID, c.Name)
 	}
@@ -261,8 +269,8 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 }
 
 // approved judges the approvals of the revoke gate. One that an earlier disabling used up, and that was
-// taken back, does not count again. At destroying an approval may have grown old, and no use be told of a key that is disabled: what
-// was asked for when it was disabled holds.
+// taken back, does not count again. At destroying, those hold that the key was disabled on, which may have grown old, and no use may
+// be told of a key that is disabled: what was asked for when it was disabled holds.
 func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Verdict, young bool) Decision {
 	needs := Needs(c, inventory.GateRevoke, young && f.unseen(retiring.KeyID))
 	if needs != nil && !young {
@@ -275,13 +283,15 @@ func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Ver
 	if k, live := f.Live(retiring.KeyID); live && k.State == key.Active && !owned.BeingDisabled() {
 		spent = append(slices.Clone(spent), owned.Approvals...) // somebody else took that disabling back
 	}
-	fresh := slices.DeleteFunc(slices.Clone(approvals), func(v Verdict) bool { return slices.Contains(spent, v.ID) })
+	fresh := slices.DeleteFunc(slices.Clone(approvals), func(v Verdict) bool {
+		return slices.Contains(spent, v.ID) || !young && v.Verified && !slices.Contains(owned.Approvals, v.ID)
+	})
 	return passed(inventory.GateRevoke, needs, f, fresh)
 }
 
 // MayRevoke judges whether the retiring key may be destroyed: all that disabling needs, and, where the
-// issuer can disable, that it is disabled and was so for the soak. A blackout holds no destroying: nobody uses the key.
-func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, approvals []Verdict) Decision {
+// issuer can disable, that this run disabled it, and that it is so for the soak. A blackout holds no destroying: nobody uses the key.
+func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, run string, approvals []Verdict) Decision {
 	k, live := f.Live(retiring.KeyID)
 	if !live {
 		return allow("key %s does not exist any more", retiring.KeyID)
@@ -295,6 +305,9 @@ func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, appr
 	owned, _ := f.Metadata.Key(retiring.KeyID)
 	if k.State != key.Disabled || owned.DisabledAt.IsZero() {
 		return refuse(NotDisabled, "key %s is not disabled", retiring.KeyID)
+	}
+	if owned.DisablingRun != run {
+		return refuse(NotDisabled, "key %s was disabled by another run, on approvals that do not count for this one", retiring.KeyID)
 	}
 	if over := owned.DisabledAt.Add(c.DisableSoak.Std()); f.At.Before(over) {
 		return refuse(SoakNotOver, "key %s is disabled since %s, and is watched until %s", retiring.KeyID,

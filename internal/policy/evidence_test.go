@@ -92,7 +92,7 @@ func TestMayDisable(t *testing.T) {
 		"the key that is CURRENT is never the retiring one": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Versions[0].Labels, f.Versions[1].Labels = []key.Label{key.Current}, []key.Label{key.Pending}
 		}, policy.NotOurs},
-		"a key that is gone needs nothing more": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.Allowed},
+		"a key that is gone needs nothing more": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.KeyGone},
 		"two approvals are not one":             {func(c *inventory.Credential, _ *policy.Facts) { c.Approvals.Revoke.Count = 2 }, policy.ApprovalsMissing},
 		"an approval that expired does not count": {func(c *inventory.Credential, f *policy.Facts) {
 			c.Approvals.Revoke.ApprovalExpires = inventory.Duration(30 * time.Minute)
@@ -106,7 +106,7 @@ func TestMayDisable(t *testing.T) {
 			c.change(&cred, &f)
 			d := policy.MayDisable(cred, f, retiring, incoming, []policy.Verdict{approval("ann", now.Add(-time.Hour))})
 			assert.Equal(t, c.want, d.Reason, d.Message)
-			assert.Equal(t, c.want == policy.Allowed, d.OK)
+			assert.Equal(t, c.want == policy.Allowed || c.want == policy.KeyGone, d.OK)
 		})
 	}
 }
@@ -116,7 +116,7 @@ func TestMayRevoke(t *testing.T) {
 	soaked := func() policy.Facts {
 		f := promoted()
 		f.Keys[0].State = key.Disabled
-		f.Metadata.Keys[0].DisabledAt = now.Add(-25 * time.Hour)
+		f.Metadata.Keys[0].DisabledAt, f.Metadata.Keys[0].DisablingRun = now.Add(-25*time.Hour), "run-1"
 		return f
 	}
 	cases := map[string]struct {
@@ -126,6 +126,7 @@ func TestMayRevoke(t *testing.T) {
 		"a key that was disabled for the soak may be destroyed": {func(*policy.Facts) {}, policy.Allowed},
 		"a key that is active again may not":                    {func(f *policy.Facts) { f.Keys[0].State = key.Active }, policy.NotDisabled},
 		"a key that somebody else disabled may not":             {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = time.Time{} }, policy.NotDisabled},
+		"one that another run disabled may not":                 {func(f *policy.Facts) { f.Metadata.Keys[0].DisablingRun = "run-0" }, policy.NotDisabled},
 		"a soak that is not over holds it":                      {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = now.Add(-23 * time.Hour) }, policy.SoakNotOver},
 		"somebody who used it since holds it": {func(f *policy.Facts) {
 			f.Metadata.Keys[0].DisablingAt, f.Keys[0].LastUsedAt = now.Add(-25*time.Hour), now.Add(-time.Minute)
@@ -155,7 +156,7 @@ func TestMayRevoke(t *testing.T) {
 			t.Parallel()
 			f := soaked()
 			c.change(&f)
-			d := policy.MayRevoke(credential(), f, retiring, incoming, []policy.Verdict{approval("ann", now.Add(-time.Hour))})
+			d := policy.MayRevoke(credential(), f, retiring, incoming, "run-1", []policy.Verdict{approval("ann", now.Add(-time.Hour))})
 			assert.Equal(t, c.want, d.Reason, d.Message)
 		})
 	}
@@ -166,12 +167,25 @@ func TestAnApprovalMayGrowOldInTheSoak(t *testing.T) {
 	t.Parallel()
 	f := promoted()
 	f.Keys[0].State = key.Disabled
-	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = now.Add(-25*time.Hour), now.Add(-25*time.Hour)
+	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt, f.Metadata.Keys[0].DisablingRun = now.Add(-25*time.Hour), now.Add(-25*time.Hour), "run-1"
 	old := []policy.Verdict{approval("ann", now.Add(-26*time.Hour))}
-	assert.Equal(t, policy.Allowed, policy.MayRevoke(credential(), f, retiring, incoming, old).Reason)
+	assert.Equal(t, policy.Allowed, policy.MayRevoke(credential(), f, retiring, incoming, "run-1", old).Reason)
 	f.Keys[0].State = key.Active
 	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = time.Time{}, time.Time{}
 	assert.Equal(t, policy.ApprovalsMissing, policy.MayDisable(credential(), f, retiring, incoming, old).Reason)
+}
+
+// What was signed since the key was disabled, or did not count then, is not what it was disabled on.
+func TestOnlyWhatAKeyWasDisabledOnLetsItBeDestroyed(t *testing.T) {
+	t.Parallel()
+	f := promoted()
+	f.Keys[0].State = key.Disabled
+	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt, f.Metadata.Keys[0].DisablingRun = now.Add(-25*time.Hour), now.Add(-25*time.Hour), "run-1"
+	signed := approval("ann", now.Add(-26*time.Hour))
+	signed.Verified = true
+	assert.Equal(t, policy.ApprovalsMissing, policy.MayRevoke(credential(), f, retiring, incoming, "run-1", []policy.Verdict{signed}).Reason)
+	f.Metadata.Keys[0].Approvals = []string{signed.ID}
+	assert.Equal(t, policy.Allowed, policy.MayRevoke(credential(), f, retiring, incoming, "run-1", []policy.Verdict{signed}).Reason)
 }
 
 // Some issuers tell no use of a key that is disabled: the gate asked for as many as it did while it was active.
@@ -182,8 +196,8 @@ func TestAGateAsksForNoMoreInTheSoak(t *testing.T) {
 	one := []policy.Verdict{approval("ann", now.Add(-26*time.Hour))}
 	assert.Equal(t, policy.ApprovalsMissing, policy.MayDisable(credential(), f, retiring, incoming, one).Reason)
 	f.Keys[0].State = key.Disabled
-	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = now.Add(-25*time.Hour), now.Add(-25*time.Hour)
-	d := policy.MayRevoke(credential(), f, retiring, incoming, one)
+	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt, f.Metadata.Keys[0].DisablingRun = now.Add(-25*time.Hour), now.Add(-25*time.Hour), "run-1"
+	d := policy.MayRevoke(credential(), f, retiring, incoming, "run-1", one)
 	assert.Equal(t, policy.Allowed, d.Reason, d.Message)
 }
 

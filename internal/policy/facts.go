@@ -161,7 +161,7 @@ func (f Facts) Standings(adopt []string) map[string]Standing {
 			standings[k.KeyID] = StandingCurrent
 		case slices.Contains(orphans, k.KeyID):
 			standings[k.KeyID] = StandingOrphan
-		case inMetadata && owned.Rotation != "" && owned.PromotedAt.IsZero():
+		case inMetadata && owned.Rotation != "" && (owned.PromotedAt.IsZero() || f.TurnedBackFrom(owned)):
 			standings[k.KeyID] = StandingIncoming
 		case stored >= 0 && f.Versions[stored].Has(key.Pending) && !f.Versions[stored].Has(key.Previous):
 			standings[k.KeyID] = StandingIncoming
@@ -174,6 +174,14 @@ func (f Facts) Standings(adopt []string) map[string]Standing {
 		}
 	}
 	return standings
+}
+
+// TurnedBackFrom tells whether a key is not CURRENT any more since its rotation turned back, though that was not recorded to its end:
+// CURRENT is the one of before again.
+func (f Facts) TurnedBackFrom(owned key.Owned) bool {
+	current, _ := f.Version(key.Current)
+	to, ours := f.Metadata.Key(current.KeyID)
+	return !owned.TurnedBackAt.IsZero() && ours && to.KeyID != owned.KeyID && !to.PromotedAt.IsZero() && to.PromotedAt.Before(owned.PromotedAt)
 }
 
 // currentKeyID is the key in CURRENT; with no CURRENT, the one adopted key that is active.

@@ -209,7 +209,7 @@ func TestUnknownKeysAreNeverOurs(t *testing.T) {
 		assert.False(t, policy.MayDisable(credential(), f, ref, incoming, []policy.Verdict{approval("ann", now)}).OK)
 		assert.False(t, policy.MayDiscard(credential(), f, ref).OK)
 		stranger.State = key.Disabled
-		assert.False(t, policy.MayRevoke(credential(), f, ref, incoming, []policy.Verdict{approval("ann", now)}).OK)
+		assert.False(t, policy.MayRevoke(credential(), f, ref, incoming, "run-1", []policy.Verdict{approval("ann", now)}).OK)
 	})
 }
 

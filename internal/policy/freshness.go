@@ -68,7 +68,8 @@ func seldomSeen(c inventory.Credential) (w []string) {
 }
 
 // Missed judges whether somebody used a key since keyturn disabled it, and is refused now: whom nobody declared, or a
-// consumer that has it again. An issuer that lost its record of uses may report one that was none.
+// consumer that has it again. An issuer that lost its record of uses may report one that was none. With UsageStale that is not known,
+// until its reports go on.
 func Missed(f Facts, disabled key.Ref) Decision {
 	k, live := f.Live(disabled.KeyID)
 	owned, _ := f.Metadata.Key(disabled.KeyID)
@@ -90,6 +91,9 @@ func Missed(f Facts, disabled key.Ref) Decision {
 		}
 		return refuse(RetiringMissed, "key %s was used%s at %s, after it was disabled, by what the issuer reports: a consumer that went back to it, or somebody whom the inventory does not name, still needs it",
 			disabled.KeyID, by, k.LastUsedAt.UTC().Format(time.RFC3339))
+	}
+	if d := f.upToDate(k, owned.DisablingAt, owned.DisablingReport); !d.OK {
+		return d
 	}
 	return allow("key %s was not used since it was disabled", disabled.KeyID)
 }

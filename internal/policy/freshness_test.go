@@ -207,30 +207,37 @@ func TestThePlanSaysWhetherTheIssuerTellsWhoMissesAKey(t *testing.T) {
 	}
 }
 
-// A key is quiet by the clock of who reports its use, as of its report.
+// A key is quiet by the clock of who reports its use, as of its report, and as long as that goes on.
 func TestAKeyIsQuietByTheReport(t *testing.T) {
 	t.Parallel()
+	// Everybody had the incoming key 20 h ago, when the report was as of then, by a clock that is ahead by skew.
+	reports := func(skew, last, report time.Duration) func(*policy.Facts) {
+		return func(f *policy.Facts) {
+			f.Metadata.Keys[1].AttestedAt, f.Metadata.Keys[1].AttestedReport = now.Add(-20*time.Hour), now.Add(skew-20*time.Hour)
+			f.Keys[0].LastUsedAt, f.Keys[0].ReportedAt = now.Add(skew-last), now.Add(skew-report)
+		}
+	}
 	for name, c := range map[string]struct {
 		change func(*policy.Facts)
 		want   policy.Reason
 	}{
-		"a report of now, by a clock like ours": {func(f *policy.Facts) {
-			f.Keys[0].ReportedAt = now
+		"a report of now, by a clock like ours":         {reports(0, 51*time.Hour, 0), policy.Allowed},
+		"one that is as late as the issuer's may be":    {reports(0, 51*time.Hour, time.Hour), policy.Allowed},
+		"a key that is in use, by a clock hours behind": {reports(-8*time.Hour, time.Second, 0), policy.RetiringNotQuiet},
+		"one that is not, by the same clock":            {reports(-8*time.Hour, 30*time.Hour, 0), policy.Allowed},
+		"one that is not, by a clock hours ahead":       {reports(8*time.Hour, 30*time.Hour, 0), policy.Allowed},
+		"a report that stands still since all had it":   {reports(0, 51*time.Hour, 20*time.Hour), policy.UsageStale},
+		"one that went on for the window, and stopped":  {reports(0, 51*time.Hour, 12*time.Hour), policy.UsageStale},
+		"one that stopped, by a clock hours behind":     {reports(-8*time.Hour, 51*time.Hour, 2*time.Hour), policy.UsageStale},
+		"one that stopped, by a clock hours ahead":      {reports(8*time.Hour, 51*time.Hour, 2*time.Hour), policy.UsageStale},
+		"one whose clock was set right since, and is now": {func(f *policy.Facts) {
+			reports(0, 51*time.Hour, 0)(f)
+			f.Metadata.Keys[1].AttestedReport = now.Add(-12 * time.Hour)
 		}, policy.Allowed},
-		"a key that is in use, by a clock hours behind": {func(f *policy.Facts) {
-			f.Keys[0].LastUsedAt, f.Keys[0].ReportedAt = now.Add(-8*time.Hour-time.Second), now.Add(-8*time.Hour)
-		}, policy.RetiringNotQuiet},
-		"one that is not, by the same clock": {func(f *policy.Facts) {
-			f.Keys[0].LastUsedAt, f.Keys[0].ReportedAt = now.Add(-15*time.Hour), now.Add(-8*time.Hour)
-		}, policy.Allowed},
-		"a report that stands still since all had the other key": {func(f *policy.Facts) {
-			f.Keys[0].ReportedAt = now.Add(-20 * time.Hour)
-			f.Metadata.Keys[1].AttestedReport = now.Add(-20 * time.Hour)
-		}, policy.RetiringNotQuiet},
-		"one that went on for the window": {func(f *policy.Facts) {
-			f.Keys[0].ReportedAt = now.Add(-14 * time.Hour)
-			f.Metadata.Keys[1].AttestedReport = now.Add(-20 * time.Hour)
-		}, policy.Allowed},
+		"a report that was never held against our clock": {func(f *policy.Facts) {
+			reports(0, 51*time.Hour, 2*time.Hour)(f)
+			f.Metadata.Keys[1].AttestedReport = time.Time{}
+		}, policy.UsageStale},
 		"a look that took so long that the listing is old": {func(f *policy.Facts) {
 			f.Keys[0].LastUsedAt, f.LookedFor = now.Add(-7*time.Hour), time.Minute
 		}, policy.RetiringNotQuiet},
@@ -251,4 +258,8 @@ func TestADisabledKeyIsMissedByTheReportersClock(t *testing.T) {
 	assert.Equal(t, policy.RetiringMissed, policy.Missed(f, retiring).Reason)
 	f.Keys[0].LastUsedAt = now.Add(-10 * time.Hour)
 	assert.True(t, policy.Missed(f, retiring).OK)
+
+	f.Keys[0].ReportedAt = now.Add(-9 * time.Hour) // as it was when the key was disabled
+	f.Metadata.Keys[0].DisablingAt = now.Add(-2 * time.Hour)
+	assert.Equal(t, policy.UsageStale, policy.Missed(f, retiring).Reason, "nobody reports whether it is missed")
 }

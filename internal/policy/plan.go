@@ -117,7 +117,7 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 // retires tells whether the plan is to retire this key: the one in CURRENT, or that was so before the rotation that it goes
 // on with.
 func (p Plan) retires(ref key.Ref, standing Standing) bool {
-	if p.Resume != nil && p.Resume.Promoted() {
+	if p.Resume != nil && p.Resume.IsCurrent() {
 		return p.Resume.Retiring != nil && ref == *p.Resume.Retiring
 	}
 	return standing == StandingCurrent
@@ -274,6 +274,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	current, hasCurrent := f.Version(key.Current)
 	switch {
 	case plan.Resume != nil:
+	case hasCurrent && plan.Retiring == nil && f.endedOfOurs(current):
 	case hasCurrent && plan.Retiring == nil:
 		add(RetiringKeyNotLive, "the store's CURRENT (version %s) is no live key of %s: put the value that consumers use into it, or destroy the secret to begin with a first key",
 			current.ID, c.Issuer.Type)
@@ -317,6 +318,21 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	return no
 }
 
+// CurrentEnded tells whether the key in CURRENT was ours, and is not listed by the issuer. One look alone does not prove that it is gone.
+func CurrentEnded(f Facts) bool {
+	current, _ := f.Version(key.Current)
+	return f.endedOfOurs(current)
+}
+
+// endedOfOurs tells whether a version holds a key of ours that the issuer does not know any more: somebody destroyed it, or it ended. A
+// rotation gives consumers another one, as a first key.
+func (f Facts) endedOfOurs(v StoredKey) bool {
+	return v.KeyID == "" && slices.ContainsFunc(f.Metadata.Keys, func(k key.Owned) bool {
+		_, live := f.Live(k.KeyID)
+		return k.StoreVersion == v.ID && !live
+	})
+}
+
 func instanceRefusals(f Facts, plan Plan) []Decision {
 	retiring := *plan.Retiring
 	onItsWay := func(i Instance) bool { // to the incoming key, or back from one
@@ -329,7 +345,11 @@ func instanceRefusals(f Facts, plan Plan) []Decision {
 			add(ConsumerUnreachable, "%s cannot be delivered to: %s", i.Name(), i.Unreachable)
 		}
 		if i.Unhealthy != "" {
-			add(ConsumerUnhealthy, "%s fails its check before anything was changed: %s", i.Name(), i.Unhealthy)
+			when := "before anything was changed"
+			if plan.Resume != nil {
+				when = "in a rotation that did not end"
+			}
+			add(ConsumerUnhealthy, "%s fails its check %s: %s", i.Name(), when, i.Unhealthy)
 		}
 		switch {
 		case i.NotAttesting != "":
@@ -381,6 +401,9 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 		w = append(w, plan.NoWayBack+": after the first delivery a rollback is impossible")
 	case !plan.WayBackEnds.IsZero():
 		w = append(w, fmt.Sprintf("the retiring key ends by itself %s: a rollback is possible until %s", plan.RetiringExpires.UTC().Format(time.RFC3339), plan.WayBackEnds.UTC().Format(time.RFC3339)))
+	}
+	if plan.Retiring == nil && CurrentEnded(f) {
+		w = append(w, "the key in CURRENT does not exist at the issuer any more: whoever uses it is refused until the incoming one is delivered")
 	}
 	if !f.Capabilities.CanDisable {
 		w = append(w, "the issuer cannot disable a key: revoking has no way back")

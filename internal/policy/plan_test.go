@@ -64,20 +64,24 @@ func TestPlanRefusals(t *testing.T) {
 		}, []policy.Reason{policy.AmbiguousOrphan}},
 		"an instance on the key of a rotation that turned back is taken back": {func(g *given) {
 			g.f = turnedBack(staged())
+			g.f.Metadata.Keys[1].VerifiedAt = time.Time{}
 			g.f.Instances = fleet("fp:old")
 			g.f.Instances[1].Statement.Keys = []string{"fp:new"}
 			g.f.Instances[2].Statement.Keys = []string{"fp:old", "fp:new"}
 		}, nil},
 		"an instance on the key of a rotation that turned back refuses when the current value is in no store": {func(g *given) {
 			g.f = turnedBack(staged())
+			g.f.Metadata.Keys[1].VerifiedAt = time.Time{}
 			g.f.Instances = fleet("fp:old")
 			g.f.Instances[2].Statement.Keys = []string{"fp:old", "fp:new"}
 			g.f.Versions = g.f.Versions[1:]
 			g.c.Adopt = []string{"key-old"}
 		}, []policy.Reason{policy.UnfinishedRotation, policy.ConsumerOnOtherKey}},
-		"a CURRENT that is no live key refuses": {func(g *given) { g.f.Versions[0].KeyID = ""; g.f.Keys = nil; g.f.Capabilities.Slots = 0 },
-			[]policy.Reason{policy.RetiringKeyNotLive}},
-		"a disabled current key refuses": {func(g *given) { g.f.Keys[0].State = key.Disabled }, []policy.Reason{policy.RetiringKeyDisabled}},
+		"a CURRENT that is no key of ours refuses": {func(g *given) {
+			g.f.Versions[0].KeyID, g.f.Keys, g.f.Metadata.Keys, g.f.Capabilities.Slots = "", nil, nil, 0
+		}, []policy.Reason{policy.RetiringKeyNotLive}},
+		"a CURRENT whose key was ours and is gone does not": {func(g *given) { g.f.Versions[0].KeyID, g.f.Keys, g.f.Capabilities.Slots = "", nil, 0 }, nil},
+		"a disabled current key refuses":                    {func(g *given) { g.f.Keys[0].State = key.Disabled }, []policy.Reason{policy.RetiringKeyDisabled}},
 		"two adopted keys and no CURRENT are ambiguous": {func(g *given) {
 			g.c.Adopt = []string{"key-old", "key-x"}
 			g.f.Capabilities.Slots = 3
@@ -107,6 +111,7 @@ func TestPlanRefusals(t *testing.T) {
 		}, []policy.Reason{policy.ConsumerOnOtherKey}},
 		"one whose replicas differ by the key of a rotation that turned back is taken back": {func(g *given) {
 			g.f = turnedBack(staged())
+			g.f.Metadata.Keys[1].VerifiedAt = time.Time{}
 			g.f.Instances = fleet("fp:old")
 			g.f.Instances[2].Statement.Keys, g.f.Instances[2].Statement.Split = []string{"fp:old", "fp:new"}, true
 		}, nil},
@@ -128,8 +133,9 @@ func TestPlanRefusals(t *testing.T) {
 			g.f.Keys[0].ExpiresAt, g.c.Approvals.Signoff = now.Add(2*time.Hour), &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
 		}, nil},
 		"a retiring key that ends later does not": {func(g *given) { g.f.Keys[0].ExpiresAt = now.Add(2*time.Hour + time.Minute) }, nil},
-		"the only key that was ever delivered and is turned back from is not cleared away because nobody says that it is used": {func(g *given) {
-			g.f = turnedBack(staged())
+		"the only key that was ever delivered is not cleared away because nobody says that it is used": {func(g *given) {
+			g.f = staged()
+			g.f.Metadata.Keys[1].VerifiedAt = time.Time{}
 			g.f.Keys, g.f.Versions, g.f.Metadata.Keys = g.f.Keys[1:], g.f.Versions[1:], g.f.Metadata.Keys[1:]
 			for i := range g.f.Instances {
 				g.f.Instances[i].Statement, g.f.Instances[i].NotAttesting = nil, "connection refused"

@@ -16,6 +16,8 @@ type Reason string
 // Reasons to go on.
 const (
 	Allowed Reason = "allowed"
+	// KeyGone: there is nothing to do any more.
+	KeyGone Reason = "key-gone"
 )
 
 // Reasons of MayIssue: a rotation with one of them is refused before anything is changed.
@@ -41,6 +43,7 @@ const (
 	CannotExpire         Reason = "cannot-expire"
 	RightsRefused        Reason = "rights-refused"
 	UnfinishedRotation   Reason = "unfinished-rotation"
+	RotationEnded        Reason = "rotation-ended"
 	OverlapTooShort      Reason = "overlap-too-short"
 	SignoffNeeded        Reason = "signoff-needed"
 	Held                 Reason = "held"
@@ -57,6 +60,7 @@ const (
 	RetiringStillHeld    Reason = "retiring-still-held"
 	IncomingNotUsed      Reason = "incoming-not-used"
 	RetiringNotQuiet     Reason = "retiring-not-quiet"
+	UsageStale           Reason = "usage-stale"
 	KeyNotWorking        Reason = "key-not-working"
 	IncomingNotLive      Reason = "incoming-not-live"
 	KeyNotTested         Reason = "key-not-tested"

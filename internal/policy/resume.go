@@ -18,19 +18,24 @@ type Resume struct {
 	Ends time.Time `json:"ends,omitzero"`
 	// Delivered: consumers may have the incoming key.
 	Delivered bool `json:"delivered,omitempty"`
-	// PromotedAt is when the incoming key became CURRENT, and Retiring the one that was so before; both zero before that.
-	// Without Retiring that one is destroyed, or there was none: what is left is the record.
+	// Moved: the incoming key is CURRENT. PromotedAt is since when, zero when that was not recorded, and Retiring the key that was so
+	// before; both zero before that. Without Retiring that one is destroyed, or there was none: what is left is the record.
+	Moved      bool      `json:"moved,omitempty"`
 	PromotedAt time.Time `json:"promotedAt,omitzero"`
 	Retiring   *key.Ref  `json:"retiring,omitempty"`
 	// Disabled: the retiring key is disabled.
 	Disabled bool `json:"disabled,omitempty"`
 }
 
-// Promoted tells whether the incoming key is CURRENT.
+// Promoted tells whether the rotation promoted the incoming key, and recorded it.
 func (r Resume) Promoted() bool { return !r.PromotedAt.IsZero() }
 
+// IsCurrent tells whether the incoming key is CURRENT.
+func (r Resume) IsCurrent() bool { return r.Moved || r.Promoted() } // plans of before that was so do not say that it moved
+
 // unfinished finds the rotation to go on with; nil for none. One that turned back before its key was CURRENT is not gone on with:
-// its key is discarded. Nor is one whose key is not accepted any more, or not the only one that was never CURRENT.
+// its key is discarded, unless nothing leads back any more. Nor is one whose key is not accepted any more, or not the only one that
+// was never CURRENT.
 func unfinished(c inventory.Credential, f Facts, standings map[string]Standing) *Resume {
 	var incoming, retired []key.Info
 	for _, k := range f.Keys {
@@ -56,9 +61,9 @@ func unfinished(c inventory.Credential, f Facts, standings map[string]Standing) 
 func (f Facts) begun(c inventory.Credential, k key.Info) *Resume {
 	owned, _ := f.Metadata.Key(k.KeyID)
 	ref := f.Ref(k)
-	switch last := f.Metadata.LastRotation; {
+	switch {
 	case owned.Rotation == "", owned.VerifiedAt.IsZero(), ref.StoreVersion == "", !owned.KeptAt.IsZero(),
-		last != nil && (last.ID == owned.Rotation || !latest(owned.IssuedAt, owned.PromotedAt).After(last.At)), !f.accepted(c, k.KeyID, IncomingNotLive).OK:
+		ended(f.Metadata.LastRotation, owned), !f.accepted(c, k.KeyID, IncomingNotLive).OK:
 		return nil
 	}
 	return &Resume{
@@ -67,23 +72,44 @@ func (f Facts) begun(c inventory.Credential, k key.Info) *Resume {
 	}
 }
 
+// ended tells whether the last rotation that came to an end is the one that has this key. One that failed, for want of a way back, is
+// gone on with once its cause is mended.
+func ended(last *key.LastRotation, owned key.Owned) bool {
+	return last != nil && last.Outcome != key.OutcomeFailed && (last.ID == owned.Rotation || !latest(owned.IssuedAt, owned.PromotedAt).After(last.At))
+}
+
 func (f Facts) unpromoted(c inventory.Credential, k key.Info) *Resume {
 	r := f.begun(c, k)
-	pending, staged := f.Version(key.Pending)
-	owned, _ := f.Metadata.Key(k.KeyID)
-	if r == nil || r.Promoted() || !owned.TurnedBackAt.IsZero() || !staged || pending.ID != r.Incoming.StoreVersion {
+	if r == nil || r.Promoted() || !f.promotable(r.Incoming) || f.turnsBack(c, r.Incoming) {
 		return nil
 	}
 	return r
 }
 
+// promotable tells whether a staged key can become CURRENT: it is PENDING, or CURRENT is no live key, so that a rollback that took
+// PENDING from it led nowhere.
+func (f Facts) promotable(incoming key.Ref) bool {
+	pending, _ := f.Version(key.Pending)
+	current, _ := f.Version(key.Current)
+	return incoming.StoreVersion != "" && (pending.ID == incoming.StoreVersion || current.ID != "" && current.KeyID == "")
+}
+
+// turnsBack tells whether a rotation turned back from a key, to one that consumers can go back to still.
+func (f Facts) turnsBack(c inventory.Credential, from key.Ref) bool {
+	owned, _ := f.Metadata.Key(from.KeyID)
+	current, _ := f.Version(key.Current)
+	k, live := f.Live(current.KeyID)
+	return !owned.TurnedBackAt.IsZero() && live && MayTurnBack(c, f, f.Ref(k), from).OK
+}
+
 // promoted also finds the one key that was CURRENT before: the one in PREVIOUS, or the only retired one.
 func (f Facts) promoted(c inventory.Credential, k key.Info, retired []key.Info) *Resume {
 	r := f.begun(c, k)
-	switch {
-	case r == nil || !r.Promoted():
+	if r == nil {
 		return nil
-	case len(retired) == 0:
+	}
+	r.Moved = true
+	if len(retired) == 0 {
 		return r
 	}
 	before := retired[0]
@@ -105,6 +131,15 @@ func (p Plan) goesOnWith(keyID string) bool {
 
 // Passed tells whether the rotation that the plan goes on with delivered to the wave: it promotes after all that it brings keys to.
 func (p Plan) Passed(w Wave) bool { return p.Resume != nil && p.Resume.Promoted() && !w.ByPromotion }
+
+// MayRun judges whether a rotation may run that has this ID: one that was reset to its first step, once it had ended, would go on with
+// its own key as the one to retire.
+func MayRun(f Facts, rotation string) Decision {
+	if last := f.Metadata.LastRotation; last != nil && rotation != "" && last.ID == rotation && last.Outcome != key.OutcomeFailed {
+		return refuse(RotationEnded, "this rotation ended as %s, %s, and cannot be done again: begin another one", last.Outcome, last.At.UTC().Format(time.RFC3339))
+	}
+	return allow("it has not ended")
+}
 
 // MayResume judges whether a rotation that did not end may be gone on with, with the key that it minted.
 func MayResume(c inventory.Credential, f Facts, incoming key.Ref) Decision {

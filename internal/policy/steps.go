@@ -17,7 +17,7 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 	}
 	const destroyIncoming = "destroy the incoming key"
 
-	if gate := c.Approvals.Signoff; gate != nil && gate.Count > 0 && (plan.Resume == nil || !plan.Resume.Promoted()) {
+	if gate := c.Approvals.Signoff; gate != nil && gate.Count > 0 && (plan.Resume == nil || !plan.Resume.IsCurrent()) {
 		add("signoff", "nothing to undo", "wait for %s", approvers(*gate))
 	}
 	if len(plan.TakeBack) > 0 {
@@ -30,12 +30,12 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 	case r == nil:
 		add("issue", destroyIncoming, "mint a key for %s and store it as PENDING", strings.Join(principals(f, plan), ", "))
 		add("issue", destroyIncoming, "try the incoming key: issuer self-test where there is one, %s", count(len(c.Verify), "smoke test"))
-	case r.Promoted():
+	case r.IsCurrent():
 		add("promote", "move the labels back", "go on with rotation %s, which did not end: its key %s is CURRENT", r.Rotation, r.Incoming.KeyID)
 	default:
 		add("issue", destroyIncoming, "go on with rotation %s, which did not end: its key %s is minted, stored as PENDING and works", r.Rotation, r.Incoming.KeyID)
 	}
-	promoted := plan.Resume != nil && plan.Resume.Promoted()
+	promoted := plan.Resume != nil && plan.Resume.IsCurrent()
 	promote := func() {
 		add("promote", "move the labels back", "move CURRENT to the incoming key; PREVIOUS keeps the retiring one")
 		promoted = true

@@ -158,7 +158,7 @@ func (s *sweeping) run() {
 	case r.Status == RunTerminated, r.Status == RunTimedOut, r.Status == RunCanceled:
 		s.find(FoundTerminated, "", fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)),
 			s.again())
-	case r.Status == "" && s.c.Facts.Metadata.LastRotation != nil && s.c.Facts.Metadata.LastRotation.Outcome == "failed":
+	case r.Status == "" && s.c.Facts.Metadata.LastRotation != nil && s.c.Facts.Metadata.LastRotation.Outcome == key.OutcomeFailed:
 		s.find(FoundFailed, "", "its last rotation failed, "+s.c.Facts.Metadata.LastRotation.At.UTC().Format(time.RFC3339)+"; its history is deleted", "see with keyturn plan "+s.name()+" what is in the way, mend it, and rotate again")
 	}
 }

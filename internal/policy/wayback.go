@@ -10,19 +10,19 @@ import (
 // MayTurnBack judges whether a rollback can succeed now, once consumers may have the incoming key: the retiring one is accepted, or
 // keyturn disabled it and enables it first. It is the verdict on who asks for one; each step of the rollback judges for itself.
 func MayTurnBack(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
+	k, live := f.Live(retiring.KeyID)
+	if !live {
+		return refuse(RetiringGone, "key %s does not exist any more", retiring.KeyID)
+	}
 	if from, _ := f.Metadata.Key(incoming.KeyID); !from.KeptAt.IsZero() {
 		return kept(from)
 	}
 	if retiring.StoreVersion == "" {
 		return refuse(RetiringKeyNotLive, "the value of key %s is in no store", retiring.KeyID)
 	}
-	k, live := f.Live(retiring.KeyID)
 	switch f.Standings(c.Adopt)[retiring.KeyID] {
 	case StandingCurrent, StandingRetired:
 	default:
-		if !live {
-			return refuse(RetiringGone, "key %s does not exist any more", retiring.KeyID)
-		}
 		return refuse(RetiringKeyNotLive, "key %s is no current or retired key of %s any more", retiring.KeyID, c.Name)
 	}
 	if expired(k, f.At) {
