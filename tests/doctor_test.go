@@ -177,8 +177,12 @@ func TestDoctorOnAWS(t *testing.T) {
 	t.Parallel()
 	moto.Need(t)
 	s := newAWSStage(t)
-	checks, code := s.doctor()
-	assert.Zero(t, code, checks)
+	var checks map[string]policy.Check
+	eventually(t, func() (well bool) {
+		var code int
+		checks, code = s.doctor()
+		return code == 0
+	}, patience, time.Second, "once the worker polls its queues")
 	assert.Contains(t, checks["account aws"].Message, ":user/worker")
 	assert.Contains(t, checks["account aws"].Message, "docs/aws-doctor-policy.json", "what could not be tried is said")
 	assert.Equal(t, policy.CheckOK, checks["account secrets"].State)
