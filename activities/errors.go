@@ -21,6 +21,8 @@ var (
 	ErrOutOfBounds = errors.New("out of the bounds of the worker configuration")
 	// ErrRefused: policy does not let an effect be, by facts that waiting does not change.
 	ErrRefused = errors.New("refused")
+	// ErrRetiringGone: the issuer accepts the retiring key no more, for good.
+	ErrRetiringGone = errors.New("the retiring key is gone")
 	// ErrHeld: another run holds the lease of the credential.
 	ErrHeld = errors.New("held")
 	// ErrLeft: no Schedule has the credential, so that it is in no inventory any more, or never was.
@@ -41,6 +43,7 @@ const (
 	TypeUntrusted   = "SpecNotTrusted"
 	TypeOutOfBounds = "OutOfBounds"
 	TypeRefused     = "Refused"
+	TypeGone        = "RetiringGone"
 	TypeHeld        = "Held"
 	TypeDenied      = "Denied"
 	TypeInvalid     = "Invalid"
@@ -68,6 +71,7 @@ var kinds = []struct {
 	{ErrUntrusted, TypeUntrusted, true},     // the workflow waits until the spec is trusted again
 	{ErrOutOfBounds, TypeOutOfBounds, true}, // likewise
 	{ErrRefused, TypeRefused, true},
+	{ErrRetiringGone, TypeGone, true},
 	{ErrHeld, TypeHeld, true},
 	{ErrSpec, TypeSpec, true},
 	{ErrLeft, TypeLeft, true},

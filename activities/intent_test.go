@@ -100,6 +100,53 @@ func TestAfterTwoInterruptedMintsTheNextRotationCompletes(t *testing.T) {
 	}
 }
 
+// What a mint is judged by is of that moment, however long it took to clear away what an earlier one left: an approval may have grown
+// old meanwhile.
+func TestAMintIsJudgedAgainWhenClearingAwayTookLong(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.principal(func(s *memory.PrincipalSettings) { s.UsageLag = 0 })
+	spec, err := c.spec.Peek()
+	require.NoError(t, err)
+	spec.Credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny, ApprovalExpires: inventory.Duration(time.Hour)}
+	c.spec, err = inventory.NewSpec(spec)
+	require.NoError(t, err)
+	given := policy.Verdict{ID: "1", Action: policy.Approve, Gate: inventory.GateSignoff, Accepted: true, By: "olga", At: c.now()}
+	input := activities.IssueInput{Rotation: c.subject(), Ordinal: 1, Approvals: []policy.Verdict{given}}
+	c.world.LoseReply(memory.OpIssue, 1)
+	require.Error(t, c.attempt("Issue", input, nil, 1))
+	c.world.On(memory.OpDestroy, func(p memory.Phase) {
+		if p == memory.After {
+			c.wait(2 * time.Hour)
+		}
+	})
+	require.Error(t, c.attempt("Issue", input, nil, 1))
+	assert.Len(t, c.world.Happened(memory.OpIssue), 2, "the key that was there before, and the lost one")
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+	input.Approvals[0].At = c.now()
+	c.execute("Issue", input, nil)
+	assert.Len(t, c.world.Happened(memory.OpIssue), 3)
+}
+
+// A store may tell of a staged key before the issuer lists it.
+func TestAStagedKeyThatTheIssuerIsSlowToListIsNotDead(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.principal(func(s *memory.PrincipalSettings) { s.ConsistentWithin = 200 * time.Millisecond })
+	c.world.On(memory.OpVersions, func(p memory.Phase) {
+		if p == memory.Before { // after keys were listed
+			c.wait(250 * time.Millisecond)
+		}
+	})
+	c.world.On(memory.OpStage, func(p memory.Phase) {
+		if p == memory.After && !c.died.Swap(true) {
+			panic("the process dies")
+		}
+	})
+	c.run("Issue")
+	assert.Len(t, c.keys(), 2)
+}
+
 // One attempt after another of the same mint, too, without a rotation that begins anew.
 func TestAttemptsOfAMintDestroyWhatTheyLost(t *testing.T) {
 	t.Parallel()

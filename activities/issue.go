@@ -78,7 +78,8 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		return ref, ends, err
 	}
 	if v, staged := stagedBy(token, facts); staged {
-		if settle := facts.Capabilities.ConsistentWithin; v.KeyID == "" && settle > 0 { // the issuer may be slow to list it
+		settle := facts.Capabilities.ConsistentWithin
+		if _, live := facts.Live(v.KeyID); !live && settle > 0 { // the issuer may be slow to list it
 			if err := patience.Pause(ctx, settle); err != nil {
 				return ref, ends, err
 			}
@@ -507,7 +508,7 @@ func (a *Activities) refusal(ctx context.Context, s *site, ref key.Ref) (refusal
 		return nil, fmt.Errorf("reading version %s: %w", ref.StoreVersion, err)
 	}
 	defer bundle.Close()
-	capabilities, err := s.issuer.Capabilities(ctx)
+	capabilities, err := s.capabilities(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -61,6 +61,12 @@ func TestTwoNamespacesDoNotActOnOneSecret(t *testing.T) {
 		c.by(here, func() { c.run("Watch") })
 		assert.Equal(t, []policy.Reason{policy.Held}, c.plans(there))
 	}
+	// Nor does an effect that waits for hours: a rollback whose key is not quiet.
+	for range 4 {
+		c.wait(31 * time.Minute)
+		c.by(here, func() { c.execute("Enable", c.subject(), nil) })
+		assert.Equal(t, []policy.Reason{policy.Held}, c.plans(there))
+	}
 	// Nobody renews it for the whole term, as who wants it sees it.
 	c.wait(59 * time.Minute)
 	assert.Equal(t, activities.TypeHeld, (&signedCase{crashCase: c}).refusal(c.mint(there)).Type())

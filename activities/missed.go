@@ -28,8 +28,8 @@ func (a *Activities) AwaitMissed(ctx context.Context, r Rotation) (policy.Decisi
 func (a *Activities) missed(ctx context.Context, s *site, r Rotation) (policy.Decision, error) {
 	f := policy.Facts{At: a.Now()}
 	var err error
-	if f.Capabilities, err = s.issuer.Capabilities(ctx); err != nil {
-		return policy.Decision{}, fmt.Errorf("asking the issuer what it can do: %w", err)
+	if f.Capabilities, err = s.capabilities(ctx); err != nil {
+		return policy.Decision{}, err
 	}
 	if !f.Capabilities.ReportsUsage {
 		return policy.Missed(f, r.Retiring), nil

@@ -32,6 +32,7 @@ type site struct {
 	programs   []string
 	path       string
 	issuer     providers.Issuer
+	can        *capable
 	store      providers.Store
 	verify     []providers.Check
 	health     []providers.HealthSignal
@@ -66,7 +67,7 @@ func (a *Activities) open(r Rotation) (*site, error) {
 		return nil, err
 	}
 	c := spec.Credential
-	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, places: map[string]int{}, namespace: a.Namespace, standings: &a.standings, acknowledge: a.Acknowledge}
+	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, can: new(capable), places: map[string]int{}, namespace: a.Namespace, standings: &a.standings, acknowledge: a.Acknowledge}
 	o := opener{descriptors: a.Descriptors, config: a.Config(), environment: workerconfig.Environment(a.Config, c.Environment)}
 	s.issuer, s.principals = o.issuer(c.Issuer)
 	s.store, s.path = o.store(c.Store)
@@ -142,8 +143,8 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 	if err != nil {
 		return f, err
 	}
-	if f.Capabilities, err = s.issuer.Capabilities(ctx); err != nil {
-		return f, fmt.Errorf("asking the issuer what it can do: %w", err)
+	if f.Capabilities, err = s.capabilities(ctx); err != nil {
+		return f, err
 	}
 	for range 2 { // when instances took their time, or the process stood still, what was read first is read again
 		listed := s.now()
@@ -156,7 +157,7 @@ func (s *site) facts(ctx context.Context, instances bool) (policy.Facts, error) 
 		if d := s.mayHold(f.Metadata, s.holder()); !d.OK {
 			f.Held = d.Message
 		}
-		if f.Versions, err = s.versions(ctx); err != nil {
+		if f.Versions, err = s.versions(ctx, f); err != nil {
 			return f, err
 		}
 		if instances && f.Instances == nil {
@@ -210,7 +211,7 @@ func (s *site) settled(ctx context.Context, keyIDs ...string) (policy.Facts, err
 // destroy is the last moment before a key is gone for good: whatever was judged before, the key in CURRENT
 // is not destroyed, nor one on which another worker acted since the facts were gathered.
 func (s *site) destroy(ctx context.Context, facts policy.Facts, ref key.Ref) error {
-	versions, err := s.versions(ctx)
+	versions, err := s.versions(ctx, facts)
 	if err != nil {
 		return err
 	}
@@ -251,8 +252,9 @@ func (s *site) rightsObjections(ctx context.Context) ([]string, error) {
 	return objections, nil
 }
 
-// versions lists the store's versions with the key that each one's value is.
-func (s *site) versions(ctx context.Context) ([]policy.StoredKey, error) {
+// versions lists the store's versions with the live key that each one's value is. Of those that are on record that is known, since a
+// version never changes: only others are read, as each reading of a secret's value may be billed, and is logged.
+func (s *site) versions(ctx context.Context, f policy.Facts) ([]policy.StoredKey, error) {
 	versions, err := s.store.Versions(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listing versions of the store: %w", err)
@@ -260,6 +262,15 @@ func (s *site) versions(ctx context.Context) ([]policy.StoredKey, error) {
 	stored := make([]policy.StoredKey, 0, len(versions))
 	for _, v := range versions {
 		known := policy.StoredKey{Version: v}
+		if at := slices.IndexFunc(f.Metadata.Keys, func(k key.Owned) bool { return k.StoreVersion == v.ID }); at >= 0 {
+			mine := f.Metadata.Keys[at]
+			known.Fingerprint = mine.Fingerprint
+			if _, live := f.Live(mine.KeyID); live {
+				known.KeyID = mine.KeyID
+			}
+			stored = append(stored, known)
+			continue
+		}
 		bundle, err := s.store.Read(ctx, v.ID)
 		if errors.Is(err, providers.ErrNotFound) {
 			continue // pruned since it was listed
@@ -292,11 +303,32 @@ func (s *site) identify(ctx context.Context, b secret.Bundle) (keyID, fingerprin
 	return keyID, b.Only(own...).Fingerprint(), err
 }
 
+// capabilities are what the issuer can do, which is asked once.
+func (s *site) capabilities(ctx context.Context) (key.Capabilities, error) {
+	s.can.mu.Lock()
+	defer s.can.mu.Unlock()
+	if !s.can.asked {
+		told, err := s.issuer.Capabilities(ctx)
+		if err != nil {
+			return told, fmt.Errorf("asking the issuer what it can do: %w", err)
+		}
+		s.can.told, s.can.asked = told, true
+	}
+	return s.can.told, nil
+}
+
+// capable is what an issuer said that it can do, once it was asked.
+type capable struct {
+	mu    sync.Mutex
+	asked bool
+	told  key.Capabilities
+}
+
 // ownFields are those of a bundle that make up a key.
 func (s *site) ownFields(ctx context.Context) ([]string, error) {
-	capabilities, err := s.issuer.Capabilities(ctx)
+	capabilities, err := s.capabilities(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("asking the issuer what it can do: %w", err)
+		return nil, err
 	}
 	if len(capabilities.Fields) == 0 {
 		return []string{secret.ValueField}, nil

@@ -242,7 +242,8 @@ func (s *site) failing(ctx context.Context, st *watchState) (verdict policy.Deci
 }
 
 // AwaitHealth answers, like Watch, "not yet" until nothing was wrong for a whole window of the error budget, or, without a
-// budget, in some looks in a row: the way out of a pause. A signal without data says nothing against it.
+// budget, in some looks in a row: the way out of a pause. A signal without data says nothing against it. ErrRetiringGone ends it: then
+// nothing leads back, and all may never be well again until consumers have the incoming key.
 func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
 	s, err := a.openWithin(r)
 	if err != nil {
@@ -253,6 +254,12 @@ func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
 	w := a.watch(ctx, s, r, &st, true)
 	if ctx.Err() != nil {
 		return notYet("the worker stops; another goes on waiting", 0)
+	}
+	if w.budget.Reason == policy.BudgetBreached { // that the key is gone may be why
+		w.keys = s.bothAccepted(ctx, r, &st)
+	}
+	if w.keys.Reason == policy.RetiringGone && st.Lost >= inARow {
+		return forTemporal(fmt.Errorf("%w: %s", ErrRetiringGone, w.keys.Message))
 	}
 	for _, d := range []policy.Decision{w.budget, w.blind, w.keys, w.checks} {
 		nothing := d.OK || d.Reason == policy.BudgetNoData || d.Reason == policy.BudgetTooLittle

@@ -236,6 +236,15 @@ func TestAwaitHealth(t *testing.T) {
 }
 
 // Without a budget, one good look may be luck.
+// Nothing is ever well again for whoever has a key that is gone: a pause must not wait for that.
+func TestAwaitHealthEndsWhenTheRetiringKeyIsGone(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave")
+	require.NoError(t, c.world.Issuer("payments-api").Destroy(t.Context(), c.retiring))
+	c.isNotYet(c.attempt("AwaitHealth", c.subject(), nil, 2)) // a list may lack it for a moment
+	assert.Equal(t, activities.TypeGone, (&signedCase{crashCase: c}).refusal(c.attempt("AwaitHealth", c.subject(), nil, 3)).Type())
+}
+
 func TestAwaitHealthWithoutABudgetLooksAgain(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)

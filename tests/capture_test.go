@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
@@ -248,6 +249,23 @@ var lives = map[string]struct {
 		r.awaitThat("evidence and approvals anew", func(s workflows.Status) bool { return s.Phase == workflows.PhaseRevokeGate && !paused(s) })
 		r.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors at checkout"})
 	}, workflows.RolledBack, false},
+	"held for want of requests, and let go on": {func(c *inventory.Credential) {
+		budgeted(c, inventory.BreachRollback)
+		c.ErrorBudget.MinTotal, c.ErrorBudget.MaxHold = 1000, inventory.Duration(time.Second)
+	}, probed, func(r *rotating) {
+		for _, wave := range []string{"canary", "rest"} { // each wants its own approval
+			r.awaitThat("the gate of the hold of "+wave, func(s workflows.Status) bool {
+				return s.Gate != nil && s.Gate.Gate == inventory.GateHold && s.Gate.Evidence == "wave "+wave
+			})
+			r.ask(policy.Approve, policy.Request{Gate: inventory.GateHold, By: "ann"})
+		}
+		r.approve()
+	}, workflows.Completed, false},
+	"failed, as nothing leads back from what people rejected": {func(*inventory.Credential) {}, nil, func(r *rotating) {
+		r.await(workflows.PhaseRevokeGate)
+		require.NoError(r.t, r.world.Issuer(r.name).Destroy(r.t.Context(), key.Ref{Principal: r.name, KeyID: r.name + "-key-old"}))
+		r.ask(policy.Reject, policy.Request{Gate: inventory.GateRevoke, By: "ann", Reason: "not today"})
+	}, workflows.Failed, false},
 	"superseded": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Hour) }, nil, func(r *rotating) {
 		r.await(workflows.PhaseOverlap)
 		require.NoError(r.t, r.client.SignalWorkflow(r.t.Context(), r.id, "", workflows.CompromisedName, workflows.Compromised{Incident: "incident/x", Reason: "leaked"}))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -90,6 +91,28 @@ func TestARotationWhoseRetiringKeyIsGoneGoesOn(t *testing.T) {
 			assert.Empty(t, s.watched[len(s.watched)-1], "what is gone is watched no more")
 		})
 	}
+}
+
+// In a pause that the policy asks for, too: it would last for ever.
+func TestAPauseEndsWhenTheRetiringKeyIsGone(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachPause}
+	s.answers["Watch"] = func(n int) (any, error) {
+		if n == 1 {
+			return no(policy.BudgetBreached), nil
+		}
+		return nil, nil
+	}
+	s.answers["AwaitHealth"] = func(int) (any, error) {
+		return nil, temporal.NewNonRetryableApplicationError("the retiring key is gone: key key-old does not exist any more", activities.TypeGone, nil)
+	}
+	s.approveAt(atGate)
+	report := s.run()
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, 1, s.called("AwaitHealth"))
+	assert.Contains(t, s.told(), "retiring-gone")
+	assert.Empty(t, s.watched[len(s.watched)-1], "what is gone is watched no more")
 }
 
 func TestARotationWithoutBudgetAndChecksIsWatchedToo(t *testing.T) {

@@ -83,8 +83,6 @@ func (r *rotation) disableAndDestroy(approvals []policy.Verdict) (gone bool, err
 		if enabled, err := r.soakDisabled(r.credential.DisableSoak.Std(), "the soak after disabling"); err != nil || enabled {
 			return false, err
 		}
-	} else if err := r.safePoint(); err != nil { // the last moment at which it can turn back
-		return false, err
 	}
 	return r.destroy(&activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals})
 }
@@ -100,6 +98,11 @@ const (
 func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error) {
 	until := workflow.Now(r.ctx).Add(destroyingLasts)
 	for pause := firstTry; ; pause = min(2*pause, 30*time.Minute) {
+		if !r.RetiringGone {
+			if err := r.safePoint(); err != nil { // the last moment at which it can turn back
+				return false, err
+			}
+		}
 		destroyed, err := r.tryToDestroy(input)
 		switch {
 		case err != nil && !r.held(err) && (isFinal(err) || !workflow.Now(r.ctx).Before(until)):
@@ -142,7 +145,8 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 	r.note("key %s is not seen destroyed yet: %s", r.Status.Retiring.KeyID, why)
 	var back policy.Decision
 	if lookingBack.start(r.ctx, r.Queue, act.LookBack, *r.subject()).Get(r.ctx, &back) == nil && back.Reason == policy.RetiringGone {
-		if r.held(failed) { // what is left is to prove it
+		r.RetiringGone = true // what is left is to prove it
+		if r.held(failed) {
 			return false, r.hold(why, input, func() error { return nil })
 		}
 		return false, workflow.Sleep(r.ctx, pause)
@@ -150,7 +154,7 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 	if pause == firstTry {
 		r.tell(notifyAlert, "not-destroyed", "The retiring key is not destroyed yet", why+". It is tried again and again; until it is destroyed, a rollback is possible.")
 	}
-	r.enter(PhaseDisableSoak, "The retiring key is not destroyed yet.")
+	r.enter(map[bool]Phase{true: PhaseDisableSoak, false: PhaseEvidence}[r.Plan.CanDisable], "The retiring key is not destroyed yet.")
 	r.startWatch()
 	switch {
 	case r.held(failed):

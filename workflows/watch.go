@@ -132,12 +132,17 @@ func (r *rotation) pause() error {
 		return err
 	}
 	r.waitFor("error budget, checks and keys to be well again", "whoever can mend the cause; or: rollback")
-	if err := r.step(awaitingHealth(r.credential), act.AwaitHealth, r.watching(), nil); err != nil {
+	err := r.step(awaitingHealth(r.credential), act.AwaitHealth, r.watching(), nil)
+	gone := isType(err, activities.TypeGone)
+	if err != nil && !gone {
 		return err
 	}
-	r.note("all is well again; going on")
 	r.Status.Doing, r.Status.WaitsFor, r.Status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
 	r.Breach, r.Paused = nil, time.Time{}
+	if r.RetiringGone = r.RetiringGone || gone; gone && r.goesOn(r.ctx, policy.Decision{Reason: policy.RetiringGone, Message: cause(err)}) {
+		return r.safePoint()
+	}
+	r.note("all is well again; going on")
 	r.startWatch()
 	return r.safePoint()
 }

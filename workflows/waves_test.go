@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,6 +212,53 @@ func TestWhoMissesTheDisabledKeyGetsItBack(t *testing.T) {
 		told = append(told, n.Subject+": "+n.Body)
 	}
 	assert.Contains(t, fmt.Sprint(told), "used by night-batch")
+}
+
+// The issuer's reports stand still once the key is disabled, and somebody whom nobody declared is refused: that nobody is seen to miss
+// the key proves nothing then, people are told, and it is not destroyed. It is enabled instead, and whoever needs it is seen later.
+func TestReportsThatStandStillDestroyNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	settings := memory.Strict()
+	settings.UsageLag = 0
+	s.world.SetPrincipal("payments-api", settings)
+	s.credential.Health[0].Config = json.RawMessage(`{"type":"memory","instances":["canary","checkout-a","checkout-b"]}`)
+	s.credential.DisableSoak = minutes(30)
+	s.traffic(9 * time.Hour)
+	s.approve()
+	old, _ := s.world.Held("canary")
+	s.world.SetInstance("night-batch", memory.InstanceSettings{})
+	s.world.Give("night-batch", old)
+	var disabled atomic.Int64
+	s.world.On(memory.OpDisable, func(p memory.Phase) {
+		if p == memory.After && disabled.CompareAndSwap(0, s.clock.Load().Now().UnixNano()) {
+			silent := settings
+			silent.ReportLag = 100 * time.Hour
+			s.world.SetPrincipal("payments-api", silent)
+		}
+	})
+	needed := time.Duration(0) // for how long it is needed after that
+	s.every(time.Minute, 9*time.Hour, func() {
+		if at := disabled.Load(); at > 0 && needed < 2*time.Hour {
+			needed = s.env.Now().Sub(time.Unix(0, at))
+			_ = s.world.Request("night-batch")
+		}
+		if needed > time.Hour {
+			s.world.SetPrincipal("payments-api", settings)
+		}
+	})
+	report := s.run()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Zero(t, s.refused())
+	assert.Equal(t, []string{"issue new-1", "disable key-old", "enable key-old", "disable key-old", "destroy key-old"},
+		s.happened(memory.OpIssue, memory.OpDisable, memory.OpEnable, memory.OpDestroy))
+	destroyed := s.world.Happened(memory.OpDestroy)[0].At
+	assert.Greater(t, destroyed.Sub(time.Unix(0, disabled.Load())), 2*time.Hour+5*time.Minute, "it was quiet before")
+	var told []string
+	for _, n := range s.world.Notifications() {
+		told = append(told, n.Subject+": "+n.Body)
+	}
+	assert.Contains(t, fmt.Sprint(told), "has not gone on as it should")
 }
 
 func TestTheEvidenceIsGatheredAgainWhenTheKeyIsMissed(t *testing.T) {

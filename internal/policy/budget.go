@@ -105,7 +105,9 @@ func BothAccepted(c inventory.Credential, f Facts, retiring, incoming key.Ref) D
 	}
 	k, live := f.Live(retiring.KeyID)
 	mine, recorded := f.Metadata.Key(retiring.KeyID)
-	taken := !mine.DisablingAt.IsZero() || !mine.DisabledAt.IsZero() || !live && !recorded && !slices.Contains(c.Adopt, retiring.KeyID)
+	promoted, _ := f.Metadata.Key(incoming.KeyID) // before that keyturn takes no retiring key away, and may have no record of it
+	taken := !mine.DisablingAt.IsZero() || !mine.DisabledAt.IsZero() ||
+		!live && !recorded && !slices.Contains(c.Adopt, retiring.KeyID) && !promoted.PromotedAt.IsZero()
 	why := f.refused(retiring)
 	switch {
 	case retiring.IsZero() || taken || why == "":

@@ -101,7 +101,11 @@ func TestBothKeysAreAccepted(t *testing.T) {
 		"the retiring one has ended":              {func(f *policy.Facts) { at(f, "key-old").ExpiresAt = f.At }, policy.RetiringGone},
 		"the retiring one is disabled, and ended": {func(f *policy.Facts) { at(f, "key-old").State, at(f, "key-old").ExpiresAt = key.Disabled, f.At }, policy.RetiringGone},
 		"somebody destroyed the retiring one":     {func(f *policy.Facts) { record(f, func(*key.Owned) {}); without(f, "key-old") }, policy.RetiringGone},
-		"keyturn destroyed the retiring one":      {func(f *policy.Facts) { f.Metadata.Keys = nil; without(f, "key-old") }, policy.Allowed},
+		"or before there was a record of it":      {func(f *policy.Facts) { f.Metadata.Keys = nil; without(f, "key-old") }, policy.RetiringGone},
+		"keyturn destroyed the retiring one": {func(f *policy.Facts) {
+			f.Metadata.Keys = []key.Owned{{Ref: incoming, PromotedAt: now}}
+			without(f, "key-old")
+		}, policy.Allowed},
 		"keyturn is disabling the retiring one": {func(f *policy.Facts) {
 			record(f, func(k *key.Owned) { k.DisablingAt = now })
 			at(f, "key-old").State = key.Disabled

@@ -92,6 +92,12 @@ func TestMayDisable(t *testing.T) {
 		"the key that is CURRENT is never the retiring one": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Versions[0].Labels, f.Versions[1].Labels = []key.Label{key.Current}, []key.Label{key.Pending}
 		}, policy.NotOurs},
+		"an attempt that may still deliver it holds it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[0].Delivering = map[string]time.Time{"of a run before": now.Add(-time.Hour)}
+		}, policy.DeliveryNotOver},
+		"one that is over does not": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[0].Delivering = map[string]time.Time{"of a run before": now.Add(-2 * time.Hour)}
+		}, policy.Allowed},
 		"a key that is gone needs nothing more": {func(_ *inventory.Credential, f *policy.Facts) { f.Keys = f.Keys[1:] }, policy.KeyGone},
 		"two approvals are not one":             {func(c *inventory.Credential, _ *policy.Facts) { c.Approvals.Revoke.Count = 2 }, policy.ApprovalsMissing},
 		"an approval that expired does not count": {func(c *inventory.Credential, f *policy.Facts) {

@@ -7,8 +7,12 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 )
 
-// reportLate is by how much more than its lag an issuer's report of uses may be behind: a gateway that restarts, two clocks that drift.
-const reportLate = 5 * time.Minute
+// reportLate is by how much more than its lag an issuer's report of uses may be behind: a gateway restarts. Two clocks that nobody sets
+// besides drift apart by clockDrift at most, for each unit of time.
+const (
+	reportLate = 5 * time.Minute
+	clockDrift = 1.0 / 10000
+)
 
 // quiet judges whether it is known that nobody uses a key any more which consumers had before they got another one: since is when
 // the last of them had that, and to its record. RetiringNotQuiet passes with time, UsageStale when the issuer's reports go on.
@@ -58,7 +62,8 @@ func (f Facts) upToDate(k key.Info, at, reported time.Time) Decision {
 	looked := f.At.Add(-f.LookedFor)
 	behind := looked.Sub(k.ReportedAt).Abs()
 	if !at.IsZero() && !reported.IsZero() {
-		behind = min(behind, looked.Sub(at)-k.ReportedAt.Sub(reported))
+		since := looked.Sub(at)
+		behind = min(behind, since-k.ReportedAt.Sub(reported)-time.Duration(float64(since)*clockDrift))
 	}
 	if behind > f.Capabilities.UsageLag+reportLate {
 		return refuse(UsageStale, "the issuer's report of uses is as of %s, by its own clock, and has not gone on as it should: whether anybody uses key %s since is not known. See that the gateways which report can write",

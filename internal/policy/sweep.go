@@ -24,6 +24,7 @@ const (
 	FoundFailed          FindingKind = "rotation-failed"
 	FoundTerminated      FindingKind = "rotation-terminated"
 	FoundPendingLeft     FindingKind = "pending-left"
+	FoundRetiredMissed   FindingKind = "retired-key-missed"
 	FoundRetiredAlive    FindingKind = "retired-key-alive"
 	FoundIncomingAlive   FindingKind = "incoming-key-alive"
 	FoundCopiesLeft      FindingKind = "copies-left"
@@ -41,12 +42,12 @@ const (
 
 // FindingKinds lists them all, those that need somebody soonest first.
 var FindingKinds = []FindingKind{
-	FoundCurrentNotLive, FoundCurrentDisabled, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused,
+	FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused,
 	FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundNotProved, FoundOrphaned, FoundUnmanaged,
 }
 
 // alarming kinds are told as alerts; the others ask somebody to do something, in time.
-var alarming = []FindingKind{FoundCurrentNotLive, FoundCurrentDisabled, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused}
+var alarming = []FindingKind{FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused}
 
 // Alarming tells whether a finding should wake somebody.
 func (f Finding) Alarming() bool { return slices.Contains(alarming, f.Kind) }
@@ -245,8 +246,11 @@ func (s *sweeping) keys() {
 	c, f := s.c.Spec.Credential, s.c.Facts
 	current, hasCurrent := f.Version(key.Current)
 	if hasCurrent && current.KeyID == "" {
-		s.find(FoundCurrentNotLive, current.ID, fmt.Sprintf("the store's CURRENT (version %s) is no live key: who reads it is refused", current.ID),
-			"put the value that consumers use into the store; if the key was destroyed by mistake, handle it as an emergency")
+		do := "put the value that consumers use into the store"
+		if f.endedOfOurs(current) {
+			do = "give consumers another one: keyturn rotate " + c.Name
+		}
+		s.find(FoundCurrentNotLive, current.ID, fmt.Sprintf("the store's CURRENT (version %s) is no live key: who reads it is refused", current.ID), do)
 	}
 	if pending, ok := f.Version(key.Pending); ok {
 		s.find(FoundPendingLeft, pending.ID, fmt.Sprintf("version %s of the store is PENDING, and no rotation runs", pending.ID),
@@ -273,7 +277,9 @@ func (s *sweeping) keys() {
 					"enable it at the issuer; if it was disabled since it is exposed, handle that as an emergency")
 			}
 		case StandingRetired:
-			if d := MayTakeUp(s.c, k.KeyID, s.now); d.Reason != NotOurs {
+			if d := Missed(f, f.Ref(k)); d.Reason == RetiringMissed { // the run that disabled it is over
+				s.find(FoundRetiredMissed, k.KeyID, d.Message, "enable it at the issuer until whoever uses it has another one, or is declared as a consumer; a sweep asks for its end once it is quiet")
+			} else if d := MayTakeUp(s.c, k.KeyID, s.now); d.Reason != NotOurs {
 				s.find(FoundRetiredAlive, k.KeyID, fmt.Sprintf("the retired key %s is still alive (%s, last used %s)", k.KeyID, k.State, ago(k.LastUsedAt)), d.Message)
 			}
 		case StandingIncoming, StandingOrphan:

@@ -84,6 +84,10 @@ func TestSweepFinds(t *testing.T) {
 		}, policy.FoundPendingLeft, "v9", "clears it away"},
 		"a retired key that is alive": {owing, func(*policy.SweptCredential) {}, policy.FoundRetiredAlive, "key-old is still alive", "approve with: keyturn approve"},
 		"one that is still in use":    {owing, func(c *policy.SweptCredential) { c.Facts.Keys[0].LastUsedAt = now }, policy.FoundRetiredAlive, "still alive", "must be quiet"},
+		"one that was disabled, and is missed": {owing, func(c *policy.SweptCredential) {
+			c.Facts.Keys[0].State, c.Facts.Keys[0].LastUsedAt, c.Facts.Keys[0].LastUsedBy = key.Disabled, now, "night-batch"
+			c.Facts.Metadata.Keys[0].DisablingAt, c.Facts.Metadata.Keys[0].DisabledAt = now.Add(-time.Hour), now.Add(-time.Hour)
+		}, policy.FoundRetiredMissed, "was used by night-batch", "enable it at the issuer"},
 		"an incoming key whose rotation is gone": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{Principal: "payments-api", KeyID: "key-left", State: key.Active, CreatedAt: now})
 			c.Facts.Metadata.Keys = append(c.Facts.Metadata.Keys, key.Owned{Ref: key.Ref{KeyID: "key-left"}, Rotation: "gone"})
@@ -94,7 +98,10 @@ func TestSweepFinds(t *testing.T) {
 		"a key of a stranger": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{Principal: "payments-api", KeyID: "stranger", State: key.Active, CreatedAt: now})
 		}, policy.FoundUnmanaged, "stranger", "adopt"},
-		"a CURRENT that is no live key":  {settled, func(c *policy.SweptCredential) { c.Facts.Versions[0].KeyID, c.Facts.Keys = "", nil }, policy.FoundCurrentNotLive, "no live key", "put the value"},
+		"a CURRENT whose key was ours and is gone": {settled, func(c *policy.SweptCredential) { c.Facts.Versions[0].KeyID, c.Facts.Keys = "", nil }, policy.FoundCurrentNotLive, "no live key", "keyturn rotate payments-api"},
+		"a CURRENT that is no key of ours": {settled, func(c *policy.SweptCredential) {
+			c.Facts.Versions[0].KeyID, c.Facts.Keys, c.Facts.Metadata.Keys = "", nil, nil
+		}, policy.FoundCurrentNotLive, "no live key", "put the value"},
 		"a current key that is disabled": {settled, func(c *policy.SweptCredential) { c.Facts.Keys[0].State = key.Disabled }, policy.FoundCurrentDisabled, "disabled", "enable it"},
 		"an instance on another key":     {settled, func(c *policy.SweptCredential) { c.Facts.Instances[0].Statement.Keys = []string{"key-old"} }, policy.FoundDrift, "states key-old", "load their key again"},
 		"an instance that is silent": {settled, func(c *policy.SweptCredential) {
