@@ -165,7 +165,8 @@ type AuditLog interface {
 
 // Store keeps the versions of one credential's secret under labels, and keyturn's metadata of it.
 type Store interface {
-	// Versions lists all that exist, oldest first; none for a secret that does not exist yet.
+	// Versions lists all that exist, oldest first; none for a secret that does not exist yet. What a version holds never changes, and
+	// no later one has its ID: that is remembered in the metadata.
 	// ErrDenied with a reason when something else manages the secret (native rotation).
 	Versions(ctx context.Context) ([]key.Version, error)
 	// Read returns the whole bundle of a version, foreign fields included. ErrNotFound. The caller
