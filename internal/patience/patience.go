@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
@@ -43,7 +44,12 @@ func isBusy(err error) bool {
 	var exhausted *serviceerror.ResourceExhausted
 	var unavailable *serviceerror.Unavailable
 	var late *serviceerror.DeadlineExceeded
-	var dropped *serviceerror.Canceled // by the server: the caller would have ended the context, too
+	var dropped *serviceerror.Canceled          // by the server: the caller would have ended the context, too
+	var notReady *serviceerror.WorkflowNotReady // that of the server's own, which keeps the deployment, after a failed task
+	var several *serviceerror.MultiOperationExecution
+	if errors.As(err, &notReady) || errors.As(err, &several) && slices.ContainsFunc(several.OperationErrors(), isBusy) {
+		return true
+	}
 	return errors.As(err, &exhausted) || errors.As(err, &unavailable) || errors.As(err, &late) || errors.As(err, &dropped) || errors.Is(err, context.DeadlineExceeded)
 }
 

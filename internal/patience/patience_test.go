@@ -20,6 +20,7 @@ func TestACallIsRepeatedWhileTheServerIsBusy(t *testing.T) {
 		"the server did not answer in time":    {&serviceerror.DeadlineExceeded{}, 3},
 		"the server dropped the call":          {&serviceerror.Canceled{}, 3},
 		"the client did not wait any longer":   {context.DeadlineExceeded, 3},
+		"its own workflow is not ready":        {serviceerror.NewMultiOperationExecution("could not be executed", []error{errors.New("aborted"), serviceerror.NewWorkflowNotReady("a task failed")}), 3},
 		"the answer broke off":                 {&serviceerror.Internal{}, 3},
 		"what was asked for is not there":      {&serviceerror.NotFound{}, 1},
 		"trouble that asking again won't mend": {errors.New("no"), 1},
