@@ -446,7 +446,7 @@ func (a *Activities) tell(ctx context.Context, n workerconfig.Notifier, message 
 	if i < 0 {
 		return fmt.Errorf("notifier type %q: %w", n.Type, providers.ErrUnsupported)
 	}
-	notifier, err := a.Descriptors[i].Notifier.Open(a.Config().NotifierEnvironment(), n.Settings)
+	notifier, err := a.Descriptors[i].Notifier.Open(a.Config().NotifierEnvironment(), nil, n.Settings)
 	if err == nil {
 		err = notifier.Notify(ctx, message)
 	}

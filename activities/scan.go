@@ -213,8 +213,8 @@ func (a *Activities) principals(p inventory.Provider) []string {
 	if d.Issuer == nil {
 		return nil
 	}
-	config := d.Issuer.Config()
-	if err := p.Decode(config); err != nil {
+	config, is := d.Issuer.Config().(providers.IssuerConfig)
+	if !is || p.Decode(config) != nil {
 		return nil
 	}
 	return config.Principals()

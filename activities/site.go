@@ -75,7 +75,7 @@ func (a *Activities) open(r Rotation) (*site, error) {
 		s.verify = append(s.verify, o.check(p))
 	}
 	for _, p := range c.Health {
-		s.health = append(s.health, o.healthSignal(p))
+		s.health = append(s.health, o.health(p))
 	}
 	s.population(&o)
 	if err := errors.Join(o.problems...); err != nil {

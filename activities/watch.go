@@ -27,6 +27,8 @@ type watchState struct {
 	Failing map[string]int `json:"failing,omitempty"`
 	// Lost counts the looks in a row that found a key refused which the rotation goes on with.
 	Lost int `json:"lost,omitempty"`
+	// Asked is when the issuer was last asked for the keys.
+	Asked time.Time `json:"asked,omitzero"`
 	// Well counts the looks in a row that found nothing wrong, Since is when the first of them was. AwaitHealth alone counts them.
 	Well  int       `json:"well,omitempty"`
 	Since time.Time `json:"since,omitzero"`
@@ -44,9 +46,12 @@ func remembered(ctx context.Context) (st watchState) {
 // inARow is how often something must be found before it counts: a blip turns nothing back.
 const inARow = 3
 
-// keysEvery is how many looks of a watch pass before it asks the issuer for the keys again: thousands of rotations may wait
-// at one account.
-const keysEvery = 10
+// keysEvery is how many looks of a watch, or minutes, pass before it asks the issuer for the keys again: thousands of rotations
+// may wait at one account.
+const (
+	keysEvery  = 10
+	keysWithin = 5 * time.Minute
+)
 
 // watched is what one look of a watch found. A decision that allows found nothing wrong.
 type watched struct {
@@ -64,7 +69,7 @@ func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, er
 		return policy.Decision{}, forTemporal(err)
 	}
 	st := remembered(ctx)
-	keys := activity.GetInfo(ctx).Attempt%keysEvery == 1 || st.Lost > 0
+	keys := activity.GetInfo(ctx).Attempt%keysEvery == 1 || st.Lost > 0 || a.Now().Sub(st.Asked) >= keysWithin
 	w := a.watch(ctx, s, r, &st, keys)
 	if ctx.Err() != nil {
 		return policy.Decision{}, notYet("the worker stops; another goes on watching", 0)
@@ -176,6 +181,7 @@ func (s *site) sample(ctx context.Context, window time.Duration) []sampled {
 
 // bothAccepted looks whether the issuer still accepts the keys that the rotation goes on with. When nobody can tell, nothing is found.
 func (s *site) bothAccepted(ctx context.Context, r Rotation, st *watchState) policy.Decision {
+	st.Asked = s.now()
 	f, err := s.keys(ctx)
 	if err != nil {
 		return policy.Decision{Message: "whether the issuer accepts the keys is not known: " + trouble(cutShort(ctx, err))}

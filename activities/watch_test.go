@@ -49,7 +49,7 @@ func budgeted(t *testing.T, signals ...says) *crashCase {
 	var c *crashCase
 	opened, asked := 0, make([]atomic.Int32, len(signals))
 	c = newCaseOf(t, text, fleet, func(d *providers.Descriptor) {
-		d.Health = &providers.HealthType{Config: d.Health.Config, Open: func(providers.Environment, any, any) (providers.HealthSignal, error) {
+		d.Health = &providers.Maker[providers.HealthSignal]{Config: d.Health.Config, Open: func(providers.Environment, any, any) (providers.HealthSignal, error) {
 			i := opened % len(signals)
 			opened++
 			return signal{&c, signals[i], &asked[i]}, nil

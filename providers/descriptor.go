@@ -17,14 +17,23 @@ type Descriptor struct {
 	// when the type needs no account. It may be a Lister and a Prober: CanList and CanProbe tell.
 	Account func() any
 
-	Issuer   *IssuerType
-	Store    *StoreType
-	Target   *TargetType
-	Attestor *AttestorType
-	Check    *CheckType
-	Health   *HealthType
-	Purge    *PurgeType
-	Notifier *NotifierType
+	// Issuer's fields are an IssuerConfig, Store's a StoreConfig.
+	Issuer   *Maker[Issuer]
+	Store    *Maker[Store]
+	Target   *Maker[Target]
+	Attestor *Maker[Attestor]
+	Check    *Maker[Check]
+	Health   *Maker[HealthSignal]
+	Purge    *Maker[Purger]
+	Notifier *Maker[Notifier] // of the worker configuration, without an account
+
+	// Capabilities are the issuer's at their best: those of an account may be less.
+	Capabilities key.Capabilities
+	// Pulls: consumers of the target read the store by themselves; promotion delivers, and a canary reads PENDING.
+	Pulls bool
+	// AttestsByUsage: the attestor tells from the issuer's record of uses which key is in use, and so can speak for a
+	// credential that has one instance only.
+	AttestsByUsage bool
 }
 
 // CanList tells whether accounts of the type can be scanned.
@@ -41,15 +50,43 @@ func accountIs[T any](d Descriptor) bool {
 	return is
 }
 
-// Configs are pointers to structs with json tags; strictyaml reads them, refuses unknown fields, and
-// asks those with a method Problems() []strictyaml.Problem what is wrong. {instance} in their strings
-// stands for the instance.
+// Maker makes the providers of one role.
+type Maker[T any] struct {
+	// Config makes a pointer to the zero value of a struct with json tags: the provider's own fields in that role. strictyaml
+	// reads them, refuses unknown ones, and asks a struct with a method Problems() []strictyaml.Problem what is wrong.
+	// {instance} in their strings stands for the instance.
+	Config func() any
+	// Open makes a provider of what Descriptor.Account and Config made, filled in. It calls nothing outside: it costs no
+	// more than its memory.
+	Open func(e Environment, account, config any) (T, error)
+}
 
-// IssuerType makes issuers.
-type IssuerType struct {
-	Config       func() IssuerConfig
-	Capabilities key.Capabilities
-	Open         func(e Environment, account any, c IssuerConfig) (Issuer, error)
+// Fields is Config; nil for a role that is not played.
+func (m *Maker[T]) Fields() func() any {
+	if m == nil {
+		return nil
+	}
+	return m.Config
+}
+
+// Make describes how providers of a role are made of their fields alone.
+func Make[T, C any](open func(e Environment, config *C) (T, error)) *Maker[T] {
+	return &Maker[T]{
+		Config: func() any { return new(C) },
+		Open: func(e Environment, _, config any) (T, error) {
+			return open(e, config.(*C))
+		},
+	}
+}
+
+// MakeWithAccount is Make for a role that has an account.
+func MakeWithAccount[T, A, C any](open func(e Environment, account *A, config *C) (T, error)) *Maker[T] {
+	return &Maker[T]{
+		Config: func() any { return new(C) },
+		Open: func(e Environment, account, config any) (T, error) {
+			return open(e, account.(*A), config.(*C))
+		},
+	}
 }
 
 // IssuerConfig is an issuer's part of a credential.
@@ -58,57 +95,10 @@ type IssuerConfig interface {
 	Principals() []string
 }
 
-// StoreType makes stores.
-type StoreType struct {
-	Config func() StoreConfig
-	Open   func(e Environment, account any, c StoreConfig) (Store, error)
-}
-
 // StoreConfig is a store's part of a credential.
 type StoreConfig interface {
 	// SecretPath names the secret within the account.
 	SecretPath() string
-}
-
-// TargetType makes targets.
-type TargetType struct {
-	Config func() any
-	// Pulls: the consumer reads the store by itself; promotion delivers, and a canary reads PENDING.
-	Pulls bool
-	Open  func(e Environment, account any, c any) (Target, error)
-}
-
-// AttestorType makes attestors.
-type AttestorType struct {
-	Config func() any
-	// ByUsage: it tells from the issuer's record of uses which key is in use, and so can speak for a
-	// credential that has one instance only.
-	ByUsage bool
-	Open    func(e Environment, account any, c any) (Attestor, error)
-}
-
-// CheckType makes checks.
-type CheckType struct {
-	Config func() any
-	Open   func(e Environment, account any, c any) (Check, error)
-}
-
-// HealthType makes health signals.
-type HealthType struct {
-	Config func() any
-	Open   func(e Environment, account any, c any) (HealthSignal, error)
-}
-
-// PurgeType makes purge hooks.
-type PurgeType struct {
-	Config func() any
-	Open   func(e Environment, account any, c any) (Purger, error)
-}
-
-// NotifierType makes notifiers, from the worker configuration alone.
-type NotifierType struct {
-	Config func() any
-	Open   func(e Environment, c any) (Notifier, error)
 }
 
 // Environment is what the worker gives a provider: the bounds of its configuration, in the shape of

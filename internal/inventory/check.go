@@ -265,7 +265,7 @@ func checkApproval(a at, approval Approval) {
 }
 
 func checkProviders(a at, c Credential, catalog Catalog) {
-	eachProvider(c, func(role Role, field string, p Provider) {
+	eachProvider(&c, func(role Role, field string, p *Provider) {
 		known, ok := catalog.Lookup(role, p.Type)
 		switch {
 		case p.Type == "" && (role == RoleIssuer || role == RoleStore || role == RoleTarget):

@@ -217,15 +217,18 @@ func ParseSpec(body []byte, catalog Catalog) (Spec, error) {
 	// One credential alone: what others of its inventory it depends on was checked when it was read there.
 	alone := &Inventory{APIVersion: APIVersion, Name: spec.Inventory, Credentials: []Credential{spec.Credential}}
 	alone.Credentials[0].DependsOn = nil
-	eachProvider(alone.Credentials[0], func(role Role, field string, p Provider) {
+	eachProvider(&spec.Credential, func(role Role, field string, p *Provider) {
 		found, ok := catalog.Lookup(role, p.Type)
 		if !ok {
 			report(strictyaml.Problem{Field: field, What: fmt.Sprintf("has type %q, which cannot be used as %s", p.Type, role), Write: "use a known type"})
 			return
 		}
-		if err := p.Decode(found.NewConfig()); err != nil {
+		fields := found.NewConfig()
+		if err := p.Decode(fields); err != nil {
 			report(strictyaml.Problem{Field: field, What: "is not valid: " + err.Error(), Write: "mend it in the inventory"})
+			return
 		}
+		p.fields = fields
 	})
 	check(alone, catalog, report)
 	text := string(body)
@@ -259,26 +262,26 @@ func (p Provider) Decode(config any) error {
 }
 
 // eachProvider calls f with every provider of a credential, its role and its field.
-func eachProvider(c Credential, f func(role Role, field string, p Provider)) {
-	f(RoleIssuer, "issuer", c.Issuer)
-	f(RoleStore, "store", c.Store)
-	for i, p := range c.Verify {
-		f(RoleVerify, fmt.Sprintf("verify[%d]", i), p)
+func eachProvider(c *Credential, f func(role Role, field string, p *Provider)) {
+	f(RoleIssuer, "issuer", &c.Issuer)
+	f(RoleStore, "store", &c.Store)
+	for i := range c.Verify {
+		f(RoleVerify, fmt.Sprintf("verify[%d]", i), &c.Verify[i])
 	}
-	for i, p := range c.Health {
-		f(RoleHealth, fmt.Sprintf("health[%d]", i), p)
+	for i := range c.Health {
+		f(RoleHealth, fmt.Sprintf("health[%d]", i), &c.Health[i])
 	}
-	for i, consumer := range c.Consumers {
-		at := fmt.Sprintf("consumers[%d].", i)
-		f(RoleTarget, at+"target", consumer.Target)
+	for i := range c.Consumers {
+		at, consumer := fmt.Sprintf("consumers[%d].", i), &c.Consumers[i]
+		f(RoleTarget, at+"target", &consumer.Target)
 		if consumer.Check != nil {
-			f(RoleCheck, at+"check", *consumer.Check)
+			f(RoleCheck, at+"check", consumer.Check)
 		}
 		if consumer.Attestation != nil {
-			f(RoleAttestation, at+"attestation", *consumer.Attestation)
+			f(RoleAttestation, at+"attestation", consumer.Attestation)
 		}
 		if consumer.Purge != nil {
-			f(RolePurge, at+"purge", *consumer.Purge)
+			f(RolePurge, at+"purge", consumer.Purge)
 		}
 	}
 }

@@ -365,7 +365,13 @@ type Provider struct {
 	Account string
 	// Config is the whole object as JSON, type and account included.
 	Config json.RawMessage
+
+	fields any
 }
+
+// Fields are the type's own ones as ParseSpec decoded them, in what the type's NewConfig made; nil before. All who have the
+// spec share them: nobody writes to them.
+func (p Provider) Fields() any { return p.fields }
 
 // MarshalJSON writes the object as it stood in the YAML.
 func (p Provider) MarshalJSON() ([]byte, error) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
 )
 
@@ -93,7 +94,7 @@ func doorsOf(t *testing.T, c inventory.Credential) map[string][]string {
 	}
 	d, ok := all.Find(all.Descriptors(), c.Store.Type)
 	require.True(t, ok)
-	store := d.Store.Config()
+	store := d.Store.Config().(providers.StoreConfig)
 	require.NoError(t, c.Store.Decode(store))
 	doors["store path"] = []string{store.SecretPath()}
 	return doors
@@ -123,7 +124,7 @@ func principalOf(t *testing.T, c inventory.Credential) string {
 	t.Helper()
 	d, ok := all.Find(all.Descriptors(), c.Issuer.Type)
 	require.True(t, ok)
-	config := d.Issuer.Config()
+	config := d.Issuer.Config().(providers.IssuerConfig)
 	require.NoError(t, c.Issuer.Decode(config))
 	return config.Principals()[0]
 }

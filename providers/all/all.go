@@ -82,41 +82,34 @@ func (c catalog) Lookup(role inventory.Role, name string) (inventory.ProviderTyp
 	known := inventory.ProviderType{NewConfig: config, NeedsAccount: needsAccount(d, role)}
 	switch role {
 	case inventory.RoleIssuer:
-		can := d.Issuer.Capabilities
+		can := d.Capabilities
 		known.ReportsUsage, known.UsageLag, known.CanExpire = can.ReportsUsage, can.UsageLag, can.CanExpire
 	case inventory.RoleAttestation:
-		known.ByUsage = d.Attestor.ByUsage
+		known.ByUsage = d.AttestsByUsage
 	case inventory.RoleTarget:
-		known.Pulls = d.Target.Pulls
+		known.Pulls = d.Pulls
 	}
 	return known, true
 }
 
 // newConfig makes a type's fields in a role; nil when it does not play the role.
 func newConfig(d providers.Descriptor, role inventory.Role) func() any {
-	switch {
-	case role == inventory.RoleIssuer && d.Issuer != nil:
-		return func() any { return d.Issuer.Config() }
-	case role == inventory.RoleStore && d.Store != nil:
-		return func() any { return d.Store.Config() }
-	case role == inventory.RoleTarget && d.Target != nil:
-		return d.Target.Config
-	case role == inventory.RoleAttestation && d.Attestor != nil:
-		return d.Attestor.Config
-	case (role == inventory.RoleCheck || role == inventory.RoleVerify) && d.Check != nil:
-		return d.Check.Config
-	case role == inventory.RoleHealth && d.Health != nil:
-		return d.Health.Config
-	case role == inventory.RolePurge && d.Purge != nil:
-		return d.Purge.Config
-	}
-	return nil
+	return map[inventory.Role]func() any{
+		inventory.RoleIssuer:      d.Issuer.Fields(),
+		inventory.RoleStore:       d.Store.Fields(),
+		inventory.RoleTarget:      d.Target.Fields(),
+		inventory.RoleAttestation: d.Attestor.Fields(),
+		inventory.RoleCheck:       d.Check.Fields(),
+		inventory.RoleVerify:      d.Check.Fields(),
+		inventory.RoleHealth:      d.Health.Fields(),
+		inventory.RolePurge:       d.Purge.Fields(),
+	}[role]
 }
 
 // needsAccount: issuers and stores always have an account, since quotas and bounds hang on it, and so does
 // who asks the issuer for uses. Another role has one when the account is for nothing else.
 func needsAccount(d providers.Descriptor, role inventory.Role) bool {
-	if role == inventory.RoleIssuer || role == inventory.RoleStore || role == inventory.RoleAttestation && d.Attestor.ByUsage {
+	if role == inventory.RoleIssuer || role == inventory.RoleStore || role == inventory.RoleAttestation && d.AttestsByUsage {
 		return true
 	}
 	return d.Account != nil && d.Issuer == nil && d.Store == nil

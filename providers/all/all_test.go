@@ -57,61 +57,52 @@ func faults(d providers.Descriptor, docs map[string]string) []string {
 	if d.Summary == "" || strings.ContainsAny(d.Summary, "\n\r") || strings.HasSuffix(d.Summary, ".") || len(d.Summary) > 100 {
 		fault("the summary %q is not one short line", d.Summary)
 	}
-	config := func(role string, made any) { list = append(list, configFaults(role, made, docs)...) }
-	open := func(role string, missing bool) {
-		if missing {
-			fault("%s cannot be opened", role)
+	if d.Account != nil {
+		list = append(list, configFaults("account", d.Account(), docs)...)
+	}
+	if d.Issuer != nil {
+		list = append(list, capabilityFaults(d.Capabilities)...)
+		if made, is := d.Issuer.Config().(providers.IssuerConfig); !is {
+			fault("issuer: %T names no principals", made)
+		}
+	}
+	if d.Store != nil {
+		if made, is := d.Store.Config().(providers.StoreConfig); !is {
+			fault("store: %T names no path", made)
 		}
 	}
 	plays := 0
-	if d.Account != nil {
-		config("account", d.Account())
-	}
-	if d.Issuer != nil {
+	for _, r := range []role{
+		roleOf("issuer", d.Issuer), roleOf("store", d.Store), roleOf("target", d.Target), roleOf("attestor", d.Attestor),
+		roleOf("check", d.Check), roleOf("health", d.Health), roleOf("purge", d.Purge), roleOf("notifier", d.Notifier),
+	} {
+		if !r.played {
+			continue
+		}
 		plays++
-		config("issuer", d.Issuer.Config())
-		open("issuer", d.Issuer.Open == nil)
-		list = append(list, capabilityFaults(d.Issuer.Capabilities)...)
-	}
-	if d.Store != nil {
-		plays++
-		config("store", d.Store.Config())
-		open("store", d.Store.Open == nil)
-	}
-	if d.Target != nil {
-		plays++
-		config("target", d.Target.Config())
-		open("target", d.Target.Open == nil)
-	}
-	if d.Attestor != nil {
-		plays++
-		config("attestor", d.Attestor.Config())
-		open("attestor", d.Attestor.Open == nil)
-	}
-	if d.Check != nil {
-		plays++
-		config("check", d.Check.Config())
-		open("check", d.Check.Open == nil)
-	}
-	if d.Health != nil {
-		plays++
-		config("health", d.Health.Config())
-		open("health", d.Health.Open == nil)
-	}
-	if d.Purge != nil {
-		plays++
-		config("purge", d.Purge.Config())
-		open("purge", d.Purge.Open == nil)
-	}
-	if d.Notifier != nil {
-		plays++
-		config("notifier", d.Notifier.Config())
-		open("notifier", d.Notifier.Open == nil)
+		list = append(list, configFaults(r.name, r.config(), docs)...)
+		if !r.opens {
+			fault("%s cannot be opened", r.name)
+		}
 	}
 	if plays == 0 {
 		fault("it plays no role")
 	}
 	return list
+}
+
+// role is what a descriptor says of one.
+type role struct {
+	name          string
+	played, opens bool
+	config        func() any
+}
+
+func roleOf[T any](name string, m *providers.Maker[T]) role {
+	if m == nil {
+		return role{name: name}
+	}
+	return role{name: name, played: true, opens: m.Open != nil, config: m.Config}
 }
 
 func configFaults(role string, made any, docs map[string]string) []string {
@@ -223,7 +214,7 @@ func TestFaultsAreFound(t *testing.T) {
 	open := func(providers.Environment, any, any) (providers.Check, error) { return nil, nil }
 	documented := map[string]string{"Good": "x", "Good.URL": "x", "Bare": "x", "Bare.URL": "x", "Taken": "x", "Taken.Type": "x"}
 	make := func(config func() any) providers.Descriptor {
-		return providers.Descriptor{Type: "x", Summary: "asks", Check: &providers.CheckType{Config: config, Open: open}}
+		return providers.Descriptor{Type: "x", Summary: "asks", Check: &providers.Maker[providers.Check]{Config: config, Open: open}}
 	}
 	for name, c := range map[string]struct {
 		descriptor providers.Descriptor
@@ -235,7 +226,9 @@ func TestFaultsAreFound(t *testing.T) {
 		"no summary":              {func() providers.Descriptor { d := make(good); d.Summary = ""; return d }(), documented, "not one short line"},
 		"two lines of summary":    {func() providers.Descriptor { d := make(good); d.Summary = "a\nb"; return d }(), documented, "not one short line"},
 		"no role":                 {providers.Descriptor{Type: "x", Summary: "asks"}, documented, "no role"},
-		"no constructor":          {providers.Descriptor{Type: "x", Summary: "asks", Check: &providers.CheckType{Config: good}}, documented, "cannot be opened"},
+		"an issuer of nobody":     {providers.Descriptor{Type: "x", Summary: "mints", Issuer: &providers.Maker[providers.Issuer]{Config: good}}, documented, "names no principals"},
+		"a store of nothing":      {providers.Descriptor{Type: "x", Summary: "keeps", Store: &providers.Maker[providers.Store]{Config: good}}, documented, "names no path"},
+		"no constructor":          {providers.Descriptor{Type: "x", Summary: "asks", Check: &providers.Maker[providers.Check]{Config: good}}, documented, "cannot be opened"},
 		"no configuration":        {make(func() any { return nil }), documented, "not a pointer to a struct"},
 		"a nil configuration":     {make(func() any { return (*Good)(nil) }), documented, "not a pointer to a struct"},
 		"a struct, not a pointer": {make(func() any { return Good{} }), documented, "not a pointer to a struct"},
@@ -293,12 +286,13 @@ func TestCatalog(t *testing.T) {
 	account := func() any { return new(struct{}) }
 	config := func() any { return new(struct{}) }
 	c := all.Catalog(
-		providers.Descriptor{Type: "minter", Issuer: &providers.IssuerType{
-			Config:       func() providers.IssuerConfig { return new(issuerConfig) },
+		providers.Descriptor{
+			Type: "minter", Issuer: &providers.Maker[providers.Issuer]{Config: func() any { return new(issuerConfig) }},
 			Capabilities: key.Capabilities{ReportsUsage: true, UsageLag: time.Hour, CanExpire: true, Fields: []string{secret.ValueField}},
-		}, Check: &providers.CheckType{Config: config}},
-		providers.Descriptor{Type: "host", Account: account, Target: &providers.TargetType{Config: config, Pulls: true}},
-		providers.Descriptor{Type: "asker", Check: &providers.CheckType{Config: config}},
+			Check:        &providers.Maker[providers.Check]{Config: config},
+		},
+		providers.Descriptor{Type: "host", Account: account, Target: &providers.Maker[providers.Target]{Config: config}, Pulls: true},
+		providers.Descriptor{Type: "asker", Check: &providers.Maker[providers.Check]{Config: config}},
 	)
 	assert.Equal(t, []string{"asker", "minter"}, c.Types(inventory.RoleCheck))
 	assert.Equal(t, []string{"asker", "minter"}, c.Types(inventory.RoleVerify))

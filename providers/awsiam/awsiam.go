@@ -41,21 +41,14 @@ func Descriptor() providers.Descriptor {
 		Type:    "awsiam",
 		Summary: "mints access keys of AWS IAM users",
 		Account: func() any { return new(Account) },
-		Issuer: &providers.IssuerType{
-			Config:       func() providers.IssuerConfig { return new(Config) },
-			Capabilities: best,
-			Open: func(_ providers.Environment, account any, c providers.IssuerConfig) (providers.Issuer, error) {
-				return &issuer{account: account.(*Account), config: *c.(*Config)}, nil
-			},
-		},
-		Attestor: &providers.AttestorType{
-			Config:  func() any { return new(AttestationConfig) },
-			ByUsage: true,
-			Open: func(e providers.Environment, account, c any) (providers.Attestor, error) {
-				i := issuer{account: account.(*Account), config: Config{Principal: c.(*AttestationConfig).Principal}}
-				return &attestor{issuer: i, now: e.Now}, nil
-			},
-		},
+		Issuer: providers.MakeWithAccount(func(_ providers.Environment, account *Account, c *Config) (providers.Issuer, error) {
+			return &issuer{account: account, config: *c}, nil
+		}),
+		Capabilities: best,
+		Attestor: providers.MakeWithAccount(func(e providers.Environment, account *Account, c *AttestationConfig) (providers.Attestor, error) {
+			return &attestor{issuer: issuer{account: account, config: Config{Principal: c.Principal}}, now: e.Now}, nil
+		}),
+		AttestsByUsage: true,
 	}
 }
 

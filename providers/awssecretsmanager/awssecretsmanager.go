@@ -26,18 +26,13 @@ func Descriptor() providers.Descriptor {
 		Type:    "awssecretsmanager",
 		Summary: "keeps secrets in AWS Secrets Manager, from where consumers read them",
 		Account: func() any { return new(Account) },
-		Store: &providers.StoreType{
-			Config: func() providers.StoreConfig { return new(StoreConfig) },
-			Open: func(_ providers.Environment, account any, c providers.StoreConfig) (providers.Store, error) {
-				a := account.(*Account)
-				return &store{account: &a.Account, name: c.(*StoreConfig).Path, records: &a.records}, nil
-			},
-		},
-		Target: &providers.TargetType{
-			Config: func() any { return new(TargetConfig) },
-			Pulls:  true,
-			Open:   func(providers.Environment, any, any) (providers.Target, error) { return target{}, nil },
-		},
+		Store: providers.MakeWithAccount(func(_ providers.Environment, a *Account, c *StoreConfig) (providers.Store, error) {
+			return &store{account: &a.Account, name: c.Path, records: &a.records}, nil
+		}),
+		Target: providers.Make(func(providers.Environment, *TargetConfig) (providers.Target, error) {
+			return target{}, nil
+		}),
+		Pulls: true,
 	}
 }
 

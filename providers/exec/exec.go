@@ -47,24 +47,15 @@ func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "exec",
 		Summary: "runs a program of the worker's host: attestation, health check, smoke test, purge hook",
-		Check: &providers.CheckType{
-			Config: func() any { return new(Config) },
-			Open: func(e providers.Environment, _, c any) (providers.Check, error) {
-				return &check{asker{program: e.Program, config: *c.(*Config)}}, nil
-			},
-		},
-		Attestor: &providers.AttestorType{
-			Config: func() any { return new(Config) },
-			Open: func(e providers.Environment, _, c any) (providers.Attestor, error) {
-				return &attestor{asker: asker{program: e.Program, config: *c.(*Config)}, now: e.Now}, nil
-			},
-		},
-		Purge: &providers.PurgeType{
-			Config: func() any { return new(Config) },
-			Open: func(e providers.Environment, _, c any) (providers.Purger, error) {
-				return &purger{asker{program: e.Program, config: *c.(*Config)}}, nil
-			},
-		},
+		Check: providers.Make(func(e providers.Environment, c *Config) (providers.Check, error) {
+			return &check{asker{program: e.Program, config: *c}}, nil
+		}),
+		Attestor: providers.Make(func(e providers.Environment, c *Config) (providers.Attestor, error) {
+			return &attestor{asker: asker{program: e.Program, config: *c}, now: e.Now}, nil
+		}),
+		Purge: providers.Make(func(e providers.Environment, c *Config) (providers.Purger, error) {
+			return &purger{asker{program: e.Program, config: *c}}, nil
+		}),
 	}
 }
 

@@ -22,18 +22,12 @@ func Descriptor() providers.Descriptor {
 		Type:    "file",
 		Summary: "keeps versions of secrets in a folder, and delivers keys to files",
 		Account: func() any { return new(Account) },
-		Store: &providers.StoreType{
-			Config: func() providers.StoreConfig { return new(StoreConfig) },
-			Open: func(e providers.Environment, account any, c providers.StoreConfig) (providers.Store, error) {
-				return openStore(e, *account.(*Account), *c.(*StoreConfig))
-			},
-		},
-		Target: &providers.TargetType{
-			Config: func() any { return new(TargetConfig) },
-			Open: func(e providers.Environment, _, c any) (providers.Target, error) {
-				return openTarget(e, *c.(*TargetConfig))
-			},
-		},
+		Store: providers.MakeWithAccount(func(e providers.Environment, account *Account, c *StoreConfig) (providers.Store, error) {
+			return openStore(e, *account, *c)
+		}),
+		Target: providers.Make(func(e providers.Environment, c *TargetConfig) (providers.Target, error) {
+			return openTarget(e, *c)
+		}),
 	}
 }
 

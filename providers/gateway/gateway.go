@@ -25,13 +25,10 @@ func Descriptor() providers.Descriptor {
 		Type:    "gateway",
 		Summary: "mints keys for an API gateway that checks them against a file of salted hashes",
 		Account: func() any { return new(Account) },
-		Issuer: &providers.IssuerType{
-			Config:       func() providers.IssuerConfig { return new(Config) },
-			Capabilities: capabilities(Account{Slots: maxSlots}),
-			Open: func(e providers.Environment, account any, c providers.IssuerConfig) (providers.Issuer, error) {
-				return open(e, *account.(*Account), *c.(*Config))
-			},
-		},
+		Issuer: providers.MakeWithAccount(func(e providers.Environment, account *Account, c *Config) (providers.Issuer, error) {
+			return open(e, *account, *c)
+		}),
+		Capabilities: capabilities(Account{Slots: maxSlots}),
 	}
 }
 

@@ -23,30 +23,18 @@ func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "http",
 		Summary: "asks a URL: health check, smoke test of a key, attestation, error budget, purge hook",
-		Check: &providers.CheckType{
-			Config: func() any { return new(CheckConfig) },
-			Open: func(e providers.Environment, _, c any) (providers.Check, error) {
-				return openCheck(e, *c.(*CheckConfig)), nil
-			},
-		},
-		Attestor: &providers.AttestorType{
-			Config: func() any { return new(AttestationConfig) },
-			Open: func(e providers.Environment, _, c any) (providers.Attestor, error) {
-				return openAttestor(e, *c.(*AttestationConfig))
-			},
-		},
-		Health: &providers.HealthType{
-			Config: func() any { return new(HealthConfig) },
-			Open: func(e providers.Environment, _, c any) (providers.HealthSignal, error) {
-				return openHealth(e, *c.(*HealthConfig))
-			},
-		},
-		Purge: &providers.PurgeType{
-			Config: func() any { return new(PurgeConfig) },
-			Open: func(e providers.Environment, _, c any) (providers.Purger, error) {
-				return &purger{client: endpoint.Client(e.HTTP), config: *c.(*PurgeConfig)}, nil
-			},
-		},
+		Check: providers.Make(func(e providers.Environment, c *CheckConfig) (providers.Check, error) {
+			return openCheck(e, *c), nil
+		}),
+		Attestor: providers.Make(func(e providers.Environment, c *AttestationConfig) (providers.Attestor, error) {
+			return openAttestor(e, *c)
+		}),
+		Health: providers.Make(func(e providers.Environment, c *HealthConfig) (providers.HealthSignal, error) {
+			return openHealth(e, *c)
+		}),
+		Purge: providers.Make(func(e providers.Environment, c *PurgeConfig) (providers.Purger, error) {
+			return &purger{client: endpoint.Client(e.HTTP), config: *c}, nil
+		}),
 	}
 }
 

@@ -16,10 +16,9 @@ func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "log",
 		Summary: "writes notifications into the worker's log",
-		Notifier: &providers.NotifierType{
-			Config: func() any { return new(Config) },
-			Open:   func(providers.Environment, any) (providers.Notifier, error) { return notifier{}, nil },
-		},
+		Notifier: providers.Make(func(providers.Environment, *Config) (providers.Notifier, error) {
+			return notifier{}, nil
+		}),
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 func open(t require.TestingT) providers.Notifier {
 	d := log.Descriptor().Notifier
-	n, err := d.Open(providers.Environment{}, d.Config())
+	n, err := d.Open(providers.Environment{}, nil, d.Config())
 	require.NoError(t, err)
 	return n
 }

@@ -19,48 +19,29 @@ func (w *World) Descriptor() providers.Descriptor {
 		Type:    "memory",
 		Summary: "a world in one process, for tests",
 		Account: func() any { return &Account{world: w} },
-		Issuer: &providers.IssuerType{
-			Config:       func() providers.IssuerConfig { return new(IssuerConfig) },
-			Capabilities: Strict().Capabilities,
-			Open: func(_ providers.Environment, _ any, c providers.IssuerConfig) (providers.Issuer, error) {
-				return w.Issuer(c.(*IssuerConfig).Principal), nil
-			},
-		},
-		Store: &providers.StoreType{
-			Config: func() providers.StoreConfig { return new(StoreConfig) },
-			Open: func(_ providers.Environment, _ any, c providers.StoreConfig) (providers.Store, error) {
-				return w.Store(c.SecretPath()), nil
-			},
-		},
-		Target: w.target(false),
-		Attestor: &providers.AttestorType{
-			Config: func() any { return new(InstanceConfig) },
-			Open: func(_ providers.Environment, _, c any) (providers.Attestor, error) {
-				return attestor{w, c.(*InstanceConfig).name}, nil
-			},
-		},
-		Check: &providers.CheckType{
-			Config: func() any { return new(InstanceConfig) },
-			Open: func(_ providers.Environment, _, c any) (providers.Check, error) {
-				return check{w, c.(*InstanceConfig).name}, nil
-			},
-		},
-		Health: &providers.HealthType{
-			Config: func() any { return new(HealthConfig) },
-			Open: func(_ providers.Environment, _, c any) (providers.HealthSignal, error) {
-				return health{w, c.(*HealthConfig).Instances}, nil
-			},
-		},
-		Purge: &providers.PurgeType{
-			Config: func() any { return new(InstanceConfig) },
-			Open: func(_ providers.Environment, _, c any) (providers.Purger, error) {
-				return purger{w, c.(*InstanceConfig).name}, nil
-			},
-		},
-		Notifier: &providers.NotifierType{
-			Config: func() any { return new(NotifierConfig) },
-			Open:   func(providers.Environment, any) (providers.Notifier, error) { return notifier{w}, nil },
-		},
+		Issuer: providers.Make(func(_ providers.Environment, c *IssuerConfig) (providers.Issuer, error) {
+			return w.Issuer(c.Principal), nil
+		}),
+		Capabilities: Strict().Capabilities,
+		Store: providers.Make(func(_ providers.Environment, c *StoreConfig) (providers.Store, error) {
+			return w.Store(c.SecretPath()), nil
+		}),
+		Target: w.target(),
+		Attestor: providers.Make(func(_ providers.Environment, c *InstanceConfig) (providers.Attestor, error) {
+			return attestor{w, c.name}, nil
+		}),
+		Check: providers.Make(func(_ providers.Environment, c *InstanceConfig) (providers.Check, error) {
+			return check{w, c.name}, nil
+		}),
+		Health: providers.Make(func(_ providers.Environment, c *HealthConfig) (providers.HealthSignal, error) {
+			return health{w, c.Instances}, nil
+		}),
+		Purge: providers.Make(func(_ providers.Environment, c *InstanceConfig) (providers.Purger, error) {
+			return purger{w, c.name}, nil
+		}),
+		Notifier: providers.Make(func(providers.Environment, *NotifierConfig) (providers.Notifier, error) {
+			return notifier{w}, nil
+		}),
 	}
 }
 
@@ -70,18 +51,15 @@ func (w *World) PullDescriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "memory-pull",
 		Summary: "consumers of a world in one process that pull their key, for tests",
-		Target:  w.target(true),
+		Target:  w.target(),
+		Pulls:   true,
 	}
 }
 
-func (w *World) target(pulls bool) *providers.TargetType {
-	return &providers.TargetType{
-		Config: func() any { return new(InstanceConfig) },
-		Pulls:  pulls,
-		Open: func(_ providers.Environment, _, c any) (providers.Target, error) {
-			return target{w, c.(*InstanceConfig).name}, nil
-		},
-	}
+func (w *World) target() *providers.Maker[providers.Target] {
+	return providers.Make(func(_ providers.Environment, c *InstanceConfig) (providers.Target, error) {
+		return target{w, c.name}, nil
+	})
 }
 
 // Issuer opens the issuer of a principal. It is a providers.Disabler when the principal's settings say so

@@ -39,12 +39,9 @@ func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "webhook",
 		Summary: "posts notifications to a URL as CloudEvents",
-		Notifier: &providers.NotifierType{
-			Config: func() any { return new(Config) },
-			Open: func(e providers.Environment, c any) (providers.Notifier, error) {
-				return &notifier{client: endpoint.Client(e.HTTP), config: *c.(*Config)}, nil
-			},
-		},
+		Notifier: providers.Make(func(e providers.Environment, c *Config) (providers.Notifier, error) {
+			return &notifier{client: endpoint.Client(e.HTTP), config: *c}, nil
+		}),
 	}
 }
 

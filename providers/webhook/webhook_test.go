@@ -28,7 +28,7 @@ const token = "whk_9fQ2mW0pLx7TRe2uA9sVfB3nKcYh5dJt"
 func open(t require.TestingT, c webhook.Config) providers.Notifier {
 	c.Timeout = inventory.Duration(time.Minute) // on a busy machine an answer takes its time
 	require.Empty(t, c.Problems())
-	n, err := webhook.Descriptor().Notifier.Open(providers.Environment{HTTP: &http.Client{Transport: &http.Transport{}}}, &c)
+	n, err := webhook.Descriptor().Notifier.Open(providers.Environment{HTTP: &http.Client{Transport: &http.Transport{}}}, nil, &c)
 	require.NoError(t, err)
 	return n
 }
@@ -212,7 +212,7 @@ func TestAnErrorDoesNotTellTheURL(t *testing.T) {
 func TestTheBoundsOfTheWorkerShowThrough(t *testing.T) {
 	t.Parallel()
 	e := providers.Environment{HTTP: &http.Client{Transport: denying{}}}
-	n, err := webhook.Descriptor().Notifier.Open(e, &webhook.Config{URL: "https://elsewhere.example/"})
+	n, err := webhook.Descriptor().Notifier.Open(e, nil, &webhook.Config{URL: "https://elsewhere.example/"})
 	require.NoError(t, err)
 	require.ErrorIs(t, n.Notify(t.Context(), message()), providers.ErrDenied)
 }

@@ -84,8 +84,8 @@ func issuer(bend func(*bent)) func(*memory.World, *providers.Descriptor) {
 		if d.Issuer == nil {
 			return
 		}
-		d.Issuer.Open = func(_ providers.Environment, _ any, c providers.IssuerConfig) (providers.Issuer, error) {
-			whole := w.Issuer(c.Principals()[0])
+		d.Issuer = providers.Make(func(_ providers.Environment, c *memory.IssuerConfig) (providers.Issuer, error) {
+			whole := w.Issuer(c.Principal)
 			disabler, can := whole.(providers.Disabler)
 			if !can {
 				return whole, nil
@@ -93,7 +93,7 @@ func issuer(bend func(*bent)) func(*memory.World, *providers.Descriptor) {
 			b := bent{Issuer: whole, Disabler: disabler, SelfTester: whole.(providers.SelfTester), RightsChecker: whole.(providers.RightsChecker)}
 			bend(&b)
 			return b, nil
-		}
+		})
 	}
 }
 
@@ -139,11 +139,11 @@ func store(bend func(*memory.World, *bentStore)) func(*memory.World, *providers.
 		if d.Store == nil {
 			return
 		}
-		d.Store.Open = func(_ providers.Environment, _ any, c providers.StoreConfig) (providers.Store, error) {
-			b := bentStore{Store: w.Store(c.SecretPath())}
+		d.Store = providers.Make(func(_ providers.Environment, c *memory.StoreConfig) (providers.Store, error) {
+			b := bentStore{Store: w.Store(c.Path)}
 			bend(w, &b)
 			return b, nil
-		}
+		})
 	}
 }
 

@@ -139,37 +139,30 @@ func open(f Folder) (*world, error) {
 	}
 	w := &world{credential: inv.Credentials[0]}
 	environment := config.Environment(w.credential.Environment)
-	prepare := func(p inventory.Provider, into func(providers.Descriptor) any) (d providers.Descriptor, account, fields any, err error) {
-		d, _ = all.Find(all.Descriptors(), p.Type)
-		fields = into(d)
-		return d, config.Accounts[p.Account].Settings, fields, p.Decode(fields)
-	}
-	d, account, fields, err := prepare(w.credential.Issuer, func(d providers.Descriptor) any { return d.Issuer.Config() })
-	if err == nil {
-		w.issuer, err = d.Issuer.Open(environment, account, fields.(providers.IssuerConfig))
-	}
-	if err != nil {
+	if w.issuer, err = opened(config, environment, w.credential.Issuer, func(d providers.Descriptor) *providers.Maker[providers.Issuer] { return d.Issuer }); err != nil {
 		return nil, err
 	}
-	d, account, fields, err = prepare(w.credential.Store, func(d providers.Descriptor) any { return d.Store.Config() })
-	if err == nil {
-		w.store, err = d.Store.Open(environment, account, fields.(providers.StoreConfig))
-	}
-	if err != nil {
+	if w.store, err = opened(config, environment, w.credential.Store, func(d providers.Descriptor) *providers.Maker[providers.Store] { return d.Store }); err != nil {
 		return nil, err
 	}
 	for _, c := range w.credential.Consumers {
-		d, account, fields, err = prepare(c.Target, func(d providers.Descriptor) any { return d.Target.Config() })
-		if err != nil {
-			return nil, err
-		}
-		t, err := d.Target.Open(environment, account, fields)
+		t, err := opened(config, environment, c.Target, func(d providers.Descriptor) *providers.Maker[providers.Target] { return d.Target })
 		if err != nil {
 			return nil, err
 		}
 		w.targets = append(w.targets, target{Target: t, consumer: c})
 	}
 	return w, nil
+}
+
+// opened opens what a part of the credential names.
+func opened[T any](config *workerconfig.Config, e providers.Environment, p inventory.Provider, maker func(providers.Descriptor) *providers.Maker[T]) (made T, err error) {
+	d, _ := all.Find(all.Descriptors(), p.Type)
+	fields := maker(d).Config()
+	if err := p.Decode(fields); err != nil {
+		return made, err
+	}
+	return maker(d).Open(e, config.Accounts[p.Account].Settings, fields)
 }
 
 // seed makes what is missing. It may be killed anywhere and called again: the store comes first, so that
