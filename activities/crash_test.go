@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers/memory"
 )
 
@@ -278,5 +280,60 @@ func (c *crashCase) auditHas(types ...audit.Type) {
 	}
 	for _, want := range types {
 		assert.Equal(c.t, 1, seen[want], "%s is in the record once", want)
+	}
+}
+
+// A key that an earlier run of the rotation disabled counts for the run that goes on only from when that run takes it over, on
+// approvals of its own, wherever the process dies.
+func TestDeathsOfDisablingWhatAnotherRunDisabled(t *testing.T) {
+	t.Parallel()
+	for _, d := range []death{
+		{memory.OpPutMetadata, 1, memory.Before, "the key counts for the earlier run; the repeated activity judges anew and takes it over"},
+		{memory.OpPutMetadata, 1, memory.After, "that the incoming key is tested is written; the repeated activity takes the retiring one over"},
+		{memory.OpPutMetadata, 2, memory.After, "that it counts for this run is written, and no time; the repeated activity disables and writes its own"},
+		{memory.OpDisable, 1, memory.Before, "that it counts for this run is written, and no time; the repeated activity disables and writes its own"},
+		{memory.OpDisable, 1, memory.After, "the key is disabled once more, and since when is not written; the repeated activity writes its own time"},
+		{memory.OpPutMetadata, 3, memory.After, "all is done; the repeated activity finds it so and keeps the time"},
+	} {
+		t.Run(fmt.Sprintf("it dies %s call %d of %s: %s", d.phase, d.call, d.op, d.then), func(t *testing.T) {
+			t.Parallel()
+			c := newCase(t)
+			for _, step := range []string{"Issue", "DeliverWave", "Promote", "Disable"} {
+				c.run(step)
+			}
+			m := c.metadata()
+			at := slices.IndexFunc(m.Keys, func(k key.Owned) bool { return k.KeyID == "key-old" })
+			mine := m.Keys[at].DisablingRun
+			require.NotEmpty(t, mine)
+			m.Keys[at].DisablingRun, m.Keys[at].Approvals = "run-before", []string{"a nonce of then"}
+			_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
+			require.NoError(t, err)
+			c.wait(31 * time.Minute) // a soak, which was the other run's
+
+			destroyed := activities.Destroyed{}
+			revoke := activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}}
+			c.execute("Destroy", revoke, &destroyed)
+			require.False(t, destroyed.Decision.OK, "what another run disabled is not destroyed")
+
+			from := c.now()
+			c.dies(d)
+			var disabled policy.Decision
+			for range 2 { // an activity whose reply is lost is run again
+				c.execute("Disable", revoke, &disabled)
+				require.True(t, disabled.OK, disabled.Message)
+			}
+			assert.True(t, c.died.Load(), "the process died at the moment that the line names")
+			old, _ := c.metadata().Key("key-old")
+			assert.Equal(t, mine, old.DisablingRun)
+			assert.False(t, old.DisabledAt.Before(from), "the soak is not the other run's")
+			assert.NotContains(t, old.Approvals, "a nonce of then")
+			assert.Contains(t, old.Spent, "a nonce of then", "and what that run was approved by is used up")
+
+			c.wait(20 * time.Minute)
+			c.executeToNotYet("Destroy", revoke) // in the soak
+			c.run("Destroy")
+			c.run("Record")
+			c.isRotated()
+		})
 	}
 }

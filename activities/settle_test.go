@@ -3,6 +3,7 @@ package activities_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,6 +63,46 @@ func TestAChangeOfAKeyIsAwaited(t *testing.T) {
 
 	require.NoError(t, c.attempt("Enable", c.subject(), nil, 5))
 	assert.Equal(t, key.Active, c.shown(), "else consumers would be given a key that is refused")
+}
+
+// While the issuer took its time to show what became of a disabling that was cut off, the key became somebody else's: it is left
+// as they have it.
+func TestEnablingIsJudgedAgainOnceTheIssuerHasShownTheKey(t *testing.T) {
+	t.Parallel()
+	for name, others := range map[string]bool{"others have it": true, "nobody else": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave", "Promote", "Disable")
+			m := c.metadata()
+			at := slices.IndexFunc(m.Keys, func(k key.Owned) bool { return k.KeyID == c.retiring.KeyID })
+			m.Keys[at].DisabledAt = time.Time{} // whoever disabled it died before that was written
+			store := c.world.Store("payments-api")
+			_, err := store.PutMetadata(t.Context(), m)
+			require.NoError(t, err)
+			var shown atomic.Bool
+			c.world.On(memory.OpPutMetadata, func(p memory.Phase) {
+				if p != memory.After || shown.Swap(true) {
+					return
+				}
+				c.wait(6 * time.Second) // since it was judged
+				if others {
+					m := c.metadata()
+					m.Keys = slices.Delete(m.Keys, at, at+1)
+					_, err := store.PutMetadata(context.Background(), m)
+					assert.NoError(t, err)
+					assert.NoError(t, store.Prune(context.Background(), c.retiring.StoreVersion))
+				}
+			})
+			err = c.attempt("Enable", c.subject(), nil, 1)
+			if others {
+				require.ErrorContains(t, err, "is no current or retired key of payments-api")
+				assert.Equal(t, key.Disabled, c.shown())
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, key.Active, c.shown())
+		})
+	}
 }
 
 func TestADestroyedKeyThatIsStillListedIsGone(t *testing.T) {
