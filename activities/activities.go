@@ -101,6 +101,8 @@ type Rotation struct {
 	ID       string  `json:"id"`
 	Retiring key.Ref `json:"retiring,omitzero"`
 	Incoming key.Ref `json:"incoming,omitzero"`
+	// KeysAlone has a watch look at nothing else.
+	KeysAlone bool `json:"keysAlone,omitempty"`
 	// Events are what the workflow saw since the last activity that changed something: gates, decisions,
 	// turns. They enter the audit record before the activity acts, so that the record is in causal order.
 	Events []audit.Event `json:"events,omitempty"`

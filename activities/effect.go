@@ -84,25 +84,39 @@ func (s *site) testable() bool {
 // A test may be a use of the key by the issuer's record. So what was seen of others' uses is noted before it, and until when
 // the test may be one: whenever the process dies, a test is never taken for a consumer.
 func (s *site) tested(ctx context.Context, facts policy.Facts, keyID string) (policy.Facts, error) {
-	k, live := facts.Live(keyID)
-	ref := facts.Named(key.Ref{KeyID: keyID})
-	if !live || k.State != key.Active || ref.StoreVersion == "" || !s.testable() {
+	if _, done := facts.Tests[keyID]; done && s.stillJudged(facts) == nil || !s.triable(facts, keyID) {
 		return facts, nil
 	}
 	defer s.beating(ctx)()
+	if facts.Capabilities.ReportsUsage {
+		var err error
+		until, used := s.now().Add(testWithin+facts.Capabilities.ConsistentWithin).UTC(), facts.SeenUsed(keyID)
+		note := func(mine *key.Owned) { mine.TestedUntil, mine.UsedAt = until, used }
+		if facts.Metadata, err = s.amendKey(ctx, facts.Metadata, facts.Named(key.Ref{KeyID: keyID}), note); err != nil {
+			return facts, fmt.Errorf("noting that key %s is tested: %w", keyID, err)
+		}
+	}
+	return s.tried(ctx, facts, keyID)
+}
+
+// triable tells whether a test can be made of a key.
+func (s *site) triable(facts policy.Facts, keyID string) bool {
+	k, live := facts.Live(keyID)
+	return live && k.State == key.Active && facts.Named(key.Ref{KeyID: keyID}).StoreVersion != "" && s.testable()
+}
+
+// tried is tested without a note of it.
+func (s *site) tried(ctx context.Context, facts policy.Facts, keyID string) (policy.Facts, error) {
+	if !s.triable(facts, keyID) {
+		return facts, nil
+	}
+	ref := facts.Named(key.Ref{KeyID: keyID})
 	bundle, err := s.store.Read(ctx, ref.StoreVersion)
 	if err != nil {
 		return facts, fmt.Errorf("reading version %s to test the key: %w", ref.StoreVersion, err)
 	}
 	defer bundle.Close()
-	settling := facts.Capabilities.ConsistentWithin
-	if facts.Capabilities.ReportsUsage {
-		until, used := s.now().Add(testWithin+settling).UTC(), facts.SeenUsed(keyID)
-		if facts.Metadata, err = s.amendKey(ctx, facts.Metadata, ref, func(mine *key.Owned) { mine.TestedUntil, mine.UsedAt = until, used }); err != nil {
-			return facts, fmt.Errorf("noting that key %s is tested: %w", keyID, err)
-		}
-	}
-	result, err := s.test(ctx, ref, bundle, settling)
+	result, err := s.test(ctx, ref, bundle, facts.Capabilities.ConsistentWithin)
 	if err != nil {
 		return facts, err
 	}

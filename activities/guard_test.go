@@ -1,6 +1,10 @@
 package activities_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -270,4 +274,77 @@ func TestAKeyThatIsMissedIsNotDestroyed(t *testing.T) {
 	c.execute("Destroy", in, &gone)
 	assert.Equal(t, policy.RetiringMissed, gone.Decision.Reason, gone.Decision.Message)
 	assert.Contains(t, c.keys(), "key-old disabled")
+}
+
+// The verdict on a rollback is that of a test, where there is one: nobody is sent back to a key that is refused, whatever the issuer
+// lists, and a run that cannot turn back leaves no note that it did.
+func TestNothingLeadsBackToAKeyThatIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		test error
+		want policy.Reason
+	}{
+		"a test passes":                 {nil, policy.Allowed},
+		"it is refused":                 {fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), policy.RetiringKeyNotLive},
+		"nobody knows whether it works": {errors.New("503"), policy.Allowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave")
+			c.world.Fail(memory.OpSelfTest, x.test, 1000)
+			before := len(c.world.Ledger())
+			var d policy.Decision
+			c.execute("LookBack", c.subject(), &d)
+			assert.Equal(t, x.want, d.Reason, d.Message)
+			assert.Len(t, c.world.Ledger(), before, "a look changes nothing")
+			err := c.attempt("RestoreLabels", c.subject(), nil, 1)
+			assert.Equal(t, x.want == policy.Allowed, err == nil, "%v", err)
+			minted, _ := c.metadata().Key(c.incoming.KeyID)
+			assert.Equal(t, x.want == policy.Allowed, !minted.TurnedBackAt.IsZero())
+		})
+	}
+}
+
+// A worker whose clock is wrong says of no key that it has ended.
+func TestALookBackIsByTheRightClock(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave")
+	c.do.Ahead = func(context.Context) time.Duration { return 2 * time.Hour }
+	require.ErrorContains(t, c.attempt("LookBack", c.subject(), nil, 1), "the clock of this worker is not that of Temporal")
+}
+
+// A key that the issuer does not list is not destroyed unjudged: whether it is gone, the probe tells.
+func TestAKeyThatIsNotListedIsNotDestroyed(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote")
+	c.passOverlap()
+	unlisted := &unlisting{}
+	c.do.Descriptors = []providers.Descriptor{c.world.Descriptor()}
+	mint := c.do.Descriptors[0].Issuer.Open
+	c.do.Descriptors[0].Issuer.Open = func(e providers.Environment, account, config any) (providers.Issuer, error) {
+		whole, err := mint(e, account, config)
+		unlisted.Issuer, unlisted.Disabler, unlisted.SelfTester = whole, whole.(providers.Disabler), whole.(providers.SelfTester)
+		return unlisted, err
+	}
+	unlisted.keyID = c.retiring.KeyID
+	revoke := activities.RevokeInput{Rotation: c.subject()}
+	var d policy.Decision
+	c.execute("Disable", revoke, &d)
+	assert.Equal(t, policy.KeyGone, d.Reason, "nobody was asked")
+	err := c.attempt("Destroy", revoke, nil, 1)
+	require.ErrorContains(t, err, "is destroyed and not refused")
+	assert.Contains(t, c.keys(), "key-old active")
+}
+
+// unlisting is an issuer that does not list a key.
+type unlisting struct {
+	providers.Issuer
+	providers.Disabler
+	providers.SelfTester
+	keyID string
+}
+
+func (u *unlisting) List(ctx context.Context) ([]key.Info, error) {
+	list, err := u.Issuer.List(ctx)
+	return slices.DeleteFunc(list, func(k key.Info) bool { return k.KeyID == u.keyID }), err
 }

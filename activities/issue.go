@@ -155,6 +155,9 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		return ref, ends, err
 	}
 	defer issued.Bundle.Close()
+	if err := s.mayWrite(ctx); err != nil { // else PENDING could become a key that another run destroys as an orphan
+		return ref, ends, err
+	}
 	version, err := s.store.Stage(ctx, token, issued.Bundle)
 	if err != nil {
 		return ref, ends, fmt.Errorf("staging key %s: %w", issued.Key.KeyID, err)

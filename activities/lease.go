@@ -75,7 +75,8 @@ func (s *site) take(ctx context.Context, r Rotation) error {
 	mine := s.run(ctx, r)
 	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		if m.Lease != nil && *m.Lease == *mine {
-			if s.standings.note(s.secret(), m.Revision, s.now()) < key.LeaseTerm/2 || s.within() != nil {
+			known := !s.standings.since(s.secret()).IsZero() // else it may be as old as its term
+			if stood := s.standings.note(s.secret(), m.Revision, s.now()); known && stood < key.LeaseTerm/2 || s.within() != nil {
 				return errUnchanged
 			}
 			return nil // what waits for long may write nothing else
@@ -111,6 +112,18 @@ func (s *site) counts(ctx context.Context) error {
 		return nil
 	}
 	return s.acknowledge(ctx, s.heartbeat)
+}
+
+// mayWrite is fenced and counts in one, for a write that is none of the metadata.
+func (s *site) mayWrite(ctx context.Context) error {
+	m, err := s.store.Metadata(ctx)
+	if err != nil {
+		return fmt.Errorf("reading metadata of the store: %w", err)
+	}
+	if err := s.fenced(m); err != nil {
+		return err
+	}
+	return s.counts(ctx)
 }
 
 // renew keeps the lease of a run that only looks: past half of its term, and whenever this process does not know how old it is.

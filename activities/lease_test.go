@@ -99,6 +99,7 @@ func TestAnAttemptOfAnEarlierRunIsFenced(t *testing.T) {
 		none   memory.Op // what does not happen
 	}{
 		"Issue":       {nil, 2, memory.OpIssue},
+		"Stage":       {nil, 0, memory.OpStage},
 		"DeliverWave": {[]string{"Issue"}, 1, memory.OpDeliver},
 		"Promote":     {[]string{"Issue", "DeliverWave"}, 1, memory.OpPromote},
 		"Disable":     {[]string{"Issue", "DeliverWave", "Promote"}, 1, memory.OpDisable},
@@ -110,17 +111,28 @@ func TestAnAttemptOfAnEarlierRunIsFenced(t *testing.T) {
 				c.passOverlap()
 			}
 			happened := len(c.world.Happened(x.none))
-			c.interleave(x.write, func() {
+			takes := func() {
 				m := c.metadata()
 				next := *m.Lease
 				next.Run = "next-run"
 				m.Lease = &next
 				_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
 				assert.NoError(t, err)
-			})
+			}
+			activity := step
+			if step == "Stage" {
+				activity = "Issue" // whose mint was slow
+				c.world.On(memory.OpIssue, func(p memory.Phase) {
+					if p == memory.After {
+						takes()
+					}
+				})
+			} else {
+				c.interleave(x.write, takes)
+			}
 			var input any
 			approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, By: "ann", At: c.now()}}
-			switch step {
+			switch activity {
 			case "Issue":
 				input = activities.IssueInput{Rotation: c.subject(), Ordinal: 1}
 			case "DeliverWave":
@@ -130,7 +142,7 @@ func TestAnAttemptOfAnEarlierRunIsFenced(t *testing.T) {
 			case "Disable":
 				input = activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}
 			}
-			refused := (&signedCase{crashCase: c}).refusal(c.attempt(step, input, nil, 1))
+			refused := (&signedCase{crashCase: c}).refusal(c.attempt(activity, input, nil, 1))
 			assert.Equal(t, activities.TypeHeld, refused.Type(), "%v", refused)
 			assert.Contains(t, refused.Message(), `run "next-run" of rotation/payments-api has taken over`)
 			assert.Len(t, c.world.Happened(x.none), happened)

@@ -88,7 +88,8 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	if !d.OK {
 		refusing(ctx, d, left...)
 		// An attempt before this one may have disabled it, when all was well still: whoever uses it is not left refused.
-		return d, a.enable(ctx, s, in.Rotation)
+		_, err := a.enable(ctx, s, in.Rotation)
+		return d, err
 	}
 	disabler, can := s.issuer.(providers.Disabler)
 	if !can {
@@ -108,8 +109,9 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 		}
 		mine := owned(m, in.Retiring)
 		switch ownDoing := mine.DisablingRun == run; {
-		case before.State != key.Active && ownDoing:
+		case before.State != key.Active && ownDoing && len(with(slices.Clone(mine.Approvals), nonces(approvals))) == len(mine.Approvals):
 			return errUnchanged
+		case before.State != key.Active && ownDoing: // it was refused to be destroyed, and people approved anew
 		case before.State != key.Active: // by another run, or by somebody else: from now on it counts for this one, with a soak of its own
 			mine.Spent, mine.Approvals, mine.DisabledAt = append(mine.Spent, mine.Approvals...), nil, time.Time{}
 		case !mine.BeingDisabled() || !ownDoing: // else it is finished, on the approvals that it was begun on
@@ -123,6 +125,9 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 		return d, fmt.Errorf("recording that it begins: %w", err)
 	}
 	mine, _ := m.Key(in.Retiring.KeyID)
+	if err := s.counts(ctx); err != nil {
+		return d, err
+	}
 	if err := s.stillJudged(facts); err != nil {
 		return d, err
 	}
@@ -161,33 +166,44 @@ func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, begu
 }
 
 // Enable takes Disable back, if it was done: the first step of a rollback. A key that keyturn did not
-// disable is left as it is.
-func (a *Activities) Enable(ctx context.Context, r Rotation) error {
+// disable is left as it is, which the decision tells.
+func (a *Activities) Enable(ctx context.Context, r Rotation) (policy.Decision, error) {
 	s, err := a.openForEffect(ctx, r)
 	if err != nil {
-		return forTemporal(err)
+		return policy.Decision{}, forTemporal(err)
 	}
 	defer s.release()
-	if err := a.enable(ctx, s, r); err != nil {
-		return forTemporal(fmt.Errorf("enabling key %s of %q again: %w", r.Retiring.KeyID, s.spec.Credential.Name, err))
+	left, err := a.enable(ctx, s, r)
+	if err != nil {
+		return policy.Decision{}, forTemporal(fmt.Errorf("enabling key %s of %q again: %w", r.Retiring.KeyID, s.spec.Credential.Name, err))
 	}
-	return nil
+	if left {
+		return policy.Decision{Reason: policy.RetiringKeyDisabled, Message: fmt.Sprintf("key %s was not disabled by keyturn, and is left disabled", r.Retiring.KeyID)}, nil
+	}
+	return policy.Decision{OK: true, Reason: policy.Allowed, Message: fmt.Sprintf("key %s is not disabled any more", r.Retiring.KeyID)}, nil
 }
 
-func (a *Activities) enable(ctx context.Context, s *site, r Rotation) error {
+// enable tells whether the key is left disabled, since somebody else did that.
+func (a *Activities) enable(ctx context.Context, s *site, r Rotation) (left bool, err error) {
 	disabler, can := s.issuer.(providers.Disabler)
 	if !can {
-		return nil
+		return false, nil
 	}
 	facts, err := s.facts(ctx, false)
 	if err != nil {
-		return err
+		return false, err
 	}
 	r.Retiring = facts.Named(r.Retiring)
 	mine, _ := facts.Metadata.Key(r.Retiring.KeyID)
 	if mine.DisablingAt.IsZero() {
-		return nil
+		k, _ := facts.Live(r.Retiring.KeyID)
+		return k.State == key.Disabled, nil
 	}
+	return false, a.takeBack(ctx, s, r, disabler, facts, mine)
+}
+
+// takeBack enables what keyturn disabled.
+func (a *Activities) takeBack(ctx context.Context, s *site, r Rotation, disabler providers.Disabler, facts policy.Facts, mine key.Owned) (err error) {
 	if d := policy.MayEnable(s.spec.Credential, facts, r.Retiring); !d.OK {
 		return forbidden(ctx, d)
 	}
@@ -350,8 +366,10 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 	if _, ours := facts.Metadata.Key(in.Retiring.KeyID); !live && !ours {
 		return Destroyed{Decision: d}, nil // of a key that is nowhere nothing is recorded
 	}
-	if err := s.destroy(ctx, facts, in.Retiring); err != nil {
-		return Destroyed{}, err
+	if live { // what is not listed has an end that nobody judged: the probe tells whether it has
+		if err := s.destroy(ctx, facts, in.Retiring); err != nil {
+			return Destroyed{}, err
+		}
 	}
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDestroyed, in.Retiring.KeyID, map[string]string{"decision": d.Message})); err != nil {
 		return Destroyed{}, err

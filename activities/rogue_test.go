@@ -606,3 +606,31 @@ func TestBoundsThatChangeDuringAWaveCount(t *testing.T) {
 	assert.Empty(t, c.world.Happened(memory.OpDeliver))
 	c.everybodyHolds(c.retiring)
 }
+
+// A key that was found disabled stays so while people approve once more, when it was refused to be destroyed: what they approve then
+// counts, too.
+func TestASecondApprovalOfAKeyThatIsDisabledCounts(t *testing.T) {
+	t.Parallel()
+	c := inOverlap(t)
+	require.NoError(t, c.world.Issuer("payments-api").(providers.Disabler).Disable(t.Context(), c.retiring))
+	disable := func() activities.RevokeInput {
+		in := activities.RevokeInput{Rotation: c.subject(), Approvals: []policy.Verdict{c.approval(c.olga, asSigned)}}
+		var d policy.Decision
+		c.execute("Disable", in, &d)
+		require.True(t, d.OK, d.Message)
+		return in
+	}
+	disable()
+	since, _ := c.metadata().Key("key-old")
+	var left policy.Decision
+	c.execute("Enable", c.subject(), &left)
+	assert.Equal(t, policy.RetiringKeyDisabled, left.Reason, "keyturn did not disable it, and says that it is left so")
+	second := disable()
+	now, _ := c.metadata().Key("key-old")
+	assert.Len(t, now.Approvals, 2)
+	assert.Equal(t, since.DisabledAt, now.DisabledAt, "the soak goes on")
+	c.wait(31 * time.Minute)
+	var destroyed activities.Destroyed
+	c.execute("Destroy", second, &destroyed)
+	assert.True(t, destroyed.Decision.OK, destroyed.Decision.Message)
+}

@@ -13,15 +13,25 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
-// LookBack tells whether a rollback can succeed now. It changes nothing, and tests no key.
+// LookBack tells whether a rollback can succeed now: it tests the retiring key, too, which an issuer may take for a use of it. It
+// changes nothing.
 func (a *Activities) LookBack(ctx context.Context, r Rotation) (policy.Decision, error) {
 	s, err := a.openWithin(r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
-	facts, err := s.facts(ctx, false)
+	err = a.clockIsRight(ctx)
+	var facts policy.Facts
+	if err == nil {
+		facts, err = s.facts(ctx, false)
+	}
 	if err != nil {
 		return policy.Decision{}, forTemporal(fmt.Errorf("looking for the way back of %q: %w", s.spec.Credential.Name, err))
+	}
+	look, done := glance(ctx) // whoever does not answer a test in that time has said nothing
+	defer done()
+	if tried, err := s.tried(look, facts, r.Retiring.KeyID); err == nil {
+		facts = tried
 	}
 	return policy.MayTurnBack(s.spec.Credential, facts, facts.Named(r.Retiring), facts.Named(r.Incoming)), nil
 }
@@ -50,6 +60,9 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		incoming = facts.MintedBy(r.ID)
 	}
 	mine, _ := facts.Metadata.Key(incoming.KeyID)
+	if facts, err = s.tested(ctx, facts, retiring.KeyID); err != nil {
+		return err
+	}
 	if d := policy.MayTurnBack(s.spec.Credential, facts, retiring, incoming); !d.OK && (!mine.DeliveredAt.IsZero() || !mine.PromotedAt.IsZero()) {
 		return forbidden(ctx, d) // the next rotation goes on with it
 	}
@@ -237,6 +250,7 @@ func passing(r policy.Reason) bool {
 func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 	current, _ := f.Version(key.Current)
 	standings := f.Standings(s.spec.Credential.Adopt)
+	spared := func(r key.Ref) bool { return policy.Spared(s.spec.Credential, f, r) }
 	var refs []key.Ref
 	for _, k := range f.Metadata.Keys {
 		if k.KeyID != current.KeyID && k.Rotation != "" && (k.PromotedAt.IsZero() || f.TurnedBackFrom(k)) && !f.Metadata.Owes(DebtCopiesLeft, k.KeyID) {
@@ -249,7 +263,7 @@ func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 			refs = append(refs, f.Ref(k))
 		}
 	}
-	return refs
+	return slices.DeleteFunc(refs, spared)
 }
 
 // discardOne destroys a key, then its stored version and the copies of it, then the record of it: whenever the process

@@ -216,7 +216,7 @@ func (s *site) destroy(ctx context.Context, facts policy.Facts, ref key.Ref) err
 		return err
 	}
 	for _, v := range versions {
-		if v.Has(key.Current) && v.KeyID == ref.KeyID {
+		if v.Has(key.Current) && (v.KeyID == ref.KeyID || ref.StoreVersion != "" && v.ID == ref.StoreVersion) {
 			return fmt.Errorf("%w: it has become CURRENT", providers.ErrConflict)
 		}
 	}

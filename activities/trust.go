@@ -100,6 +100,17 @@ func AheadOfTemporal(ctx context.Context) time.Duration {
 	return time.Since(activity.GetInfo(ctx).StartedTime)
 }
 
+// clockIsRight refuses what is judged by a clock that is not Temporal's.
+func (a *Activities) clockIsRight(ctx context.Context) error {
+	if a.Ahead == nil {
+		return nil
+	}
+	if off := a.Ahead(ctx).Round(time.Second); off.Abs() > clockOff {
+		return fmt.Errorf("%w: it is %s ahead, unless the process stood still since it was given the task: set it right, or let another worker go on", errClock, off)
+	}
+	return nil
+}
+
 // openForEffect opens the credential for an activity that changes something. Such an activity must run
 // in the credential's own rotation, whose workflow ID is the mutex, within the configured bounds, and by
 // a spec that is not older than the one that a key was last issued with, on a worker whose clock is right. It has the secret for itself, among
@@ -113,10 +124,8 @@ func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, erro
 	if id := acting(ctx).workflow; id != WorkflowID(name) {
 		return nil, fmt.Errorf("acting on %q: %w: workflow %q is not its rotation", name, ErrSpec, id)
 	}
-	if a.Ahead != nil {
-		if off := a.Ahead(ctx).Round(time.Second); off.Abs() > clockOff {
-			return nil, fmt.Errorf("%w: it is %s ahead, unless the process stood still since it was given the task: set it right, or let another worker go on", errClock, off)
-		}
+	if err := a.clockIsRight(ctx); err != nil {
+		return nil, err
 	}
 	if s.release, err = a.mutexes.lock(ctx, s.secret()); err != nil {
 		return nil, err

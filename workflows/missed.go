@@ -34,12 +34,8 @@ func (r *rotation) soakDisabled(lasts time.Duration, waitsFor string) (enabled b
 		return !r.Disabled, err
 	}
 	r.note("watch: %s", seen.Message)
-	r.tell(notifyAlert, "missed", "The retiring key is still needed", seen.Message+". It is enabled again, and stays so until it was quiet.")
-	if err := r.enable(); err != nil {
-		return true, err
-	}
-	r.note("enabled key %s again", r.Status.Retiring.KeyID)
-	return true, nil
+	r.tell(notifyAlert, "missed", "The retiring key is still needed", seen.Message+". If keyturn disabled it, it is enabled again, and stays so until it was quiet.")
+	return true, r.enable()
 }
 
 // watchDisabled sets the decision once somebody misses the disabled key, until it is stopped.
@@ -94,9 +90,11 @@ func (r *rotation) enableMissed(ctx workflow.Context) {
 	r.background.Add(1)
 	defer r.background.Done()
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	if err := enabling.start(own, r.Queue, act.Enable, r.subject()).Get(own, nil); err != nil {
+	var d policy.Decision
+	switch err := enabling.start(own, r.Queue, act.Enable, r.subject()).Get(own, &d); {
+	case err != nil:
 		r.note("the missed key is not enabled yet: %s", cause(err))
-		return
+	case d.Reason != policy.RetiringKeyDisabled:
+		r.became(RoleRetiring, KeyPrevious)
 	}
-	r.became(RoleRetiring, KeyPrevious)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -137,4 +138,46 @@ func TestARotationThatFailedIsGoneOnWith(t *testing.T) {
 			assert.Len(t, s.versions(), 1)
 		})
 	}
+}
+
+// A first key that somebody disables before all have it leaves nobody anything to go back to: the next rotation brings them another
+// one, and the one after that clears it away.
+func TestAFirstKeyThatIsRefusedIsFollowedByAnother(t *testing.T) {
+	t.Parallel()
+	without := func() *stage {
+		s := newStage(t)
+		s.coarse()
+		s.forgetStore()
+		require.NoError(t, s.world.Issuer("payments-api").Destroy(context.Background(), key.Ref{Principal: "payments-api", KeyID: "key-old"}))
+		return s
+	}
+	whole, s := &step{id: "first"}, without()
+	_, err := s.over(workflows.RotationInput{Spec: s.spec()}, whole)
+	require.NoError(t, err)
+	second, waves := 0, 0 // the activity that delivers to the second wave
+	for i, asked := range whole.asked {
+		if asked.name == "DeliverWave" {
+			if waves++; waves == 2 {
+				second = i + 1
+			}
+		}
+	}
+	require.Positive(t, second)
+
+	s = without()
+	_, err = s.over(workflows.RotationInput{Spec: s.spec()}, lost("first", second))
+	require.ErrorContains(t, err, "the run is lost before ")
+	issuer := s.world.Issuer("payments-api")
+	list, err := issuer.List(context.Background())
+	require.NoError(t, err)
+	require.NoError(t, issuer.(providers.Disabler).Disable(context.Background(), key.Ref{Principal: "payments-api", KeyID: list[0].KeyID}))
+
+	report, err := s.over(workflows.RotationInput{Spec: s.spec()}, &step{id: "second"})
+	require.NoError(t, err)
+	assert.Equal(t, workflows.CompletedWithDebt, report.Outcome, report.Message)
+	assert.Equal(t, []string{"new-1 disabled", "new-2 active"}, s.keys())
+	report, err = s.over(workflows.RotationInput{Spec: s.spec()}, &step{id: "third"})
+	require.NoError(t, err)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, []string{"new-3 active"}, s.keys())
 }

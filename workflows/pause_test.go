@@ -63,13 +63,15 @@ func TestARotationWhoseRetiringKeyIsGoneGoesOn(t *testing.T) {
 	t.Parallel()
 	gone := no(policy.RetiringGone)
 	for name, c := range map[string]struct {
-		watch    policy.Reason
+		watch    []policy.Reason // one after the other
 		lookBack policy.Decision
-		times    int
+		paused   int
+		told     int
 	}{
-		"as its watch finds":                      {policy.RetiringGone, yes, 1},
-		"as is found when the budget is breached": {policy.BudgetBreached, gone, 2},
-		"as is found when a check fails":          {policy.CheckFailing, gone, 2},
+		"as its watch finds":                             {[]policy.Reason{policy.RetiringGone}, yes, 0, 1},
+		"and the budget is breached":                     {[]policy.Reason{policy.RetiringGone, policy.BudgetBreached}, gone, 0, 2},
+		"and a check fails, also in the overlap":         {[]policy.Reason{policy.RetiringGone, policy.CheckFailing, policy.CheckFailing}, gone, 0, 3},
+		"as a pause for a breach finds in several looks": {[]policy.Reason{policy.BudgetBreached}, gone, 1, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -77,18 +79,50 @@ func TestARotationWhoseRetiringKeyIsGoneGoesOn(t *testing.T) {
 			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachRollback}
 			s.answers["LookBack"] = func(int) (any, error) { return c.lookBack, nil }
 			s.answers["Watch"] = func(n int) (any, error) {
-				if n <= c.times {
-					return no(c.watch), nil
+				if n <= len(c.watch) {
+					return no(c.watch[n-1]), nil
+				}
+				return nil, nil
+			}
+			s.answers["AwaitHealth"] = func(int) (any, error) {
+				return nil, temporal.NewNonRetryableApplicationError("the retiring key is gone", activities.TypeGone, nil)
+			}
+			s.approveAt(atGate)
+			report := s.run()
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			assert.Equal(t, c.paused, s.called("AwaitHealth"))
+			told := slices.DeleteFunc(s.notes, func(n activities.NotifyInput) bool { return n.What != "retiring-gone" })
+			assert.Len(t, told, c.told, "at once, and once it is watched again")
+			assert.Empty(t, s.watched[len(s.watched)-1], "what is gone is watched no more")
+		})
+	}
+}
+
+// That the retiring key was gone is no more than what was seen once: a breach asks again, and turns back, or pauses, when it is there.
+func TestARetiringKeyThatIsThereAfterAllIsGoneBackTo(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		breach inventory.OnBreach
+		want   workflows.Outcome
+	}{
+		"the rotation turns back": {inventory.BreachRollback, workflows.RolledBack},
+		"or pauses":               {inventory.BreachPause, workflows.Completed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: c.breach}
+			found := []policy.Reason{policy.RetiringGone, policy.BudgetBreached}
+			s.answers["Watch"] = func(n int) (any, error) {
+				if n <= len(found) {
+					return no(found[n-1]), nil
 				}
 				return nil, nil
 			}
 			s.approveAt(atGate)
 			report := s.run()
-			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
-			assert.False(t, s.has("await health"))
-			told := slices.DeleteFunc(s.notes, func(n activities.NotifyInput) bool { return n.What != "retiring-gone" })
-			assert.Len(t, told, c.times, "at once, and once it is watched again")
-			assert.Empty(t, s.watched[len(s.watched)-1], "what is gone is watched no more")
+			assert.Equal(t, c.want, report.Outcome, report.Message)
+			assert.Equal(t, c.breach == inventory.BreachPause, s.called("AwaitHealth") == 1)
 		})
 	}
 }

@@ -49,11 +49,17 @@ func (r *rotation) enableUntilApproved() error {
 
 // enable enables the retiring key again.
 func (r *rotation) enable() error {
-	if err := r.step(enabling, act.Enable, r.acting(), nil); err != nil {
+	var d policy.Decision
+	if err := r.step(enabling, act.Enable, r.acting(), &d); err != nil {
 		return err
 	}
 	r.Disabled = false
+	if d.Reason == policy.RetiringKeyDisabled {
+		r.note("%s", d.Message)
+		return nil
+	}
 	r.became(RoleRetiring, KeyPrevious)
+	r.note("enabled key %s again", r.Status.Retiring.KeyID)
 	return nil
 }
 
@@ -87,9 +93,11 @@ func (r *rotation) disableAndDestroy(approvals []policy.Verdict) (gone bool, err
 	return r.destroy(&activities.RevokeInput{Rotation: *r.acting(), Approvals: approvals})
 }
 
-// Destroying a key is tried for so long, again after a pause that doubles from the first one on.
+// Destroying a key is tried for so long, and so often at least, since nobody may be there to try it; again after a pause that
+// doubles from the first one on.
 const (
 	destroyingLasts = 2 * time.Hour
+	destroyingTries = 6
 	firstTry        = time.Minute
 )
 
@@ -97,7 +105,11 @@ const (
 // rotation can turn back, and a disabled key is watched as in its soak.
 func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error) {
 	until := workflow.Now(r.ctx).Add(destroyingLasts)
-	for pause := firstTry; ; pause = min(2*pause, 30*time.Minute) {
+	least := 1
+	if workflow.GetVersion(r.ctx, "destroying-tries", workflow.DefaultVersion, 1) >= 1 {
+		least = destroyingTries
+	}
+	for try, pause := 1, firstTry; ; try, pause = try+1, min(2*pause, 30*time.Minute) {
 		if !r.RetiringGone {
 			if err := r.safePoint(); err != nil { // the last moment at which it can turn back
 				return false, err
@@ -105,7 +117,7 @@ func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error)
 		}
 		destroyed, err := r.tryToDestroy(input)
 		switch {
-		case err != nil && !r.held(err) && (isFinal(err) || !workflow.Now(r.ctx).Before(until)):
+		case err != nil && !r.held(err) && (isFinal(err) || try >= least && !workflow.Now(r.ctx).Before(until)):
 			// Whether the key is dead is not known: Record looks, and what lives on is debt.
 			r.note("destroying key %s did not end well: %s", r.Status.Retiring.KeyID, cause(err))
 			return true, nil
@@ -144,8 +156,10 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 	why := cause(failed)
 	r.note("key %s is not seen destroyed yet: %s", r.Status.Retiring.KeyID, why)
 	var back policy.Decision
-	if lookingBack.start(r.ctx, r.Queue, act.LookBack, *r.subject()).Get(r.ctx, &back) == nil && back.Reason == policy.RetiringGone {
-		r.RetiringGone = true // what is left is to prove it
+	if lookingBack.start(r.ctx, r.Queue, act.LookBack, *r.subject()).Get(r.ctx, &back) == nil {
+		r.RetiringGone = back.Reason == policy.RetiringGone
+	}
+	if r.RetiringGone { // what is left is to prove it
 		if r.held(failed) {
 			return false, r.hold(why, input, func() error { return nil })
 		}

@@ -56,9 +56,21 @@ func (r *rotation) lookBack(ctx workflow.Context) string {
 	}
 	r.lookedBack, r.onlyOn = now, ""
 	if !d.OK {
-		r.onlyOn, r.RetiringGone = d.Message, r.RetiringGone || d.Reason == policy.RetiringGone
+		r.onlyOn = d.Message
 	}
 	return r.onlyOn
+}
+
+// stillGone looks whether the retiring key is gone, as the watch saw it once; when nobody can tell, it is.
+func (r *rotation) stillGone(ctx workflow.Context) bool {
+	if !r.RetiringGone || r.Plan.Retiring == nil || workflow.GetVersion(ctx, "still-gone", workflow.DefaultVersion, 1) < 1 {
+		return r.RetiringGone
+	}
+	var d policy.Decision
+	if lookingBack.start(ctx, r.Queue, act.LookBack, *r.subject()).Get(ctx, &d) == nil {
+		r.RetiringGone = d.Reason == policy.RetiringGone
+	}
+	return r.RetiringGone
 }
 
 // rollBack returns every consumer to the retiring key and destroys the incoming one. It can be run from

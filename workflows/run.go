@@ -36,7 +36,7 @@ type rotation struct {
 	cancelWatch       func()
 	unwatchDisabled   func() // ends the watch of a disabled key
 	watches           int    // begun so far; only the last one counts
-	unwatched         bool   // until the overlap begins
+	unwatched         bool   // but for its keys, until the overlap begins
 	indexed           Phase  // by which the run is found
 	remembered        int    // how large the verdicts are, in bytes
 	proved            int    // signed decisions looked at since the gate opened

@@ -234,12 +234,11 @@ func (s *script) mocks() {
 		s.did("destroy with %d approvals", len(in.Approvals))
 		return answer(s, "Destroy", activities.Destroyed{Decision: yes, Probe: "refused"})
 	})
-	s.env.OnActivity(act.Enable, anything, anything).Return(func(context.Context, activities.Rotation) error {
+	s.env.OnActivity(act.Enable, anything, anything).Return(func(context.Context, activities.Rotation) (policy.Decision, error) {
 		if s.disabled || s.asks(func(done string) bool { return strings.HasPrefix(done, "disable") }) { // otherwise it only looks
 			s.did("enable")
 		}
-		_, err := answer(s, "Enable", true)
-		return err
+		return answer(s, "Enable", yes)
 	})
 	s.env.OnActivity(act.RestoreLabels, anything, anything).Return(func(_ context.Context, _ activities.Rotation) error {
 		s.did("restore labels")

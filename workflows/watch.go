@@ -50,6 +50,7 @@ func (r *rotation) watchEvery() time.Duration {
 // state is what it is for: neither is watched.
 func (r *rotation) watching() *activities.Rotation {
 	subject := r.subject()
+	subject.KeysAlone = r.unwatched
 	if r.RetiringGone || r.in.Settle != "" {
 		subject.Retiring = key.Ref{}
 	}
@@ -87,7 +88,12 @@ var forPeople = []policy.Reason{StepFailed, policy.BudgetBlind, policy.IncomingN
 // breached turns the rotation back, or, by policy or for want of a way back, pauses it.
 func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	r.note("watch: %s", d.Message)
-	r.RetiringGone = r.RetiringGone || d.Reason == policy.RetiringGone // nothing brings it back: a pause does not wait for that
+	own := r.watches
+	if d.Reason == policy.RetiringGone {
+		r.RetiringGone = true // in several looks: a pause does not wait for that
+	} else if r.stillGone(ctx); ctx.Err() != nil || own != r.watches {
+		return // it is not watched any more
+	}
 	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
 	switch {
 	case r.goesOn(ctx, d):
@@ -96,7 +102,6 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 		r.Breach = &d
 		return
 	}
-	own := r.watches
 	why := r.lookBack(ctx)
 	switch {
 	case ctx.Err() != nil || own != r.watches: // it is not watched any more
@@ -111,7 +116,7 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 
 // goesOn tells whether a rotation goes on whatever is broken: its retiring key is gone, or it has none, so that whoever has not the
 // incoming one yet is refused until it reaches them, and a pause would only keep it from them. People are told. What shows that on each
-// look is watched again from the overlap on, when everybody should have the incoming key.
+// look is watched again from the overlap on, when everybody should have the incoming key; until then the keys alone are.
 func (r *rotation) goesOn(ctx workflow.Context, d policy.Decision) bool {
 	broken := d.Reason == policy.BudgetBreached || d.Reason == policy.CheckFailing
 	if !r.RetiringGone && r.Plan.Retiring != nil || !broken && d.Reason != policy.RetiringGone || workflow.GetVersion(ctx, "goes-on-when-gone", workflow.DefaultVersion, 1) < 1 {
@@ -120,9 +125,8 @@ func (r *rotation) goesOn(ctx workflow.Context, d policy.Decision) bool {
 	r.note("it goes on: only the incoming key is left to bring to consumers")
 	r.tell(notifyAlert, "retiring-gone", "There is no key but the incoming one",
 		d.Message+". Nothing leads back to another key, so that the rotation goes on: whoever has not the incoming key yet is refused until it is delivered.")
-	if r.unwatched = broken; !broken {
-		r.startWatch()
-	}
+	r.unwatched = broken
+	r.startWatch()
 	return true
 }
 
@@ -161,9 +165,5 @@ func (r *rotation) enableInPause() error {
 	if r.Status.Phase != PhaseDisableSoak || !r.Disabled || workflow.GetVersion(r.ctx, "pause-enables", workflow.DefaultVersion, 1) < 1 {
 		return nil
 	}
-	if err := r.enable(); err != nil {
-		return err
-	}
-	r.note("enabled key %s again, until its evidence is gathered anew", r.Status.Retiring.KeyID)
-	return nil
+	return r.enable()
 }

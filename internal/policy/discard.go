@@ -12,6 +12,11 @@ import (
 // anybody: it never became CURRENT, or was turned back from; the key that consumers shall use is live and
 // CURRENT, every instance attests that one, and this one is quiet. It is the end of every rollback.
 func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
+	for _, i := range f.Instances {
+		if i.Statement != nil && i.Statement.Holds(unwanted) {
+			return refuse(RetiringStillHeld, "%s still holds key %s", i.Name(), unwanted.KeyID)
+		}
+	}
 	k, live := f.Live(unwanted.KeyID)
 	if !live {
 		return allow("key %s does not exist any more", unwanted.KeyID)
@@ -25,11 +30,6 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 		}
 	default:
 		return refuse(NotOurs, "key %s is %s, not an unwanted key of %s", unwanted.KeyID, standing, c.Name)
-	}
-	for _, i := range f.Instances {
-		if i.Statement != nil && i.Statement.Holds(unwanted) {
-			return refuse(RetiringStillHeld, "%s still holds key %s", i.Name(), unwanted.KeyID)
-		}
 	}
 	owned, _ := f.Metadata.Key(unwanted.KeyID)
 	had := owned.DeliveredAt // by the last one who got it
@@ -72,6 +72,14 @@ func MayDiscardAll(c inventory.Credential, f Facts, unwanted []key.Ref) Decision
 		}
 	}
 	return allow("%s may be destroyed", count(len(unwanted), "unwanted key"))
+}
+
+// Spared tells whether a key that a rotation which did not end brought to consumers is neither gone on with nor discarded: it is
+// refused, and there is no other that they could go back to, so that what helps is to bring them another one. The rotation after
+// that one discards it.
+func Spared(c inventory.Credential, f Facts, minted key.Ref) bool {
+	owned, _ := f.Metadata.Key(minted.KeyID)
+	return !owned.DeliveredAt.IsZero() && f.keptBeside(c, minted) == "" && !f.notRefused(c, minted.KeyID, IncomingNotLive).OK
 }
 
 // keptBeside is the key that consumers are left with when another one is discarded: the one in CURRENT, or, when somebody has

@@ -27,6 +27,8 @@ type Evidence struct {
 	Unseen bool `json:"unseen,omitempty"`
 	// Untested: nothing tests a key of this credential, so that whether the incoming one works is what the issuer's list says.
 	Untested bool `json:"untested,omitempty"`
+	// Unheard: the issuer does not tell who is refused with a disabled key.
+	Unheard bool `json:"unheard,omitempty"`
 	// QuietSince is the later of the promotion and the retiring key's last use.
 	QuietSince time.Time `json:"quietSince,omitzero"`
 	GatheredAt time.Time `json:"gatheredAt"`
@@ -60,7 +62,7 @@ func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidenc
 
 // gather is Gather with decisions that come besides.
 func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides ...Decision) Evidence {
-	e := Evidence{GatheredAt: f.At, Unseen: f.unseen(retiring.KeyID), Untested: f.Untestable}
+	e := Evidence{GatheredAt: f.At, Unseen: f.unseen(retiring.KeyID), Untested: f.Untestable, Unheard: f.Capabilities.CanDisable && !f.Capabilities.ReportsRefusals}
 	miss := func(r Reason, format string, args ...any) { e.Missing = append(e.Missing, refuse(r, format, args...)) }
 
 	e.Missing = append(e.Missing, named(converged(f.Instances, retiring, incoming))...)
@@ -334,6 +336,9 @@ func (e Evidence) Describe() string {
 		count(len(e.Instances), "instance"), e.QuietSince.UTC().Format(time.RFC3339))
 	if e.Unseen {
 		text += " as far as attestations tell: the issuer tells of no use of it, so one approval more is asked for"
+	}
+	if e.Unheard {
+		text += "; the issuer does not tell who is refused with a disabled key, so that nobody is seen to miss it in the soak"
 	}
 	if e.Untested {
 		text += "; nothing tests whether the incoming key works: the issuer lists it as active"

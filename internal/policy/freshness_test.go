@@ -234,6 +234,10 @@ func TestAKeyIsQuietByTheReport(t *testing.T) {
 			reports(0, 51*time.Hour, 0)(f)
 			f.Metadata.Keys[1].AttestedReport = now.Add(-12 * time.Hour)
 		}, policy.Allowed},
+		"one whose clock was set right since, and stopped": {func(f *policy.Facts) {
+			reports(0, 51*time.Hour, 4*time.Hour)(f)
+			f.Metadata.Keys[1].AttestedReport = f.Metadata.Keys[1].AttestedAt.Add(-10 * time.Hour)
+		}, policy.UsageStale},
 		"a report that was never held against our clock": {func(f *policy.Facts) {
 			reports(0, 51*time.Hour, 2*time.Hour)(f)
 			f.Metadata.Keys[1].AttestedReport = time.Time{}

@@ -100,7 +100,7 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 			plan.Retiring, plan.RetiringExpires = &ref, k.ExpiresAt
 			plan.NoWayBack, plan.WayBackEnds = noWayBack(c, f, plan)
 			plan.CanRollBack = plan.NoWayBack == ""
-		case plan.goesOnWith(k.KeyID):
+		case plan.goesOnWith(k.KeyID), Spared(c, f, ref):
 		case standing == StandingIncoming, standing == StandingOrphan:
 			plan.Discard = append(plan.Discard, ref)
 		}
@@ -297,7 +297,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339))
 			}
 		case StandingIncoming:
-			if plan.goesOnWith(k.KeyID) {
+			if plan.goesOnWith(k.KeyID) || Spared(c, f, f.Ref(k)) {
 				continue
 			}
 			if owned, _ := f.Metadata.Key(k.KeyID); plan.Retiring == nil && !owned.DeliveredAt.IsZero() && len(onAnyOf(f.Instances, []key.Ref{f.Ref(k)})) == 0 {

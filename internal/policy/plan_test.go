@@ -141,7 +141,13 @@ func TestPlanRefusals(t *testing.T) {
 				g.f.Instances[i].Statement, g.f.Instances[i].NotAttesting = nil, "connection refused"
 			}
 		}, []policy.Reason{policy.UnfinishedRotation}},
-		"signed approvals that nobody can verify refuse": {func(g *given) { g.c.Approvals.Revoke.Trust = inventory.TrustSigned }, []policy.Reason{policy.TrustNotVerifiable}},
+		"the only key that was ever delivered is no reason against another one once it has ended": {func(g *given) {
+			g.f = onlyDelivered()
+			g.f.Keys[0].ExpiresAt = now.Add(-time.Hour)
+		}, nil},
+		"nor when somebody disabled it":                               {func(g *given) { g.f = onlyDelivered(); g.f.Keys[0].State = key.Disabled }, nil},
+		"as long as it works it is, though it cannot be gone on with": {func(g *given) { g.f = onlyDelivered() }, []policy.Reason{policy.UnfinishedRotation, policy.UnfinishedRotation, policy.UnfinishedRotation}},
+		"signed approvals that nobody can verify refuse":              {func(g *given) { g.c.Approvals.Revoke.Trust = inventory.TrustSigned }, []policy.Reason{policy.TrustNotVerifiable}},
 		"rights beyond the scopes refuse, each by itself": {func(g *given) { g.f.RightsObjections = []string{"policy a", "policy b"} },
 			[]policy.Reason{policy.RightsRefused, policy.RightsRefused}},
 		"all reasons are given at once": {func(g *given) {
@@ -270,4 +276,13 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 			assert.NotEqual(t, "disable", s.Phase)
 		}
 	})
+}
+
+// onlyDelivered are the facts of a first key that was delivered and never promoted.
+func onlyDelivered() policy.Facts {
+	f := staged()
+	f.Keys, f.Versions, f.Metadata.Keys = f.Keys[1:], f.Versions[1:], f.Metadata.Keys[1:]
+	f.Metadata.Keys[0].VerifiedAt = time.Time{}
+	f.Instances = fleet("fp:new")
+	return f
 }

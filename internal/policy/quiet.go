@@ -63,7 +63,8 @@ func (f Facts) upToDate(k key.Info, at, reported time.Time) Decision {
 	behind := looked.Sub(k.ReportedAt).Abs()
 	if !at.IsZero() && !reported.IsZero() {
 		since := looked.Sub(at)
-		behind = min(behind, since-k.ReportedAt.Sub(reported)-time.Duration(float64(since)*clockDrift))
+		// One that went on for longer than the time between was set: whether it goes on, that time does not tell.
+		behind = min(behind, max((since-k.ReportedAt.Sub(reported)).Abs()-time.Duration(float64(since)*clockDrift), 0))
 	}
 	if behind > f.Capabilities.UsageLag+reportLate {
 		return refuse(UsageStale, "the issuer's report of uses is as of %s, by its own clock, and has not gone on as it should: whether anybody uses key %s since is not known. See that the gateways which report can write",

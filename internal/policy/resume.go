@@ -41,7 +41,9 @@ func unfinished(c inventory.Credential, f Facts, standings map[string]Standing) 
 	for _, k := range f.Keys {
 		switch standings[k.KeyID] {
 		case StandingIncoming, StandingOrphan:
-			incoming = append(incoming, k)
+			if !Spared(c, f, f.Ref(k)) {
+				incoming = append(incoming, k)
+			}
 		case StandingRetired:
 			retired = append(retired, k)
 		}
