@@ -88,6 +88,7 @@ func (g *growingOutbound) UpsertTypedSearchAttributes(ctx workflow.Context, attr
 // Its days are hours here: what it costs is the looks of the watch.
 func TestAnOverlapWithoutEndComesToItsEnd(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const (
 		extends  = 300
 		enough   = 1000 // events, for the server's 4,096

@@ -219,6 +219,7 @@ func TestScansThatCannotSeeEverything(t *testing.T) {
 	})
 	t.Run("two thousand credentials and more", func(t *testing.T) {
 		t.Parallel()
+		long(t)
 		s := newStage(t)
 		for n := range 4001 {
 			s.credential.Name = fmt.Sprintf("c-%04d", n)

@@ -420,6 +420,7 @@ func TestSweepFindsWhatTheWorldHides(t *testing.T) {
 // Thousands of credentials are swept by several runs, one after the other, each with a history that is bounded.
 func TestSweepOfThousands(t *testing.T) {
 	t.Parallel()
+	long(t)
 	s := newStage(t)
 	for n := range 2500 {
 		s.credential.Name = fmt.Sprintf("c-%04d", n)

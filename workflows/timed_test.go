@@ -28,6 +28,15 @@ func (c *thinned) out() bool {
 	return (c.n-1)%every != 0
 }
 
+// long leaves a case to the run without the race detector: it takes a quarter of a minute with it, and does nothing at once that
+// others do not do.
+func long(t *testing.T) {
+	t.Helper()
+	if raced {
+		t.Skip("too long with the race detector; the run without it plays it")
+	}
+}
+
 // timed has things happen to a run at times after its begin, all in the environment's own goroutine.
 type timed struct {
 	t   *testing.T

@@ -397,6 +397,7 @@ func TestNoSecretReachesTemporal(t *testing.T) {
 // as long as an approval counts. Whoever approved in time approved until the key is gone.
 func TestDefaultTermsComeToTheirEnd(t *testing.T) {
 	t.Parallel()
+	long(t)
 	s := newStage(t)
 	s.credential.Terms = inventory.DefaultTerms(inventory.RiskStandard)
 	s.credential.Approvals.Revoke.Trust = inventory.TrustAny
