@@ -61,7 +61,7 @@ func prepareAWSOn(where *stage, windows ...string) *awsStage {
 	double.User("demo", moto.Allow("*"))
 	s := &awsStage{stage: where, aws: double, identity: double.AccessKey("worker")}
 	s.variables["worker"], s.variables["sandbox"] = lines(double.Variables(s.identity)), lines(double.Variables(double.AccessKey("demo")))
-	s.prepared(append([]string{"--aws", "--every", "250ms"}, windows...)...) // each call is moto's work
+	s.prepared(append([]string{"--aws", "--every", "1s"}, windows...)...) // each call is moto's work
 	return s
 }
 
@@ -225,7 +225,7 @@ func TestAWS(t *testing.T) {
 }
 
 func awsRoutine(t *testing.T) {
-	s := newAWSStage(t, "--wave-soak", "5s", "--every", "50ms")
+	s := newAWSStage(t, "--wave-soak", "5s", "--every", "250ms")
 	retiring := s.key("AWSCURRENT")
 	out, code := s.starter("plan", credential, "-f", s.place.Inventory)
 	require.Zero(t, code, out)

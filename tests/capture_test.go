@@ -62,7 +62,7 @@ func (r *rotating) awaitThat(what string, holds func(workflows.Status) bool) {
 	comes(func() bool {
 		status = r.status()
 		return holds(status) || status.Report != nil // an ended one changes no more
-	}, patience, 20*time.Millisecond)
+	}, patience, 100*time.Millisecond)
 	if !holds(status) {
 		require.Fail(r.t, what, "but it stands so: %+v", status)
 	}

@@ -373,7 +373,7 @@ func (p *process) hears(pattern string) (found []string) {
 		ended := p.ended() // then this is all
 		found = what.FindStringSubmatch(p.said())
 		return found != nil || ended
-	}, patience, 20*time.Millisecond)
+	}, patience, 50*time.Millisecond)
 	return found
 }
 
