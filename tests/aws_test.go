@@ -61,7 +61,7 @@ func prepareAWSOn(where *stage, windows ...string) *awsStage {
 	double.User("demo", moto.Allow("*"))
 	s := &awsStage{stage: where, aws: double, identity: double.AccessKey("worker")}
 	s.variables["worker"], s.variables["sandbox"] = lines(double.Variables(s.identity)), lines(double.Variables(double.AccessKey("demo")))
-	s.prepared(append([]string{"--aws", "--every", "1s"}, windows...)...) // each call is moto's work
+	s.prepared(append([]string{"--aws", "--every", "250ms"}, windows...)...) // each call is moto's work
 	return s
 }
 
