@@ -325,6 +325,7 @@ func TestDeathsOfDisablingWhatAnotherRunDisabled(t *testing.T) {
 			assert.True(t, c.died.Load(), "the process died at the moment that the line names")
 			old, _ := c.metadata().Key("key-old")
 			assert.Equal(t, mine, old.DisablingRun)
+			assert.NotEmpty(t, old.DisablingEvidence)
 			assert.False(t, old.DisabledAt.Before(from), "the soak is not the other run's")
 			assert.NotContains(t, old.Approvals, "a nonce of then")
 			assert.Contains(t, old.Spent, "a nonce of then", "and what that run was approved by is used up")

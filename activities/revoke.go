@@ -103,6 +103,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	// whose doing it was, and that they are used up; the time from which the soak counts after it and its event, and an
 	// older one is wiped before: whenever the process dies, the soak can only seem shorter than it was, never longer.
 	begun, run := a.Now().UTC(), acting(ctx).run
+	evidence := policy.Gather(s.spec.Credential, facts, in.Retiring, in.Incoming).Digest
 	m, err := s.amend(ctx, func(m *key.Metadata) error {
 		if err := asJudged(facts.Metadata, *m, in.Retiring.KeyID); err != nil {
 			return err
@@ -118,7 +119,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 			mine.Spent, mine.Approvals = append(mine.Spent, mine.Approvals...), nil
 			mine.DisablingAt, mine.DisablingReport, mine.DisabledAt = begun, before.ReportedAt, time.Time{}
 		}
-		mine.DisablingRun, mine.Approvals = run, with(mine.Approvals, nonces(approvals))
+		mine.DisablingRun, mine.DisablingEvidence, mine.Approvals = run, evidence, with(mine.Approvals, nonces(approvals))
 		return nil
 	})
 	if err != nil {
@@ -141,13 +142,14 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	if !mine.DisabledAt.IsZero() {
 		return d, nil
 	}
-	return d, a.markDisabled(ctx, s, in.Rotation, mine.DisablingAt, nonces(approvals))
+	return d, a.markDisabled(ctx, s, in.Rotation, mine, nonces(approvals))
 }
 
 // markDisabled records that keyturn disabled the retiring key, which it began then, and notes it in its metadata: one that
 // has the note is in the record.
-func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, begun time.Time, approvals []string) error {
-	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDisabled, occasion(r.Retiring, begun), nil)); err != nil {
+func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, disabling key.Owned, approvals []string) error {
+	begun, on := disabling.DisablingAt, map[string]string{"evidence": disabling.DisablingEvidence}
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDisabled, occasion(r.Retiring, begun), on)); err != nil {
 		return err
 	}
 	now := a.Now().UTC()
@@ -216,7 +218,7 @@ func (a *Activities) takeBack(ctx context.Context, s *site, r Rotation, disabler
 			return err
 		}
 		if was {
-			if err := a.markDisabled(ctx, s, r, mine.DisablingAt, nil); err != nil {
+			if err := a.markDisabled(ctx, s, r, mine, nil); err != nil {
 				return err
 			}
 		}

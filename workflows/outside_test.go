@@ -182,6 +182,15 @@ var outsiders = map[string]struct{ do, mend func(*outsider) }{
 			return nil
 		})
 	}, nil},
+	"every test of a key is refused, whatever the issuer lists": {
+		func(o *outsider) {
+			o.world.Befall(func(_ context.Context, c memory.Call) error {
+				if c.Op == memory.OpSelfTest && c.Phase == memory.Before {
+					return fmt.Errorf("%w: at the edge", providers.ErrKeyRefused)
+				}
+				return nil
+			})
+		}, func(o *outsider) { o.denies() }},
 	"the worker may do nothing there any more": {
 		func(o *outsider) { o.configure(strings.ReplaceAll(worldConfig, `"payments-*"`, `"others-*"`)) },
 		func(o *outsider) { o.configure(worldConfig) }},

@@ -125,11 +125,13 @@ type Owned struct {
 	DisablingAt time.Time `json:"disablingAt,omitzero"`
 	// DisablingReport is as of when the issuer reported uses then, by its own clock; zero where a report has no time.
 	DisablingReport time.Time `json:"disablingReport,omitzero"`
-	// DisabledAt is when keyturn had disabled it, or found it so; DisablingRun is the run that did, and Approvals are the nonces of
-	// the approvals that it began to do so on. They count until the key is destroyed, for this run alone.
-	DisabledAt   time.Time `json:"disabledAt,omitzero"`
-	DisablingRun string    `json:"disablingRun,omitempty"`
-	Approvals    []string  `json:"approvals,omitempty"`
+	// DisabledAt is when keyturn had disabled it, or found it so; DisablingRun is the run that did, DisablingEvidence the digest of
+	// what it found then, and Approvals are the nonces of the approvals that it began to do so on. They count until the key is
+	// destroyed, for this run alone.
+	DisabledAt        time.Time `json:"disabledAt,omitzero"`
+	DisablingRun      string    `json:"disablingRun,omitempty"`
+	DisablingEvidence string    `json:"disablingEvidence,omitempty"`
+	Approvals         []string  `json:"approvals,omitempty"`
 	// ProbedAt is when it was destroyed and seen to be refused.
 	ProbedAt time.Time `json:"probedAt,omitzero"`
 	// Spent are approvals of a disabling that was taken back: they never count again.
