@@ -36,16 +36,14 @@ func (g *growing) grows(by int) {
 }
 
 func (g *growing) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
-	return &growingInbound{WorkflowInboundInterceptorBase: interceptor.WorkflowInboundInterceptorBase{Next: next}, growing: g}
+	return &growingInbound{growing: g, inbound: between(next, func(out interceptor.WorkflowOutboundInterceptor) interceptor.WorkflowOutboundInterceptor {
+		return &growingOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: out}, growing: g}
+	})}
 }
 
 type growingInbound struct {
-	interceptor.WorkflowInboundInterceptorBase
+	*inbound
 	growing *growing
-}
-
-func (g *growingInbound) Init(next interceptor.WorkflowOutboundInterceptor) error {
-	return g.Next.Init(&growingOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: next}, growing: g.growing})
 }
 
 func (g *growingInbound) HandleSignal(ctx workflow.Context, in *interceptor.HandleSignalInput) error {

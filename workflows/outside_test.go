@@ -47,16 +47,9 @@ type asked struct {
 }
 
 func (s *step) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
-	return &stepInbound{WorkflowInboundInterceptorBase: interceptor.WorkflowInboundInterceptorBase{Next: next}, step: s}
-}
-
-type stepInbound struct {
-	interceptor.WorkflowInboundInterceptorBase
-	step *step
-}
-
-func (s *stepInbound) Init(next interceptor.WorkflowOutboundInterceptor) error {
-	return s.Next.Init(&stepOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: next}, step: s.step})
+	return between(next, func(out interceptor.WorkflowOutboundInterceptor) interceptor.WorkflowOutboundInterceptor {
+		return &stepOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: out}, step: s}
+	})
 }
 
 type stepOutbound struct {

@@ -95,16 +95,9 @@ type filling struct {
 }
 
 func (f *filling) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
-	return &fillingInbound{WorkflowInboundInterceptorBase: interceptor.WorkflowInboundInterceptorBase{Next: next}, filling: f}
-}
-
-type fillingInbound struct {
-	interceptor.WorkflowInboundInterceptorBase
-	filling *filling
-}
-
-func (f *fillingInbound) Init(next interceptor.WorkflowOutboundInterceptor) error {
-	return f.Next.Init(&fillingOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: next}, filling: f.filling})
+	return between(next, func(out interceptor.WorkflowOutboundInterceptor) interceptor.WorkflowOutboundInterceptor {
+		return &fillingOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: out}, filling: f}
+	})
 }
 
 type fillingOutbound struct {

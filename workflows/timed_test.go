@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/testsuite"
 
 	"github.com/keyturn/keyturn/workflows"
@@ -35,6 +36,20 @@ func long(t *testing.T) {
 	if raced {
 		t.Skip("too long with the race detector; the run without it plays it")
 	}
+}
+
+// inbound stands between a workflow and Temporal; wrap stands before what the workflow asks for.
+type inbound struct {
+	interceptor.WorkflowInboundInterceptorBase
+	wrap func(interceptor.WorkflowOutboundInterceptor) interceptor.WorkflowOutboundInterceptor
+}
+
+func (i *inbound) Init(out interceptor.WorkflowOutboundInterceptor) error {
+	return i.Next.Init(i.wrap(out))
+}
+
+func between(next interceptor.WorkflowInboundInterceptor, wrap func(interceptor.WorkflowOutboundInterceptor) interceptor.WorkflowOutboundInterceptor) *inbound {
+	return &inbound{interceptor.WorkflowInboundInterceptorBase{Next: next}, wrap}
 }
 
 // timed has things happen to a run at times after its begin, all in the environment's own goroutine.
