@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
@@ -27,8 +28,9 @@ type watchState struct {
 	Failing map[string]int `json:"failing,omitempty"`
 	// Lost counts the looks in a row that found a key refused which the rotation goes on with.
 	Lost int `json:"lost,omitempty"`
-	// Asked is when the issuer was last asked for the keys.
+	// Asked is when the issuer was last asked for the keys, Acted when something was last done with one of them, by their record.
 	Asked time.Time `json:"asked,omitzero"`
+	Acted time.Time `json:"acted,omitzero"`
 	// Well counts the looks in a row that found nothing wrong, Since is when the first of them was. AwaitHealth alone counts them.
 	Well  int       `json:"well,omitempty"`
 	Since time.Time `json:"since,omitzero"`
@@ -78,7 +80,24 @@ func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, er
 		about := string(d.Reason) + "/" + a.Now().UTC().Format(time.RFC3339)
 		return d, forTemporal(a.Audit.Append(ctx, a.event(ctx, r, s, audit.BudgetBreached, about, map[string]string{"decision": d.Message})))
 	}
-	return policy.Decision{}, notYet("still watching: "+w.budget.Message, 0)
+	return policy.Decision{}, notYet("still watching: "+w.budget.Message, pause(s.spec.Credential, st, a.Now()))
+}
+
+// pause is how long nobody need look again; zero for the activity's own interval, which is 30 seconds at most. Where nothing was
+// done with the keys for long, in an overlap of days, a hundredth of that, but 5 minutes at most, and a fifth of the error budget's
+// window.
+func pause(c inventory.Credential, st watchState, now time.Time) time.Duration {
+	if st.Acted.IsZero() || st.Lost > 0 || st.Blind > 0 || len(st.Failing) > 0 {
+		return 0
+	}
+	lasts := min(now.Sub(st.Acted)/100, keysWithin)
+	if c.ErrorBudget != nil {
+		lasts = min(lasts, c.ErrorBudget.Window.Std()/5)
+	}
+	if lasts <= 30*time.Second {
+		return 0
+	}
+	return lasts
 }
 
 // counts is the decision that ends a watch, once what it says was found as often as it must be.
@@ -191,6 +210,7 @@ func (s *site) bothAccepted(ctx context.Context, r Rotation, st *watchState) pol
 	if err != nil {
 		return policy.Decision{Message: "whether the issuer accepts the keys is not known: " + trouble(cutShort(ctx, err))}
 	}
+	st.Acted = f.Metadata.ActedAt()
 	d := policy.BothAccepted(s.spec.Credential, f, r.Retiring, r.Incoming)
 	st.Lost++
 	if d.OK {

@@ -241,8 +241,11 @@ func (r *rotation) overlap() error {
 		return nil
 	}
 	r.enter(PhaseOverlap, "Both keys are accepted.")
-	begins := r.OverlapEnds.IsZero() // else the run before began it
-	if begins {
+	if r.unwatched {
+		r.unwatched = false
+		r.startWatch()
+	}
+	if r.OverlapEnds.IsZero() { // else the run before began it
 		r.OverlapEnds = workflow.Now(r.ctx).Add((r.credential.LongestCache() + r.credential.Overlap).Std())
 		if last := r.lastOverlapEnd(r.OverlapEnds); last.Before(r.OverlapEnds) {
 			r.OverlapEnds = last
@@ -250,19 +253,8 @@ func (r *rotation) overlap() error {
 		}
 		r.happened(audit.OverlapBegun, map[string]string{"until": r.OverlapEnds.UTC().Format(time.RFC3339)})
 	}
-	rarely := r.watchEvery() > interval(r.credential) && workflow.GetVersion(r.ctx, "watch-stretches", workflow.DefaultVersion, 1) >= 1
-	if r.unwatched || begins && rarely {
-		r.unwatched = false
-		r.startWatch()
-	}
 	r.waitFor("the end of the overlap", "time; or: extend, rollback")
-	if err := r.wait("overlap", func() time.Time { return r.OverlapEnds }, nil); err != nil {
-		return err
-	}
-	if rarely {
-		r.startWatch() // as often again, now that a key is about to be disabled
-	}
-	return nil
+	return r.wait("overlap", func() time.Time { return r.OverlapEnds }, nil)
 }
 
 // lastOverlapEnd is when an overlap ends that would last until then.

@@ -89,8 +89,8 @@ func delivering(c inventory.Credential, wave string) step {
 	}
 }
 
-func watching(every time.Duration) step {
-	return step{summary: "watch error budget, keys and checks", attempt: 2 * time.Minute, every: every, cancellable: true, changesNothing: true, common: true}
+func watching(c inventory.Credential) step {
+	return step{summary: "watch error budget, keys and checks", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
 }
 
 func awaitingHealth(c inventory.Credential) step {
@@ -124,16 +124,6 @@ func interval(c inventory.Credential) time.Duration {
 		}
 	}
 	return min(max(shortest/10, time.Second), 30*time.Second)
-}
-
-// stretched is how often something is watched that lasts long and in which nothing is changed: a hundred times, but each five
-// minutes at least, and five times within the window of the error budget; not more often than anything is looked at.
-func stretched(c inventory.Credential, lasts time.Duration) time.Duration {
-	every := min(lasts/100, 5*time.Minute)
-	if c.ErrorBudget != nil {
-		every = min(every, c.ErrorBudget.Window.Std()/5)
-	}
-	return max(every, interval(c))
 }
 
 // unending is a step that only looks, asked again by the server until there is an answer that asking would not change.

@@ -24,10 +24,10 @@ func (r *rotation) startWatch() {
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	r.cancelWatch = cancel
-	subject, own, every := r.watching(), r.watches, r.watchEvery()
+	subject, own := r.watching(), r.watches
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var d policy.Decision
-		err := watching(every).start(ctx, r.Queue, act.Watch, subject).Get(ctx, &d)
+		err := watching(r.credential).start(ctx, r.Queue, act.Watch, subject).Get(ctx, &d)
 		if ctx.Err() != nil || own != r.watches {
 			return
 		}
@@ -36,14 +36,6 @@ func (r *rotation) startWatch() {
 		}
 		r.breached(ctx, d)
 	})
-}
-
-// watchEvery is how often it is watched now: in an overlap, in which nothing changes, more rarely the longer it lasts.
-func (r *rotation) watchEvery() time.Duration {
-	if r.Status.Phase == PhaseOverlap {
-		return stretched(r.credential, r.OverlapEnds.Sub(workflow.Now(r.ctx)))
-	}
-	return interval(r.credential)
 }
 
 // watching is what a watch is told. A retiring key that is gone was told of, and that a run that settles finds its key in some

@@ -18,42 +18,44 @@ func TestALongOverlapIsWatchedMoreRarely(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		budget          bool
-		atLeast, atMost int32 // looks in half an hour
+		atLeast, atMost int32 // looks in an hour
 	}{
-		"by checks and keys":     {atLeast: 8, atMost: 10},                // each three minutes, a hundredth of it
-		"by an error budget too": {budget: true, atLeast: 28, atMost: 30}, // each minute, a fifth of its window
+		"by checks and keys":     {atLeast: 11, atMost: 13},               // each five minutes
+		"by an error budget too": {budget: true, atLeast: 55, atMost: 61}, // each minute, a fifth of its window
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t)
-			s.credential.Overlap = minutes(300)
+			s.credential.Overlap = minutes(20 * 60)
 			if !c.budget {
 				s.credential.ErrorBudget, s.credential.Health = nil, nil
 			}
 			var looks, asked atomic.Int32
-			s.world.On(memory.OpCheck, func(at memory.Phase) {
-				if at == memory.Before {
-					looks.Add(1)
+			count := func(of *atomic.Int32) func(memory.Phase) {
+				return func(at memory.Phase) {
+					if at == memory.Before {
+						of.Add(1)
+					}
 				}
+			}
+			s.world.On(memory.OpCheck, count(&looks))
+			s.world.On(memory.OpList, count(&asked))
+			s.traffic(12 * time.Hour)
+			s.in("overlap", 30*time.Minute, func() { looks.Store(0) })
+			s.in("overlap", time.Hour, func() {
+				assert.Greater(t, looks.Load(), int32(30*len(fleet)), "soon after the promotion it is watched each half minute, or more often")
 			})
-			s.world.On(memory.OpList, func(at memory.Phase) {
-				if at == memory.Before {
-					asked.Add(1)
-				}
-			})
-			s.traffic(4 * time.Hour)
-			s.in("overlap", time.Hour, func() { looks.Store(0); asked.Store(0) })
-			s.in("overlap", 90*time.Minute, func() {
+			s.in("overlap", 9*time.Hour, func() { looks.Store(0); asked.Store(0) })
+			s.in("overlap", 10*time.Hour, func() {
 				each := looks.Load() / int32(len(fleet))
 				assert.LessOrEqual(t, each, c.atMost)
 				assert.GreaterOrEqual(t, each, c.atLeast)
-				assert.GreaterOrEqual(t, asked.Load(), int32(4), "the keys are asked about each six minutes")
+				assert.GreaterOrEqual(t, asked.Load(), int32(10), "the keys are asked about each six minutes at least")
 				s.world.SetInstance("canary", memory.InstanceSettings{Unhealthy: errors.New("HTTP 500")})
 			})
-			s.in("overlap", 92*time.Minute, func() {})
 			report := s.run()
 			assert.Equal(t, workflows.RolledBack, report.Outcome)
-			assert.Less(t, s.env.Now().Sub(s.began), 110*time.Minute, "three looks at who is ill, and some minutes to turn back")
+			assert.Less(t, s.env.Now().Sub(s.began), 10*time.Hour+15*time.Minute, "who is ill is looked at again soon")
 			assert.Zero(t, s.refused())
 		})
 	}

@@ -173,3 +173,15 @@ func (m Metadata) Next() (Revision, error) {
 	sum := sha256.Sum256(append([]byte(m.Revision+"\n"), content...))
 	return Revision(hex.EncodeToString(sum[:16])), nil
 }
+
+// ActedAt is when a rotation last did something with a key that is on record; zero for never.
+func (m Metadata) ActedAt() (last time.Time) {
+	for _, k := range m.Keys {
+		for _, at := range []time.Time{k.IssuedAt, k.DeliveredAt, k.AttestedAt, k.PromotedAt, k.TurnedBackAt, k.DisablingAt, k.DisabledAt} {
+			if at.After(last) {
+				last = at
+			}
+		}
+	}
+	return last
+}
