@@ -70,8 +70,9 @@ func (s *site) run(ctx context.Context, r Rotation) *key.Lease {
 	return &mine
 }
 
-// take takes the lease for the activity's run, or renews it when the run has it: ErrHeld when another may have it still.
-func (s *site) take(ctx context.Context, r Rotation) error {
+// take takes the lease for the activity's run, or renews it when the run has it: ErrHeld when another may have it still, or when
+// the run gave it back and does not take it again.
+func (s *site) take(ctx context.Context, r Rotation, again bool) error {
 	mine := s.run(ctx, r)
 	_, err := s.amend(ctx, func(m *key.Metadata) error {
 		if m.Lease != nil && *m.Lease == *mine {
@@ -88,6 +89,9 @@ func (s *site) take(ctx context.Context, r Rotation) error {
 			refusing(ctx, d)
 			return fmt.Errorf("%w: %s", ErrHeld, d.Message)
 		}
+		if m.Ended == mine.Run && mine.Run != "" && !again {
+			return errEnded
+		}
 		m.Lease = mine
 		return nil
 	})
@@ -95,13 +99,16 @@ func (s *site) take(ctx context.Context, r Rotation) error {
 	return err
 }
 
+// errEnded is an ErrHeld: it is too late for an activity that outlived its run.
+var errEnded = fmt.Errorf("%w: this run has ended", ErrHeld)
+
 // fenced refuses a write of a run that has not the lease any more.
 func (s *site) fenced(m key.Metadata) error {
 	switch {
 	case s.lease == nil || m.Lease != nil && *m.Lease == *s.lease:
 		return nil
 	case m.Lease == nil:
-		return fmt.Errorf("%w: this run has ended", ErrHeld)
+		return errEnded
 	}
 	return fmt.Errorf("%w: run %q of %s has taken over", ErrHeld, m.Lease.Run, m.Lease.Workflow)
 }

@@ -2,6 +2,7 @@ package activities_test
 
 import (
 	"context"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -150,6 +151,33 @@ func TestAnAttemptOfAnEarlierRunIsFenced(t *testing.T) {
 			assert.Equal(t, "next-run", c.metadata().Lease.Run)
 		})
 	}
+}
+
+// An attempt that outlived its run finds that nobody has the lease, and does not take it: the record has the end already. Only that
+// end may be recorded again.
+func TestAnAttemptOfARunThatHasEndedTakesNoLease(t *testing.T) {
+	t.Parallel()
+	c := newSignedCase(t)
+	for _, step := range []string{"Issue", "DeliverWave", "Promote", "Record"} {
+		c.run(step)
+	}
+	happened, record := len(c.world.Ledger()), must(os.ReadFile(c.auditFile))
+	for activity, input := range c.acting() {
+		if activity == "Record" {
+			continue
+		}
+		refused := c.refusal(c.attempt(activity, input, nil, 1))
+		assert.Equal(t, activities.TypeHeld, refused.Type(), "%s: %v", activity, refused)
+		assert.Contains(t, refused.Message(), "this run has ended", activity)
+	}
+	assert.Len(t, c.world.Ledger(), happened)
+	assert.Equal(t, record, must(os.ReadFile(c.auditFile)))
+	c.run("Record")
+	assert.Nil(t, c.metadata().Lease)
+	c.byRun = "next-run"
+	c.run("RestoreLabels")
+	require.NotNil(t, c.metadata().Lease)
+	assert.Equal(t, "next-run", c.metadata().Lease.Run)
 }
 
 // Once Temporal does not wait for an attempt any more, it writes nothing: not after any of its questions.

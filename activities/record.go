@@ -70,7 +70,7 @@ type Recorded struct {
 // Debt and outcome are what it finds at issuer and store, not what the run believes. Copies that an instance does not
 // remove are debt, which the record of the next rotation takes up. Called again it finds the same.
 func (a *Activities) Record(ctx context.Context, in RecordInput) (Recorded, error) {
-	s, err := a.openForEffect(ctx, in.Rotation)
+	s, err := a.openHolding(ctx, in.Rotation, true) // called again it finds the run ended
 	if err != nil {
 		return Recorded{}, forTemporal(err)
 	}
@@ -137,7 +137,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err := s.fenced(m); err != nil {
 		return Recorded{}, err
 	}
-	m.Lease = nil // it is given back with this
+	m.Lease, m.Ended = nil, s.lease.Run // it is given back with this
 	resolve(&m, policy.Resolved(facts, s.spec.Credential.Adopt))
 	m.Debt = debt(facts, s.spec.Credential.Adopt, left, unproved, m.Debt, a.Now())
 	outcome := ended(facts, in, len(m.Debt) > 0)

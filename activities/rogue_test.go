@@ -362,7 +362,7 @@ func TestNothingLeadsBackFromARotationThatEnded(t *testing.T) {
 	c.wait(60 * 24 * time.Hour)
 	c.use()
 	r := c.subject()
-	r.ID = "rogue"
+	r.ID, c.byRun = "rogue", "rogue-run"
 	require.ErrorContains(t, c.attempt("RestoreLabels", r, nil, 1), "nothing leads back")
 	require.ErrorContains(t, c.attempt("DeliverWave", activities.WaveInput{Rotation: r, Key: c.retiring, Wave: "x"}, nil, 1), "nothing leads back")
 	c.wait(2 * time.Hour)
@@ -381,7 +381,9 @@ func TestARotationInItsOverlapCanBeTurnedBackWhateverIsSaid(t *testing.T) {
 		c.run(step)
 	}
 	c.wait(59 * time.Minute)
+	c.byRun = "rogue-run"
 	c.run("Record")
+	c.byRun = ""
 	for _, step := range []string{"RestoreLabels", "DeliverBack", "Discard", "RecordBack"} {
 		c.run(step)
 	}

@@ -116,6 +116,11 @@ func (a *Activities) clockIsRight(ctx context.Context) error {
 // a spec that is not older than the one that a key was last issued with, on a worker whose clock is right. It has the secret for itself, among
 // the activities of this process, until release.
 func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, error) {
+	return a.openHolding(ctx, r, false)
+}
+
+// openHolding is openForEffect, again when a run that has ended may.
+func (a *Activities) openHolding(ctx context.Context, r Rotation, again bool) (*site, error) {
 	s, err := a.open(r)
 	if err != nil {
 		return nil, err
@@ -137,7 +142,7 @@ func (a *Activities) openForEffect(ctx context.Context, r Rotation) (*site, erro
 			s.release()
 		}
 	}()
-	if err := a.mayAct(ctx, s, r); err != nil {
+	if err := a.mayAct(ctx, s, r, again); err != nil {
 		return nil, err
 	}
 	acting = true
@@ -161,7 +166,7 @@ func (s *site) within() error {
 	return nil
 }
 
-func (a *Activities) mayAct(ctx context.Context, s *site, r Rotation) error {
+func (a *Activities) mayAct(ctx context.Context, s *site, r Rotation, again bool) error {
 	if err := s.within(); err != nil {
 		return err
 	}
@@ -177,7 +182,7 @@ func (a *Activities) mayAct(ctx context.Context, s *site, r Rotation) error {
 	if m.Generation > s.spec.Generation {
 		return fmt.Errorf("acting on %q: %w: the spec is of generation %d, and a key was already issued with %d", name, ErrSpec, s.spec.Generation, m.Generation)
 	}
-	if err := s.take(ctx, r); err != nil {
+	if err := s.take(ctx, r, again); err != nil {
 		return fmt.Errorf("acting on %q: %w", name, err)
 	}
 	return a.Audit.Append(ctx, told(ctx, r.Events, name, a.Now())...)

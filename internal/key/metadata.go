@@ -16,6 +16,8 @@ type Metadata struct {
 	Revision Revision `json:"-"`
 	// Lease says who may act on the credential; nil when nobody holds one.
 	Lease *Lease `json:"lease,omitempty"`
+	// Ended is the run that gave the lease back last. What is left of it takes none any more.
+	Ended string `json:"ended,omitempty"`
 	// Inventory and Environment are those of the specs that govern the credential, from the first key that was
 	// issued by one; empty before. No other inventory's or environment's specs act on it.
 	Inventory   string `json:"inventory,omitempty"`
