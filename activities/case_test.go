@@ -14,7 +14,6 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
-	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -296,7 +295,7 @@ func (c *crashCase) attempt(name string, input, output any, attempts int32) erro
 // attemptOf runs an activity in the rotation of a credential of this name.
 func (c *crashCase) attemptOf(credential, name string, input, output any, attempts int32) error {
 	c.t.Helper()
-	env := temporaltest.NewEnvironment(&ofRun{id: c.byRun})
+	env := temporaltest.NewEnvironment(temporaltest.OfRun(c.byRun))
 	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: activities.WorkflowID(credential)})
 	env.RegisterActivity(c.do)
 	if c.heartbeat != nil {
@@ -322,36 +321,6 @@ func (c *crashCase) attemptOf(credential, name string, input, output any, attemp
 		return nil
 	}
 	return env.GetWorkflowResult(output)
-}
-
-// ofRun has activities be those of a run with this ID.
-type ofRun struct {
-	interceptor.WorkerInterceptorBase
-	id string
-}
-
-func (r *ofRun) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
-	return &ofRunInbound{interceptor.ActivityInboundInterceptorBase{Next: next}, r.id}
-}
-
-type ofRunInbound struct {
-	interceptor.ActivityInboundInterceptorBase
-	id string
-}
-
-func (r *ofRunInbound) Init(out interceptor.ActivityOutboundInterceptor) error {
-	return r.Next.Init(&ofRunOutbound{interceptor.ActivityOutboundInterceptorBase{Next: out}, r.id})
-}
-
-type ofRunOutbound struct {
-	interceptor.ActivityOutboundInterceptorBase
-	id string
-}
-
-func (r *ofRunOutbound) GetInfo(ctx context.Context) activity.Info {
-	info := r.Next.GetInfo(ctx)
-	info.WorkflowExecution.RunID = cmp.Or(r.id, info.WorkflowExecution.RunID)
-	return info
 }
 
 func (c *crashCase) keys() []string {

@@ -83,9 +83,9 @@ func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, er
 	return policy.Decision{}, notYet("still watching: "+w.budget.Message, pause(s.spec.Credential, st, a.Now()))
 }
 
-// pause is how long nobody need look again; zero for the activity's own interval, which is 30 seconds at most. Where nothing was
-// done with the keys for long, in an overlap of days, a hundredth of that, but 5 minutes at most, and a fifth of the error budget's
-// window.
+// pause is how long nobody need look again; zero for the activity's own interval. Where nothing was done with the keys for long, in
+// an overlap of days, a hundredth of that, but 5 minutes at most, a fifth of the error budget's window, and half of a soak: what is
+// done next may be watched for no longer.
 func pause(c inventory.Credential, st watchState, now time.Time) time.Duration {
 	if st.Acted.IsZero() || st.Lost > 0 || st.Blind > 0 || len(st.Failing) > 0 {
 		return 0
@@ -94,7 +94,12 @@ func pause(c inventory.Credential, st watchState, now time.Time) time.Duration {
 	if c.ErrorBudget != nil {
 		lasts = min(lasts, c.ErrorBudget.Window.Std()/5)
 	}
-	if lasts <= 30*time.Second {
+	for _, soak := range []inventory.Duration{c.WaveSoak, c.DisableSoak} {
+		if soak > 0 {
+			lasts = min(lasts, soak.Std()/2)
+		}
+	}
+	if lasts <= c.LookEvery() {
 		return 0
 	}
 	return lasts

@@ -61,8 +61,8 @@ type Maker[T any] struct {
 	Open func(e Environment, account, config any) (T, error)
 }
 
-// Fields is Config; nil for a role that is not played.
-func (m *Maker[T]) Fields() func() any {
+// NewConfig is Config; nil for a role that is not played.
+func (m *Maker[T]) NewConfig() func() any {
 	if m == nil {
 		return nil
 	}

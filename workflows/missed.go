@@ -10,7 +10,7 @@ import (
 )
 
 func watchingDisabled(c inventory.Credential) step {
-	return step{summary: "watch whether the disabled key is missed", attempt: time.Minute, every: interval(c), cancellable: true, changesNothing: true}
+	return step{summary: "watch whether the disabled key is missed", attempt: time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true}
 }
 
 // soakDisabled watches the disabled key for some time. It tells whether the key was enabled again, since somebody missed it,

@@ -20,6 +20,7 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/tests/invariant"
@@ -46,24 +47,19 @@ type asked struct {
 	args []any
 }
 
-func (s *step) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
-	return between(next, func(out interceptor.WorkflowOutboundInterceptor) interceptor.WorkflowOutboundInterceptor {
+func (s *step) InterceptWorkflow(ctx workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
+	return between(temporaltest.OfRun(s.id).InterceptWorkflow(ctx, next), func(out interceptor.WorkflowOutboundInterceptor) interceptor.WorkflowOutboundInterceptor {
 		return &stepOutbound{WorkflowOutboundInterceptorBase: interceptor.WorkflowOutboundInterceptorBase{Next: out}, step: s}
 	})
+}
+
+func (s *step) InterceptActivity(ctx context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
+	return temporaltest.OfRun(s.id).InterceptActivity(ctx, next)
 }
 
 type stepOutbound struct {
 	interceptor.WorkflowOutboundInterceptorBase
 	step *step
-}
-
-func (s *stepOutbound) GetInfo(ctx workflow.Context) *workflow.Info {
-	if s.step.id == "" {
-		return s.Next.GetInfo(ctx)
-	}
-	info := *s.Next.GetInfo(ctx)
-	info.WorkflowExecution.RunID = s.step.id
-	return &info
 }
 
 func (s *stepOutbound) ExecuteActivity(ctx workflow.Context, name string, args ...any) workflow.Future {

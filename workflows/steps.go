@@ -90,40 +90,28 @@ func delivering(c inventory.Credential, wave string) step {
 }
 
 func watching(c inventory.Credential) step {
-	return step{summary: "watch error budget, keys and checks", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "watch error budget, keys and checks", attempt: 2 * time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true, common: true}
 }
 
 func awaitingHealth(c inventory.Credential) step {
-	return step{summary: "wait until all is well", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "wait until all is well", attempt: 2 * time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true, common: true}
 }
 
 // counting asks the health signals at the end of a soak; whoever does not answer at once has said nothing.
 var counting = step{summary: "count the requests of the soak", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
 
 func awaitingTraffic(c inventory.Credential) step {
-	return step{summary: "wait for the requests that the error budget needs", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "wait for the requests that the error budget needs", attempt: 2 * time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true, common: true}
 }
 
 func gathering(c inventory.Credential) step {
-	return step{summary: "gather the evidence", attempt: 2 * time.Minute, every: interval(c), cancellable: true, changesNothing: true}
+	return step{summary: "gather the evidence", attempt: 2 * time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true}
 }
 
 // discarding waits for a key to be quiet and forgotten, so it may take as long as that, and a day for stragglers.
 func discarding(c inventory.Credential) step {
 	lasts := (c.QuietWindow + c.LongestCache() + c.LongestBatch()).Std() + policy.LongestDelivery(c)
-	return step{summary: "destroy unwanted keys", attempt: 2 * time.Minute, total: lasts + 24*time.Hour, every: interval(c)}
-}
-
-// interval is how often something is looked at while waiting: ten times in the shortest wait of the
-// credential, but not more often than each second, nor less than each 30.
-func interval(c inventory.Credential) time.Duration {
-	shortest := 5 * time.Minute
-	for _, d := range []inventory.Duration{c.WaveSoak, c.Overlap, c.QuietWindow, c.DisableSoak} {
-		if d > 0 {
-			shortest = min(shortest, d.Std())
-		}
-	}
-	return min(max(shortest/10, time.Second), 30*time.Second)
+	return step{summary: "destroy unwanted keys", attempt: 2 * time.Minute, total: lasts + 24*time.Hour, every: c.LookEvery()}
 }
 
 // unending is a step that only looks, asked again by the server until there is an answer that asking would not change.

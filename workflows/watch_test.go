@@ -26,7 +26,7 @@ func TestALongOverlapIsWatchedMoreRarely(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t)
-			s.credential.Overlap = minutes(20 * 60)
+			s.credential.Overlap, s.credential.WaveSoak, s.credential.DisableSoak = minutes(20*60), minutes(10), minutes(10)
 			if !c.budget {
 				s.credential.ErrorBudget, s.credential.Health = nil, nil
 			}
@@ -59,4 +59,23 @@ func TestALongOverlapIsWatchedMoreRarely(t *testing.T) {
 			assert.Zero(t, s.refused())
 		})
 	}
+}
+
+// However long a wave was held, the soak of the next one is not over before the watch has looked.
+func TestASoakAfterALongHoldIsWatched(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.credential.ErrorBudget.Window, s.credential.ErrorBudget.MaxHold = minutes(30), minutes(24*60)
+	s.in("canary held", 10*time.Hour, func() { s.traffic(3 * time.Hour) })
+	ill := false
+	s.every(10*time.Second, 12*time.Hour, func() {
+		if !ill && s.where() == "rest soaking" {
+			ill = true
+			s.world.SetInstance("checkout-a", memory.InstanceSettings{Unhealthy: errors.New("HTTP 500")})
+		}
+	})
+	report := s.run()
+	assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	assert.True(t, ill)
+	assert.Empty(t, s.happened(memory.OpPromote))
 }

@@ -320,6 +320,18 @@ func (c Consumer) InstanceNames() []string {
 	return c.Instances
 }
 
+// LookEvery is how often something is looked at while waiting: ten times in the shortest wait of the credential, but not more often
+// than each second, nor less than each 30.
+func (c Credential) LookEvery() time.Duration {
+	shortest := 5 * time.Minute
+	for _, d := range []Duration{c.WaveSoak, c.Overlap, c.QuietWindow, c.DisableSoak} {
+		if d > 0 {
+			shortest = min(shortest, d.Std())
+		}
+	}
+	return min(max(shortest/10, time.Second), 30*time.Second)
+}
+
 // LongestCache is the longest cacheTTL of the consumers.
 func (c Credential) LongestCache() Duration {
 	return c.longest(func(consumer Consumer) Duration { return consumer.CacheTTL })

@@ -95,14 +95,14 @@ func (c catalog) Lookup(role inventory.Role, name string) (inventory.ProviderTyp
 // newConfig makes a type's fields in a role; nil when it does not play the role.
 func newConfig(d providers.Descriptor, role inventory.Role) func() any {
 	return map[inventory.Role]func() any{
-		inventory.RoleIssuer:      d.Issuer.Fields(),
-		inventory.RoleStore:       d.Store.Fields(),
-		inventory.RoleTarget:      d.Target.Fields(),
-		inventory.RoleAttestation: d.Attestor.Fields(),
-		inventory.RoleCheck:       d.Check.Fields(),
-		inventory.RoleVerify:      d.Check.Fields(),
-		inventory.RoleHealth:      d.Health.Fields(),
-		inventory.RolePurge:       d.Purge.Fields(),
+		inventory.RoleIssuer:      d.Issuer.NewConfig(),
+		inventory.RoleStore:       d.Store.NewConfig(),
+		inventory.RoleTarget:      d.Target.NewConfig(),
+		inventory.RoleAttestation: d.Attestor.NewConfig(),
+		inventory.RoleCheck:       d.Check.NewConfig(),
+		inventory.RoleVerify:      d.Check.NewConfig(),
+		inventory.RoleHealth:      d.Health.NewConfig(),
+		inventory.RolePurge:       d.Purge.NewConfig(),
 	}[role]
 }
 
