@@ -101,6 +101,8 @@ type Rotation struct {
 	ID       string  `json:"id"`
 	Retiring key.Ref `json:"retiring,omitzero"`
 	Incoming key.Ref `json:"incoming,omitzero"`
+	// AskedAt is when a local activity was asked for, by Temporal's clock: of its own begin the SDK knows the worker's alone.
+	AskedAt time.Time `json:"askedAt,omitzero"`
 	// KeysAlone has a watch look at nothing else.
 	KeysAlone bool `json:"keysAlone,omitempty"`
 	// Events are what the workflow saw since the last activity that changed something: gates, decisions,

@@ -69,7 +69,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 	case err != nil:
 		return WaveResult{}, err
 	case !d.OK:
-		return WaveResult{}, forbidden(ctx, d)
+		return WaveResult{}, errors.Join(forbidden(ctx, d), s.noWayBack(ctx, facts, in.Key))
 	}
 	in.Key, in.Retiring, in.Incoming = facts.Named(in.Key), facts.Named(in.Retiring), facts.Named(in.Incoming)
 	bundle, err := s.store.Read(ctx, in.Key.StoreVersion)

@@ -309,8 +309,16 @@ func TestNothingLeadsBackToAKeyThatIsRefused(t *testing.T) {
 func TestALookBackIsByTheRightClock(t *testing.T) {
 	t.Parallel()
 	c := reached(t, "Issue", "DeliverWave")
+	asked := c.subject()
+	asked.AskedAt = c.now().Add(-2 * time.Hour)
+	require.ErrorContains(t, c.attempt("LookBack", asked, nil, 1), "the clock of this worker is not that of Temporal")
+	asked.AskedAt = c.now().Add(-30 * time.Second)
+	require.NoError(t, c.attempt("LookBack", asked, nil, 1))
 	c.do.Ahead = func(context.Context) time.Duration { return 2 * time.Hour }
-	require.ErrorContains(t, c.attempt("LookBack", c.subject(), nil, 1), "the clock of this worker is not that of Temporal")
+	looks := 0
+	c.world.On(memory.OpCheck, func(memory.Phase) { looks++ })
+	c.isNotYet(c.attempt("Watch", c.subject(), nil, 1))
+	assert.Zero(t, looks)
 }
 
 // A key that the issuer does not list is not destroyed unjudged: whether it is gone, the probe tells.

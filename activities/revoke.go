@@ -113,6 +113,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 		case before.State != key.Active && ownDoing && len(with(slices.Clone(mine.Approvals), nonces(approvals))) == len(mine.Approvals):
 			return errUnchanged
 		case before.State != key.Active && ownDoing: // it was refused to be destroyed, and people approved anew
+			mine.DisabledAt = time.Time{}
 		case before.State != key.Active: // by another run, or by somebody else: from now on it counts for this one, with a soak of its own
 			mine.Spent, mine.Approvals, mine.DisabledAt = append(mine.Spent, mine.Approvals...), nil, time.Time{}
 		case !mine.BeingDisabled() || !ownDoing: // else it is finished, on the approvals that it was begun on

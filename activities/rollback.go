@@ -20,9 +20,10 @@ func (a *Activities) LookBack(ctx context.Context, r Rotation) (policy.Decision,
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
-	err = a.clockIsRight(ctx)
 	var facts policy.Facts
-	if err == nil {
+	if off := a.Now().Sub(r.AskedAt); !r.AskedAt.IsZero() && off.Abs() > clockOff {
+		err = fmt.Errorf("%w: it is %s ahead, unless the process stood still", errClock, off.Round(time.Second))
+	} else {
 		facts, err = s.facts(ctx, false)
 	}
 	if err != nil {
@@ -30,8 +31,10 @@ func (a *Activities) LookBack(ctx context.Context, r Rotation) (policy.Decision,
 	}
 	look, done := glance(ctx) // whoever does not answer a test in that time has said nothing
 	defer done()
-	if tried, err := s.tried(look, facts, r.Retiring.KeyID); err == nil {
-		facts = tried
+	unchanging := facts
+	unchanging.Capabilities.ConsistentWithin = 0 // the key is as it was for long: one refusal is enough
+	if tried, err := s.tried(look, unchanging, r.Retiring.KeyID); err == nil {
+		facts.Tests = tried.Tests
 	}
 	return policy.MayTurnBack(s.spec.Credential, facts, facts.Named(r.Retiring), facts.Named(r.Incoming)), nil
 }
@@ -96,9 +99,12 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 	if err := s.store.Promote(ctx, incoming.StoreVersion, retiring.StoreVersion); err != nil {
 		return err
 	}
-	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded.
+	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded; whoever reads CURRENT has the other
+	// one from now on.
+	now := a.Now().UTC()
 	if _, err := s.amend(ctx, func(m *key.Metadata) error {
 		owned(m, incoming).PromotedAt = time.Time{}
+		owned(m, retiring).DeliveredAt = now
 		return nil
 	}); err != nil {
 		return fmt.Errorf("recording it: %w", err)
@@ -121,6 +127,30 @@ func (a *Activities) markTurnedBack(ctx context.Context, s *site, incoming key.R
 		return m, fmt.Errorf("recording that it turns back: %w", err)
 	}
 	return m, nil
+}
+
+// noWayBack takes back that a rotation turned back from its key, when a test of the one to go back to is refused: the next rotation goes
+// on with it then, or consumers would be stuck between the two.
+func (s *site) noWayBack(ctx context.Context, facts policy.Facts, to key.Ref) error {
+	if facts.Tests[to.KeyID].Result != policy.TestRefused {
+		return nil
+	}
+	_, err := s.amend(ctx, func(m *key.Metadata) error {
+		changed := false
+		for i, k := range m.Keys {
+			if k.KeyID != to.KeyID && !k.TurnedBackAt.IsZero() && k.PromotedAt.IsZero() {
+				m.Keys[i].TurnedBackAt, changed = time.Time{}, true
+			}
+		}
+		if !changed {
+			return errUnchanged
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("noting that nothing leads back: %w", err)
+	}
+	return nil
 }
 
 // Discard destroys what rotations minted and never promoted, or turned back from, each as soon as policy.MayDiscard allows it; until then it answers with a benign error that the server
@@ -229,7 +259,8 @@ func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, f
 		return d, err
 	case !d.OK:
 		refusing(ctx, d)
-		return d, nil
+		current, _ := facts.Version(key.Current)
+		return d, s.noWayBack(ctx, facts, key.Ref{KeyID: current.KeyID})
 	}
 	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.PendingWithdrawn, pending.ID, nil)); err != nil {
 		return d, err
@@ -250,7 +281,7 @@ func passing(r policy.Reason) bool {
 func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 	current, _ := f.Version(key.Current)
 	standings := f.Standings(s.spec.Credential.Adopt)
-	spared := func(r key.Ref) bool { return policy.Spared(s.spec.Credential, f, r) }
+	spared := func(r key.Ref) bool { return policy.IsAlone(s.spec.Credential, f, r) }
 	var refs []key.Ref
 	for _, k := range f.Metadata.Keys {
 		if k.KeyID != current.KeyID && k.Rotation != "" && (k.PromotedAt.IsZero() || f.TurnedBackFrom(k)) && !f.Metadata.Owes(DebtCopiesLeft, k.KeyID) {
@@ -279,8 +310,12 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		return err
 	}
 	facts.Metadata = m
-	if err := s.destroy(ctx, facts, ref); err != nil {
-		return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
+	mine, _ := m.Key(ref.KeyID)
+	had := !mine.DeliveredAt.IsZero() || ref.StoreVersion != "" && s.pulls() // by consumers
+	if _, live := facts.Live(ref.KeyID); live || !had {                      // of what consumers had and is not listed, nobody judged whether it may go
+		if err := s.destroy(ctx, facts, ref); err != nil {
+			return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
+		}
 	}
 	if ref.StoreVersion != "" {
 		if err := s.prune(ctx, ref.StoreVersion); err != nil {
@@ -291,7 +326,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		return err
 	}
 	left := ""
-	if mine, _ := m.Key(ref.KeyID); !mine.DeliveredAt.IsZero() || ref.StoreVersion != "" && s.pulls() {
+	if had {
 		if left, err = a.purge(ctx, s, r, ref, time.Now().Add(purgeWithin)); err != nil {
 			return err
 		}

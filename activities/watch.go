@@ -70,6 +70,9 @@ func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, er
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
+	if err := a.clockIsRight(ctx); err != nil { // which keys have ended is judged by it
+		return policy.Decision{}, notYet(err.Error(), 0)
+	}
 	st := remembered(ctx)
 	keys := activity.GetInfo(ctx).Attempt%keysEvery == 1 || st.Lost > 0 || a.Now().Sub(st.Asked) >= keysWithin
 	w := a.watch(ctx, s, r, &st, keys)

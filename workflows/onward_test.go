@@ -181,3 +181,39 @@ func TestAFirstKeyThatIsRefusedIsFollowedByAnother(t *testing.T) {
 	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	assert.Equal(t, []string{"new-3 active"}, s.keys())
 }
+
+// That first key works again when its follower is turned back from: it stays, and the follower goes; nothing waits for consumers to have
+// another one, which there is none of.
+func TestAFirstKeyThatWorksAgainIsNotDiscarded(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.coarse()
+	s.forgetStore()
+	require.NoError(t, s.world.Issuer("payments-api").Destroy(context.Background(), key.Ref{Principal: "payments-api", KeyID: "key-old"}))
+	_, err := s.over(workflows.RotationInput{Spec: s.spec()}, lost("first", 6))
+	require.ErrorContains(t, err, "the run is lost before ")
+	require.Equal(t, []string{"new-1 active"}, s.keys())
+	list, err := s.world.Issuer("payments-api").List(context.Background())
+	require.NoError(t, err)
+	first := key.Ref{Principal: "payments-api", KeyID: list[0].KeyID}
+	disabler := s.world.Issuer("payments-api").(providers.Disabler)
+	held, _ := s.world.Held("canary")
+	id, err := s.world.Issuer("payments-api").Identify(context.Background(), held)
+	require.NoError(t, err)
+	require.Equal(t, first.KeyID, id, "the canary has it")
+	require.NoError(t, disabler.Disable(context.Background(), first))
+
+	s.anew(&step{id: "second", at: 2, do: func(name string) {
+		assert.Equal(t, "Issue", name)
+		require.NoError(t, disabler.Enable(context.Background(), first))
+		s.at(0, func() {
+			s.env.SignalWorkflow(workflows.RollbackName, policy.Request{By: "ann", Reason: "the first one works again"})
+		})
+	}})
+	s.env.SetWorkflowRunTimeout(72 * time.Hour)
+	report, err := s.execute(workflows.RotationInput{Spec: s.spec()})
+	require.NoError(t, err, "%v", s.status())
+	assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	assert.Equal(t, []string{"new-1 active"}, s.keys())
+	assert.Contains(t, report.Message, "still owed: incoming-key-alive "+first.KeyID)
+}

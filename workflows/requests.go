@@ -46,6 +46,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			if req.ID == "" {
 				req.ID = "update/" + workflow.GetCurrentUpdateInfo(ctx).ID
 			}
+			ctx = uncancelled(ctx)
 			proof := r.prove(ctx, req)
 			return r.decide(q.action, req, proof, r.lookBackFor(ctx, q.action)), nil
 		}
@@ -77,7 +78,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		return nil
 	})
 	resign := func(ctx workflow.Context, s inventory.SignedSpec) (policy.Verdict, error) {
-		return r.resign(ctx, s), nil
+		return r.resign(uncancelled(ctx), s), nil
 	}
 	err = workflow.SetUpdateHandlerWithOptions(ctx, ResignName, resign,
 		workflow.UpdateHandlerOptions{
@@ -112,6 +113,15 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		})
 	})
 	return nil
+}
+
+// uncancelled is the context of an update for what it needs activities for: a cancellation of the run is a request to roll back, and
+// ends none.
+func uncancelled(ctx workflow.Context) workflow.Context {
+	if ctx.Err() != nil && workflow.GetVersion(ctx, "updates-outlive-cancel", workflow.DefaultVersion, 1) >= 1 {
+		ctx, _ = workflow.NewDisconnectedContext(ctx)
+	}
+	return ctx
 }
 
 // placed refuses an update that has no place now, whoever sends it: that writes nothing into the history, so that a script which

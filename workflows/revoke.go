@@ -156,7 +156,7 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 	why := cause(failed)
 	r.note("key %s is not seen destroyed yet: %s", r.Status.Retiring.KeyID, why)
 	var back policy.Decision
-	if lookingBack.start(r.ctx, r.Queue, act.LookBack, *r.subject()).Get(r.ctx, &back) == nil {
+	if lookingBack.start(r.ctx, r.Queue, act.LookBack, r.asked()).Get(r.ctx, &back) == nil {
 		r.RetiringGone = back.Reason == policy.RetiringGone
 	}
 	if r.RetiringGone { // what is left is to prove it

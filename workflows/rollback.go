@@ -50,7 +50,7 @@ func (r *rotation) lookBack(ctx workflow.Context) string {
 		return ""
 	}
 	var d policy.Decision
-	if err := lookingBack.start(ctx, r.Queue, act.LookBack, *r.subject()).Get(ctx, &d); err != nil {
+	if err := lookingBack.start(ctx, r.Queue, act.LookBack, r.asked()).Get(ctx, &d); err != nil {
 		workflow.GetLogger(ctx).Warn("whether there is a way back is not known", "error", cause(err))
 		return ""
 	}
@@ -61,13 +61,20 @@ func (r *rotation) lookBack(ctx workflow.Context) string {
 	return r.onlyOn
 }
 
+// asked is what a look back is told.
+func (r *rotation) asked() activities.Rotation {
+	subject := *r.subject()
+	subject.AskedAt = workflow.Now(r.ctx)
+	return subject
+}
+
 // stillGone looks whether the retiring key is gone, as the watch saw it once; when nobody can tell, it is.
 func (r *rotation) stillGone(ctx workflow.Context) bool {
 	if !r.RetiringGone || r.Plan.Retiring == nil || workflow.GetVersion(ctx, "still-gone", workflow.DefaultVersion, 1) < 1 {
 		return r.RetiringGone
 	}
 	var d policy.Decision
-	if lookingBack.start(ctx, r.Queue, act.LookBack, *r.subject()).Get(ctx, &d) == nil {
+	if lookingBack.start(ctx, r.Queue, act.LookBack, r.asked()).Get(ctx, &d) == nil {
 		r.RetiringGone = d.Reason == policy.RetiringGone
 	}
 	return r.RetiringGone

@@ -33,6 +33,7 @@ type rotation struct {
 	// holding: the spec's signature is not trusted now; resigned: another one was taken.
 	holding, resigned bool
 	pausing           bool // for the breach
+	judging           bool // what the watch has found: nothing goes on before it is known what that means
 	cancelWatch       func()
 	unwatchDisabled   func() // ends the watch of a disabled key
 	watches           int    // begun so far; only the last one counts
@@ -104,6 +105,11 @@ func (r *rotation) acting() *activities.Rotation {
 // safePoint is between two steps: here a turn is taken, and a pause is kept.
 func (r *rotation) safePoint() error {
 	r.measure()
+	if r.judging && workflow.GetVersion(r.ctx, "judges-first", workflow.DefaultVersion, 1) >= 1 {
+		if err := workflow.Await(r.ctx, func() bool { return !r.judging }); err != nil {
+			return err
+		}
+	}
 	if err := r.stop(); err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ type script struct {
 	disabled bool
 	// queued is how long a delivery waits for a worker.
 	queued time.Duration
+	looks  time.Duration // how long it takes to look whether there is a way back
 	// started is done as an activity begins, by the test environment, which alone may send updates.
 	started []func(info *activity.Info, args converter.EncodedValues)
 }
@@ -191,7 +192,7 @@ func (s *script) mocks() {
 		s.mu.Unlock()
 		return answerOrWait(s, "Watch")
 	})
-	s.env.OnActivity(act.LookBack, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
+	s.env.OnActivity(act.LookBack, anything, anything).AfterFn(func() time.Duration { return s.looks }).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {
 		return answer(s, "LookBack", yes)
 	})
 	s.env.OnActivity(act.AwaitMissed, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Decision, error) {

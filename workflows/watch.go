@@ -81,6 +81,8 @@ var forPeople = []policy.Reason{StepFailed, policy.BudgetBlind, policy.IncomingN
 func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	r.note("watch: %s", d.Message)
 	own := r.watches
+	r.judging = true
+	defer func() { r.judging = false }()
 	if d.Reason == policy.RetiringGone {
 		r.RetiringGone = true // in several looks: a pause does not wait for that
 	} else if r.stillGone(ctx); ctx.Err() != nil || own != r.watches {

@@ -58,7 +58,7 @@ func MayDiscard(c inventory.Credential, f Facts, unwanted key.Ref) Decision {
 		return d
 	}
 	// That no use is reported proves nothing yet: it may have been used since it was delivered, and until everybody was back.
-	if d := f.quiet(c, k, latest(had, back.AttestedAt), back); !d.OK {
+	if d := f.quiet(c, k, latest(had, back.DeliveredAt, back.AttestedAt), back); !d.OK {
 		return d
 	}
 	return allow("no instance holds key %s any more", unwanted.KeyID)
@@ -78,8 +78,13 @@ func MayDiscardAll(c inventory.Credential, f Facts, unwanted []key.Ref) Decision
 // refused, and there is no other that they could go back to, so that what helps is to bring them another one. The rotation after
 // that one discards it.
 func Spared(c inventory.Credential, f Facts, minted key.Ref) bool {
+	return IsAlone(c, f, minted) && !f.notRefused(c, minted.KeyID, IncomingNotLive).OK
+}
+
+// IsAlone tells whether consumers were brought to a key beside which there is no other that they could go back to: nothing discards it.
+func IsAlone(c inventory.Credential, f Facts, minted key.Ref) bool {
 	owned, _ := f.Metadata.Key(minted.KeyID)
-	return !owned.DeliveredAt.IsZero() && f.keptBeside(c, minted) == "" && !f.notRefused(c, minted.KeyID, IncomingNotLive).OK
+	return !owned.DeliveredAt.IsZero() && f.keptBeside(c, minted) == ""
 }
 
 // keptBeside is the key that consumers are left with when another one is discarded: the one in CURRENT, or, when somebody has

@@ -51,6 +51,14 @@ func TestWhatCachesAndRunsMayHaveIsNotDestroyed(t *testing.T) {
 	back.Keys[1].LastUsedAt = now.Add(-40 * time.Hour)
 	back.Metadata.Keys[0].DeliveredAt = now.Add(-time.Hour)
 	c := credential()
+	assert.Equal(t, policy.RetiringNotQuiet, policy.MayDiscard(c, back, incoming).Reason, "the window begins when the last of them is back")
+	credential := func() inventory.Credential {
+		c := credential()
+		c.QuietWindow = hours(1) / 2
+		return c
+	}
+	back.Capabilities.UsageLag = 0
+	c = credential()
 	assert.True(t, policy.MayDiscard(c, back, incoming).OK)
 	for name, change := range map[string]func(*inventory.Consumer){
 		"a cache":                                func(x *inventory.Consumer) { x.CacheTTL = hours(2) },

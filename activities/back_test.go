@@ -1,0 +1,89 @@
+package activities_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/memory"
+)
+
+// A rotation turned back, and only then a test of the key to go back to is refused: the next one goes on with the key that works.
+func TestWhatTurnedBackToAKeyThatIsRefusedIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave")
+	c.run("RestoreLabels")
+	minted, _ := c.metadata().Key(c.incoming.KeyID)
+	require.False(t, minted.TurnedBackAt.IsZero())
+	var plan policy.Plan
+	c.execute("Inspect", c.subject(), &plan)
+	require.Nil(t, plan.Resume)
+
+	c.world.Fail(memory.OpSelfTest, fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), 1000)
+	back := activities.WaveInput{Rotation: c.subject(), Key: c.retiring, Wave: "all"}
+	require.ErrorContains(t, c.attempt("DeliverWave", back, nil, 1), "a test of it is refused")
+	c.everybodyHolds(c.incoming)
+	c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
+
+	c.world.Fail(memory.OpSelfTest, nil, 0)
+	c.execute("Inspect", c.subject(), &plan)
+	require.NotNil(t, plan.Resume, plan.Refusals)
+	assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+}
+
+// A key that consumers had, and that the issuer does not list, is not destroyed: nobody judged whether they have another one.
+func TestADeliveredKeyThatIsNotListedIsNotDiscarded(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave")
+	for _, step := range []string{"RestoreLabels", "DeliverBack"} {
+		c.run(step)
+	}
+	unlisted := &unlisting{keyID: c.incoming.KeyID}
+	c.do.Descriptors = []providers.Descriptor{c.world.Descriptor()}
+	mint := c.do.Descriptors[0].Issuer.Open
+	c.do.Descriptors[0].Issuer.Open = func(e providers.Environment, account, config any) (providers.Issuer, error) {
+		whole, err := mint(e, account, config)
+		unlisted.Issuer, unlisted.Disabler, unlisted.SelfTester = whole, whole.(providers.Disabler), whole.(providers.SelfTester)
+		return unlisted, err
+	}
+	c.execute("Discard", c.subject(), nil)
+	assert.Contains(t, c.keys(), c.incoming.KeyID+" active")
+	c.everybodyHolds(c.retiring)
+}
+
+// Somebody disabled the key, and a rotation took that over. It was missed, and left so. When people approve anew, a soak of its own
+// begins: the user who is long gone is not missed again.
+func TestADisablingThatIsApprovedAnewIsWatchedAnew(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote")
+	c.passOverlap()
+	disabler := c.world.Issuer("payments-api").(providers.Disabler)
+	require.NoError(t, disabler.Disable(context.Background(), c.retiring))
+	c.run("Disable")
+	first, _ := c.metadata().Key(c.retiring.KeyID)
+	c.wait(2 * time.Hour)
+	approvals := []policy.Verdict{{Action: policy.Approve, Accepted: true, Verified: true, ID: "anew", By: "ann", At: c.now()}}
+	c.execute("Disable", activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}, nil)
+	again, _ := c.metadata().Key(c.retiring.KeyID)
+	assert.True(t, first.DisabledAt.Before(again.DisabledAt), "%s, then %s", first.DisabledAt, again.DisabledAt)
+	var d activities.Destroyed
+	err := c.attempt("Destroy", activities.RevokeInput{Rotation: c.subject(), Approvals: approvals}, &d, 1)
+	c.isNotYet(err)
+}
+
+// A moving back of CURRENT is a delivery to whoever reads it: the key that they had is not destroyed before it was quiet since.
+func TestWhoReadsCurrentIsBackWhenItMoved(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote")
+	c.wait(20 * time.Hour)
+	c.run("RestoreLabels")
+	kept, _ := c.metadata().Key(c.retiring.KeyID)
+	assert.Equal(t, c.now(), kept.DeliveredAt)
+}
