@@ -103,6 +103,8 @@ type Rotation struct {
 	Incoming key.Ref `json:"incoming,omitzero"`
 	// AskedAt is when a local activity was asked for, by Temporal's clock: of its own begin the SDK knows the worker's alone.
 	AskedAt time.Time `json:"askedAt,omitzero"`
+	// Emergency is by what a rotation acts whose credential has exposed keys; nil for a routine one.
+	Emergency *Emergency `json:"emergency,omitempty"`
 	// KeysAlone has a watch look at nothing else.
 	KeysAlone bool `json:"keysAlone,omitempty"`
 	// Events are what the workflow saw since the last activity that changed something: gates, decisions,

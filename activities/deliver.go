@@ -192,7 +192,7 @@ func (in WaveInput) converged(i policy.Instance) bool { return in.judge([]policy
 // judge tells whether instances are where they shall be: on the incoming key and well, or, in a rollback,
 // on the retiring key, well or not.
 func (in WaveInput) judge(instances []policy.Instance) policy.Decision {
-	if in.Key.KeyID == in.Retiring.KeyID {
+	if in.Key.KeyID == in.Retiring.KeyID || in.Emergency != nil { // whether it is well or not
 		return policy.IsBack(instances, in.Key)
 	}
 	return policy.MayDeliverNext(instances, in.Key)
@@ -274,6 +274,9 @@ func (a *Activities) promote(ctx context.Context, s *site, r Rotation) (policy.D
 	facts, d, err := s.judge(ctx, judgement{
 		gather: func(ctx context.Context) (policy.Facts, error) { return s.facts(ctx, true) },
 		may: func(f policy.Facts) policy.Decision {
+			if s.declared != nil {
+				return policy.MayPromoteAtOnce(s.spec.Credential, f, f.Named(r.Retiring), f.Named(r.Incoming))
+			}
 			return policy.MayPromote(s.spec.Credential, f, f.Named(r.Retiring), f.Named(r.Incoming))
 		},
 		kept: func(policy.Facts) string { return r.Incoming.KeyID },

@@ -88,5 +88,8 @@ func signersProblems(c *workerconfig.Config) []string {
 	for _, group := range slices.Sorted(maps.Keys(c.Trust.Approvers)) {
 		look(c.Trust.Approvers[group])
 	}
+	if c.Trust.Incidents != "" {
+		look(c.Trust.Incidents)
+	}
 	return problems
 }

@@ -19,6 +19,8 @@ var (
 	ErrUntrusted = errors.New("spec not trusted")
 	// ErrOutOfBounds: the worker configuration does not let the spec be followed, or has not what it names. It can change.
 	ErrOutOfBounds = errors.New("out of the bounds of the worker configuration")
+	// ErrDeclaration: the declaration of an incident proves nothing here: by it nothing is done.
+	ErrDeclaration = errors.New("declaration refused")
 	// ErrRefused: policy does not let an effect be, by facts that waiting does not change.
 	ErrRefused = errors.New("refused")
 	// ErrRetiringGone: the issuer accepts the retiring key no more, for good.
@@ -42,6 +44,7 @@ const (
 	TypeSpec        = "SpecRefused"
 	TypeUntrusted   = "SpecNotTrusted"
 	TypeOutOfBounds = "OutOfBounds"
+	TypeDeclaration = "DeclarationRefused"
 	TypeRefused     = "Refused"
 	TypeGone        = "RetiringGone"
 	TypeHeld        = "Held"
@@ -70,6 +73,7 @@ var kinds = []struct {
 }{
 	{ErrUntrusted, TypeUntrusted, true},     // the workflow waits until the spec is trusted again
 	{ErrOutOfBounds, TypeOutOfBounds, true}, // likewise
+	{ErrDeclaration, TypeDeclaration, true},
 	{ErrRefused, TypeRefused, true},
 	{ErrRetiringGone, TypeGone, true},
 	{ErrHeld, TypeHeld, true},

@@ -68,7 +68,7 @@ func (a *Activities) Issue(ctx context.Context, in IssueInput) (Issued, error) {
 
 // issueAndStage returns the staged key and its own end.
 func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) (ref key.Ref, ends time.Time, err error) {
-	if err := a.current(s.spec); err != nil {
+	if err := a.current(s.spec); err != nil && s.declared == nil {
 		return ref, ends, err
 	}
 	c := s.spec.Credential
@@ -172,6 +172,9 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 // signedOff refuses a mint that nobody approved, where the sign-off gate asks for it: what a workflow waited for
 // is only what a history says. What is approved is to replace the key that is current by the facts.
 func (a *Activities) signedOff(ctx context.Context, s *site, in IssueInput, facts policy.Facts) error {
+	if s.declared != nil { // by somebody whom the worker configuration names
+		return nil
+	}
 	c := s.spec.Credential
 	gate := in.Rotation
 	gate.Retiring, gate.Incoming = key.Ref{}, key.Ref{}

@@ -137,10 +137,10 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err := s.fenced(m); err != nil {
 		return Recorded{}, err
 	}
-	m.Lease, m.Ended = nil, s.lease.Run // it is given back with this
+	m.Lease, m.Ended, m.Incident = nil, s.lease.Run, nil // it is given back with this
 	resolve(&m, policy.Resolved(facts, s.spec.Credential.Adopt))
 	m.Debt = debt(facts, s.spec.Credential.Adopt, left, unproved, m.Debt, a.Now())
-	outcome := ended(facts, in, len(m.Debt) > 0)
+	outcome := ended(facts, in, s.declared != nil, len(s.exposed(facts)), len(m.Debt) > 0)
 	if current, ok := facts.Version(key.Current); ok {
 		if outcome != outcomeFailed && policy.Kept(s.spec.Credential, facts) {
 			if mine := owned(&m, key.Ref{KeyID: current.KeyID}); mine.KeptAt.IsZero() {
@@ -197,7 +197,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 }
 
 // ended is how a rotation ended by the facts: what is told of it counts as far as they bear it out.
-func ended(f policy.Facts, in RecordInput, owes bool) string {
+func ended(f policy.Facts, in RecordInput, emergency bool, exposed int, owes bool) string {
 	minted := func(keyID string) bool {
 		k, ours := f.Metadata.Key(keyID)
 		return ours && k.Rotation == in.ID
@@ -205,7 +205,8 @@ func ended(f policy.Facts, in RecordInput, owes bool) string {
 	current, _ := f.Version(key.Current)
 	switch told := in.Outcome; {
 	case !policy.CurrentWorks(f).OK: // whatever was done, consumers have no key
-	case (told == outcomeCompleted || told == outcomeWithDebt) && (minted(current.KeyID) || in.Settling): // which mints nothing
+	case exposed > 0: // what the emergency is for
+	case (told == outcomeCompleted || told == outcomeWithDebt) && (minted(current.KeyID) || in.Settling || emergency): // which may mint nothing
 		if owes {
 			return outcomeWithDebt
 		}

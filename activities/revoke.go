@@ -374,18 +374,23 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 			return Destroyed{}, err
 		}
 	}
-	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDestroyed, in.Retiring.KeyID, map[string]string{"decision": d.Message})); err != nil {
+	return a.dead(ctx, s, in.Rotation, facts, in.Retiring, d)
+}
+
+// dead records that a key is destroyed, and proves that it is refused.
+func (a *Activities) dead(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref, d policy.Decision) (Destroyed, error) {
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDestroyed, ref.KeyID, map[string]string{"key": ref.KeyID, "decision": d.Message})); err != nil {
 		return Destroyed{}, err
 	}
-	probe, err := a.probe(ctx, s, facts, in.Retiring)
+	probe, err := a.probe(ctx, s, facts, ref)
 	if err != nil {
 		return Destroyed{}, err
 	}
-	if _, err := s.mark(ctx, in.Retiring, func(mine *key.Owned) { mine.ProbedAt = a.Now().UTC() }); err != nil {
+	if _, err := s.mark(ctx, ref, func(mine *key.Owned) { mine.ProbedAt = a.Now().UTC() }); err != nil {
 		return Destroyed{}, err
 	}
 	return Destroyed{Decision: d, Probe: probe},
-		a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.ProbeRefused, in.Retiring.KeyID, map[string]string{"probe": probe}))
+		a.Audit.Append(ctx, a.event(ctx, r, s, audit.ProbeRefused, ref.KeyID, map[string]string{"key": ref.KeyID, "probe": probe}))
 }
 
 // probe uses the destroyed key until everybody refuses it: an issuer may accept it for some seconds.

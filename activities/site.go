@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/patience"
@@ -41,6 +42,8 @@ type site struct {
 	now        func() time.Time
 	// release ends the activity's turn at the secret.
 	release func()
+	// declared is what an emergency acts by, once that is proved; nil in a routine rotation.
+	declared *incident.Declaration
 	// lease is the one that the activity acts by; nil for one that only looks.
 	lease     *key.Lease
 	namespace string
@@ -220,6 +223,11 @@ func (s *site) destroy(ctx context.Context, facts policy.Facts, ref key.Ref) err
 			return fmt.Errorf("%w: it has become CURRENT", providers.ErrConflict)
 		}
 	}
+	return s.destroyWhoeverUsesIt(ctx, facts, ref)
+}
+
+// destroyWhoeverUsesIt is destroy for an exposed key.
+func (s *site) destroyWhoeverUsesIt(ctx context.Context, facts policy.Facts, ref key.Ref) error {
 	if err := s.within(); err != nil {
 		return err
 	}

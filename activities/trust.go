@@ -145,6 +145,9 @@ func (a *Activities) openHolding(ctx context.Context, r Rotation, again bool) (*
 	if err := a.mayAct(ctx, s, r, again); err != nil {
 		return nil, err
 	}
+	if err := a.holdsTo(ctx, s, r); err != nil {
+		return nil, fmt.Errorf("acting on %q: %w", name, err)
+	}
 	acting = true
 	return s, nil
 }

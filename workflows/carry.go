@@ -48,15 +48,32 @@ func (r *rotation) continueAsNew() error {
 	r.watches++ // what a watch has found goes on
 	r.cancelWatch()
 	r.note("going on in a new run: this one has become too long")
-	for r.drain(); r.Outbox.crowded(); r.drain() {
-		r.write(func() bool { return !r.Outbox.crowded() })
-	}
+	r.settleUp()
 	if r.signedOff() {
 		r.At = partSignoff
 	}
 	next := r.in
 	next.Carried = &r.State
 	return workflow.NewContinueAsNewError(r.ctx, Rotation, next)
+}
+
+// settleUp answers every request, and writes what the next run has no room for.
+func (r *rotation) settleUp() {
+	for r.drain(); r.Outbox.crowded(); r.drain() {
+		r.write(func() bool { return !r.Outbox.crowded() })
+	}
+}
+
+// handOver ends the run at a safe point, to go on as the emergency of its credential, with what is done.
+func (r *rotation) handOver() error {
+	r.stopWatch()
+	r.unwatchDisabled()
+	r.note("the emergency goes on from here")
+	r.settleUp()
+	next := r.in
+	next.Settle, next.Emergency, next.Carried = "", r.takeover, &r.State
+	r.Turn = nil
+	return workflow.NewContinueAsNewError(workflow.WithWorkflowTaskQueue(r.ctx, EmergencyQueue), EmergencyRotation, next)
 }
 
 // goOn takes over from the run before. A watch takes a new baseline.

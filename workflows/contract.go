@@ -47,6 +47,27 @@ type Compromised struct {
 	// Incident is the workflow ID of the incident.
 	Incident string `json:"incident"`
 	Reason   string `json:"reason"`
+	// Emergency is by what the rotation becomes the emergency of its credential; without one it ends as superseded.
+	Emergency *Emergency `json:"emergency,omitempty"`
+}
+
+// Emergency is what a rotation acts by whose credential has exposed keys, and who wants to hear of its end.
+type Emergency struct {
+	activities.Emergency
+	// Incidents are their workflow IDs.
+	Incidents []string `json:"incidents"`
+}
+
+// EmergencyQueue is where the workflow tasks of incidents and their emergencies go.
+const EmergencyQueue = TaskQueue + "-emergency"
+
+// EndedName is the signal by which an emergency tells its incidents that it has ended: an EmergencyEnded.
+const EndedName = "emergency-ended"
+
+// EmergencyEnded is the end of one credential's emergency.
+type EmergencyEnded struct {
+	Credential string `json:"credential"`
+	Report     Report `json:"report"`
 }
 
 // StatusName is the query that returns a Status, PlanName the one that returns the policy.Plan, SpecName
@@ -67,6 +88,8 @@ type RotationInput struct {
 	// Settle is a retired key of the credential that was left alive: the run mints no other, but ends that one. It is
 	// what Sweep begins.
 	Settle string `json:"settle,omitempty"`
+	// Emergency makes it one: of an EmergencyRotation alone.
+	Emergency *Emergency `json:"emergency,omitempty"`
 	// Reason and RequestedBy are for the record.
 	Reason      string `json:"reason,omitempty"`
 	RequestedBy string `json:"requestedBy,omitempty"`
@@ -97,6 +120,7 @@ const (
 	PhaseDisableSoak Phase = "disable-soak"
 	PhaseRevoke      Phase = "revoke"
 	PhaseRollback    Phase = "rollback"
+	PhaseContain     Phase = "contain"
 	PhaseRecord      Phase = "record"
 	PhaseEnded       Phase = "ended"
 )
@@ -222,11 +246,21 @@ type Report struct {
 	// NextRun is when the next routine rotation is due to begin.
 	NextRun time.Time         `json:"nextRun,omitzero"`
 	Debt    []activities.Debt `json:"debt,omitempty"`
+	// Contained are the exposed keys that an emergency saw dead, and when.
+	Contained []ContainedKey `json:"contained,omitempty"`
 	// Open is what a superseded run leaves for the emergency to finish.
 	Open      []string  `json:"open,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 	EndedAt   time.Time `json:"endedAt"`
 	Timeline  []Moment  `json:"timeline"`
+}
+
+// ContainedKey is an exposed key that is dead.
+type ContainedKey struct {
+	KeyID string    `json:"keyId"`
+	At    time.Time `json:"at"`
+	// Probe says how it was seen that the key is refused now.
+	Probe string `json:"probe,omitempty"`
 }
 
 // ScheduledReport is the result of a ScheduledRotation.

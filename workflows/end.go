@@ -20,6 +20,8 @@ func (r *rotation) end(err error) (Report, error) {
 	t := &Turn{Outcome: Completed, Reason: policy.Allowed, Message: "The incoming key is in use everywhere, and the retiring one is dead."}
 	if err != nil {
 		t = asTurn(err)
+	} else if r.in.Emergency != nil {
+		t.Message = r.contained()
 	} else if r.Plan.Retiring == nil && r.Plan.Resume == nil {
 		t.Message = "The incoming key is in use everywhere; there was none to retire."
 	}

@@ -69,12 +69,16 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			return nil
 		})
 	}
-	r.receive(ctx, CompromisedName, `An incident takes the credential over; sent by incidents`, func(_ workflow.Context, payload converter.RawValue) error {
+	r.receive(ctx, CompromisedName, `An incident takes the credential over; sent by incidents`, func(ctx workflow.Context, payload converter.RawValue) error {
 		var c Compromised
 		if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &c); err != nil {
 			return err
 		}
-		r.compromised(c)
+		if c.Emergency != nil {
+			r.takenOver(ctx, c)
+		} else {
+			r.compromised(c)
+		}
 		return nil
 	})
 	resign := func(ctx workflow.Context, s inventory.SignedSpec) (policy.Verdict, error) {

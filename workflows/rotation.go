@@ -22,8 +22,11 @@ func Rotation(ctx workflow.Context, in RotationInput) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	if err = r.rotate(); errors.Is(err, errFull) {
+	switch err = r.rotate(); {
+	case errors.Is(err, errFull):
 		return Report{}, r.continueAsNew()
+	case r.takeover != nil && asTurn(err).Outcome == Superseded:
+		return Report{}, r.handOver()
 	}
 	return r.end(err)
 }
@@ -79,8 +82,8 @@ func (r *rotation) through(phases []phase, back func(error) error) error {
 	return nil
 }
 
-// accept sees that the workers take the spec.
-func (r *rotation) accept() error {
+// accept sees that the workers take the spec, as by tells.
+func (r *rotation) accept(by any) error {
 	r.enter(PhaseInspect, "Looking at issuer, store and consumers; nothing is changed yet.")
 	if err := r.resolve(); err != nil {
 		return err
@@ -90,7 +93,7 @@ func (r *rotation) accept() error {
 		return refused(policy.SpecRefused, "the workflow ID must be %q, so that a credential has one rotation at a time", WorkflowID(r.credential.Name))
 	}
 	var accepted activities.Accepted
-	if err := r.ask(accepting, act.Accept, r.in.Spec, &accepted); err != nil {
+	if err := r.ask(accepting, by, r.in.Spec, &accepted); err != nil {
 		return refusal(err, "the worker does not take the spec")
 	}
 	r.Queue = issuerQueue(r.credential, accepted)
@@ -104,7 +107,7 @@ func (r *rotation) accept() error {
 
 // inspect gathers the facts, and plans. Nothing has been changed when it refuses.
 func (r *rotation) inspect() error {
-	if err := r.accept(); err != nil {
+	if err := r.accept(act.Accept); err != nil {
 		return err
 	}
 	if err := r.ask(inspecting, act.Inspect, r.subject(), &r.Plan); err != nil {

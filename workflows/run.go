@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
@@ -45,6 +46,8 @@ type rotation struct {
 	lookedBack time.Time
 	onlyOn     string
 	unproved   []*unproved
+	// takeover is by what the next run is the emergency of the credential; nil while nothing is exposed.
+	takeover   *Emergency
 	background workflow.WaitGroup
 	stale      bool // what is shown
 }
@@ -52,6 +55,9 @@ type rotation struct {
 func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	info := workflow.GetInfo(ctx)
 	own, _ := workflow.NewDisconnectedContext(ctx)
+	if in.Emergency != nil {
+		own = workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}) // of all its activities
+	}
 	r := &rotation{ctx: own, in: in, cancelWatch: func() {}, unwatchDisabled: func() {}, background: workflow.NewWaitGroup(ctx)}
 	name, _ := activities.Credential(info.WorkflowExecution.ID)
 	if in.Carried != nil {
@@ -91,7 +97,11 @@ func (r *rotation) read(spec inventory.SignedSpec) {
 
 // subject is what an activity is told that only looks.
 func (r *rotation) subject() *activities.Rotation {
-	return &activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation, Retiring: r.Status.Retiring, Incoming: r.Status.Incoming}
+	subject := &activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation, Retiring: r.Status.Retiring, Incoming: r.Status.Incoming}
+	if r.in.Emergency != nil {
+		subject.Emergency = &r.in.Emergency.Emergency
+	}
+	return subject
 }
 
 // acting is what an activity is told that changes or records something: what has happened meanwhile goes along.

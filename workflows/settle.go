@@ -17,7 +17,7 @@ func (r *rotation) settle() error {
 
 // inspectDebt finds the retired key and the one that everybody uses.
 func (r *rotation) inspectDebt() error {
-	if err := r.accept(); err != nil {
+	if err := r.accept(act.Accept); err != nil {
 		return err
 	}
 	subject := r.subject()

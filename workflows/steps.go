@@ -55,6 +55,9 @@ var (
 	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 15 * time.Second}
 	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
+	assessing  = step{summary: "look at the exposed keys", attempt: time.Minute, total: 10 * time.Minute, changesNothing: true}
+	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
+	declaring  = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	// Whoever asks for a rollback waits for it.
 	lookingBack = step{summary: "look whether there is a way back", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
 	proving     = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
@@ -169,6 +172,7 @@ func (s step) start(ctx workflow.Context, queue string, activity, input any) wor
 		TaskQueue: queue, Summary: s.summary, StartToCloseTimeout: s.attempt,
 		HeartbeatTimeout: s.beat, RetryPolicy: &retry, WaitForCancellation: !s.changesNothing,
 	}
+	options.Priority = workflow.GetActivityOptions(ctx).Priority
 	if s.yields {
 		options.Priority.PriorityKey = 4 // Temporal's own is 3 of 1 to 5
 	}

@@ -15,6 +15,9 @@ import (
 // startWatch watches the error budget, both keys and the checks from now on, beside everything else. Rotations that began before
 // the keys were watched have no watch when they have neither budget nor check.
 func (r *rotation) startWatch() {
+	if r.in.Emergency != nil { // which nothing turns back
+		return
+	}
 	if r.Breach != nil { // a pause begins it anew at its end
 		return
 	}

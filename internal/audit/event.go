@@ -85,6 +85,8 @@ const (
 	// KeyDiscarded: the incoming key of a rolled-back rotation was destroyed.
 	KeyDiscarded Type = "key.discarded"
 
+	// EmergencyBegun: the first effect for a credential by the declaration of an incident, which somebody signed who may.
+	EmergencyBegun Type = "emergency.begun"
 	// TakenOver: an incident stopped the rotation.
 	TakenOver Type = "rotation.taken-over"
 	// DebtFound: the run ends and still owes something.
@@ -98,7 +100,7 @@ var types = []Type{
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
-	TakenOver, DebtFound, RotationEnded,
+	EmergencyBegun, TakenOver, DebtFound, RotationEnded,
 }
 
 // told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are

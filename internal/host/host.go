@@ -92,6 +92,11 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	Register(common)
 	common.RegisterActivity(do)
 	h.workers = append(h.workers, common)
+	// Incidents wait behind no routine workflow task; local activities come with them.
+	emergency := worker.New(c, workflows.EmergencyQueue, options)
+	Register(emergency)
+	emergency.RegisterActivity(do)
+	h.workers = append(h.workers, emergency)
 	for _, name := range slices.Sorted(maps.Keys(o.Config.Accounts)) {
 		account := o.Config.Accounts[name]
 		if d, ok := all.Find(o.Descriptors, account.Type); !ok || d.Issuer == nil {
@@ -135,6 +140,8 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 // Register adds the workflows to a worker, or to a replayer.
 func Register(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Rotation)
+	r.RegisterWorkflow(workflows.Incident)
+	r.RegisterWorkflow(workflows.EmergencyRotation)
 	r.RegisterWorkflow(workflows.ScheduledRotation)
 	r.RegisterWorkflow(workflows.RotationSlot)
 	r.RegisterWorkflow(workflows.Inspect)

@@ -18,6 +18,8 @@ type Metadata struct {
 	Lease *Lease `json:"lease,omitempty"`
 	// Ended is the run that gave the lease back last. What is left of it takes none any more.
 	Ended string `json:"ended,omitempty"`
+	// Incident is the one whose emergency holds the credential; nil when none does.
+	Incident *Incident `json:"incident,omitempty"`
 	// Inventory and Environment are those of the specs that govern the credential, from the first key that was
 	// issued by one; empty before. No other inventory's or environment's specs act on it.
 	Inventory   string `json:"inventory,omitempty"`
@@ -55,6 +57,14 @@ func (m Metadata) Owes(kind, about string) bool {
 		}
 	}
 	return false
+}
+
+// Incident is by which declaration an emergency acts.
+type Incident struct {
+	// ID is the workflow ID of the incident, Digest names the declaration: by it, the emergency goes on to its end.
+	ID     string    `json:"id"`
+	Digest string    `json:"digest"`
+	At     time.Time `json:"at"`
 }
 
 // LeaseTerm is how long a lease is held that nobody renews.

@@ -202,6 +202,14 @@ func IsBack(wave []Instance, to key.Ref) Decision {
 // MayPromote judges whether CURRENT may move to the incoming key: it is live, staged and works, the retiring
 // one still has CURRENT, and every instance that is delivered to attests the incoming key.
 func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
+	pushed := slices.DeleteFunc(slices.Clone(f.Instances), func(i Instance) bool {
+		return i.Pulls && i.Wave != inventory.CanaryWave
+	})
+	return mayPromote(c, f, retiring, incoming, pushed)
+}
+
+// mayPromote waits for these instances.
+func mayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref, instances []Instance) Decision {
 	current, hasCurrent := f.Version(key.Current)
 	if hasCurrent && current.KeyID == incoming.KeyID {
 		return allow("CURRENT is the incoming key already")
@@ -218,10 +226,7 @@ func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Dec
 	if current.ID != PromotesFrom(f, retiring) {
 		return refuse(CurrentMoved, "the store's CURRENT moved since the rotation began: somebody else changes this secret")
 	}
-	pushed := slices.DeleteFunc(slices.Clone(f.Instances), func(i Instance) bool {
-		return i.Pulls && i.Wave != inventory.CanaryWave
-	})
-	for _, d := range converged(pushed, key.Ref{}, incoming) {
+	for _, d := range converged(instances, key.Ref{}, incoming) {
 		return d
 	}
 	return allow("every delivered instance attests key %s", incoming.KeyID)

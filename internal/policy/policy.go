@@ -75,6 +75,7 @@ const (
 	RetiringMissed       Reason = "retiring-missed"
 	WayBackOver          Reason = "way-back-over"
 	NothingKept          Reason = "nothing-kept"
+	NotDestroyed         Reason = "not-destroyed"
 	BudgetBreached       Reason = "budget-breached"
 	CheckFailing         Reason = "check-failing"
 	BudgetNoData         Reason = "budget-no-data"

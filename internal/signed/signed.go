@@ -24,6 +24,8 @@ const (
 	Spec Purpose = "spec@keyturn.dev"
 	// Decision is an approval, a rejection or another request to a running rotation.
 	Decision Purpose = "decision@keyturn.dev"
+	// Incident is the declaration that keys are exposed.
+	Incident Purpose = "incident@keyturn.dev"
 )
 
 // The sentinels. Signing the same body again, by somebody who is trusted, mends each of them.

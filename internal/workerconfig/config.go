@@ -59,6 +59,9 @@ type Account struct {
 type Trust struct {
 	Inventory []InventoryTrust  `json:"inventory,omitempty"`
 	Approvers map[string]string `json:"approvers,omitempty"`
+	// Incidents is the file of those who may declare that keys are exposed: by their word keys are destroyed at once, without
+	// evidence and approval. Left out: nobody.
+	Incidents string `json:"incidents,omitempty"`
 }
 
 // InventoryTrust names the signers of specs for some environments.

@@ -189,6 +189,9 @@ func check(c *Config, report func(strictyaml.Problem)) {
 	for group, file := range c.Trust.Approvers {
 		absolute(strictyaml.Entry("trust.approvers", group), file, wrong)
 	}
+	if c.Trust.Incidents != "" {
+		absolute("trust.incidents", c.Trust.Incidents, wrong)
+	}
 	if c.Audit.Retention < 0 {
 		wrong("audit.retention", "is negative", "write how long histories must be kept, such as 90d")
 	}
@@ -216,6 +219,9 @@ func checkSigners(t Trust, report func(strictyaml.Problem)) {
 	}
 	for group, file := range t.Approvers {
 		look(strictyaml.Entry("trust.approvers", group), file)
+	}
+	if t.Incidents != "" {
+		look("trust.incidents", t.Incidents)
 	}
 }
 

@@ -41,6 +41,15 @@ func (c *Config) Approvers(group string) (signed.Signers, error) {
 	return signed.LoadSigners(file)
 }
 
+// IncidentSigners returns who may declare an incident. providers.ErrDenied: nobody may here. Like InventorySigners it reads the file
+// anew.
+func (c *Config) IncidentSigners() (signed.Signers, error) {
+	if c.Trust.Incidents == "" {
+		return nil, fmt.Errorf("%w: the worker configuration names nobody under trust.incidents", providers.ErrDenied)
+	}
+	return signed.LoadSigners(c.Trust.Incidents)
+}
+
 // CannotApprove says why a gate that asks for signed approvals could never be passed here; empty when it
 // can, or when it takes any approval.
 func (c *Config) CannotApprove(a inventory.Approval) string {

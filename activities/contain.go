@@ -1,0 +1,251 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Emergency is by what a rotation acts whose credential has exposed keys.
+type Emergency struct {
+	// Declaration is an incident.Declaration, signed by one whom trust.incidents names.
+	Declaration signed.Envelope `json:"declaration"`
+	// Since is when the incident began: its deadline counts from then, but never from before the declaration was signed.
+	Since time.Time `json:"since"`
+}
+
+// declaration proves who signed what an emergency acts by, and that it is for this namespace and credential.
+func (a *Activities) declaration(e Emergency) (d incident.Declaration, by string, err error) {
+	refuse := func(err error) (incident.Declaration, string, error) {
+		return d, "", fmt.Errorf("%w: %w", ErrDeclaration, err)
+	}
+	signers, err := a.Config().IncidentSigners()
+	if err != nil {
+		return refuse(err)
+	}
+	body, signer, err := e.Declaration.Open(signed.Incident, signers, a.Now())
+	if err != nil {
+		return refuse(err)
+	}
+	if d, err = incident.Parse(body); err != nil {
+		return refuse(err)
+	}
+	if d.Namespace != a.Namespace {
+		return refuse(fmt.Errorf("it is signed for namespace %q, and this is %q", d.Namespace, a.Namespace))
+	}
+	return d, signer.Name, nil
+}
+
+// DeclarationInput asks who declared an incident; for one credential, when that is named.
+type DeclarationInput struct {
+	Emergency
+	Credential string `json:"credential,omitempty"`
+}
+
+// Declared is what a declaration proves.
+type Declared struct {
+	By          string               `json:"by"`
+	Declaration incident.Declaration `json:"declaration"`
+}
+
+// ProveDeclaration tells who declared an incident, and what. It changes nothing: the activities that act by it prove it again.
+// ErrDeclaration when it proves nothing, or may not begin anything any more.
+func (a *Activities) ProveDeclaration(ctx context.Context, in DeclarationInput) (Declared, error) {
+	d, by, err := a.declaration(in.Emergency)
+	if err == nil {
+		err = d.Good(a.Now())
+	}
+	if err == nil && in.Credential != "" && len(d.Keys(in.Credential)) == 0 {
+		err = fmt.Errorf("it lists no exposed key of %q", in.Credential)
+	}
+	if err == nil {
+		return Declared{By: by, Declaration: d}, nil
+	}
+	if !errors.Is(err, ErrDeclaration) {
+		err = fmt.Errorf("%w: %w", ErrDeclaration, err)
+	}
+	logger(ctx).Warn("declaration refused", "reason", err.Error())
+	return Declared{}, forTemporal(err)
+}
+
+// holdsTo has an emergency act by its declaration alone. Its first effect for a credential writes by which it is: from then on that is
+// good to the end, which Record writes, whoever is trusted then.
+func (a *Activities) holdsTo(ctx context.Context, s *site, r Rotation) error {
+	if r.Emergency == nil {
+		return nil
+	}
+	name := s.spec.Credential.Name
+	d, by, unproved := a.declaration(*r.Emergency)
+	if unproved != nil {
+		d, _ = incident.Peek(r.Emergency.Declaration)
+	}
+	digest, err := incident.Digest(r.Emergency.Declaration)
+	if err != nil || len(d.Keys(name)) == 0 {
+		return errors.Join(unproved, fmt.Errorf("%w: it lists no exposed key of %q", ErrDeclaration, name))
+	}
+	_, err = s.amend(ctx, func(m *key.Metadata) error {
+		if m.Incident != nil && m.Incident.Digest == digest {
+			return errUnchanged
+		}
+		if unproved != nil {
+			return unproved
+		}
+		if err := d.Good(a.Now()); err != nil {
+			return fmt.Errorf("%w: %w", ErrDeclaration, err)
+		}
+		begun := a.event(ctx, r, s, audit.EmergencyBegun, digest, map[string]string{"incident": d.Incident, "by": by, "reason": d.Reason, "exposed": strings.Join(d.Keys(name), ", ")})
+		if err := a.Audit.Append(ctx, begun); err != nil {
+			return err
+		}
+		m.Incident = &key.Incident{ID: d.Incident, Digest: digest, At: a.Now().UTC()}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.declared = &d
+	return nil
+}
+
+// exposed are the keys that the declaration lists and the issuer still has.
+func (s *site) exposed(f policy.Facts) (alive []string) {
+	if s.declared == nil {
+		return nil
+	}
+	for _, id := range s.declared.Keys(s.spec.Credential.Name) {
+		if _, live := f.Live(id); live {
+			alive = append(alive, id)
+		}
+	}
+	return alive
+}
+
+// AssessExposure tells how the keys of a credential stand, of which some are exposed. It changes nothing.
+func (a *Activities) AssessExposure(ctx context.Context, r Rotation) (policy.Exposure, error) {
+	s, err := a.openWithin(r)
+	if err != nil {
+		return policy.Exposure{}, forTemporal(err)
+	}
+	if r.Emergency == nil {
+		return policy.Exposure{}, forTemporal(fmt.Errorf("%w: there is none", ErrDeclaration))
+	}
+	d, _, err := a.declaration(*r.Emergency)
+	if err != nil {
+		return policy.Exposure{}, forTemporal(err)
+	}
+	facts, err := s.facts(ctx, false)
+	if err != nil {
+		return policy.Exposure{}, forTemporal(fmt.Errorf("looking at the keys of %q: %w", s.spec.Credential.Name, err))
+	}
+	return policy.Expose(s.spec.Credential, facts, d.Keys(s.spec.Credential.Name)), nil
+}
+
+// ContainInput names an exposed key.
+type ContainInput struct {
+	Rotation
+	Key key.Ref `json:"key"`
+}
+
+// Contain destroys an exposed key, and proves with the key itself that it is refused: as soon as every instance is on another one
+// that works, and once the incident's deadline has passed whoever still uses it. Of the credential's keys it touches only
+// those that the declaration lists. A key that the issuer lets nobody destroy is disabled, where it can be: which the decision says.
+// Called again it finds the key gone and probes again. A refusal is an answer, not an error.
+func (a *Activities) Contain(ctx context.Context, in ContainInput) (Destroyed, error) {
+	s, err := a.openForEffect(ctx, in.Rotation)
+	if err != nil {
+		return Destroyed{}, forTemporal(err)
+	}
+	defer s.release()
+	d, err := a.contain(ctx, s, in)
+	if err != nil {
+		return Destroyed{}, forTemporal(fmt.Errorf("destroying the exposed key %s of %q: %w", in.Key.KeyID, s.spec.Credential.Name, err))
+	}
+	return d, nil
+}
+
+func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Destroyed, error) {
+	if s.declared == nil || !slices.Contains(s.declared.Keys(s.spec.Credential.Name), in.Key.KeyID) {
+		return Destroyed{}, fmt.Errorf("%w: it does not list this key", ErrDeclaration)
+	}
+	late := !a.Now().Before(s.deadline(*in.Emergency))
+	facts, d, err := s.judge(ctx, judgement{
+		gather: func(ctx context.Context) (policy.Facts, error) {
+			if late { // no instance holds it up
+				return s.facts(ctx, false)
+			}
+			return s.settled(ctx, in.Key.KeyID)
+		},
+		may: func(f policy.Facts) policy.Decision {
+			return policy.MayContain(s.spec.Credential, f, in.Key, late)
+		},
+		kept: func(f policy.Facts) string {
+			if current, _ := f.Version(key.Current); !late {
+				return current.KeyID
+			}
+			return ""
+		},
+	})
+	if err != nil {
+		return Destroyed{}, err
+	}
+	in.Key = facts.Named(in.Key)
+	if !d.OK {
+		refusing(ctx, d)
+		return Destroyed{Decision: d}, nil
+	}
+	k, live := facts.Live(in.Key.KeyID)
+	if _, ours := facts.Metadata.Key(in.Key.KeyID); !live && !ours {
+		return Destroyed{Decision: d}, nil // of a key that is nowhere nothing is recorded
+	}
+	if live {
+		destroy := s.destroy
+		if late {
+			destroy = s.destroyWhoeverUsesIt
+		}
+		err := destroy(ctx, facts, in.Key)
+		if disabler, can := s.issuer.(providers.Disabler); errors.Is(err, providers.ErrDenied) && can {
+			return a.disableExposed(ctx, s, in, facts, k, disabler, err)
+		}
+		if err != nil {
+			return Destroyed{}, err
+		}
+	}
+	return a.dead(ctx, s, in.Rotation, facts, in.Key, d)
+}
+
+// disableExposed is what is left where the issuer lets nobody destroy a key. Nobody takes it for one that keyturn may enable again.
+func (a *Activities) disableExposed(ctx context.Context, s *site, in ContainInput, facts policy.Facts, k key.Info, disabler providers.Disabler, denied error) (Destroyed, error) {
+	d := policy.Decision{Reason: policy.NotDestroyed, Message: fmt.Sprintf("key %s is disabled, and could not be destroyed: %s", k.KeyID, capText(denied.Error()))}
+	if k.State != key.Active {
+		return Destroyed{Decision: d}, nil
+	}
+	if err := s.counts(ctx); err != nil {
+		return Destroyed{}, err
+	}
+	if err := disabler.Disable(ctx, in.Key); err != nil {
+		return Destroyed{}, errors.Join(denied, err)
+	}
+	if err := a.awaitState(ctx, s, in.Key, key.Disabled, facts.Capabilities.ConsistentWithin); err != nil {
+		return Destroyed{}, err
+	}
+	return Destroyed{Decision: d}, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDisabled, in.Key.KeyID+"/exposed", map[string]string{"key": k.KeyID, "decision": d.Message}))
+}
+
+// deadline is when the exposed keys are destroyed whoever uses them.
+func (s *site) deadline(e Emergency) time.Time {
+	since := e.Since
+	if since.Before(s.declared.SignedAt) { // a workflow that says an earlier time wins nothing
+		since = s.declared.SignedAt
+	}
+	return since.Add(s.declared.Deadline.Std())
+}

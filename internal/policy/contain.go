@@ -1,0 +1,86 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+)
+
+// Exposure is how the keys of a credential stand when some of them are exposed.
+type Exposure struct {
+	// Current is the key that consumers are sent to; zero when there is none.
+	Current key.Ref `json:"current,omitzero"`
+	// CurrentExposed: it is one of the exposed, and another one must take its place.
+	CurrentExposed bool `json:"currentExposed,omitempty"`
+	// Incoming is an own key that can: it works, and is not exposed. Zero when one must be minted. Rotation is the one that minted it.
+	Incoming key.Ref `json:"incoming,omitzero"`
+	Rotation string  `json:"rotation,omitempty"`
+	// Alive are the exposed keys that the issuer has still, by which this is begun: those that nobody is sent to first.
+	Alive []key.Ref `json:"alive,omitempty"`
+}
+
+// Expose tells how the keys of a credential stand when these are exposed.
+func Expose(c inventory.Credential, f Facts, exposed []string) Exposure {
+	var x Exposure
+	if k, live := f.Live(f.currentKeyID(c.Adopt)); live {
+		x.Current, x.CurrentExposed = f.Ref(k), slices.Contains(exposed, k.KeyID)
+	} else if v, ok := f.Version(key.Current); ok {
+		x.Current, x.CurrentExposed = key.Ref{StoreVersion: v.ID}, true // whoever reads it gets a key that is dead
+	}
+	for keyID, standing := range f.Standings(c.Adopt) {
+		k, _ := f.Live(keyID)
+		owned, _ := f.Metadata.Key(keyID)
+		ref := f.Ref(k)
+		usable := standing == StandingIncoming && k.State == key.Active && !owned.VerifiedAt.IsZero() && f.promotable(ref)
+		if usable && !slices.Contains(exposed, keyID) {
+			x.Incoming, x.Rotation = ref, owned.Rotation
+		}
+	}
+	for _, k := range f.Keys {
+		if slices.Contains(exposed, k.KeyID) {
+			x.Alive = append(x.Alive, f.Ref(k))
+		}
+	}
+	slices.SortStableFunc(x.Alive, func(a, b key.Ref) int { return cmp.Compare(rank(x, a), rank(x, b)) })
+	return x
+}
+
+// rank has the key that consumers are sent to come last.
+func rank(x Exposure, k key.Ref) int {
+	if k.KeyID == x.Current.KeyID {
+		return 1
+	}
+	return 0
+}
+
+// MayContain judges whether an exposed key may be destroyed: as soon as every instance is on the key in CURRENT, and on no other,
+// and that one works; once the incident's deadline has passed, whoever still uses it.
+func MayContain(c inventory.Credential, f Facts, exposed key.Ref, late bool) Decision {
+	k, live := f.Live(exposed.KeyID)
+	current, _ := f.Version(key.Current)
+	switch {
+	case !live:
+		return Decision{OK: true, Reason: KeyGone, Message: message("key %s does not exist any more", exposed.KeyID)}
+	case late:
+		return allow("the incident's deadline has passed: key %s is destroyed, whoever still uses it", k.KeyID)
+	case current.KeyID == exposed.KeyID || current.KeyID == "":
+		return refuse(CurrentMoved, "consumers have no other key than the exposed one %s yet", exposed.KeyID)
+	}
+	if d := f.accepted(c, current.KeyID, IncomingNotLive); !d.OK {
+		return d
+	}
+	if d := f.notDelivering(c, exposed.KeyID); !d.OK {
+		return d
+	}
+	if no := converged(f.Instances, exposed, key.Ref{KeyID: current.KeyID, StoreVersion: current.ID, Fingerprint: current.Fingerprint}); len(no) > 0 {
+		return no[0]
+	}
+	return allow("every instance is on key %s, and none on the exposed one %s", current.KeyID, exposed.KeyID)
+}
+
+// MayPromoteAtOnce is MayPromote where the retiring key is exposed: it waits for no instance.
+func MayPromoteAtOnce(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
+	return mayPromote(c, f, retiring, incoming, nil)
+}

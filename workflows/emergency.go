@@ -1,0 +1,309 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// EmergencyRotation ends the exposed keys of one credential, by the declaration of an incident: another key is issued where consumers
+// have none but an exposed one, and brought to all at once; then each exposed key is destroyed without delay, and at the incident's
+// deadline whoever still uses it. Its workflow ID is that of the credential's rotation; a routine one that runs becomes it.
+func EmergencyRotation(ctx workflow.Context, in RotationInput) (Report, error) {
+	if in.Emergency == nil {
+		return Report{}, temporal.NewNonRetryableApplicationError("an emergency acts by the declaration of an incident, and this one has none: nothing was touched", FailedType, nil)
+	}
+	r, err := newRotation(ctx, in)
+	if err != nil {
+		return Report{}, err
+	}
+	report, err := r.end(r.emergency())
+	r.answer(report)
+	return report, err
+}
+
+// takenOver has the rotation end at its next safe point, also one that turns back, and go on as the emergency that an incident wants.
+// What an incident proves is looked at first: whoever may send a signal stops nothing.
+func (r *rotation) takenOver(ctx workflow.Context, c Compromised) {
+	if e := r.in.Emergency; e != nil { // it is one already: who wants the same hears of its end
+		e.Incidents = union(e.Incidents, c.Emergency.Incidents)
+		return
+	}
+	if r.takeover != nil {
+		r.takeover.Incidents = union(r.takeover.Incidents, c.Emergency.Incidents)
+		return
+	}
+	var declared activities.Declared
+	input := activities.DeclarationInput{Emergency: c.Emergency.Emergency, Credential: r.Status.Credential}
+	if err := declaring.start(ctx, r.Queue, act.ProveDeclaration, input).Get(ctx, &declared); err != nil {
+		r.notice("an incident that wants to take over was not followed: %s", cause(err))
+		return
+	}
+	d := declared.Declaration
+	r.note("%s, declared by %s: %s", d.Incident, declared.By, d.Reason)
+	if r.over() || r.Status.Phase == PhaseRecord {
+		r.note("the rotation is ending: the emergency begins after it")
+		return
+	}
+	r.happened(audit.TakenOver, map[string]string{"incident": d.Incident, "reason": d.Reason, "by": declared.By})
+	r.takeover = c.Emergency
+	r.Turn = turnTo(Superseded, Exposed, "Taken over by %s: %s", d.Incident, d.Reason)
+}
+
+func union(list, more []string) []string {
+	for _, one := range more {
+		if !slices.Contains(list, one) {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// emergency sees every exposed key dead, and consumers on another one.
+func (r *rotation) emergency() error {
+	d, err := incident.Peek(r.in.Emergency.Declaration)
+	if err != nil {
+		return refused(policy.SpecRefused, "the declaration cannot be read; nothing was touched")
+	}
+	r.Turn, r.Breach, r.Soak, r.Status.Gate, r.Status.Evidence, r.Plan = nil, nil, nil, nil, nil, policy.Plan{}
+	r.Status.Waves = nil
+	if r.in.Carried == nil {
+		if err := r.accept(act.Recognise); err != nil {
+			return err
+		}
+	}
+	since := r.in.Emergency.Since
+	if since.Before(d.SignedAt) {
+		since = d.SignedAt
+	}
+	deadline, exposed := since.Add(d.Deadline.Std()), d.Keys(r.Status.Credential)
+	r.enter(PhaseContain, fmt.Sprintf("Ending %s, exposed by %s: %s", strings.Join(exposed, ", "), d.Incident, d.Reason))
+	r.note("%s: %s. Exposed: %s", d.Incident, d.Reason, strings.Join(exposed, ", "))
+	r.tell(notifyAlert, "emergency", "Emergency: exposed keys of "+r.Status.Credential,
+		fmt.Sprintf("%s: %s. %s: destroyed as soon as all consumers are on another key, and %s whoever still uses it.", d.Incident, d.Reason, strings.Join(exposed, ", "), deadline.UTC().Format(time.RFC3339)))
+	r.until(deadline)
+	r.waitFor("every consumer to be on another key", "time: at the deadline it goes on without those that are not")
+	replaced, err := r.replaceBy(deadline, exposed)
+	if err != nil {
+		return err
+	}
+	if err := r.endAll(exposed, deadline); err != nil {
+		return err
+	}
+	if !replaced {
+		r.waitFor("the consumers that have no key that works", "whoever runs them")
+		if err := r.replace(time.Time{}, exposed); err != nil {
+			return failed(StepFailed, "%s But not every consumer has another one: %s", r.contained(), cause(err))
+		}
+	}
+	return nil
+}
+
+// errLate ends what an emergency waits for at its deadline.
+var errLate = errors.New("the incident's deadline has passed")
+
+// replaceBy brings every consumer to a key that is not exposed, and tells whether it did before the deadline. What fails is tried again
+// and again until then.
+func (r *rotation) replaceBy(deadline time.Time, exposed []string) (bool, error) {
+	for said := ""; workflow.Now(r.ctx).Before(deadline); {
+		err := r.replace(deadline, exposed)
+		switch {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, errLate):
+			continue
+		case isType(err, activities.TypeDeclaration, activities.TypeSpec, activities.TypeHeld):
+			return false, failed(StepFailed, "NOT CONTAINED: %s", cause(err))
+		}
+		if why := cause(err); why != said {
+			said = why
+			r.note("not every consumer is on another key yet: %s", why)
+			r.tell(notifyAlert, "emergency-trouble/"+why, "Emergency: "+r.Status.Credential+" is not contained yet", why)
+		}
+		if err := workflow.Sleep(r.ctx, min(10*time.Second, deadline.Sub(workflow.Now(r.ctx)))); err != nil {
+			return false, err
+		}
+	}
+	r.note("the deadline has passed, and not every consumer is on another key: what is exposed ends now")
+	return false, nil
+}
+
+// replace brings every consumer to a key that is not exposed: the one in CURRENT, or else one that is made CURRENT.
+func (r *rotation) replace(until time.Time, exposed []string) error {
+	var x policy.Exposure
+	if err := r.before(until, assessing, act.AssessExposure, r.subject(), &x); err != nil {
+		return err
+	}
+	if !x.CurrentExposed {
+		r.Status.Incoming = x.Current
+		r.retires(x.Alive)
+		return r.deliverToAll(until)
+	}
+	if r.Status.Retiring = x.Current; !x.Incoming.IsZero() {
+		r.Status.Incoming = x.Incoming
+	}
+	if slices.Contains(exposed, r.Status.Incoming.KeyID) { // what was minted for this rotation is exposed, too
+		r.Status.Incoming = key.Ref{}
+		r.Ordinal++
+	}
+	r.Ordinal = max(r.Ordinal, 1)
+	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: r.Ordinal}
+	if !x.Incoming.IsZero() && x.Rotation != r.Status.Rotation {
+		input.Resume = x.Incoming
+	}
+	var issued activities.Issued
+	if err := r.before(until, issuing(r.credential), act.Issue, &input, &issued); err != nil {
+		return err
+	}
+	if r.Status.Incoming.KeyID != issued.Key.KeyID {
+		r.note("key %s takes the place of what is exposed", issued.Key.KeyID)
+	}
+	r.Status.Incoming = issued.Key
+	if !issued.Decision.OK {
+		return fmt.Errorf("the incoming key does not work: %s", issued.Decision.Message)
+	}
+	delivered := r.deliverToAll(until)
+	if errors.Is(delivered, errLate) {
+		return delivered
+	}
+	r.Promoted = true
+	var d policy.Decision
+	if err := r.before(until, promoting, act.Promote, r.acting(), &d); err != nil {
+		return err
+	}
+	if !d.OK {
+		return fmt.Errorf("it may not be promoted: %s", d.Message)
+	}
+	r.became(RoleIncoming, KeyCurrent)
+	r.note("promoted key %s to CURRENT", r.Status.Incoming.KeyID)
+	return delivered
+}
+
+// retires names one of the exposed keys as the retiring one, for display and the record.
+func (r *rotation) retires(alive []key.Ref) {
+	if len(alive) > 0 && !slices.ContainsFunc(alive, func(k key.Ref) bool { return k.KeyID == r.Status.Retiring.KeyID }) {
+		r.Status.Retiring = alive[0]
+	}
+}
+
+// everybody names the one wave of an emergency.
+const everybody = "all"
+
+// deliverToAll brings the incoming key to every instance at once.
+func (r *rotation) deliverToAll(until time.Time) error {
+	r.Status.Waves = []WaveStatus{{Name: everybody, State: waveDelivering}}
+	input := activities.WaveInput{Rotation: *r.acting(), Key: r.Status.Incoming, Wave: everybody}
+	var result activities.WaveResult
+	if err := r.before(until, delivering(r.credential, everybody), act.DeliverWave, &input, &result); err != nil {
+		return err
+	}
+	if !result.Decision.OK {
+		r.Status.Waves[0].State = waveFailed
+		return errors.New(result.Decision.Message)
+	}
+	r.Status.Waves[0].State = wavePassed
+	r.note("every consumer is on key %s", r.Status.Incoming.KeyID)
+	return nil
+}
+
+// before runs an activity to its end, or to the time that is named: errLate then. It does not wait for what is cut off.
+func (r *rotation) before(until time.Time, o step, activity, input, output any) error {
+	ctx, cancel := workflow.WithCancel(r.ctx)
+	defer cancel()
+	done := o.start(ctx, r.Queue, activity, input)
+	if !until.IsZero() {
+		left := until.Sub(workflow.Now(r.ctx))
+		if intime, err := workflow.AwaitWithTimeout(r.ctx, max(left, 0), done.IsReady); err != nil {
+			return err
+		} else if !intime {
+			return errLate
+		}
+	}
+	err := done.Get(r.ctx, output)
+	if err == nil {
+		r.acknowledge(input)
+	}
+	return err
+}
+
+// endAll destroys each exposed key, as soon as it may be.
+func (r *rotation) endAll(exposed []string, deadline time.Time) error {
+	var trouble []string
+	for _, id := range exposed {
+		if err := r.endOne(id, deadline); err != nil {
+			trouble = append(trouble, fmt.Sprintf("%s: %s", id, cause(err)))
+		}
+	}
+	if len(trouble) > 0 {
+		return failed(StepFailed, "NOT CONTAINED: %s", strings.Join(trouble, "; "))
+	}
+	r.tell(notifyAlert, "contained", "Contained: exposed keys of "+r.Status.Credential, r.contained())
+	return nil
+}
+
+func (r *rotation) endOne(id string, deadline time.Time) error {
+	for {
+		r.Revokes++
+		input := activities.ContainInput{Rotation: *r.acting(), Key: key.Ref{KeyID: id}}
+		var d activities.Destroyed
+		err := r.run(containing, act.Contain, &input, &d)
+		left := deadline.Sub(workflow.Now(r.ctx))
+		switch {
+		case err != nil:
+			return err
+		case d.Decision.OK:
+			r.Report.Contained = append(r.Report.Contained, ContainedKey{KeyID: id, At: workflow.Now(r.ctx), Probe: d.Probe})
+			if id == r.Status.Retiring.KeyID {
+				r.became(RoleRetiring, KeyDestroyed)
+			}
+			r.note("exposed key %s is dead: %s", id, orElse(d.Probe, d.Decision.Message))
+			return nil
+		case left < -time.Minute: // what still holds it does not pass
+			return errors.New(d.Decision.Message)
+		}
+		r.note("exposed key %s is alive: %s", id, d.Decision.Message)
+		if err := workflow.Sleep(r.ctx, max(time.Second, min(10*time.Second, left))); err != nil {
+			return err
+		}
+	}
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// contained says which keys are dead.
+func (r *rotation) contained() string {
+	var ids []string
+	for _, k := range r.Report.Contained {
+		ids = append(ids, k.KeyID)
+	}
+	if len(ids) == 0 {
+		return "No exposed key was ended."
+	}
+	return fmt.Sprintf("Every exposed key is dead: %s. Consumers are sent to %s.", strings.Join(ids, ", "), r.Status.Incoming.KeyID)
+}
+
+// answer tells each incident that wanted this emergency how it ended; who is gone need not hear it.
+func (r *rotation) answer(report Report) {
+	for _, id := range r.in.Emergency.Incidents {
+		err := workflow.SignalExternalWorkflow(r.ctx, id, "", EndedName, EmergencyEnded{Credential: r.Status.Credential, Report: report}).Get(r.ctx, nil)
+		if err != nil {
+			workflow.GetLogger(r.ctx).Warn("an incident was not told", "incident", id, "error", err.Error())
+		}
+	}
+}

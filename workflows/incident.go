@@ -1,0 +1,296 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/signed"
+)
+
+// IncidentInput begins an incident: with a declaration that is signed by one whom trust.incidents names.
+type IncidentInput struct {
+	Declaration signed.Envelope `json:"declaration"`
+	// Specs are those of credentials that no Schedule has, by name; all others are found.
+	Specs map[string]inventory.SignedSpec `json:"specs,omitempty"`
+	// RequestedBy is for the record.
+	RequestedBy string `json:"requestedBy,omitempty"`
+}
+
+// The outcomes of an incident, and the states of its credentials.
+const (
+	// Contained: every exposed key is dead, and all consumers are on another one.
+	Contained Outcome = "contained"
+	// ContainedWithDebt: every exposed key is dead, and something is still owed.
+	ContainedWithDebt Outcome = "contained-with-debt"
+	// NotContained: an exposed key may be alive.
+	NotContained Outcome = "not-contained"
+)
+
+// IncidentStatus is where an incident stands, and its result.
+type IncidentStatus struct {
+	Incident string `json:"incident"`
+	Reason   string `json:"reason,omitempty"`
+	// DeclaredBy signed the declaration.
+	DeclaredBy string    `json:"declaredBy,omitempty"`
+	Since      time.Time `json:"since"`
+	// Deadline is when exposed keys are destroyed whoever uses them.
+	Deadline time.Time `json:"deadline,omitzero"`
+	// Outcome is empty while it goes on.
+	Outcome Outcome `json:"outcome,omitempty"`
+	// Message says first what is not contained.
+	Message string `json:"message,omitempty"`
+	// ContainedAt is when the last exposed key was seen dead.
+	ContainedAt time.Time        `json:"containedAt,omitzero"`
+	EndedAt     time.Time        `json:"endedAt,omitzero"`
+	Credentials []IncidentMember `json:"credentials,omitempty"`
+	Timeline    []IncidentMoment `json:"timeline,omitempty"`
+}
+
+// IncidentMember is one credential of an incident.
+type IncidentMember struct {
+	Credential string   `json:"credential"`
+	Exposed    []string `json:"exposed"`
+	// State is what goes on, and at the end how that ended.
+	State     string         `json:"state"`
+	Outcome   Outcome        `json:"outcome,omitempty"`
+	Message   string         `json:"message,omitempty"`
+	Contained []ContainedKey `json:"contained,omitempty"`
+	// Current is the key that consumers are sent to now.
+	Current key.Ref           `json:"current,omitzero"`
+	Debt    []activities.Debt `json:"debt,omitempty"`
+}
+
+// IncidentMoment is one line of an incident's timeline.
+type IncidentMoment struct {
+	At   time.Time `json:"at"`
+	What string    `json:"what"`
+}
+
+// incidentRun is one run of an incident.
+type incidentRun struct {
+	ctx    workflow.Context
+	in     IncidentInput
+	status IncidentStatus
+	// news are the ends that emergencies told of, by credential.
+	news map[string]Report
+}
+
+// Incident ends the exposed keys of some credentials: it starts the emergency of each, or has the rotation that runs become that, and
+// waits for their ends. Its workflow ID is incident.ID of a name. Nothing is touched when its declaration proves nothing. It is
+// finished by what it began with: a cancellation of it stops nothing.
+func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
+	own, _ := workflow.NewDisconnectedContext(ctx)
+	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}}
+	i.status = IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}
+	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.status, nil },
+		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
+	if err != nil {
+		return i.status, err
+	}
+	if err := i.prove(); err != nil {
+		i.status.Outcome, i.status.Message, i.status.EndedAt = Refused, "Nothing was touched: "+cause(err), workflow.Now(i.ctx)
+		i.show()
+		return i.status, nil
+	}
+	workflow.Go(i.ctx, i.listen)
+	done := workflow.NewWaitGroup(i.ctx)
+	for n := range i.status.Credentials {
+		done.Add(1)
+		workflow.Go(i.ctx, func(ctx workflow.Context) {
+			defer done.Done()
+			i.follow(ctx, &i.status.Credentials[n])
+		})
+	}
+	done.Wait(i.ctx)
+	i.end()
+	return i.status, nil
+}
+
+// prove sees who declared the incident, and that it is this one.
+func (i *incidentRun) prove() error {
+	var declared activities.Declared
+	if err := declaring.start(i.ctx, TaskQueue, act.ProveDeclaration, activities.DeclarationInput{Emergency: i.emergency().Emergency}).Get(i.ctx, &declared); err != nil {
+		return err
+	}
+	d := declared.Declaration
+	if d.Incident != i.status.Incident {
+		return fmt.Errorf("the declaration is one of %q, and this is %q", d.Incident, i.status.Incident)
+	}
+	i.status.Reason, i.status.DeclaredBy, i.status.Deadline = d.Reason, declared.By, i.status.Since.Add(d.Deadline.Std())
+	for _, name := range workflow.DeterministicKeys(d.Exposed) {
+		i.status.Credentials = append(i.status.Credentials, IncidentMember{Credential: name, Exposed: d.Keys(name), State: "beginning"})
+	}
+	i.note("declared by %s: %s", declared.By, d.Reason)
+	return nil
+}
+
+// emergency is by what that of each credential acts.
+func (i *incidentRun) emergency() *Emergency {
+	return &Emergency{
+		Emergency: activities.Emergency{Declaration: i.in.Declaration, Since: i.status.Since},
+		Incidents: []string{i.status.Incident},
+	}
+}
+
+// listen takes the news of emergencies that are none of its children.
+func (i *incidentRun) listen(ctx workflow.Context) {
+	signals := workflow.GetSignalChannelWithOptions(ctx, EndedName, workflow.SignalChannelOptions{Description: "An emergency has ended; sent by emergencies"})
+	for {
+		var told EmergencyEnded
+		signals.Receive(ctx, &told)
+		i.news[told.Credential] = told.Report
+	}
+}
+
+// askAgain is how long an incident waits for the news of a rotation that it asked to become an emergency, before it asks again.
+const askAgain = 15 * time.Second
+
+// follow begins the emergency of a credential, as often as it takes for one to be there: as a child, or, while a rotation runs, by
+// asking that. A rotation that ends in between is followed by a child.
+func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
+	input := RotationInput{Credential: m.Credential, Emergency: i.emergency(), Reason: i.status.Reason, RequestedBy: i.in.RequestedBy}
+	if spec, given := i.in.Specs[m.Credential]; given {
+		input.Spec = spec
+	}
+	for {
+		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
+			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: 1},
+			StaticSummary: summary("emergency of " + m.Credential),
+		}), EmergencyRotation, input)
+		err := child.GetChildWorkflowExecution().Get(ctx, nil)
+		if err == nil {
+			i.became(m, "containing")
+			var report Report
+			err = child.Get(ctx, &report)
+			i.ended(m, report, err)
+			return
+		}
+		if !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+			i.became(m, "cannot begin: "+cause(err))
+		} else if err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
+			Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
+		}).Get(ctx, nil); err == nil {
+			i.became(m, "asked the rotation that runs")
+			_, _ = workflow.AwaitWithTimeout(ctx, askAgain, func() bool { _, told := i.news[m.Credential]; return told })
+		}
+		if report, told := i.news[m.Credential]; told {
+			i.ended(m, report, nil)
+			return
+		}
+		_ = workflow.Sleep(ctx, time.Second)
+	}
+}
+
+// ended takes over what an emergency says of its end.
+func (i *incidentRun) ended(m *IncidentMember, report Report, err error) {
+	var failed *temporal.ApplicationError
+	if errors.As(err, &failed) && failed.Type() == FailedType && failed.HasDetails() {
+		_ = failed.Details(&report)
+	} else if err != nil {
+		report = Report{Outcome: Failed, Message: "the emergency did not come to its end: " + cause(err)}
+	}
+	m.Outcome, m.Message, m.Contained, m.Current, m.Debt = report.Outcome, report.Message, report.Contained, report.Incoming, report.Debt
+	m.State = string(NotContained)
+	if len(m.alive()) == 0 {
+		m.State = string(Contained)
+	}
+	for _, k := range m.Contained {
+		if k.At.After(i.status.ContainedAt) {
+			i.status.ContainedAt = k.At
+		}
+	}
+	i.note("%s: %s: %s", m.Credential, m.State, m.Message)
+}
+
+// alive are the exposed keys that nobody saw dead.
+func (m IncidentMember) alive() []string {
+	return slices.DeleteFunc(slices.Clone(m.Exposed), func(id string) bool {
+		return slices.ContainsFunc(m.Contained, func(k ContainedKey) bool { return k.KeyID == id })
+	})
+}
+
+// became notes what goes on with a credential, once.
+func (i *incidentRun) became(m *IncidentMember, state string) {
+	if m.State != state {
+		m.State = state
+		i.note("%s: %s", m.Credential, state)
+	}
+}
+
+func (i *incidentRun) note(format string, args ...any) {
+	if len(i.status.Timeline) == maxTimeline {
+		i.status.Timeline = slices.Delete(i.status.Timeline, maxTimeline/2, maxTimeline/2+1)
+	}
+	i.status.Timeline = append(i.status.Timeline, IncidentMoment{workflow.Now(i.ctx), clip(fmt.Sprintf(format, args...))})
+	i.show()
+}
+
+// end says how it all ended, what is not contained first.
+func (i *incidentRun) end() {
+	var alive, owed []string
+	for _, m := range i.status.Credentials {
+		if left := m.alive(); len(left) > 0 {
+			alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.Message))
+		} else if m.Outcome != Completed {
+			owed = append(owed, fmt.Sprintf("%s: %s", m.Credential, m.Message))
+		}
+	}
+	took := i.status.ContainedAt.Sub(i.status.Since).Round(time.Second)
+	switch {
+	case len(alive) > 0:
+		i.status.Outcome, i.status.Message = NotContained, "NOT CONTAINED: "+strings.Join(append(alive, owed...), "; ")
+	case len(owed) > 0:
+		i.status.Outcome, i.status.Message = ContainedWithDebt, fmt.Sprintf("Every exposed key is dead, after %s. Still owed: %s", took, strings.Join(owed, "; "))
+	default:
+		i.status.Outcome, i.status.Message = Contained, fmt.Sprintf("Every exposed key is dead, after %s, and all consumers are on another one.", took)
+	}
+	i.status.Message = outside.Lines(i.status.Message, 4*outside.MaxText)
+	i.status.EndedAt = workflow.Now(i.ctx)
+	i.note("%s", i.status.Message)
+}
+
+func (i *incidentRun) show() { workflow.SetCurrentDetails(i.ctx, i.status.Markdown()) }
+
+// Markdown is the incident as the Web UI shows it.
+func (s IncidentStatus) Markdown() string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	if s.Message != "" {
+		line("**%s**", text(s.Message))
+		line("")
+	}
+	line("### %s: %s", text(s.Incident), text(s.Reason))
+	line("")
+	line("- **Declared by:** %s", text(orElse(s.DeclaredBy, "nobody who may")))
+	line("- **Begun:** %s", s.Since.UTC().Format(time.RFC3339))
+	if !s.Deadline.IsZero() {
+		line("- **Deadline:** %s; then exposed keys end whoever uses them", s.Deadline.UTC().Format(time.RFC3339))
+	}
+	if len(s.Credentials) > 0 {
+		line("\n| credential | exposed | state | dead since | current |\n|---|---|---|---|---|")
+		for _, m := range s.Credentials {
+			var dead []string
+			for _, k := range m.Contained {
+				dead = append(dead, fmt.Sprintf("%s %s", k.KeyID, k.At.UTC().Format(time.TimeOnly)))
+			}
+			line("| %s | %s | %s | %s | %s |", text(m.Credential), text(strings.Join(m.Exposed, ", ")), text(m.State), text(strings.Join(dead, ", ")), text(m.Current.KeyID))
+		}
+	}
+	line("")
+	for _, m := range s.Timeline {
+		line("1. %s %s", m.At.UTC().Format(time.TimeOnly), text(m.What))
+	}
+	return b.String()
+}
