@@ -1,0 +1,267 @@
+package workflows_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/workflow"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/temporaltest"
+	"github.com/keyturn/keyturn/providers/memory"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// crisis is a stage whose worker trusts one person to declare incidents.
+type crisis struct {
+	*stage
+	ines ssh.Signer
+	// told are the ends that emergencies told incidents of.
+	told []workflows.EmergencyEnded
+}
+
+func newCrisis(t *testing.T) *crisis {
+	t.Helper()
+	c := &crisis{stage: newStage(t)}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	c.ines, err = ssh.NewSignerFromKey(private)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "incidents")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "ines %s", ssh.MarshalAuthorizedKey(c.ines.PublicKey())), 0o600))
+	c.configure(worldConfig + fmt.Sprintf("trust: {incidents: %s}\n", file))
+	c.hears()
+	return c
+}
+
+// hears has the environment take what emergencies tell incidents.
+func (c *crisis) hears() {
+	c.env.RegisterWorkflow(workflows.EmergencyRotation)
+	c.env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, workflows.EndedName, mock.Anything).Return(
+		func(_, _, _, _ string, told any) error {
+			c.told = append(c.told, told.(workflows.EmergencyEnded))
+			return nil
+		})
+}
+
+// declared is a declaration that these keys are exposed, signed by one who may, but for how it was changed.
+func (c *crisis) declared(keys []string, change ...func(*incident.Declaration)) *workflows.Emergency {
+	c.t.Helper()
+	now := c.env.Now().UTC()
+	d := incident.Declaration{
+		Incident: incident.ID("leak"), Reason: "key in a public repository", Deadline: incident.DefaultDeadline,
+		Exposed: map[string][]string{"payments-api": keys}, Nonce: "n1", SignedAt: now, Expires: now.Add(time.Hour),
+	}
+	for _, one := range change {
+		one(&d)
+	}
+	signed, err := d.Sign(c.ines)
+	require.NoError(c.t, err)
+	return &workflows.Emergency{Emergency: activities.Emergency{Declaration: signed, Since: now}, Incidents: []string{d.Incident}}
+}
+
+// emergency runs the emergency of the credential, with traffic.
+func (c *crisis) emergency(in workflows.RotationInput) (workflows.Report, error) {
+	c.t.Helper()
+	c.stage.env.ExecuteWorkflow(workflows.EmergencyRotation, in)
+	require.True(c.t, c.env.IsWorkflowCompleted())
+	var report workflows.Report
+	err := c.env.GetWorkflowError()
+	if err == nil {
+		err = c.env.GetWorkflowResult(&report)
+	}
+	return report, err
+}
+
+// An exposed key is dead within moments, and nobody is refused who has another one by then.
+func TestAnEmergency(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	c.traffic(time.Hour)
+	report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"})})
+	require.NoError(t, err)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+	assert.Equal(t, []string{"issue new-1", "promote ", "destroy key-old"}, c.happened(memory.OpIssue, memory.OpPromote, memory.OpDestroy))
+	require.Len(t, report.Contained, 1)
+	assert.Less(t, report.Contained[0].At.Sub(c.began), 5*time.Minute)
+	assert.Contains(t, report.Contained[0].Probe, "refused by the issuer's self-test")
+	assert.Zero(t, c.refused())
+	require.Len(t, c.told, 1)
+	assert.Equal(t, "payments-api", c.told[0].Credential)
+	assert.Nil(t, c.metadata().Incident, "the declaration is used up")
+}
+
+// A routine rotation becomes the emergency wherever it is: what it did is gone on with.
+func TestARoutineRotationIsTakenOver(t *testing.T) {
+	t.Parallel()
+	for place, at := range map[string]time.Duration{
+		"canary soaking": time.Minute, "rest soaking": 3 * time.Minute, "overlap": 10 * time.Minute, "revoke-gate": 40 * time.Minute,
+	} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			c := newCrisis(t)
+			c.traffic(2 * time.Hour)
+			c.in(place, at, func() {
+				c.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: incident.ID("leak"), Emergency: c.declared([]string{"key-old"})})
+			})
+			_, err := c.execute(workflows.RotationInput{Spec: c.spec()})
+			c.allFell()
+			next, goesOn := c.next(err)
+			require.True(t, goesOn, "%v", err)
+			var again *workflow.ContinueAsNewError
+			require.ErrorAs(t, err, &again)
+			assert.Equal(t, "EmergencyRotation", again.WorkflowType.Name)
+			assert.Equal(t, workflows.EmergencyQueue, again.TaskQueueName)
+			since := c.env.Now()
+			c.anew()
+			c.hears()
+			c.traffic(time.Hour)
+			report, err := c.emergency(next)
+			require.NoError(t, err)
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			assert.Equal(t, []string{"new-1 active"}, c.keys(), "no second key was minted")
+			require.Len(t, report.Contained, 1)
+			assert.Less(t, report.Contained[0].At.Sub(since), 5*time.Minute)
+			assert.Zero(t, c.refused())
+		})
+	}
+}
+
+// At the deadline, what is exposed ends whoever uses it; who is not on another key is said.
+func TestTheDeadlineFiresWhateverConsumersDo(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	c.do.PollEvery = 200 * time.Millisecond
+	c.credential.WaveTimeout = inventory.Duration(3 * time.Second) // of real time, each time
+	c.world.Befall(func(_ context.Context, call memory.Call) error {
+		if call.Op == memory.OpDeliver && call.Instance == "checkout-b" {
+			return errors.New("no route to host")
+		}
+		return nil
+	})
+	c.traffic(time.Hour)
+	report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"}, func(d *incident.Declaration) {
+		d.Deadline = inventory.Duration(20 * time.Second)
+	})})
+	require.Error(t, err)
+	report = c.failure(err)
+	assert.Equal(t, workflows.Failed, report.Outcome)
+	assert.Contains(t, report.Message, "Every exposed key is dead: key-old")
+	assert.Contains(t, report.Message, "checkout/b")
+	require.Len(t, report.Contained, 1)
+	assert.WithinDuration(t, c.began.Add(20*time.Second), report.Contained[0].At, 15*time.Second)
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+}
+
+// A declaration that proves nothing moves nothing: no key is minted, none is destroyed, and a rotation that runs goes on.
+func TestADeclarationThatProvesNothing(t *testing.T) {
+	t.Parallel()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	mallory, err := ssh.NewSignerFromKey(private)
+	require.NoError(t, err)
+	for name, x := range map[string]struct {
+		emergency func(c *crisis) *workflows.Emergency
+		says      string
+	}{
+		"by somebody whom nobody trusts": {func(c *crisis) *workflows.Emergency { c.ines = mallory; return c.declared([]string{"key-old"}) }, "the signer is not trusted"},
+		"of another credential": {func(c *crisis) *workflows.Emergency {
+			return c.declared(nil, func(d *incident.Declaration) { d.Exposed = map[string][]string{"payments-other": {"key-old"}} })
+		}, "it lists no exposed key of"},
+		"of another namespace": {func(c *crisis) *workflows.Emergency {
+			return c.declared([]string{"key-old"}, func(d *incident.Declaration) { d.Namespace = "staging" })
+		}, "it is signed for namespace"},
+		"of yesterday": {func(c *crisis) *workflows.Emergency {
+			return c.declared([]string{"key-old"}, func(d *incident.Declaration) {
+				d.SignedAt, d.Expires = d.SignedAt.Add(-24*time.Hour), d.Expires.Add(-24*time.Hour)
+			})
+		}, "it was good until"},
+		"with another key written into it": {func(c *crisis) *workflows.Emergency {
+			e := c.declared([]string{"key-new"})
+			e.Declaration.Body = []byte(strings.Replace(string(e.Declaration.Body), "key-new", "key-old", 1))
+			return e
+		}, "the signature does not hold"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCrisis(t)
+			_, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: x.emergency(c)})
+			require.Error(t, err)
+			report := c.failure(err)
+			assert.Contains(t, report.Message, x.says)
+			assert.Equal(t, []string{"key-old active"}, c.keys())
+			assert.Len(t, c.world.Happened(memory.OpIssue), 1, "none but the one from before")
+
+			c = newCrisis(t)
+			c.traffic(2 * time.Hour)
+			c.approve()
+			c.in("overlap", 10*time.Minute, func() {
+				c.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: incident.ID("leak"), Emergency: x.emergency(c)})
+			})
+			report, err = c.execute(workflows.RotationInput{Spec: c.spec()})
+			require.NoError(t, err)
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+		})
+	}
+}
+
+// An incident begins the emergency of each credential, and says how it ended.
+func TestAnIncident(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	e := c.declared([]string{"key-old"})
+	c.env = temporaltest.NewEnvironment()
+	c.clock.Store(c.env)
+	c.env.RegisterActivity(c.do)
+	c.env.RegisterWorkflow(workflows.Incident)
+	c.hears()
+	c.traffic(time.Hour)
+	c.incident(e, "leak")
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+	var status workflows.IncidentStatus
+	require.NoError(t, c.env.GetWorkflowResult(&status))
+	assert.Equal(t, workflows.Contained, status.Outcome, status.Message)
+	assert.Equal(t, "ines", status.DeclaredBy)
+	require.Len(t, status.Credentials, 1)
+	assert.Equal(t, string(workflows.Contained), status.Credentials[0].State)
+	assert.Less(t, status.ContainedAt.Sub(status.Since), 5*time.Minute)
+	assert.Contains(t, status.Markdown(), "payments-api")
+}
+
+// An incident whose declaration is of another one, or proves nothing, touches nothing.
+func TestAnIncidentWithoutAuthority(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	c.incident(c.declared([]string{"key-old"}), "another")
+	var status workflows.IncidentStatus
+	require.NoError(t, c.env.GetWorkflowResult(&status))
+	assert.Equal(t, workflows.Refused, status.Outcome)
+	assert.Contains(t, status.Message, "Nothing was touched")
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+}
+
+func (c *crisis) incident(e *workflows.Emergency, slug string) {
+	c.t.Helper()
+	c.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: incident.ID(slug), TaskQueue: workflows.EmergencyQueue})
+	c.env.ExecuteWorkflow(workflows.Incident, workflows.IncidentInput{
+		Declaration: e.Declaration, Specs: map[string]inventory.SignedSpec{"payments-api": c.spec()}, RequestedBy: "ines",
+	})
+	require.True(c.t, c.env.IsWorkflowCompleted())
+	require.NoError(c.t, c.env.GetWorkflowError())
+}
