@@ -87,6 +87,7 @@ type crashCase struct {
 	lasts     time.Duration                 // of an attempt; patience when zero
 	heartbeat func(converter.EncodedValues) // hears what each heartbeat keeps; nobody when nil
 	byRun     string                        // whose activities are run; always the same when empty
+	emergency *activities.Emergency         // by what the activities act; nil in a routine rotation
 }
 
 func (c *crashCase) now() time.Time { return time.Unix(0, c.clock.Load()).UTC() }
@@ -148,7 +149,7 @@ func newCaseOf(t *testing.T, text string, names []string, bend func(*providers.D
 }
 
 func (c *crashCase) subject() activities.Rotation {
-	return activities.Rotation{Spec: c.spec, ID: "first-run", Retiring: c.retiring, Incoming: c.incoming}
+	return activities.Rotation{Spec: c.spec, ID: "first-run", Retiring: c.retiring, Incoming: c.incoming, Emergency: c.emergency}
 }
 
 // run runs one activity of the rotation, as the workflow would at that point.
@@ -224,6 +225,13 @@ func (c *crashCase) run(step string) {
 	case "Destroy":
 		c.wait(31 * time.Minute)
 		c.execute(step, revoke, &destroyed)
+		require.True(c.t, destroyed.Decision.OK, destroyed.Decision.Message)
+	case "ProveDeclaration":
+		c.execute(step, activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, nil)
+	case "AssessExposure":
+		c.execute(step, c.subject(), nil)
+	case "Contain":
+		c.execute(step, activities.ContainInput{Rotation: c.subject(), Key: c.retiring}, &destroyed)
 		require.True(c.t, destroyed.Decision.OK, destroyed.Decision.Message)
 	case "Discard":
 		c.wait(31 * time.Minute)

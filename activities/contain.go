@@ -139,9 +139,9 @@ func (a *Activities) AssessExposure(ctx context.Context, r Rotation) (policy.Exp
 	if r.Emergency == nil {
 		return policy.Exposure{}, forTemporal(fmt.Errorf("%w: there is none", ErrDeclaration))
 	}
-	d, _, err := a.declaration(*r.Emergency)
+	d, err := incident.Peek(r.Emergency.Declaration)
 	if err != nil {
-		return policy.Exposure{}, forTemporal(err)
+		return policy.Exposure{}, forTemporal(fmt.Errorf("%w: %w", ErrDeclaration, err))
 	}
 	facts, err := s.facts(ctx, false)
 	if err != nil {
@@ -166,6 +166,7 @@ func (a *Activities) Contain(ctx context.Context, in ContainInput) (Destroyed, e
 		return Destroyed{}, forTemporal(err)
 	}
 	defer s.release()
+	defer s.beating(ctx)()
 	d, err := a.contain(ctx, s, in)
 	if err != nil {
 		return Destroyed{}, forTemporal(fmt.Errorf("destroying the exposed key %s of %q: %w", in.Key.KeyID, s.spec.Credential.Name, err))

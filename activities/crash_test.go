@@ -149,6 +149,15 @@ var deaths = map[string][]death{
 		{memory.OpPurge, 2, memory.Before, "key and version are gone, copies at some instances are not; the repeated activity purges all of them"},
 		{memory.OpPutMetadata, 2, memory.After, "all is done; the repeated activity finds nothing to discard"},
 	},
+	"ProveDeclaration": nil, // it asks nobody
+	"AssessExposure":   looks(memory.OpList),
+	"Contain": {
+		{memory.OpPutMetadata, 1, memory.After, "that the key in CURRENT is tested is written; the repeated activity judges anew and destroys the exposed one"},
+		{memory.OpDestroy, 1, memory.Before, "the exposed key is alive; the repeated activity judges anew and destroys it"},
+		{memory.OpDestroy, 1, memory.After, "the exposed key is gone and was not probed; the repeated activity finds it gone and probes it with the stored value"},
+		{memory.OpPutMetadata, 2, memory.Before, "the key was seen to be refused, which is not written; the repeated activity probes it again"},
+		{memory.OpPutMetadata, 2, memory.After, "all is done but the event; the repeated activity probes it again and writes that"},
+	},
 	"Record": {
 		{memory.OpPurge, 2, memory.Before, "copies at some instances are gone; the repeated activity purges all of them"},
 		{memory.OpPrune, 1, memory.Before, "the retired version is still stored; the repeated activity prunes it"},
@@ -173,15 +182,19 @@ var (
 		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "LookBack", "GatherEvidence", "Notify", "Log",
 		"Prove", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
-	back = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
+	contain = []string{"ProveDeclaration", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "Record"}
+	back    = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
 )
 
 func TestDeaths(t *testing.T) {
 	t.Parallel()
 	for name, list := range deaths {
-		order, other := forward, false
-		if name == "Enable" || name == "RestoreLabels" || name == "Discard" {
-			order, other = back, true
+		order, ends := forward, (*crashCase).isRotated
+		switch name {
+		case "Enable", "RestoreLabels", "Discard":
+			order, ends = back, (*crashCase).isBack
+		case "ProveDeclaration", "AssessExposure", "Contain":
+			order, ends = contain, (*crashCase).isContained
 		}
 		if len(list) == 0 {
 			list = []death{{}}
@@ -190,6 +203,9 @@ func TestDeaths(t *testing.T) {
 			t.Run(fmt.Sprintf("%s dies %s call %d of %s: %s", name, d.phase, d.call, d.op, d.then), func(t *testing.T) {
 				t.Parallel()
 				c := newCase(t)
+				if slices.Contains(order, "Contain") {
+					c.declare("key-old")
+				}
 				for _, step := range order {
 					if step == name {
 						c.dies(d)
@@ -199,11 +215,7 @@ func TestDeaths(t *testing.T) {
 						c.run(step) // and once more: an activity whose reply is lost is run again
 					}
 				}
-				if other {
-					c.isBack()
-				} else {
-					c.isRotated()
-				}
+				ends(c)
 				assert.LessOrEqual(t, c.mostKeys, 2, "never more keys than slots")
 			})
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/providers/memory"
 )
 
@@ -44,6 +45,17 @@ var lies = map[reflect.Type]func(c *crashCase) []any{
 		no := policy.Verdict{Action: policy.Reject, Accepted: true, By: "ann", At: c.now()}
 		return []any{[]policy.Verdict(nil), []policy.Verdict{no}, []policy.Verdict{{By: "ann"}, old}}
 	},
+	reflect.TypeFor[*activities.Emergency](): func(c *crashCase) []any {
+		c.declare("key-old", "key-foreign")
+		truly := *c.emergency
+		unsigned, forged, earlier := truly, truly, truly
+		unsigned.Declaration.Signature = ""
+		forged.Declaration.Body = []byte(strings.Replace(string(truly.Declaration.Body), "key-foreign", "key-forged!", 1))
+		earlier.Since = c.now().Add(-1000 * time.Hour)
+		c.emergency = nil
+		return []any{(*activities.Emergency)(nil), &activities.Emergency{}, &unsigned, &forged, &earlier}
+	},
+	reflect.TypeFor[signed.Envelope]():   func(*crashCase) []any { return []any{signed.Envelope{}} },
 	reflect.TypeFor[[]policy.Readings](): func(*crashCase) []any { return []any{make([]policy.Readings, 3)} },
 	reflect.TypeFor[[]audit.Event](): func(c *crashCase) []any {
 		return []any{[]audit.Event{{ID: "seen/first-run/key.destroyed", Type: audit.KeyDestroyed, Time: c.now().Add(time.Hour), Actor: "worker"}}}

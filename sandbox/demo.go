@@ -33,6 +33,8 @@ type demoOptions struct {
 	once bool
 	// aws: IAM and Secrets Manager instead of the gateway and files.
 	aws bool
+	// emergency: the key is exposed while it is rotated.
+	emergency bool
 }
 
 // summary is the last line of --once.
@@ -86,7 +88,11 @@ func (o demoOptions) demonstrate(ctx context.Context, folder demo.Folder, out io
 		return err
 	}
 	defer server.Stop()
-	services, err := demo.Start(ctx, demo.Options{Folder: folder, AWS: o.aws})
+	options := demo.Options{Folder: folder, AWS: o.aws}
+	if o.emergency {
+		options.Signed, options.Windows.Overlap = true, longOverlap
+	}
+	services, err := demo.Start(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -106,14 +112,14 @@ func (o demoOptions) demonstrate(ctx context.Context, folder demo.Folder, out io
 		return fmt.Errorf("connecting to the sandbox's Temporal: %w", err)
 	}
 	defer c.Close()
-	worker, err := startWorker(ctx, c, services.Place(), logger)
+	worker, err := startWorker(ctx, c, services.Place(), !o.emergency, logger)
 	if err != nil {
 		return err
 	}
 	defer worker.Stop()
 
 	begun := time.Now()
-	run, err := startRotation(ctx, c, services.Place())
+	run, err := startRotation(ctx, c, services.Place(), o.emergency)
 	if err != nil {
 		return err
 	}
@@ -126,6 +132,10 @@ func (o demoOptions) demonstrate(ctx context.Context, folder demo.Folder, out io
 				fmt.Sprintf("the CLI: TEMPORAL_ADDRESS=%s go run ./starter approve %s --gate revoke", server.Address(), demo.Credential),
 			},
 		},
+	}
+	if o.emergency {
+		return d.emergency(ctx, out, fmt.Sprintf("TEMPORAL_ADDRESS=%s go run ./starter emergency %s -f %s --sign %s --reason WHY --wait",
+			server.Address(), demo.Credential, folder.Inventory(), folder.SigningKey()))
 	}
 	report, err := d.watch(ctx)
 	if ctx.Err() != nil && !o.once {
@@ -155,34 +165,25 @@ func startServer(ctx context.Context, folder demo.Folder, screen *live.Screen) (
 	})
 }
 
-func startWorker(ctx context.Context, c client.Client, place demo.Place, logger *slog.Logger) (*host.Host, error) {
+func startWorker(ctx context.Context, c client.Client, place demo.Place, unsigned bool, logger *slog.Logger) (*host.Host, error) {
 	config, err := workerconfig.LoadFile(place.Worker, all.Descriptors())
 	if err != nil {
 		return nil, err
 	}
 	return host.Start(ctx, c, host.Options{
 		Namespace: devserver.Namespace, BuildID: version.ID(), Config: config, Descriptors: all.Descriptors(),
-		AllowUnsigned: true, Log: logger,
+		AllowUnsigned: unsigned, Log: logger,
 	}, func(err error) { logger.Error("the worker cannot go on", "error", err) })
 }
 
-func startRotation(ctx context.Context, c client.Client, place demo.Place) (client.WorkflowRun, error) {
-	data, err := os.ReadFile(place.Inventory)
-	if err != nil {
-		return nil, fmt.Errorf("reading the sandbox's inventory: %w", err)
-	}
-	inv, err := inventory.Load(place.Inventory, data, all.Catalog(all.Descriptors()...))
-	if err != nil {
-		return nil, err
-	}
-	credential := inv.Credentials[0]
-	spec, err := inventory.NewSpec(inventory.Spec{Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: credential})
+func startRotation(ctx context.Context, c client.Client, place demo.Place, signed bool) (client.WorkflowRun, error) {
+	spec, err := specOf(place, signed)
 	if err != nil {
 		return nil, err
 	}
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: workflows.WorkflowID(credential.Name), TaskQueue: workflows.TaskQueue,
-		WorkflowExecutionErrorWhenAlreadyStarted: true, StaticSummary: "rotation of " + credential.Name,
+		ID: workflows.WorkflowID(place.Credential), TaskQueue: workflows.TaskQueue,
+		WorkflowExecutionErrorWhenAlreadyStarted: true, StaticSummary: "rotation of " + place.Credential,
 	}, workflows.Rotation, workflows.RotationInput{Spec: spec, Reason: "the sandbox's demonstration", RequestedBy: "sandbox"})
 	if err != nil {
 		return nil, fmt.Errorf("starting the rotation: %w", err)
@@ -190,9 +191,35 @@ func startRotation(ctx context.Context, c client.Client, place demo.Place) (clie
 	return run, nil
 }
 
+// specOf is the spec of the demonstration's credential, signed with the folder's key where the worker wants that.
+func specOf(place demo.Place, signed bool) (spec inventory.SignedSpec, err error) {
+	data, err := os.ReadFile(place.Inventory)
+	if err != nil {
+		return spec, fmt.Errorf("reading the sandbox's inventory: %w", err)
+	}
+	inv, err := inventory.Load(place.Inventory, data, all.Catalog(all.Descriptors()...))
+	if err != nil {
+		return spec, err
+	}
+	whole := inventory.Spec{Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: inv.Credentials[0]}
+	if signed {
+		whole.Namespace = devserver.Namespace
+	}
+	if spec, err = inventory.NewSpec(whole); err != nil || !signed {
+		return spec, err
+	}
+	key, done, err := place.Folder.Signer()
+	if err != nil {
+		return spec, err
+	}
+	defer done()
+	return spec.Sign(key)
+}
+
 // demonstration follows one rotation.
 type demonstration struct {
 	once     bool
+	latest   bool // the latest run is looked at, and not the first one
 	client   client.Client
 	run      client.WorkflowRun
 	services *demo.Services
@@ -224,7 +251,11 @@ func (d *demonstration) watch(ctx context.Context) (workflows.Report, error) {
 // look takes the state anew. A rotation that cannot be asked just now keeps its last status.
 func (d *demonstration) look(ctx context.Context) {
 	d.state.At, d.state.Traffic = time.Now(), d.services.Snapshot()
-	value, err := d.client.QueryWorkflow(ctx, d.run.GetID(), d.run.GetRunID(), workflows.StatusName)
+	run := d.run.GetRunID()
+	if d.latest {
+		run = ""
+	}
+	value, err := d.client.QueryWorkflow(ctx, d.run.GetID(), run, workflows.StatusName)
 	var status workflows.Status
 	if err == nil && value.Get(&status) == nil {
 		d.state.Status = status

@@ -40,7 +40,7 @@ rotation of the key that they use, until Ctrl-C. All of it listens on loopback o
 		RunE:          func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), o, cmd.OutOrStdout()) },
 	}
 	addDemoFlags(root, &o)
-	root.AddCommand(newServer(), newDemoServices(), newAWS())
+	root.AddCommand(newServer(), newDemoServices(), newAWS(), newEmergency())
 	return root
 }
 

@@ -87,6 +87,7 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 		newInventory(t),
 		newPlan(t),
 		newRotate(t),
+		newEmergency(t),
 		newStatus(t),
 		newSweep(t),
 		newApprovals(t),

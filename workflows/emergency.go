@@ -153,8 +153,8 @@ func (r *rotation) replace(until time.Time, exposed []string) error {
 	if r.Status.Retiring = x.Current; !x.Incoming.IsZero() {
 		r.Status.Incoming = x.Incoming
 	}
-	if slices.Contains(exposed, r.Status.Incoming.KeyID) { // what was minted for this rotation is exposed, too
-		r.Status.Incoming = key.Ref{}
+	if id := r.Status.Incoming.KeyID; id != "" && (slices.Contains(exposed, id) || !slices.Contains(x.Keys, id)) {
+		r.Status.Incoming = key.Ref{} // what was minted for this rotation is exposed, too, or gone
 		r.Ordinal++
 	}
 	r.Ordinal = max(r.Ordinal, 1)
@@ -213,7 +213,10 @@ func (r *rotation) deliverToAll(until time.Time) error {
 		return errors.New(result.Decision.Message)
 	}
 	r.Status.Waves[0].State = wavePassed
-	r.note("every consumer is on key %s", r.Status.Incoming.KeyID)
+	if r.converged != r.Status.Incoming.KeyID {
+		r.converged = r.Status.Incoming.KeyID
+		r.note("every consumer is on key %s", r.converged)
+	}
 	return nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/workflows"
@@ -44,7 +45,7 @@ func newCrisis(t *testing.T) *crisis {
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "incidents")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "ines %s", ssh.MarshalAuthorizedKey(c.ines.PublicKey())), 0o600))
-	c.configure(worldConfig + fmt.Sprintf("trust: {incidents: %s}\n", file))
+	c.configure(worldConfig + fmt.Sprintf("trust: {incidents: %q}\n", file))
 	c.hears()
 	return c
 }
@@ -112,11 +113,18 @@ func TestARoutineRotationIsTakenOver(t *testing.T) {
 	t.Parallel()
 	for place, at := range map[string]time.Duration{
 		"canary soaking": time.Minute, "rest soaking": 3 * time.Minute, "overlap": 10 * time.Minute, "revoke-gate": 40 * time.Minute,
+		"disable-soak": 25 * time.Minute, "rollback": 12 * time.Minute,
 	} {
 		t.Run(place, func(t *testing.T) {
 			t.Parallel()
 			c := newCrisis(t)
 			c.traffic(2 * time.Hour)
+			switch place {
+			case "disable-soak":
+				c.approve()
+			case "rollback":
+				c.at(10*time.Minute, func() { c.env.SignalWorkflow(workflows.RollbackName, policy.Request{By: "ann", Reason: "errors"}) })
+			}
 			c.in(place, at, func() {
 				c.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: incident.ID("leak"), Emergency: c.declared([]string{"key-old"})})
 			})
@@ -137,7 +145,7 @@ func TestARoutineRotationIsTakenOver(t *testing.T) {
 			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 			assert.Equal(t, []string{"new-1 active"}, c.keys(), "no second key was minted")
 			require.Len(t, report.Contained, 1)
-			assert.Less(t, report.Contained[0].At.Sub(since), 5*time.Minute)
+			assert.Less(t, report.Contained[0].At.Sub(since), 5*time.Minute, "%v", report.Timeline)
 			assert.Zero(t, c.refused())
 		})
 	}

@@ -82,7 +82,8 @@ func (r *rotation) attempt(o step, activity, input, output any) error {
 	ctx, cancel := workflow.WithCancel(r.ctx)
 	defer cancel()
 	done := o.start(ctx, r.Queue, activity, input)
-	if err := workflow.Await(r.ctx, func() bool { return done.IsReady() || o.cancellable && r.stop() != nil }); err != nil {
+	ends := func() bool { return (o.cancellable || r.takeover != nil) && r.stop() != nil } // an emergency waits for nobody
+	if err := workflow.Await(r.ctx, func() bool { return done.IsReady() || ends() }); err != nil {
 		return err
 	}
 	stopped := !done.IsReady()

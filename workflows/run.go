@@ -46,6 +46,8 @@ type rotation struct {
 	lookedBack time.Time
 	onlyOn     string
 	unproved   []*unproved
+	// converged is the key that an emergency has seen everybody on last.
+	converged string
 	// takeover is by what the next run is the emergency of the credential; nil while nothing is exposed.
 	takeover   *Emergency
 	background workflow.WaitGroup

@@ -55,8 +55,9 @@ var (
 	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 15 * time.Second}
 	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
-	assessing  = step{summary: "look at the exposed keys", attempt: time.Minute, total: 10 * time.Minute, changesNothing: true}
-	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
+	// In an emergency a worker that died is soon followed by another one.
+	assessing  = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
+	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute, beat: 20 * time.Second}
 	declaring  = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	// Whoever asks for a rollback waits for it.
 	lookingBack = step{summary: "look whether there is a way back", attempt: 20 * time.Second, total: 30 * time.Second, local: true}

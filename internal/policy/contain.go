@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -17,8 +16,9 @@ type Exposure struct {
 	// Incoming is an own key that can: it works, and is not exposed. Zero when one must be minted. Rotation is the one that minted it.
 	Incoming key.Ref `json:"incoming,omitzero"`
 	Rotation string  `json:"rotation,omitempty"`
-	// Alive are the exposed keys that the issuer has still, by which this is begun: those that nobody is sent to first.
+	// Alive are the exposed keys that the issuer still has, Keys the IDs of all that it has.
 	Alive []key.Ref `json:"alive,omitempty"`
+	Keys  []string  `json:"keys,omitempty"`
 }
 
 // Expose tells how the keys of a credential stand when these are exposed.
@@ -33,26 +33,18 @@ func Expose(c inventory.Credential, f Facts, exposed []string) Exposure {
 		k, _ := f.Live(keyID)
 		owned, _ := f.Metadata.Key(keyID)
 		ref := f.Ref(k)
-		usable := standing == StandingIncoming && k.State == key.Active && !owned.VerifiedAt.IsZero() && f.promotable(ref)
+		usable := standing == StandingIncoming && k.State == key.Active && !owned.VerifiedAt.IsZero() && ref.StoreVersion != ""
 		if usable && !slices.Contains(exposed, keyID) {
 			x.Incoming, x.Rotation = ref, owned.Rotation
 		}
 	}
 	for _, k := range f.Keys {
+		x.Keys = append(x.Keys, k.KeyID)
 		if slices.Contains(exposed, k.KeyID) {
 			x.Alive = append(x.Alive, f.Ref(k))
 		}
 	}
-	slices.SortStableFunc(x.Alive, func(a, b key.Ref) int { return cmp.Compare(rank(x, a), rank(x, b)) })
 	return x
-}
-
-// rank has the key that consumers are sent to come last.
-func rank(x Exposure, k key.Ref) int {
-	if k.KeyID == x.Current.KeyID {
-		return 1
-	}
-	return 0
 }
 
 // MayContain judges whether an exposed key may be destroyed: as soon as every instance is on the key in CURRENT, and on no other,
@@ -80,7 +72,8 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, late bool) Dec
 	return allow("every instance is on key %s, and none on the exposed one %s", current.KeyID, exposed.KeyID)
 }
 
-// MayPromoteAtOnce is MayPromote where the retiring key is exposed: it waits for no instance.
+// MayPromoteAtOnce is MayPromote where the retiring key is exposed: it waits for no instance, and takes a key that a rollback had taken
+// CURRENT from.
 func MayPromoteAtOnce(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
-	return mayPromote(c, f, retiring, incoming, nil)
+	return mayPromote(c, f, retiring, incoming, incoming.StoreVersion != "", nil)
 }

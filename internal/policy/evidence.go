@@ -205,11 +205,11 @@ func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Dec
 	pushed := slices.DeleteFunc(slices.Clone(f.Instances), func(i Instance) bool {
 		return i.Pulls && i.Wave != inventory.CanaryWave
 	})
-	return mayPromote(c, f, retiring, incoming, pushed)
+	return mayPromote(c, f, retiring, incoming, f.promotable(incoming), pushed)
 }
 
-// mayPromote waits for these instances.
-func mayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref, instances []Instance) Decision {
+// mayPromote waits for these instances; stored tells whether the incoming key is stored as it must be.
+func mayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref, stored bool, instances []Instance) Decision {
 	current, hasCurrent := f.Version(key.Current)
 	if hasCurrent && current.KeyID == incoming.KeyID {
 		return allow("CURRENT is the incoming key already")
@@ -220,7 +220,7 @@ func mayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref, ins
 	if d := verified(f, incoming); !d.OK {
 		return d
 	}
-	if !f.promotable(incoming) {
+	if !stored {
 		return refuse(PendingMoved, "the store's PENDING is not version %s, where the incoming key was staged", incoming.StoreVersion)
 	}
 	if current.ID != PromotesFrom(f, retiring) {

@@ -45,6 +45,8 @@ type Setting struct {
 	Windows            Windows
 	// AWS: the key is that of an IAM user, in Secrets Manager.
 	AWS bool
+	// Signed: specs, approvals and declarations of incidents must be signed with the folder's key.
+	Signed bool
 }
 
 func (s Setting) place() Place {
@@ -64,6 +66,11 @@ func (s Setting) KeysOf(instance string) string { return s.Folder.KeysOf(instanc
 // gateway accepts and that is CURRENT in the store, and each consumer's file with it. What a folder has
 // already stays, but for the YAML files: they are written again.
 func Seed(ctx context.Context, s Setting) error {
+	if s.Signed {
+		if err := s.Folder.makeSigner(); err != nil {
+			return fmt.Errorf("making a key to sign with: %w", err)
+		}
+	}
 	if err := s.writeFiles(); err != nil {
 		return err
 	}

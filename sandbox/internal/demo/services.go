@@ -25,6 +25,8 @@ type Options struct {
 	Stuck []string
 	// AWS: instead of the gateway and the key files, IAM and Secrets Manager as the environment names them.
 	AWS bool
+	// Signed: the worker takes nothing that is not signed with the key that is made in the folder. Not with AWS.
+	Signed bool
 	// GatewayPort and ConsumersPort; 0 for any free one.
 	GatewayPort, ConsumersPort int
 }
@@ -105,7 +107,7 @@ func (s *Services) start(ctx context.Context, o Options) error {
 	if o.AWS {
 		begin = s.withAWS
 	}
-	if err := begin(ctx, o, Setting{Folder: o.Folder, Consumers: services.url, Windows: o.Windows, AWS: o.AWS}); err != nil {
+	if err := begin(ctx, o, Setting{Folder: o.Folder, Consumers: services.url, Windows: o.Windows, AWS: o.AWS, Signed: o.Signed}); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
