@@ -21,7 +21,7 @@ func (d *drawing) headline() section {
 		if i == nil {
 			i = bad
 		}
-	} else if s.Phase == workflows.PhaseRollback {
+	} else if s.Phase == workflows.PhaseRollback || s.Phase == workflows.PhaseContain {
 		i = bad
 	}
 	head := d.in(strong, plain(s.Credential)) + "  " + d.in(i, plain(state))
@@ -95,6 +95,12 @@ func course(p policy.Plan) []workflows.Phase {
 func (d *drawing) phases() section {
 	s := d.status
 	all := course(d.plan)
+	came := func(to workflows.Phase) bool {
+		return s.Phase == to || slices.ContainsFunc(s.Timeline, func(m workflows.Moment) bool { return m.Phase == to })
+	}
+	if came(workflows.PhaseContain) { // an emergency, whatever was before it
+		all = []workflows.Phase{workflows.PhaseContain, workflows.PhaseRecord}
+	}
 	furthest := 0
 	ahead := func(p workflows.Phase) int { // the next one of that name
 		if n := slices.Index(all[furthest:], p); n >= 0 {
@@ -108,7 +114,7 @@ func (d *drawing) phases() section {
 		}
 	}
 	at := ahead(s.Phase)
-	turned := s.Phase == workflows.PhaseRollback || slices.ContainsFunc(s.Timeline, func(m workflows.Moment) bool { return m.Phase == workflows.PhaseRollback })
+	turned := came(workflows.PhaseRollback) && !came(workflows.PhaseContain)
 	ended := s.Report != nil
 	switch {
 	case turned:

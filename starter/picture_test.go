@@ -223,6 +223,15 @@ func pictures() map[string]drawn {
 			d.status.Doing = "Paused: 52 of 1000 requests failed in 5m: 5.20%, above the budget of 1.00%"
 			d.status.WaitsFor, d.status.UnblockedBy = "the error budget and the checks to hold again", "whoever can mend the cause; or: rollback"
 		}),
+		"emergency in the overlap": running(workflows.PhaseContain, 40, 41, func(d *drawn) {
+			d.promoted()
+			d.plan = policy.Plan{}
+			d.status.Waves = []workflows.WaveStatus{{Name: "all", Instances: fleet(0, 40), State: "delivering"}}
+			d.happened(40, workflows.PhaseContain, "incident/leak: key in a public repository. Exposed: key-2025-11")
+			d.status.Doing = "Ending key-2025-11, exposed by incident/leak: key in a public repository"
+			d.status.WaitsFor, d.status.UnblockedBy = "every consumer to be on another key", "time: at the deadline it goes on without those that are not"
+			d.status.Until = after(55)
+		}),
 		"rolling back": running(workflows.PhaseRollback, 17, 18, rollback),
 		"rolled back": running(workflows.PhaseEnded, 25, 30, func(d *drawn) {
 			rollback(d)

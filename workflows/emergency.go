@@ -202,7 +202,13 @@ const everybody = "all"
 
 // deliverToAll brings the incoming key to every instance at once.
 func (r *rotation) deliverToAll(until time.Time) error {
-	r.Status.Waves = []WaveStatus{{Name: everybody, State: waveDelivering}}
+	var names []string
+	for _, c := range r.credential.Consumers {
+		for _, instance := range c.InstanceNames() {
+			names = append(names, policy.InstanceName(c.Name, instance))
+		}
+	}
+	r.Status.Waves = []WaveStatus{{Name: everybody, Instances: names, State: waveDelivering}}
 	input := activities.WaveInput{Rotation: *r.acting(), Key: r.Status.Incoming, Wave: everybody}
 	var result activities.WaveResult
 	if err := r.before(until, delivering(r.credential, everybody), act.DeliverWave, &input, &result); err != nil {

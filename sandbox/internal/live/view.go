@@ -136,7 +136,7 @@ func headline(st workflows.Status) line {
 	if i := slices.Index(phases, st.Phase); i >= 0 {
 		text += fmt.Sprintf(" (%d of %d)", i+1, len(phases))
 	}
-	return line{text: text, strong: true, bad: st.Phase == workflows.PhaseRollback}
+	return line{text: text, strong: true, bad: st.Phase == workflows.PhaseRollback || st.Phase == workflows.PhaseContain}
 }
 
 // keyOf says which key a consumer uses, and which of the two that is.
