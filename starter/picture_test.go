@@ -226,7 +226,7 @@ func pictures() map[string]drawn {
 		"emergency in the overlap": running(workflows.PhaseContain, 40, 41, func(d *drawn) {
 			d.promoted()
 			d.plan = policy.Plan{}
-			d.status.Waves = []workflows.WaveStatus{{Name: "all", Instances: fleet(0, 40), State: "delivering"}}
+			d.status.Waves = []workflows.WaveStatus{{Name: "all", Instances: d.status.Waves[2].Instances, State: "delivering"}}
 			d.happened(40, workflows.PhaseContain, "incident/leak: key in a public repository. Exposed: key-2025-11")
 			d.status.Doing = "Ending key-2025-11, exposed by incident/leak: key in a public repository"
 			d.status.WaitsFor, d.status.UnblockedBy = "every consumer to be on another key", "time: at the deadline it goes on without those that are not"
