@@ -79,7 +79,7 @@ func (c *crisis) declared(keys []string, change ...func(*incident.Declaration)) 
 // emergency runs the emergency of the credential, with traffic.
 func (c *crisis) emergency(in workflows.RotationInput) (workflows.Report, error) {
 	c.t.Helper()
-	c.stage.env.ExecuteWorkflow(workflows.EmergencyRotation, in)
+	c.env.ExecuteWorkflow(workflows.EmergencyRotation, in)
 	require.True(c.t, c.env.IsWorkflowCompleted())
 	var report workflows.Report
 	err := c.env.GetWorkflowError()
@@ -164,11 +164,11 @@ func TestTheDeadlineFiresWhateverConsumersDo(t *testing.T) {
 		return nil
 	})
 	c.traffic(time.Hour)
-	report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"}, func(d *incident.Declaration) {
+	_, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"}, func(d *incident.Declaration) {
 		d.Deadline = inventory.Duration(20 * time.Second)
 	})})
 	require.Error(t, err)
-	report = c.failure(err)
+	report := c.failure(err)
 	assert.Equal(t, workflows.Failed, report.Outcome)
 	assert.Contains(t, report.Message, "Every exposed key is dead: key-old")
 	assert.Contains(t, report.Message, "checkout/b")

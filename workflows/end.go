@@ -18,11 +18,12 @@ import (
 func (r *rotation) end(err error) (Report, error) {
 	r.ignoreWatch()
 	t := &Turn{Outcome: Completed, Reason: policy.Allowed, Message: "The incoming key is in use everywhere, and the retiring one is dead."}
-	if err != nil {
+	switch {
+	case err != nil:
 		t = asTurn(err)
-	} else if r.in.Emergency != nil {
+	case r.in.Emergency != nil:
 		t.Message = r.contained()
-	} else if r.Plan.Retiring == nil && r.Plan.Resume == nil {
+	case r.Plan.Retiring == nil && r.Plan.Resume == nil:
 		t.Message = "The incoming key is in use everywhere; there was none to retire."
 	}
 	if s := r.superseded(); s != nil { // while there was no safe point
