@@ -108,6 +108,28 @@ func TestAnEmergency(t *testing.T) {
 	assert.Nil(t, c.metadata().Incident, "the declaration is used up")
 }
 
+// Without a deadline the exposed key is dead at once, before there is another one; whoever used it gets that as soon as it is there. A
+// rollback, and a cancellation, lead nowhere.
+func TestAnEmergencyThatRevokesFirst(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	c.at(0, func() {
+		c.env.SignalWorkflow(workflows.RollbackName, policy.Request{By: "ann", Reason: "stop"})
+		c.env.CancelWorkflow()
+	})
+	report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"}, func(d *incident.Declaration) { d.Deadline = 0 })})
+	require.NoError(t, err)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, []string{"destroy key-old", "issue new-1", "promote "}, c.happened(memory.OpIssue, memory.OpPromote, memory.OpDestroy))
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+	for _, name := range fleet {
+		assert.NoError(t, c.world.Request(name))
+	}
+	for _, v := range report.Verdicts {
+		assert.False(t, v.Accepted, v.Message)
+	}
+}
+
 // A routine rotation becomes the emergency wherever it is: what it did is gone on with.
 func TestARoutineRotationIsTakenOver(t *testing.T) {
 	t.Parallel()

@@ -250,6 +250,8 @@ func (r *rotation) standpoint() policy.Standpoint {
 	switch {
 	case r.over() || r.Status.Phase == PhaseRecord:
 		s.NoWayBack = "the rotation has ended"
+	case r.in.Emergency != nil:
+		s.NoWayBack = "it is an emergency: nothing leads back to an exposed key"
 	case r.rollingBack():
 		s.NoWayBack = "it is turning back already"
 	case r.Turn != nil && r.Turn.Outcome == Superseded:
