@@ -204,11 +204,15 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 		refusing(ctx, d)
 		return Destroyed{Decision: d}, nil
 	}
-	k, live := facts.Live(in.Key.KeyID)
-	if _, ours := facts.Metadata.Key(in.Key.KeyID); !live && !ours {
+	if d.Reason == policy.KeyAbsent {
+		refusing(ctx, d)
 		return Destroyed{Decision: d}, nil // of a key that is nowhere nothing is recorded
 	}
+	k, live := facts.Live(in.Key.KeyID)
 	if live {
+		if facts.Metadata, err = s.ending(ctx, facts.Metadata, in.Key.KeyID); err != nil {
+			return Destroyed{}, err
+		}
 		destroy := s.destroy
 		if late {
 			destroy = s.destroyWhoeverUsesIt
@@ -222,6 +226,26 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 		}
 	}
 	return a.dead(ctx, s, in.Rotation, facts, in.Key, d)
+}
+
+// ending notes that a key is about to be destroyed of which there is no record, so that nobody takes it for one that never was.
+func (s *site) ending(ctx context.Context, judged key.Metadata, keyID string) (key.Metadata, error) {
+	if _, ours := judged.Key(keyID); ours {
+		return judged, nil
+	}
+	m, err := s.amend(ctx, func(m *key.Metadata) error {
+		if m.Incident == nil || slices.Contains(m.Incident.Ending, keyID) {
+			return errUnchanged
+		}
+		begun := *m.Incident
+		begun.Ending = append(slices.Clone(begun.Ending), keyID)
+		m.Incident = &begun
+		return nil
+	})
+	if err != nil {
+		return m, fmt.Errorf("noting that it is destroyed: %w", err)
+	}
+	return m, nil
 }
 
 // disableExposed is what is left where the issuer lets nobody destroy a key. Nobody takes it for one that keyturn may enable again.

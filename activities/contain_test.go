@@ -176,6 +176,34 @@ func TestAnExposedKeyThatCannotBeDestroyedIsDisabled(t *testing.T) {
 	assert.Contains(t, c.keys(), "key-old disabled")
 }
 
+// An exposed key of which there is no record is ended like any other, whenever the process dies; one that never was is not said to be.
+func TestAnExposedKeyWithoutARecord(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	settings := memory.Strict()
+	settings.Slots, settings.UsageLag = 3, time.Minute
+	c.world.SetPrincipal("payments-api", settings)
+	c.world.AddKey("payments-api", "stranger", c.now())
+	c.declare("stranger", "mistyped")
+	c.world.On(memory.OpDestroy, func(p memory.Phase) {
+		if p == memory.After && !c.died.Swap(true) {
+			panic("the process dies")
+		}
+	})
+	_, err := c.contains("stranger")
+	require.Error(t, err)
+	d, err := c.contains("stranger")
+	require.NoError(t, err)
+	assert.Equal(t, policy.KeyGone, d.Decision.Reason, d.Decision.Message)
+	assert.Contains(t, d.Probe, "its value is in no store")
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+	c.auditHas(audit.KeyDestroyed)
+	d, err = c.contains("mistyped")
+	require.NoError(t, err)
+	assert.Equal(t, policy.KeyAbsent, d.Decision.Reason, d.Decision.Message)
+	c.auditHas(audit.KeyDestroyed)
+}
+
 // Who approves nothing, signs off nothing and waits for nobody: an emergency mints, though the spec may not begin a rotation any more.
 func TestAnEmergencyAsksNobody(t *testing.T) {
 	t.Parallel()

@@ -261,6 +261,8 @@ type ContainedKey struct {
 	At    time.Time `json:"at"`
 	// Probe says how it was seen that the key is refused now.
 	Probe string `json:"probe,omitempty"`
+	// Absent: the issuer has no such key, and nobody knows of one: it was ended before, or its ID is mistyped.
+	Absent bool `json:"absent,omitempty"`
 }
 
 // ScheduledReport is the result of a ScheduledRotation.

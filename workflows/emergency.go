@@ -272,7 +272,12 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 		case err != nil:
 			return err
 		case d.Decision.OK:
-			r.Report.Contained = append(r.Report.Contained, ContainedKey{KeyID: id, At: workflow.Now(r.ctx), Probe: d.Probe})
+			absent := d.Decision.Reason == policy.KeyAbsent
+			r.Report.Contained = append(r.Report.Contained, ContainedKey{KeyID: id, At: workflow.Now(r.ctx), Probe: d.Probe, Absent: absent})
+			if absent {
+				r.notice("%s", d.Decision.Message)
+				return nil
+			}
 			if id == r.Status.Retiring.KeyID {
 				r.became(RoleRetiring, KeyDestroyed)
 			}
@@ -295,16 +300,23 @@ func orElse(s, other string) string {
 	return s
 }
 
-// contained says which keys are dead.
+// contained says which keys are dead, and which nobody knows.
 func (r *rotation) contained() string {
-	var ids []string
+	var dead, absent, said []string
 	for _, k := range r.Report.Contained {
-		ids = append(ids, k.KeyID)
+		if k.Absent {
+			absent = append(absent, k.KeyID)
+		} else {
+			dead = append(dead, k.KeyID)
+		}
 	}
-	if len(ids) == 0 {
-		return "No exposed key was ended."
+	if len(absent) > 0 {
+		said = append(said, fmt.Sprintf("The issuer has no key %s: ended before, or mistyped.", strings.Join(absent, ", ")))
 	}
-	return fmt.Sprintf("Every exposed key is dead: %s. Consumers are sent to %s.", strings.Join(ids, ", "), r.Status.Incoming.KeyID)
+	if len(dead) > 0 {
+		said = append(said, "Dead: "+strings.Join(dead, ", ")+".")
+	}
+	return strings.Join(append(said, fmt.Sprintf("Consumers are sent to %s.", r.Status.Incoming.KeyID)), " ")
 }
 
 // answer tells each incident that wanted this emergency how it ended; who is gone need not hear it.

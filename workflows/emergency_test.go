@@ -130,6 +130,20 @@ func TestAnEmergencyThatRevokesFirst(t *testing.T) {
 	}
 }
 
+// A key that nobody knows is not said to be dead.
+func TestAnExposedKeyThatNobodyKnows(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	c.traffic(time.Hour)
+	report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-odl"})})
+	require.NoError(t, err)
+	assert.Equal(t, "The issuer has no key key-odl: ended before, or mistyped. Consumers are sent to key-old.", report.Message)
+	require.Len(t, report.Contained, 1)
+	assert.True(t, report.Contained[0].Absent)
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+	assert.Zero(t, c.refused())
+}
+
 // A routine rotation becomes the emergency wherever it is: what it did is gone on with.
 func TestARoutineRotationIsTakenOver(t *testing.T) {
 	t.Parallel()
@@ -192,7 +206,7 @@ func TestTheDeadlineFiresWhateverConsumersDo(t *testing.T) {
 	require.Error(t, err)
 	report := c.failure(err)
 	assert.Equal(t, workflows.Failed, report.Outcome)
-	assert.Contains(t, report.Message, "Every exposed key is dead: key-old")
+	assert.Contains(t, report.Message, "Dead: key-old.")
 	assert.Contains(t, report.Message, "checkout/b")
 	require.Len(t, report.Contained, 1)
 	assert.WithinDuration(t, c.began.Add(20*time.Second), report.Contained[0].At, 15*time.Second)

@@ -243,7 +243,7 @@ func (i *incidentRun) end() {
 	for _, m := range i.status.Credentials {
 		if left := m.alive(); len(left) > 0 {
 			alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.Message))
-		} else if m.Outcome != Completed {
+		} else if m.Outcome != Completed || slices.ContainsFunc(m.Contained, func(k ContainedKey) bool { return k.Absent }) {
 			owed = append(owed, fmt.Sprintf("%s: %s", m.Credential, m.Message))
 		}
 	}

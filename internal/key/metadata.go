@@ -65,6 +65,8 @@ type Incident struct {
 	ID     string    `json:"id"`
 	Digest string    `json:"digest"`
 	At     time.Time `json:"at"`
+	// Ending are the exposed keys without a record of ours that it began to destroy.
+	Ending []string `json:"ending,omitempty"`
 }
 
 // LeaseTerm is how long a lease is held that nobody renews.

@@ -53,6 +53,8 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, late bool) Dec
 	k, live := f.Live(exposed.KeyID)
 	current, _ := f.Version(key.Current)
 	switch {
+	case !live && !f.known(exposed.KeyID):
+		return Decision{OK: true, Reason: KeyAbsent, Message: message("the issuer has no key %s: it was ended before, or its ID is mistyped", exposed.KeyID)}
 	case !live:
 		return Decision{OK: true, Reason: KeyGone, Message: message("key %s does not exist any more", exposed.KeyID)}
 	case late:
@@ -70,6 +72,12 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, late bool) Dec
 		return no[0]
 	}
 	return allow("every instance is on key %s, and none on the exposed one %s", current.KeyID, exposed.KeyID)
+}
+
+// known tells whether there is a record of a key, or of its end by an emergency.
+func (f Facts) known(keyID string) bool {
+	_, ours := f.Metadata.Key(keyID)
+	return ours || f.Metadata.Incident != nil && slices.Contains(f.Metadata.Incident.Ending, keyID)
 }
 
 // MayPromoteAtOnce is MayPromote where the retiring key is exposed: it waits for no instance, and takes a key that a rollback had taken

@@ -18,6 +18,8 @@ const (
 	Allowed Reason = "allowed"
 	// KeyGone: there is nothing to do any more.
 	KeyGone Reason = "key-gone"
+	// KeyAbsent: likewise, and nobody knows that there ever was such a key.
+	KeyAbsent Reason = "key-absent"
 )
 
 // Reasons of MayIssue: a rotation with one of them is refused before anything is changed.
