@@ -227,7 +227,11 @@ func metadataAtOnce(t T, w StoreWorld) {
 		atOnce(len(errs), func(i int) {
 			m := before
 			m.Generation = 10*round + int64(i) + 1
-			revisions[i], errs[i] = w.Store.PutMetadata(t.Context(), m)
+			for range 5 { // what is neither an answer nor a refusal is asked again, as an activity would
+				if revisions[i], errs[i] = w.Store.PutMetadata(t.Context(), m); errs[i] == nil || errors.Is(errs[i], providers.ErrConflict) {
+					break
+				}
+			}
 		})
 		after, won := w.metadata(t), 0
 		for i, err := range errs {
