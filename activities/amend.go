@@ -17,7 +17,7 @@ const amendTries = 5
 var errUnchanged = errors.New("unchanged")
 
 // amend changes the metadata in the store, and returns it as it is then. It is read anew and changed anew when somebody else
-// wrote meanwhile, so that change must touch only what it is about, and have no effect besides. An error of change ends
+// wrote meanwhile, so that change must touch only what it is about, and have no effect besides but events. An error of change ends
 // it, and nothing is written.
 func (s *site) amend(ctx context.Context, change func(*key.Metadata) error) (m key.Metadata, err error) {
 	for range amendTries {

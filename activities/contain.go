@@ -103,6 +103,7 @@ func (a *Activities) holdsTo(ctx context.Context, s *site, r Rotation) error {
 		if err := d.Good(a.Now()); err != nil {
 			return fmt.Errorf("%w: %w", ErrDeclaration, err)
 		}
+		// Before the write, so that none has begun of which there is no event; one that is there already is not written twice.
 		begun := a.event(ctx, r, s, audit.EmergencyBegun, digest, map[string]string{"incident": d.Incident, "by": by, "reason": d.Reason, "exposed": strings.Join(d.Keys(name), ", ")})
 		if err := a.Audit.Append(ctx, begun); err != nil {
 			return err
@@ -233,17 +234,23 @@ func (s *site) ending(ctx context.Context, judged key.Metadata, keyID string) (k
 	if _, ours := judged.Key(keyID); ours {
 		return judged, nil
 	}
+	return s.noting(ctx, keyID, func(i *key.Incident) *[]string { return &i.Ending })
+}
+
+// noting adds to a list of the emergency's a key to which it is about to do something.
+func (s *site) noting(ctx context.Context, keyID string, list func(*key.Incident) *[]string) (key.Metadata, error) {
 	m, err := s.amend(ctx, func(m *key.Metadata) error {
-		if m.Incident == nil || slices.Contains(m.Incident.Ending, keyID) {
+		if m.Incident == nil || slices.Contains(*list(m.Incident), keyID) {
 			return errUnchanged
 		}
 		begun := *m.Incident
-		begun.Ending = append(slices.Clone(begun.Ending), keyID)
+		more := list(&begun)
+		*more = append(slices.Clone(*more), keyID)
 		m.Incident = &begun
 		return nil
 	})
 	if err != nil {
-		return m, fmt.Errorf("noting that it is destroyed: %w", err)
+		return m, fmt.Errorf("noting what begins: %w", err)
 	}
 	return m, nil
 }
@@ -251,17 +258,23 @@ func (s *site) ending(ctx context.Context, judged key.Metadata, keyID string) (k
 // disableExposed is what is left where the issuer lets nobody destroy a key. Nobody takes it for one that keyturn may enable again.
 func (a *Activities) disableExposed(ctx context.Context, s *site, in ContainInput, facts policy.Facts, k key.Info, disabler providers.Disabler, denied error) (Destroyed, error) {
 	d := policy.Decision{Reason: policy.NotDestroyed, Message: fmt.Sprintf("key %s is disabled, and could not be destroyed: %s", k.KeyID, capText(denied.Error()))}
-	if k.State != key.Active {
+	begun := facts.Metadata.Incident
+	switch {
+	case k.State == key.Active:
+		if _, err := s.noting(ctx, k.KeyID, func(i *key.Incident) *[]string { return &i.Disabling }); err != nil {
+			return Destroyed{}, err
+		}
+		if _, err := s.unchanged(ctx, facts, k.KeyID); err != nil {
+			return Destroyed{}, err
+		}
+		if err := disabler.Disable(ctx, in.Key); err != nil {
+			return Destroyed{}, fmt.Errorf("disabling it, since nobody may destroy it: %w", err)
+		}
+		if err := a.awaitState(ctx, s, in.Key, key.Disabled, facts.Capabilities.ConsistentWithin); err != nil {
+			return Destroyed{}, err
+		}
+	case begun == nil || !slices.Contains(begun.Disabling, k.KeyID): // somebody else disabled it
 		return Destroyed{Decision: d}, nil
-	}
-	if err := s.counts(ctx); err != nil {
-		return Destroyed{}, err
-	}
-	if err := disabler.Disable(ctx, in.Key); err != nil {
-		return Destroyed{}, errors.Join(denied, err)
-	}
-	if err := a.awaitState(ctx, s, in.Key, key.Disabled, facts.Capabilities.ConsistentWithin); err != nil {
-		return Destroyed{}, err
 	}
 	return Destroyed{Decision: d}, a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.KeyDisabled, in.Key.KeyID+"/exposed", map[string]string{"key": k.KeyID, "decision": d.Message}))
 }

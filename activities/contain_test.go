@@ -1,6 +1,7 @@
 package activities_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
@@ -176,32 +178,109 @@ func TestAnExposedKeyThatCannotBeDestroyedIsDisabled(t *testing.T) {
 	assert.Contains(t, c.keys(), "key-old disabled")
 }
 
-// An exposed key of which there is no record is ended like any other, whenever the process dies; one that never was is not said to be.
-func TestAnExposedKeyWithoutARecord(t *testing.T) {
+// An exposed key of which there is no record is ended like any other; one that never was is not said to be.
+func TestAnExposedKeyThatNeverWas(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)
-	settings := memory.Strict()
-	settings.Slots, settings.UsageLag = 3, time.Minute
-	c.world.SetPrincipal("payments-api", settings)
-	c.world.AddKey("payments-api", "stranger", c.now())
-	c.declare("stranger", "mistyped")
-	c.world.On(memory.OpDestroy, func(p memory.Phase) {
-		if p == memory.After && !c.died.Swap(true) {
-			panic("the process dies")
-		}
-	})
-	_, err := c.contains("stranger")
-	require.Error(t, err)
-	d, err := c.contains("stranger")
-	require.NoError(t, err)
-	assert.Equal(t, policy.KeyGone, d.Decision.Reason, d.Decision.Message)
-	assert.Contains(t, d.Probe, "its value is in no store")
-	assert.Equal(t, []string{"key-old active"}, c.keys())
-	c.auditHas(audit.KeyDestroyed)
-	d, err = c.contains("mistyped")
+	c.declare("mistyped")
+	d, err := c.contains("mistyped")
 	require.NoError(t, err)
 	assert.Equal(t, policy.KeyAbsent, d.Decision.Reason, d.Decision.Message)
-	c.auditHas(audit.KeyDestroyed)
+	assert.Empty(t, c.recorded(audit.KeyDestroyed))
+}
+
+// What a death leaves where an emergency goes another way than the usual one.
+func TestDeathsOfAnEmergency(t *testing.T) {
+	t.Parallel()
+	nobodyMay := func(c *crashCase) { c.world.Fail(memory.OpDestroy, providers.ErrDenied, 100) }
+	unrecorded := func(c *crashCase) {
+		settings := memory.Strict()
+		settings.Slots, settings.UsageLag = 3, time.Minute
+		c.world.SetPrincipal("payments-api", settings)
+		c.world.AddKey("payments-api", "stranger", c.now())
+	}
+	for name, x := range map[string]struct {
+		exposed string
+		prepare func(*crashCase)
+		before  []string
+		step    string
+		deaths  []death
+		keys    func(*crashCase) []string
+		once    []audit.Type
+	}{
+		"its first effect": {
+			"key-old", func(*crashCase) {}, nil, "Issue",
+			[]death{
+				{memory.OpPutMetadata, 2, memory.Before, "the run holds the lease, and by which declaration is not written; the repeated activity proves it again"},
+				{memory.OpPutMetadata, 2, memory.After, "it is written, and nothing minted; the repeated activity goes on by it"},
+			},
+			func(c *crashCase) []string { return []string{"key-old active", c.incoming.KeyID + " active"} },
+			[]audit.Type{audit.EmergencyBegun, audit.KeyIssued},
+		},
+		"a key that nobody may destroy": {
+			"key-old", nobodyMay, []string{"Issue", "DeliverWave", "Promote"}, "Contain",
+			[]death{
+				{memory.OpDestroy, 1, memory.Before, "nothing was changed; the repeated activity asks the issuer"},
+				{memory.OpPutMetadata, 2, memory.After, "that it begins to disable the key is written, and the key active; the repeated activity disables it"},
+				{memory.OpDisable, 1, memory.Before, "that it begins to disable the key is written, and the key active; the repeated activity disables it"},
+				{memory.OpDisable, 1, memory.After, "the key is disabled, and the event missing; the repeated activity knows that it was keyturn, and writes that"},
+			},
+			func(c *crashCase) []string { return []string{"key-old disabled", c.incoming.KeyID + " active"} },
+			[]audit.Type{audit.EmergencyBegun, audit.KeyDisabled},
+		},
+		"a key of which there is no record": {
+			"stranger", unrecorded, nil, "Contain",
+			[]death{
+				{memory.OpPutMetadata, 4, memory.After, "that it begins to destroy the key is written, and the key alive; the repeated activity destroys it"},
+				{memory.OpDestroy, 1, memory.Before, "that it begins to destroy the key is written, and the key alive; the repeated activity destroys it"},
+				{memory.OpDestroy, 1, memory.After, "the key is gone; the repeated activity knows by the note that it was there"},
+			},
+			func(*crashCase) []string { return []string{"key-old active"} },
+			[]audit.Type{audit.EmergencyBegun, audit.KeyDestroyed, audit.ProbeRefused},
+		},
+	} {
+		for _, d := range x.deaths {
+			t.Run(fmt.Sprintf("%s, it dies %s call %d of %s: %s", name, d.phase, d.call, d.op, d.then), func(t *testing.T) {
+				t.Parallel()
+				c := newCase(t)
+				c.declare(x.exposed)
+				for _, step := range x.before {
+					c.run(step)
+				}
+				x.prepare(c)
+				c.dies(d)
+				for range 2 { // an activity whose reply is lost is run again
+					if x.step != "Contain" {
+						c.run(x.step)
+						continue
+					}
+					c.execute("Contain", activities.ContainInput{Rotation: c.subject(), Key: key.Ref{KeyID: x.exposed}}, &activities.Destroyed{})
+				}
+				assert.True(t, c.died.Load(), "the process died at the moment that the line names")
+				assert.Equal(t, x.keys(c), c.keys())
+				c.auditHas(x.once...)
+			})
+		}
+	}
+}
+
+// What cannot be disabled now, since the issuer does not answer, is tried again: that it may not be destroyed is not the end of it.
+func TestTroubleOfDisablingPasses(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.declare("key-old")
+	for _, step := range []string{"Issue", "DeliverWave", "Promote"} {
+		c.run(step)
+	}
+	c.world.Fail(memory.OpDestroy, providers.ErrDenied, 100)
+	c.world.Fail(memory.OpDisable, errors.New("the issuer is away"), 1)
+	_, err := c.contains("key-old")
+	var failed *temporal.ApplicationError
+	require.ErrorAs(t, err, &failed)
+	assert.False(t, failed.NonRetryable(), "%v", err)
+	_, err = c.contains("key-old")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"key-old disabled", c.incoming.KeyID + " active"}, c.keys())
 }
 
 // Who approves nothing, signs off nothing and waits for nobody: an emergency mints, though the spec may not begin a rotation any more.

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -33,6 +34,7 @@ type member struct {
 	converged, hopeless bool
 	tries               int
 	seen                policy.Instance
+	last                *key.Statement // what it stated when it last stated anything
 	bit                 int // in the cursor
 }
 
@@ -234,6 +236,9 @@ func (c *convergence) attend(ctx context.Context, m *member) {
 		return // a look that was cut short tells nothing: what was seen before stays
 	}
 	m.seen = c.facts.Believe(now)[0]
+	if m.last = cmp.Or(m.seen.Statement, m.last); m.seen.Statement == nil && m.last != nil {
+		m.seen.NotAttesting = fmt.Sprintf("%s; before, it stated %v", m.seen.NotAttesting, m.last.Keys)
+	}
 	m.converged = c.in.converged(m.seen)
 	m.looks++
 	states := m.seen.Statement != nil && m.seen.Statement.Holds(c.in.Key)

@@ -107,8 +107,10 @@ func (s *site) fenced(m key.Metadata) error {
 	switch {
 	case s.lease == nil || m.Lease != nil && *m.Lease == *s.lease:
 		return nil
-	case m.Lease == nil:
+	case m.Lease == nil && m.Ended == s.lease.Run:
 		return errEnded
+	case m.Lease == nil:
+		return fmt.Errorf("%w: the lease is not this run's any more; run %q had it last", ErrHeld, m.Ended)
 	}
 	return fmt.Errorf("%w: run %q of %s has taken over", ErrHeld, m.Lease.Run, m.Lease.Workflow)
 }

@@ -405,7 +405,7 @@ func doneIn(c client.Client, t *testing.T) (n int) {
 func TestOneReplicaBehindABalancerStaysBehind(t *testing.T) {
 	t.Parallel()
 	s := prepare(t)
-	s.stepsOf("waveTimeout: 20s")
+	s.stepsOf("waveTimeout: 30s")
 	f := s.addFleet(3, "") // the replicas, each with a reader of its own of one file
 	shared := f.hosts["i0"].file
 	f.mu.Lock()
@@ -438,7 +438,8 @@ func TestOneReplicaBehindABalancerStaysBehind(t *testing.T) {
 	require.Zero(t, code, out)
 	report := s.report()
 	require.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
-	assert.Contains(t, report.Message, "the replicas of web do not all use key")
+	// Where the machine is slow, the last look ends without an answer.
+	assert.Regexp(t, `the replicas of web do not all use key|web does not state which key it uses: .*; before, it stated \[`, report.Message)
 	f.back()
 	s.nobodyRefused()
 	s.replays()

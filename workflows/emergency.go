@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -281,7 +282,7 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 			if id == r.Status.Retiring.KeyID {
 				r.became(RoleRetiring, KeyDestroyed)
 			}
-			r.note("exposed key %s is dead: %s", id, orElse(d.Probe, d.Decision.Message))
+			r.note("exposed key %s is dead: %s", id, cmp.Or(d.Probe, d.Decision.Message))
 			return nil
 		case left < -time.Minute: // what still holds it does not pass
 			return errors.New(d.Decision.Message)
@@ -291,13 +292,6 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 			return err
 		}
 	}
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // contained says which keys are dead, and which nobody knows.

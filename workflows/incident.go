@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -273,7 +274,7 @@ func (s IncidentStatus) Markdown() string {
 	}
 	line("### %s: %s", text(s.Incident), text(s.Reason))
 	line("")
-	line("- **Declared by:** %s", text(orElse(s.DeclaredBy, "nobody who may")))
+	line("- **Declared by:** %s", text(cmp.Or(s.DeclaredBy, "nobody who may")))
 	line("- **Begun:** %s", s.Since.UTC().Format(time.RFC3339))
 	if !s.Deadline.IsZero() {
 		line("- **Deadline:** %s; then exposed keys end whoever uses them", s.Deadline.UTC().Format(time.RFC3339))

@@ -67,6 +67,8 @@ type Incident struct {
 	At     time.Time `json:"at"`
 	// Ending are the exposed keys without a record of ours that it began to destroy.
 	Ending []string `json:"ending,omitempty"`
+	// Disabling are those that it began to disable, since nobody may destroy them.
+	Disabling []string `json:"disabling,omitempty"`
 }
 
 // LeaseTerm is how long a lease is held that nobody renews.
