@@ -35,7 +35,7 @@ type member struct {
 	tries               int
 	seen                policy.Instance
 	last                *key.Statement // what it stated when it last stated anything
-	bit                 int // in the cursor
+	bit                 int            // in the cursor
 }
 
 func (m *member) settled() bool { return m.converged || m.hopeless }
