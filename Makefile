@@ -5,7 +5,7 @@ WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets due steady sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets takeovers due steady sandbox
 
 build:
 	go build ./... ./sandbox/...
@@ -76,6 +76,10 @@ proof:
 # A rotation that is reset at each of its workflow tasks, by the server.
 resets:
 	go test ./tests -run '^TestResetAtEachWorkflowTask$$' -resets -count 1 -timeout 60m -v
+
+# What has a rotation's ID and does not answer an incident: two minutes.
+takeovers:
+	go test ./tests -run '^TestEmergencyEndsWhatDoesNotAnswer$$' -takeovers -count 1 -timeout 10m -v
 
 # Two hundred keys that come due at once: three minutes of the whole machine.
 due:

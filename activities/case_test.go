@@ -228,6 +228,10 @@ func (c *crashCase) run(step string) {
 		require.True(c.t, destroyed.Decision.OK, destroyed.Decision.Message)
 	case "ProveDeclaration":
 		c.execute(step, activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, nil)
+	case "Follow":
+		is, err := c.asks(true)
+		require.NoError(c.t, err)
+		require.Equal(c.t, activities.TakeoverGone, is)
 	case "AssessExposure":
 		c.execute(step, c.subject(), nil)
 	case "Contain":

@@ -61,21 +61,26 @@ type Declared struct {
 // ProveDeclaration tells who declared an incident, and what. It changes nothing: the activities that act by it prove it again.
 // ErrDeclaration when it proves nothing, or may not begin anything any more.
 func (a *Activities) ProveDeclaration(ctx context.Context, in DeclarationInput) (Declared, error) {
-	d, by, err := a.declaration(in.Emergency)
-	if err == nil {
-		err = d.Good(a.Now())
+	d, by, err := a.declared(in)
+	if err != nil {
+		logger(ctx).Warn("declaration refused", "reason", err.Error())
+		return Declared{}, forTemporal(err)
 	}
-	if err == nil && in.Credential != "" && len(d.Keys(in.Credential)) == 0 {
+	return Declared{By: by, Declaration: d}, nil
+}
+
+// declared proves who declared an incident that may begin something now. All its errors are ErrDeclaration.
+func (a *Activities) declared(in DeclarationInput) (d incident.Declaration, by string, err error) {
+	if d, by, err = a.declaration(in.Emergency); err != nil {
+		return d, "", err
+	}
+	if err = d.Good(a.Now()); err == nil && in.Credential != "" && len(d.Keys(in.Credential)) == 0 {
 		err = fmt.Errorf("it lists no exposed key of %q", in.Credential)
 	}
-	if err == nil {
-		return Declared{By: by, Declaration: d}, nil
+	if err != nil {
+		return d, "", fmt.Errorf("%w: %w", ErrDeclaration, err)
 	}
-	if !errors.Is(err, ErrDeclaration) {
-		err = fmt.Errorf("%w: %w", ErrDeclaration, err)
-	}
-	logger(ctx).Warn("declaration refused", "reason", err.Error())
-	return Declared{}, forTemporal(err)
+	return d, by, nil
 }
 
 // holdsTo has an emergency act by its declaration alone. Its first effect for a credential writes by which it is: from then on that is

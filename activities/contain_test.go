@@ -25,6 +25,11 @@ import (
 // declare has the worker trust somebody who declares that these keys are exposed: from then on the activities act by that.
 func (c *crashCase) declare(keys ...string) {
 	c.t.Helper()
+	c.declareFor("payments-api", keys...)
+}
+
+func (c *crashCase) declareFor(credential string, keys ...string) {
+	c.t.Helper()
 	file, ines := filepath.Join(c.t.TempDir(), "incidents"), newKey(c.t)
 	trust(c.t, file, "ines", ines)
 	config, err := workerconfig.Load("keyturn-worker.yaml", fmt.Appendf(nil, "%strust: {incidents: %q}\n", caseConfig, file), c.do.Descriptors)
@@ -32,7 +37,7 @@ func (c *crashCase) declare(keys ...string) {
 	c.do.Config = func() *workerconfig.Config { return config }
 	declaration, err := incident.Declaration{
 		Incident: incident.ID("leak"), Reason: "key in a public repository", Deadline: incident.DefaultDeadline,
-		Exposed: map[string][]string{"payments-api": keys}, Nonce: "n1", SignedAt: c.now(), Expires: c.now().Add(time.Hour),
+		Exposed: map[string][]string{credential: keys}, Nonce: "n1", SignedAt: c.now(), Expires: c.now().Add(time.Hour),
 	}.Sign(ines)
 	require.NoError(c.t, err)
 	c.emergency = &activities.Emergency{Declaration: declaration, Since: c.now()}

@@ -10,7 +10,6 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 
-	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -36,18 +35,9 @@ func newPlan(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-				ID: workflows.InspectID(args[0]), TaskQueue: workflows.TaskQueue,
-				WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING, // it changes nothing: the latest question counts
-				WorkflowExecutionTimeout: 10 * time.Minute,
-				StaticSummary:            "dry run for " + args[0],
-			}, workflows.Inspect, workflows.InspectInput{Spec: spec})
+			plan, err := lookAt(ctx, c, workflows.TaskQueue, args[0], spec)
 			if err != nil {
-				return fmt.Errorf("starting the dry run: %w", err)
-			}
-			var plan policy.Plan
-			if err := run.Get(ctx, &plan); err != nil {
-				return noAnswer(ctx, "inspecting "+args[0], err)
+				return err
 			}
 			running := isRunning(ctx, c, args[0])
 			if err := t.show(plan, func(w io.Writer) {

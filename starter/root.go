@@ -88,6 +88,7 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 		newPlan(t),
 		newRotate(t),
 		newEmergency(t),
+		newIncident(t),
 		newStatus(t),
 		newSweep(t),
 		newApprovals(t),

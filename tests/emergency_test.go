@@ -2,6 +2,8 @@ package tests
 
 import (
 	"encoding/json"
+	"flag"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
 
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -46,6 +50,13 @@ func TestEmergencyByTheCommandLine(t *testing.T) {
 	assert.Contains(t, out, "the signer is not trusted")
 	keys := s.gatewayKeys()
 	require.Len(t, keys, 1, "nothing was touched")
+	_, out, code = s.emergency(s.ann, "--dry-run")
+	require.Zero(t, code, out)
+	assert.Contains(t, out, `"because": "named"`)
+	for id := range keys {
+		assert.Contains(t, out, id)
+	}
+	assert.Equal(t, keys, s.gatewayKeys(), "nor by a dry run")
 
 	status, out, code := s.emergency(s.ann)
 	require.Zero(t, code, out)
@@ -58,6 +69,93 @@ func TestEmergencyByTheCommandLine(t *testing.T) {
 	assert.Equal(t, map[string]string{m.Current.KeyID: "active"}, s.gatewayKeys())
 	s.harmless()
 	s.nobodyRefused()
+
+	var list []workflows.IncidentStatus
+	eventually(t, func() bool { // the index is a little late
+		out, code = s.starter("incident", "list", "-o", "json")
+		require.Zero(t, code, out)
+		list = nil
+		require.NoError(t, json.Unmarshal([]byte(out), &list), out)
+		return len(list) > 0 && list[0].Outcome != ""
+	}, patience, 200*time.Millisecond)
+	require.Len(t, list, 1)
+	assert.Equal(t, status, list[0])
+	out, code = s.starter("incident", "show", strings.TrimPrefix(list[0].Incident, "incident/"))
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "Every exposed key is dead, after")
+	assert.Contains(t, out, "declared by ann: key in a public repository")
+	out, code = s.starter("incident", "show", "never-was")
+	assert.Equal(t, 4, code, out)
+}
+
+// What was made with an exposed credential is exposed, too: it follows that one, and nothing else is touched.
+func TestEmergencyOfAChain(t *testing.T) {
+	t.Parallel()
+	s := openStage(onSharedServer(t), "")
+	ann := newPerson(t, s.folder, "ann")
+	signers := filepath.Join(s.folder, "signers")
+	trust(t, signers, ann)
+	s.rewrite(s.place.Worker, "audit:", "trust: {incidents: '"+signers+"'}\naudit:")
+	names := []string{"leaf", "other", "root"}
+	for _, name := range names {
+		s.oldKey(name, "old-"+name, time.Date(2024, 7, 1, 0, 0, 0, 0, time.UTC))
+	}
+	s.apply(0, "-f", s.file("chain.yaml", declared("chain", names, func(name string) string {
+		return "    adopt: [old-" + name + "]\n" + map[string]string{"leaf": "    dependsOn: [root]\n"}[name]
+	})))
+	s.startWorker()
+	var status workflows.IncidentStatus
+	eventually(t, func() bool { // the index may not have all of them yet
+		out, code := s.starter("emergency", "root", "--reason", "a laptop was stolen", "--dry-run", "-o", "json")
+		return code == 0 && strings.Contains(out, "made with root")
+	}, patience, 200*time.Millisecond)
+	out, code := s.starter("emergency", "root", "--reason", "a laptop was stolen", "--sign", ann.file, "--yes", "--wait", "-o", "json")
+	require.Zero(t, code, out)
+	require.NoError(t, json.Unmarshal([]byte(out), &status), out)
+	dead := map[string]time.Time{}
+	for _, m := range status.Credentials {
+		require.Len(t, m.Contained, 1, m.Message)
+		assert.Equal(t, "old-"+m.Credential, m.Contained[0].KeyID)
+		dead[m.Credential] = m.Contained[0].At
+	}
+	require.Len(t, dead, 2)
+	assert.True(t, dead["leaf"].After(dead["root"]), "%v", dead)
+	text, err := os.ReadFile(s.keyFile())
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "old-other")
+	_, err = s.client().DescribeWorkflowExecution(t.Context(), workflows.WorkflowID("other"), "")
+	assert.Error(t, err)
+}
+
+var takeovers = flag.Bool("takeovers", false, "have an emergency end what does not answer: make takeovers")
+
+// What has the ID of the credential's rotation and does not answer, is ended after a minute, and the exposed key with it.
+func TestEmergencyEndsWhatDoesNotAnswer(t *testing.T) {
+	if !*takeovers {
+		t.Skip("run by make takeovers")
+	}
+	t.Parallel()
+	for name, queue := range map[string]string{"a workflow of somebody else's": "nobody-polls-this", "one that our worker does not know": workflows.TaskQueue} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := alarmed(t)
+			keys := s.gatewayKeys()
+			squatter, err := s.client().ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: workflows.WorkflowID(credential), TaskQueue: queue}, "Squatter")
+			require.NoError(t, err)
+			var old string
+			for id := range keys {
+				old = id
+			}
+			status, out, code := s.emergency(s.ann, "--key", credential+"="+old)
+			require.Zero(t, code, out)
+			assert.Equal(t, workflows.Contained, status.Outcome, status.Message)
+			assert.NotContains(t, s.gatewayKeys(), old)
+			described, err := s.client().DescribeWorkflowExecution(t.Context(), squatter.GetID(), squatter.GetRunID())
+			require.NoError(t, err)
+			assert.Equal(t, enums.WORKFLOW_EXECUTION_STATUS_TERMINATED, described.GetWorkflowExecutionInfo().GetStatus())
+			s.nobodyRefused()
+		})
+	}
 }
 
 // A rotation in its overlap is taken over; its worker is killed in the middle of it, and whatever was done by then, each effect is done

@@ -172,6 +172,8 @@ type Status struct {
 	Waves    []WaveStatus     `json:"waves,omitempty"`
 	Gate     *policy.OpenGate `json:"gate,omitempty"`
 	Evidence *policy.Evidence `json:"evidence,omitempty"`
+	// Incidents are those whose emergency the run is, or becomes at its next safe point.
+	Incidents []string `json:"incidents,omitempty"`
 	// NoWayBack is why a rollback is impossible now; empty when it is possible.
 	NoWayBack string `json:"noWayBack,omitempty"`
 	// Notices are what everybody who looks at the run should know.
@@ -246,6 +248,8 @@ type Report struct {
 	// NextRun is when the next routine rotation is due to begin.
 	NextRun time.Time         `json:"nextRun,omitzero"`
 	Debt    []activities.Debt `json:"debt,omitempty"`
+	// Incident is the one by whose declaration an emergency acted.
+	Incident string `json:"incident,omitempty"`
 	// Contained are the exposed keys that an emergency saw dead, and when.
 	Contained []ContainedKey `json:"contained,omitempty"`
 	// Open is what a superseded run leaves for the emergency to finish.

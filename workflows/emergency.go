@@ -39,10 +39,12 @@ func EmergencyRotation(ctx workflow.Context, in RotationInput) (Report, error) {
 func (r *rotation) takenOver(ctx workflow.Context, c Compromised) {
 	if e := r.in.Emergency; e != nil { // it is one already: who wants the same hears of its end
 		e.Incidents = union(e.Incidents, c.Emergency.Incidents)
+		r.Status.Incidents = e.Incidents
 		return
 	}
 	if r.takeover != nil {
 		r.takeover.Incidents = union(r.takeover.Incidents, c.Emergency.Incidents)
+		r.Status.Incidents = r.takeover.Incidents
 		return
 	}
 	var declared activities.Declared
@@ -58,7 +60,7 @@ func (r *rotation) takenOver(ctx workflow.Context, c Compromised) {
 		return
 	}
 	r.happened(audit.TakenOver, map[string]string{"incident": d.Incident, "reason": d.Reason, "by": declared.By})
-	r.takeover = c.Emergency
+	r.takeover, r.Status.Incidents = c.Emergency, c.Emergency.Incidents
 	r.Turn = turnTo(Superseded, Exposed, "Taken over by %s: %s", d.Incident, d.Reason)
 }
 
@@ -78,7 +80,7 @@ func (r *rotation) emergency() error {
 		return refused(policy.SpecRefused, "the declaration cannot be read; nothing was touched")
 	}
 	r.Turn, r.Breach, r.Soak, r.Status.Gate, r.Status.Evidence, r.Plan = nil, nil, nil, nil, nil, policy.Plan{}
-	r.Status.Waves = nil
+	r.Status.Waves, r.Status.Incidents, r.Report.Incident = nil, r.in.Emergency.Incidents, d.Incident
 	if r.in.Carried == nil {
 		if err := r.accept(act.Recognise); err != nil {
 			return err

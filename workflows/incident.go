@@ -24,6 +24,9 @@ type IncidentInput struct {
 	Declaration signed.Envelope `json:"declaration"`
 	// Specs are those of credentials that no Schedule has, by name; all others are found.
 	Specs map[string]inventory.SignedSpec `json:"specs,omitempty"`
+	// After says of credentials which others were made with: one's emergency begins when theirs have ended, or half of the time until
+	// the deadline has passed.
+	After map[string][]string `json:"after,omitempty"`
 	// RequestedBy is for the record.
 	RequestedBy string `json:"requestedBy,omitempty"`
 }
@@ -110,6 +113,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		done.Add(1)
 		workflow.Go(i.ctx, func(ctx workflow.Context) {
 			defer done.Done()
+			i.awaitOthers(ctx, &i.status.Credentials[n])
 			i.follow(ctx, &i.status.Credentials[n])
 		})
 	}
@@ -154,57 +158,144 @@ func (i *incidentRun) listen(ctx workflow.Context) {
 	}
 }
 
-// askAgain is how long an incident waits for the news of a rotation that it asked to become an emergency, before it asks again.
-const askAgain = 15 * time.Second
+// awaitOthers waits for the emergencies of those that a credential was made with.
+func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
+	after := i.in.After[m.Credential]
+	over := func() bool {
+		return !slices.ContainsFunc(i.status.Credentials, func(o IncidentMember) bool {
+			return o.Outcome == "" && o.Credential != m.Credential && slices.Contains(after, o.Credential)
+		})
+	}
+	if over() {
+		return
+	}
+	i.became(m, "waits for "+strings.Join(after, ", ")+", which it was made with")
+	_, _ = workflow.AwaitWithTimeout(ctx, i.status.Deadline.Sub(i.status.Since)/2, over)
+}
 
-// follow begins the emergency of a credential, as often as it takes for one to be there: as a child, or, while a rotation runs, by
-// asking that. A rotation that ends in between is followed by a child.
+// How an incident waits for a rotation that it asked to become an emergency.
+const (
+	// askAgain is how long one that does not answer is given until it is asked once more, and takeoverTimeout until it is ended.
+	askAgain        = 15 * time.Second
+	takeoverTimeout = time.Minute
+	// One that has heard is asked now and then whether it still answers.
+	lookAgain, longestLook = time.Minute, 15 * time.Minute
+)
+
+// follow begins the emergency of a credential, as often as it takes for one to come to its end: as a child, or, while a rotation runs,
+// by asking that. A rotation that ends in between is followed by a child, and so is one that does not answer, which is ended.
 func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
 	input := RotationInput{Credential: m.Credential, Emergency: i.emergency(), Reason: i.status.Reason, RequestedBy: i.in.RequestedBy}
 	if spec, given := i.in.Specs[m.Credential]; given {
 		input.Spec = spec
 	}
-	for {
+	asked := inquiry{every: lookAgain}
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
 			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: 1},
 			StaticSummary: summary("emergency of " + m.Credential),
 		}), EmergencyRotation, input)
 		err := child.GetChildWorkflowExecution().Get(ctx, nil)
-		if err == nil {
+		switch {
+		case err == nil:
 			i.became(m, "containing")
-			var report Report
-			err = child.Get(ctx, &report)
-			i.ended(m, report, err)
-			return
-		}
-		if !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+			report, ended := i.reported(child, ctx)
+			if ended {
+				i.ended(m, report)
+				return
+			}
+			i.became(m, "its emergency was stopped: "+report.Message)
+		case temporal.IsWorkflowExecutionAlreadyStartedError(err):
+			if i.ask(ctx, m, &asked) {
+				pause = time.Second
+			}
+			report, told := i.news[m.Credential]
+			delete(i.news, m.Credential)
+			if told && (report.Incident == i.status.Incident || len(m.alive(report.Contained)) == 0) {
+				i.ended(m, report)
+				return
+			}
+			if told {
+				i.became(m, "another emergency has ended, which did not end these keys")
+			}
+		default:
 			i.became(m, "cannot begin: "+cause(err))
-		} else if err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
-			Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
-		}).Get(ctx, nil); err == nil {
-			i.became(m, "asked the rotation that runs")
-			_, _ = workflow.AwaitWithTimeout(ctx, askAgain, func() bool { _, told := i.news[m.Credential]; return told })
 		}
-		if report, told := i.news[m.Credential]; told {
-			i.ended(m, report, nil)
-			return
-		}
-		_ = workflow.Sleep(ctx, time.Second)
+		_ = workflow.Sleep(ctx, pause)
 	}
 }
 
-// ended takes over what an emergency says of its end.
-func (i *incidentRun) ended(m *IncidentMember, report Report, err error) {
-	var failed *temporal.ApplicationError
-	if errors.As(err, &failed) && failed.Type() == FailedType && failed.HasDetails() {
-		_ = failed.Details(&report)
-	} else if err != nil {
-		report = Report{Outcome: Failed, Message: "the emergency did not come to its end: " + cause(err)}
+// inquiry is how far an incident is with a rotation that runs.
+type inquiry struct {
+	silent time.Time     // since when it does not answer; zero when it does
+	every  time.Duration // how often one is asked that does
+}
+
+// ask has the rotation that runs become the emergency, waits for some time, and sees whether it has heard that. It tells whether it is
+// worthwhile to begin a child at once.
+func (i *incidentRun) ask(ctx workflow.Context, m *IncidentMember, a *inquiry) (gone bool) {
+	told := func() bool { _, told := i.news[m.Credential]; return told }
+	asked := workflow.Now(ctx)
+	err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
+		Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
+	}).Get(ctx, nil)
+	if err != nil {
+		return true // it has ended meanwhile
 	}
+	i.became(m, "asked the rotation that runs")
+	if news, _ := workflow.AwaitWithTimeout(ctx, askAgain, told); news {
+		return true
+	}
+	input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: i.emergency().Emergency, Credential: m.Credential}}
+	input.End = !a.silent.IsZero() && workflow.Now(ctx).Sub(a.silent) >= takeoverTimeout
+	var is activities.Takeover
+	if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {
+		i.became(m, "nobody can tell how the rotation that runs stands: "+cause(err))
+		return false
+	}
+	switch is {
+	case activities.TakeoverHeard:
+		i.became(m, "the rotation that runs takes it over")
+		a.silent = time.Time{}
+		_, _ = workflow.AwaitWithTimeout(ctx, a.every, told)
+		a.every = min(2*a.every, longestLook)
+	case activities.TakeoverSilent:
+		if a.silent.IsZero() {
+			a.silent = asked
+		}
+		i.became(m, "the rotation that runs does not answer; it is ended "+a.silent.Add(takeoverTimeout).UTC().Format(time.TimeOnly))
+	default:
+		if input.End {
+			i.note("%s: the rotation that ran did not answer, and was ended", m.Credential)
+		}
+		*a = inquiry{every: lookAgain}
+		return true
+	}
+	return false
+}
+
+// reported waits for the end of a child. It is none when the child was stopped: its keys may be alive.
+func (i *incidentRun) reported(child workflow.ChildWorkflowFuture, ctx workflow.Context) (report Report, ended bool) {
+	err := child.Get(ctx, &report)
+	var failed *temporal.ApplicationError
+	switch {
+	case err == nil:
+		return report, true
+	case errors.As(err, &failed) && failed.Type() == FailedType:
+		if !failed.HasDetails() || failed.Details(&report) != nil {
+			report = Report{Outcome: Failed, Message: cause(err)}
+		}
+		return report, true
+	}
+	return Report{Message: cause(err)}, false
+}
+
+// ended takes over what an emergency says of its end.
+func (i *incidentRun) ended(m *IncidentMember, report Report) {
 	m.Outcome, m.Message, m.Contained, m.Current, m.Debt = report.Outcome, report.Message, report.Contained, report.Incoming, report.Debt
 	m.State = string(NotContained)
-	if len(m.alive()) == 0 {
+	if len(m.alive(m.Contained)) == 0 {
 		m.State = string(Contained)
 	}
 	for _, k := range m.Contained {
@@ -215,10 +306,19 @@ func (i *incidentRun) ended(m *IncidentMember, report Report, err error) {
 	i.note("%s: %s: %s", m.Credential, m.State, m.Message)
 }
 
-// alive are the exposed keys that nobody saw dead.
-func (m IncidentMember) alive() []string {
+// Dead counts the exposed keys that are dead, and all that are exposed.
+func (s IncidentStatus) Dead() (dead, exposed int) {
+	for _, m := range s.Credentials {
+		exposed += len(m.Exposed)
+		dead += len(m.Exposed) - len(m.alive(m.Contained))
+	}
+	return dead, exposed
+}
+
+// alive are the exposed keys that are not among those that somebody saw dead.
+func (m IncidentMember) alive(dead []ContainedKey) []string {
 	return slices.DeleteFunc(slices.Clone(m.Exposed), func(id string) bool {
-		return slices.ContainsFunc(m.Contained, func(k ContainedKey) bool { return k.KeyID == id })
+		return slices.ContainsFunc(dead, func(k ContainedKey) bool { return k.KeyID == id })
 	})
 }
 
@@ -242,7 +342,7 @@ func (i *incidentRun) note(format string, args ...any) {
 func (i *incidentRun) end() {
 	var alive, owed []string
 	for _, m := range i.status.Credentials {
-		if left := m.alive(); len(left) > 0 {
+		if left := m.alive(m.Contained); len(left) > 0 {
 			alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.Message))
 		} else if m.Outcome != Completed || slices.ContainsFunc(m.Contained, func(k ContainedKey) bool { return k.Absent }) {
 			owed = append(owed, fmt.Sprintf("%s: %s", m.Credential, m.Message))

@@ -16,6 +16,7 @@ import (
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -71,6 +72,16 @@ func (s *stage) DescribeWorkflowExecution(_ context.Context, id, _ string) (*wor
 		return run, nil
 	}
 	return nil, serviceerror.NewNotFound("no such run")
+}
+
+// QueryWorkflow implements activities.Runs.
+func (s *stage) QueryWorkflow(_ context.Context, id, _, _ string, _ ...any) (converter.EncodedValue, error) {
+	return s.query(id)
+}
+
+// TerminateWorkflow implements activities.Runs.
+func (s *stage) TerminateWorkflow(_ context.Context, id, _, _ string, _ ...any) error {
+	return s.terminate(id)
 }
 
 // scanned runs a scan in the stage's World.

@@ -89,7 +89,10 @@ type stage struct {
 	latest     policy.SweepReport
 	applied    []inventory.SignedSpec // by which the credentials are applied
 	runs       map[string]*workflowservice.DescribeWorkflowExecutionResponse
-	first      string // the store's version of the key that existed before
+	// query and terminate are what a run answers, and how one is ended.
+	query     func(id string) (converter.EncodedValue, error)
+	terminate func(id string) error
+	first     string // the store's version of the key that existed before
 	// clock is the environment whose time it is; activities of an earlier one may still read it.
 	clock atomic.Pointer[testsuite.TestWorkflowEnvironment]
 	// stood is for how long the process stood still, in nanoseconds.

@@ -89,6 +89,8 @@ const (
 	EmergencyBegun Type = "emergency.begun"
 	// TakenOver: an incident stopped the rotation.
 	TakenOver Type = "rotation.taken-over"
+	// RotationTerminated: an incident has a run ended now that does not answer it; its emergency goes on from what is true.
+	RotationTerminated Type = "rotation.terminated"
 	// DebtFound: the run ends and still owes something.
 	DebtFound Type = "debt.found"
 	// RotationEnded: the outcome.
@@ -100,7 +102,7 @@ var types = []Type{
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
-	EmergencyBegun, TakenOver, DebtFound, RotationEnded,
+	EmergencyBegun, TakenOver, RotationTerminated, DebtFound, RotationEnded,
 }
 
 // told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are

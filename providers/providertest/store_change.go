@@ -124,7 +124,7 @@ func record() key.Metadata {
 		Generation: 1760000000123,
 		Lease:      &key.Lease{Namespace: "default", Workflow: "rotation/payments-api", Rotation: "r-1", Run: "run-1", Term: key.LeaseTerm},
 		Ended:      "run-0",
-		Incident:   &key.Incident{ID: "incident/leak", Digest: "d0", At: at, Ending: []string{"k9"}},
+		Incident:   &key.Incident{ID: "incident/leak", Digest: "d0", At: at, Ending: []string{"k9"}, Disabling: []string{"k8"}},
 		Intents: []key.Intent{
 			{Rotation: "r-1", Ordinal: 2, Run: "run-1", Principal: "p", At: at, Within: 90 * time.Second, Known: []string{"k1", "k2"}},
 			{Rotation: "r-1", Ordinal: 2, Run: "run-2", Principal: "p", At: at.Add(time.Second), Within: time.Minute, Known: []string{"k1"}},

@@ -1,0 +1,93 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+
+	"github.com/keyturn/keyturn/internal/audit"
+)
+
+// TakeoverInput names the rotation that an incident has asked to become the emergency of a credential.
+type TakeoverInput struct {
+	DeclarationInput
+	// End has a run ended that does not answer.
+	End bool `json:"end,omitempty"`
+}
+
+// Takeover is how the rotation of a credential stands to an incident.
+type Takeover string
+
+// What a rotation may be.
+const (
+	// TakeoverHeard: it answers that it is the incident's emergency, or becomes that at its next safe point.
+	TakeoverHeard Takeover = "heard"
+	// TakeoverSilent: it runs, and does not say so: it is stuck, or no rotation of ours, or no worker has it.
+	TakeoverSilent Takeover = "silent"
+	// TakeoverGone: none runs, or not any more.
+	TakeoverGone Takeover = "gone"
+)
+
+// askedFor is how long a rotation has to answer a question.
+const askedFor = 5 * time.Second
+
+// Follow asks the rotation of a credential whether it follows an incident, and ends it, when that is asked for and it does not: only by
+// a declaration that holds, and that lists an exposed key of this credential. Whatever was done is in the store, and the next run
+// goes on from there. Called again it looks again.
+func (a *Activities) Follow(ctx context.Context, in TakeoverInput) (Takeover, error) {
+	t, err := a.follow(ctx, in)
+	return t, forTemporal(err)
+}
+
+func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, error) {
+	d, by, err := a.declared(in.DeclarationInput)
+	if err != nil {
+		return "", err
+	}
+	run, err := a.run(ctx, in.Credential)
+	switch {
+	case err != nil:
+		return "", err
+	case !run.Running:
+		return TakeoverGone, nil
+	case a.heard(ctx, in.Credential, run.ID, d.Incident):
+		return TakeoverHeard, nil
+	case !in.End:
+		return TakeoverSilent, nil
+	}
+	id := WorkflowID(in.Credential)
+	ending := audit.Event{
+		ID: "seen/" + run.ID + "/" + string(audit.RotationTerminated), Time: a.Now().UTC(), Type: audit.RotationTerminated,
+		Credential: in.Credential, Rotation: run.ID, Run: run.ID, Actor: "worker", Detail: map[string]string{"incident": d.Incident, "by": by, "reason": d.Reason},
+	}
+	if err := a.Audit.Append(ctx, ending); err != nil {
+		return "", err
+	}
+	var gone *serviceerror.NotFound
+	err = a.Runs.TerminateWorkflow(ctx, id, run.ID, "keyturn: "+d.Incident+" takes the credential over, and this run did not answer")
+	if err != nil && !errors.As(err, &gone) {
+		return "", fmt.Errorf("ending run %s of %s, which does not answer: %w", run.ID, id, err)
+	}
+	return TakeoverGone, nil
+}
+
+// heard asks a run which incidents it follows. Who does not answer has not heard.
+func (a *Activities) heard(ctx context.Context, credential, run, incident string) bool {
+	ctx, done := context.WithTimeout(ctx, askedFor)
+	defer done()
+	var status struct {
+		Incidents []string `json:"incidents"`
+	}
+	value, err := a.Runs.QueryWorkflow(ctx, WorkflowID(credential), run, "status")
+	if err == nil {
+		err = value.Get(&status)
+	}
+	if err != nil {
+		logger(ctx).Warn("a rotation does not answer an incident", "credential", credential, "run", run, "error", err.Error())
+	}
+	return err == nil && slices.Contains(status.Incidents, incident)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"pgregory.net/rapid"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/schedule"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// madeWith is a credential that was made with others.
+func madeWith(name string, on ...string) entry {
+	return entry{Entry: schedule.Entry{Credential: name, Details: schedule.Details{DependsOn: on}}}
+}
+
+// What was made with an exposed credential is exposed, too, and follows it; nothing else is.
+func TestDownstream(t *testing.T) {
+	t.Parallel()
+	all := []entry{madeWith("a"), madeWith("b", "a"), madeWith("c", "b"), madeWith("d"), madeWith("e", "d", "a")}
+	for name, x := range map[string]struct {
+		named map[string]string
+		want  []affected
+	}{
+		"one that nothing was made with": {map[string]string{"c": "named"}, []affected{{Credential: "c", Because: "named", After: []string{}}}},
+		"one at the root": {map[string]string{"a": "named"}, []affected{
+			{Credential: "a", Because: "named"}, {Credential: "b", Because: "made with a", After: []string{"a"}},
+			{Credential: "e", Because: "made with a", After: []string{"a"}}, {Credential: "c", Because: "made with b", After: []string{"b"}},
+		}},
+		"two that know nothing of each other": {map[string]string{"d": "named", "c": "matches x"}, []affected{
+			{Credential: "c", Because: "matches x", After: []string{}}, {Credential: "d", Because: "named"}, {Credential: "e", Because: "made with d", After: []string{"d"}},
+		}},
+	} {
+		got := downstream(all, x.named)
+		for i := range got {
+			got[i].After = append([]string{}, got[i].After...)
+			if i < len(x.want) {
+				x.want[i].After = append([]string{}, x.want[i].After...)
+			}
+		}
+		assert.Equal(t, x.want, got, name)
+	}
+}
+
+// Each comes once, after those that it was made with.
+func TestDownstreamIsInOrder(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(r *rapid.T) {
+		var all []entry
+		for n := range rapid.IntRange(1, 12).Draw(r, "credentials") {
+			var on []string
+			for before := range n {
+				if rapid.Bool().Draw(r, "made with it") {
+					on = append(on, fmt.Sprintf("c%d", before))
+				}
+			}
+			all = append(all, madeWith(fmt.Sprintf("c%d", n), on...))
+		}
+		first := all[rapid.IntRange(0, len(all)-1).Draw(r, "exposed")].Credential
+		all = rapid.Permutation(all).Draw(r, "listed")
+		got := downstream(all, map[string]string{first: "named"})
+		var names []string
+		for _, a := range got {
+			for _, on := range a.After {
+				if !slices.Contains(names, on) {
+					r.Fatalf("%s comes before %s, which it was made with: %v", a.Credential, on, got)
+				}
+			}
+			names = append(names, a.Credential)
+		}
+		for _, one := range all {
+			exposed := one.Credential == first || slices.ContainsFunc(one.DependsOn, func(on string) bool { return slices.Contains(names, on) })
+			if exposed != slices.Contains(names, one.Credential) {
+				r.Fatalf("%s: affected %v, exposed %v", one.Credential, !exposed, exposed)
+			}
+		}
+	})
+}
+
+func TestSuspects(t *testing.T) {
+	t.Parallel()
+	both := workflows.Status{Retiring: key.Ref{KeyID: "old"}, Incoming: key.Ref{KeyID: "new"}}
+	early := workflows.Status{Retiring: key.Ref{KeyID: "old"}}
+	first := workflows.Status{Incoming: key.Ref{KeyID: "new"}}
+	for _, x := range []struct {
+		status  workflows.Status
+		suspect string
+		want    []string
+	}{
+		{both, suspectRetiring, []string{"old"}}, {both, suspectIncoming, []string{"new"}}, {both, suspectBoth, []string{"old", "new"}},
+		{early, suspectRetiring, []string{"old"}}, {early, suspectIncoming, []string{}}, {early, suspectBoth, []string{"old"}},
+		{first, suspectRetiring, []string{"new"}}, {first, suspectIncoming, []string{"new"}}, {first, suspectBoth, []string{"new"}},
+	} {
+		assert.Equal(t, x.want, suspects(x.status, x.suspect), "%v %s", x.status, x.suspect)
+	}
+}
