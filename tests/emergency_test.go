@@ -33,7 +33,7 @@ func alarmed(t *testing.T, windows ...string) *trustingStage {
 // emergency runs the command to its end, and returns what it says.
 func (s *trustingStage) emergency(by person, more ...string) (status workflows.IncidentStatus, out string, code int) {
 	s.t.Helper()
-	args := append([]string{"emergency", credential, "-f", s.place.Inventory, "--reason", "key in a public repository", "--sign", by.file, "--yes", "--wait", "-o", "json"}, more...)
+	args := append([]string{"emergency", credential, "-f", s.place.Inventory, "--reason", "key in a public repository", "--sign", by.file, "--yes", "--wait", "--timeout", patience.String(), "-o", "json"}, more...)
 	out, code = s.starter(args...)
 	if at := strings.Index(out, "{"); at >= 0 {
 		require.NoError(s.t, json.NewDecoder(strings.NewReader(out[at:])).Decode(&status), out)
@@ -109,7 +109,7 @@ func TestEmergencyOfAChain(t *testing.T) {
 		out, code := s.starter("emergency", "root", "--reason", "a laptop was stolen", "--dry-run", "-o", "json")
 		return code == 0 && strings.Contains(out, "made with root")
 	}, patience, 200*time.Millisecond)
-	out, code := s.starter("emergency", "root", "--reason", "a laptop was stolen", "--sign", ann.file, "--yes", "--wait", "-o", "json")
+	out, code := s.starter("emergency", "root", "--reason", "a laptop was stolen", "--sign", ann.file, "--yes", "--wait", "--timeout", patience.String(), "-o", "json")
 	require.Zero(t, code, out)
 	require.NoError(t, json.Unmarshal([]byte(out), &status), out)
 	dead := map[string]time.Time{}
