@@ -163,7 +163,7 @@ type ContainInput struct {
 }
 
 // Contain destroys an exposed key, and proves with the key itself that it is refused: as soon as every instance is on another one
-// that works, and once the incident's deadline has passed whoever still uses it. Of the credential's keys it touches only
+// that works; whoever still uses it, once the incident's deadline has passed, or where it takes the slot of the next key. Of the credential's keys it touches only
 // those that the declaration lists. A key that the issuer lets nobody destroy is disabled, where it can be: which the decision says.
 // Called again it finds the key gone and probes again. A refusal is an answer, not an error.
 func (a *Activities) Contain(ctx context.Context, in ContainInput) (Destroyed, error) {
@@ -184,7 +184,10 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 	if s.declared == nil || !slices.Contains(s.declared.Keys(s.spec.Credential.Name), in.Key.KeyID) {
 		return Destroyed{}, fmt.Errorf("%w: it does not list this key", ErrDeclaration)
 	}
-	late := !a.Now().Before(s.deadline(*in.Emergency))
+	late, all := !a.Now().Before(s.deadline(*in.Emergency)), s.declared.Keys(s.spec.Credential.Name)
+	whoeverUsesIt := func(f policy.Facts) bool {
+		return late || policy.Expose(s.spec.Credential, f, all).Frees.KeyID == in.Key.KeyID
+	}
 	facts, d, err := s.judge(ctx, judgement{
 		gather: func(ctx context.Context) (policy.Facts, error) {
 			if late { // no instance holds it up
@@ -193,10 +196,10 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 			return s.settled(ctx, in.Key.KeyID)
 		},
 		may: func(f policy.Facts) policy.Decision {
-			return policy.MayContain(s.spec.Credential, f, in.Key, late)
+			return policy.MayContain(s.spec.Credential, f, in.Key, all, late)
 		},
 		kept: func(f policy.Facts) string {
-			if current, _ := f.Version(key.Current); !late {
+			if current, _ := f.Version(key.Current); !whoeverUsesIt(f) {
 				return current.KeyID
 			}
 			return ""
@@ -220,7 +223,7 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 			return Destroyed{}, err
 		}
 		destroy := s.destroy
-		if late {
+		if whoeverUsesIt(facts) {
 			destroy = s.destroyWhoeverUsesIt
 		}
 		err := destroy(ctx, facts, in.Key)

@@ -70,13 +70,19 @@ func TestWhenAnExposedKeyIsDestroyed(t *testing.T) {
 		prepare func(*crashCase)
 		want    policy.Reason
 	}{
-		"not while there is no other":               {nil, func(*crashCase) {}, policy.CurrentMoved},
-		"not before CURRENT is another one":         {[]string{"Issue", "DeliverWave"}, func(*crashCase) {}, policy.CurrentMoved},
-		"not while an instance holds it":            {[]string{"Issue", "DeliverWave", "Promote"}, (*crashCase).straggler, policy.InstanceNotConverged},
-		"not while the other one is refused":        {[]string{"Issue", "DeliverWave", "Promote"}, func(c *crashCase) { c.world.Fail(memory.OpSelfTest, providers.ErrKeyRefused, 1000) }, policy.IncomingNotLive},
-		"as soon as everybody is on another":        {[]string{"Issue", "DeliverWave", "Promote"}, func(*crashCase) {}, policy.Allowed},
-		"after the deadline, though it is CURRENT":  {nil, func(c *crashCase) { c.wait(16 * time.Minute) }, policy.Allowed},
-		"after the deadline, whoever holds it":      {[]string{"Issue", "DeliverWave", "Promote"}, func(c *crashCase) { c.straggler(); c.wait(16 * time.Minute) }, policy.Allowed},
+		"not while there is no other":                         {nil, func(*crashCase) {}, policy.CurrentMoved},
+		"not before CURRENT is another one":                   {[]string{"Issue", "DeliverWave"}, func(*crashCase) {}, policy.CurrentMoved},
+		"not while an instance holds it":                      {[]string{"Issue", "DeliverWave", "Promote"}, (*crashCase).straggler, policy.InstanceNotConverged},
+		"not while the other one is refused":                  {[]string{"Issue", "DeliverWave", "Promote"}, func(c *crashCase) { c.world.Fail(memory.OpSelfTest, providers.ErrKeyRefused, 1000) }, policy.IncomingNotLive},
+		"as soon as everybody is on another":                  {[]string{"Issue", "DeliverWave", "Promote"}, func(*crashCase) {}, policy.Allowed},
+		"after the deadline, though it is CURRENT":            {nil, func(c *crashCase) { c.wait(16 * time.Minute) }, policy.Allowed},
+		"after the deadline, whoever holds it":                {[]string{"Issue", "DeliverWave", "Promote"}, func(c *crashCase) { c.straggler(); c.wait(16 * time.Minute) }, policy.Allowed},
+		"before there is another, where it has the last slot": {nil, func(c *crashCase) { c.world.AddKey("payments-api", "stranger", c.now()) }, policy.Allowed},
+		"not while a mint that was interrupted has the last slot": {nil, func(c *crashCase) {
+			c.world.Fail(memory.OpSelfTest, errors.New("the issuer is away"), 1000)
+			require.Error(c.t, c.attempt("Issue", activities.IssueInput{Rotation: c.subject(), Ordinal: 1}, nil, 1))
+			require.Len(c.t, c.keys(), 2)
+		}, policy.CurrentMoved},
 		"not by a time that only the workflow says": {nil, func(c *crashCase) { c.emergency.Since = c.now().Add(-100 * time.Hour) }, policy.CurrentMoved},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -263,6 +263,7 @@ func (a *Activities) Promote(ctx context.Context, r Rotation) (policy.Decision, 
 		return policy.Decision{}, forTemporal(err)
 	}
 	defer s.release()
+	defer s.beating(ctx)()
 	d, err := a.promote(ctx, s, r)
 	if err != nil {
 		return policy.Decision{}, forTemporal(fmt.Errorf("promoting key %s of %q: %w", r.Incoming.KeyID, s.spec.Credential.Name, err))

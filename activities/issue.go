@@ -54,6 +54,7 @@ func (a *Activities) Issue(ctx context.Context, in IssueInput) (Issued, error) {
 		return Issued{}, forTemporal(err)
 	}
 	defer s.release()
+	defer s.beating(ctx)()
 	ref, ends, err := a.issueAndStage(ctx, s, in)
 	if err != nil {
 		return Issued{}, forTemporal(fmt.Errorf("issuing key for %q: %w", s.spec.Credential.Name, err))

@@ -75,6 +75,7 @@ func (a *Activities) Record(ctx context.Context, in RecordInput) (Recorded, erro
 		return Recorded{}, forTemporal(err)
 	}
 	defer s.release()
+	defer s.beating(ctx)()
 	r, err := a.conclude(ctx, s, in)
 	if err != nil {
 		return Recorded{}, forTemporal(fmt.Errorf("recording the rotation of %q: %w", s.spec.Credential.Name, err))

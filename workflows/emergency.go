@@ -160,13 +160,19 @@ func (r *rotation) replace(until time.Time, exposed []string) error {
 		r.Status.Incoming = key.Ref{} // what was minted for this rotation is exposed, too, or gone
 		r.Ordinal++
 	}
+	if !x.Frees.IsZero() {
+		r.note("all slots of the issuer are taken: exposed key %s ends first, so that another one can be issued", x.Frees.KeyID)
+		if err := r.endOne(x.Frees.KeyID, until); err != nil {
+			return err
+		}
+	}
 	r.Ordinal = max(r.Ordinal, 1)
 	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: r.Ordinal}
 	if !x.Incoming.IsZero() && x.Rotation != r.Status.Rotation {
 		input.Resume = x.Incoming
 	}
 	var issued activities.Issued
-	if err := r.before(until, issuing(r.credential), act.Issue, &input, &issued); err != nil {
+	if err := r.before(until, issuing(r.credential).urgent(), act.Issue, &input, &issued); err != nil {
 		return err
 	}
 	if r.Status.Incoming.KeyID != issued.Key.KeyID {
@@ -182,7 +188,7 @@ func (r *rotation) replace(until time.Time, exposed []string) error {
 	}
 	r.Promoted = true
 	var d policy.Decision
-	if err := r.before(until, promoting, act.Promote, r.acting(), &d); err != nil {
+	if err := r.before(until, promoting.urgent(), act.Promote, r.acting(), &d); err != nil {
 		return err
 	}
 	if !d.OK {
@@ -214,7 +220,7 @@ func (r *rotation) deliverToAll(until time.Time) error {
 	r.Status.Waves = []WaveStatus{{Name: everybody, Instances: names, State: waveDelivering}}
 	input := activities.WaveInput{Rotation: *r.acting(), Key: r.Status.Incoming, Wave: everybody}
 	var result activities.WaveResult
-	if err := r.before(until, delivering(r.credential, everybody), act.DeliverWave, &input, &result); err != nil {
+	if err := r.before(until, delivering(r.credential, everybody).urgent(), act.DeliverWave, &input, &result); err != nil {
 		return err
 	}
 	if !result.Decision.OK {
@@ -265,11 +271,14 @@ func (r *rotation) endAll(exposed []string, deadline time.Time) error {
 }
 
 func (r *rotation) endOne(id string, deadline time.Time) error {
+	if slices.ContainsFunc(r.Report.Contained, func(k ContainedKey) bool { return k.KeyID == id }) {
+		return nil // it freed its slot
+	}
 	for {
 		r.Revokes++
 		input := activities.ContainInput{Rotation: *r.acting(), Key: key.Ref{KeyID: id}}
 		var d activities.Destroyed
-		err := r.run(containing, act.Contain, &input, &d)
+		err := r.run(containing.urgent(), act.Contain, &input, &d)
 		left := deadline.Sub(workflow.Now(r.ctx))
 		switch {
 		case err != nil:

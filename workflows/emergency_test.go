@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -15,7 +16,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/workflow"
 	"golang.org/x/crypto/ssh"
 
@@ -108,6 +111,23 @@ func TestAnEmergency(t *testing.T) {
 	assert.Nil(t, c.metadata().Incident, "the declaration is used up")
 }
 
+// A worker that dies in an emergency is missed within moments, whatever it was doing.
+func TestAWorkerThatDiesInAnEmergencyIsMissedSoon(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	c.traffic(time.Hour)
+	missed := map[string]time.Duration{}
+	c.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		missed[info.ActivityType.Name] = cmp.Or(info.HeartbeatTimeout, info.Deadline.Sub(info.StartedTime).Round(time.Second))
+	})
+	_, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"})})
+	require.NoError(t, err)
+	for _, name := range []string{"AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "Record"} {
+		assert.NotZero(t, missed[name], name)
+		assert.LessOrEqual(t, missed[name], 20*time.Second, name)
+	}
+}
+
 // Without a deadline the exposed key is dead at once, before there is another one; whoever used it gets that as soon as it is there. A
 // rollback, and a cancellation, lead nowhere.
 func TestAnEmergencyThatRevokesFirst(t *testing.T) {
@@ -128,6 +148,53 @@ func TestAnEmergencyThatRevokesFirst(t *testing.T) {
 	for _, v := range report.Verdicts {
 		assert.False(t, v.Accepted, v.Message)
 	}
+}
+
+// Where all slots are taken, what is exposed ends first, and no unrelated key: of two exposed ones that which consumers are not sent to.
+func TestAnEmergencyWithAllSlotsTaken(t *testing.T) {
+	t.Parallel()
+	t.Run("by a key of somebody else's", func(t *testing.T) {
+		t.Parallel()
+		c := newCrisis(t)
+		c.world.AddKey("payments-api", "stranger", c.began)
+		report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"})})
+		require.NoError(t, err)
+		assert.Equal(t, []string{"destroy key-old", "issue new-1", "promote "}, c.happened(memory.OpIssue, memory.OpPromote, memory.OpDestroy))
+		assert.Equal(t, []string{"stranger active", "new-1 active"}, c.keys())
+		assert.Less(t, report.Contained[0].At.Sub(c.began), time.Minute)
+		assert.Len(t, report.Contained, 1, "it is said once")
+		for _, name := range fleet {
+			assert.NoError(t, c.world.Request(name))
+		}
+	})
+	t.Run("by both keys of a rotation in its overlap", func(t *testing.T) {
+		t.Parallel()
+		c := newCrisis(t)
+		c.traffic(2 * time.Hour)
+		c.in("overlap", 10*time.Minute, func() {
+			var now workflows.Status
+			value, err := c.env.QueryWorkflow(workflows.StatusName)
+			require.NoError(t, err)
+			require.NoError(t, value.Get(&now))
+			c.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: incident.ID("leak"), Emergency: c.declared([]string{now.Retiring.KeyID, now.Incoming.KeyID})})
+		})
+		_, err := c.execute(workflows.RotationInput{Spec: c.spec()})
+		c.allFell()
+		next, goesOn := c.next(err)
+		require.True(t, goesOn, "%v", err)
+		since := c.env.Now()
+		c.anew()
+		c.hears()
+		c.traffic(time.Hour)
+		report, err := c.emergency(next)
+		require.NoError(t, err)
+		assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+		assert.Equal(t, []string{"destroy key-old", "issue new-2", "promote ", "destroy new-1"}, c.happened(memory.OpIssue, memory.OpPromote, memory.OpDestroy)[2:])
+		assert.Equal(t, []string{"new-2 active"}, c.keys())
+		require.Len(t, report.Contained, 2)
+		assert.Less(t, report.Contained[1].At.Sub(since), 5*time.Minute)
+		assert.Zero(t, c.refused())
+	})
 }
 
 // A key that nobody knows is not said to be dead.

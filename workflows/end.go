@@ -60,7 +60,11 @@ func (r *rotation) conclude(t *Turn) {
 	r.enter(PhaseRecord, "Cleaning up and writing the record.")
 	input := activities.RecordInput{Rotation: *r.acting(), Outcome: string(t.Outcome), Message: t.Message, Settling: r.in.Settle != ""}
 	var recorded activities.Recorded
-	if err := r.run(recording, act.Record, &input, &recorded); err != nil {
+	record := recording
+	if r.in.Emergency != nil {
+		record = record.urgent()
+	}
+	if err := r.run(record, act.Record, &input, &recorded); err != nil {
 		r.note("the record is incomplete: %s", cause(err))
 		r.unrecorded(t, cause(err))
 		return

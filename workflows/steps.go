@@ -57,7 +57,7 @@ var (
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
 	// In an emergency a worker that died is soon followed by another one.
 	assessing  = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
-	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute, beat: 20 * time.Second}
+	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
 	declaring  = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	following  = step{summary: "ask the rotation that runs whether it has heard", attempt: 30 * time.Second, total: time.Minute}
 	// Whoever asks for a rollback waits for it.
@@ -117,6 +117,12 @@ func gathering(c inventory.Credential) step {
 func discarding(c inventory.Credential) step {
 	lasts := (c.QuietWindow + c.LongestCache() + c.LongestBatch()).Std() + policy.LongestDelivery(c)
 	return step{summary: "destroy unwanted keys", attempt: 2 * time.Minute, total: lasts + 24*time.Hour, every: c.LookEvery()}
+}
+
+// urgent is a step of an emergency: a worker that died in it is missed soon.
+func (s step) urgent() step {
+	s.beat = 20 * time.Second
+	return s
 }
 
 // unending is a step that only looks, asked again by the server until there is an answer that asking would not change.

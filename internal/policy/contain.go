@@ -16,6 +16,9 @@ type Exposure struct {
 	// Incoming is an own key that can: it works, and is not exposed. Zero when one must be minted. Rotation is the one that minted it.
 	Incoming key.Ref `json:"incoming,omitzero"`
 	Rotation string  `json:"rotation,omitempty"`
+	// Frees is the exposed key that must end before another one can be issued, since all slots are taken: first of all one that
+	// consumers are not sent to. Zero when there is a slot, or none is needed.
+	Frees key.Ref `json:"frees,omitzero"`
 	// Alive are the exposed keys that the issuer still has, Keys the IDs of all that it has.
 	Alive []key.Ref `json:"alive,omitempty"`
 	Keys  []string  `json:"keys,omitempty"`
@@ -44,12 +47,33 @@ func Expose(c inventory.Credential, f Facts, exposed []string) Exposure {
 			x.Alive = append(x.Alive, f.Ref(k))
 		}
 	}
+	if x.CurrentExposed && x.Incoming.IsZero() && f.full(c, exposed) {
+		for _, k := range x.Alive {
+			if x.Frees.IsZero() || x.Frees.KeyID == x.Current.KeyID {
+				x.Frees = k
+			}
+		}
+	}
 	return x
 }
 
-// MayContain judges whether an exposed key may be destroyed: as soon as every instance is on the key in CURRENT, and on no other,
-// and that one works; once the incident's deadline has passed, whoever still uses it.
-func MayContain(c inventory.Credential, f Facts, exposed key.Ref, late bool) Decision {
+// full tells whether no other key can be issued before one ends. What an interrupted mint left is not counted: issuing goes on with it,
+// or clears it away.
+func (f Facts) full(c inventory.Credential, exposed []string) bool {
+	standings, kept := f.Standings(c.Adopt), 0
+	for _, k := range f.Keys {
+		mint := slices.Contains([]Standing{StandingIncoming, StandingOrphan, StandingUnproved}, standings[k.KeyID])
+		if !mint || slices.Contains(exposed, k.KeyID) {
+			kept++
+		}
+	}
+	return f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots
+}
+
+// MayContain judges whether one of the exposed keys may be destroyed: as soon as every instance is on the key in CURRENT, and on no
+// other, and that one works; whoever still uses it, once the incident's deadline has passed, or where no other key can be issued before
+// this one frees its slot.
+func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, late bool) Decision {
 	k, live := f.Live(exposed.KeyID)
 	current, _ := f.Version(key.Current)
 	switch {
@@ -59,6 +83,8 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, late bool) Dec
 		return Decision{OK: true, Reason: KeyGone, Message: message("key %s does not exist any more", exposed.KeyID)}
 	case late:
 		return allow("the incident's deadline has passed: key %s is destroyed, whoever still uses it", k.KeyID)
+	case Expose(c, f, all).Frees.KeyID == exposed.KeyID:
+		return allow("all %d slots of the issuer are taken, and no other key can be issued before one is free: key %s is destroyed, whoever still uses it", f.Capabilities.Slots, k.KeyID)
 	case current.KeyID == exposed.KeyID || current.KeyID == "":
 		return refuse(CurrentMoved, "consumers have no other key than the exposed one %s yet", exposed.KeyID)
 	}
