@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -266,10 +267,6 @@ var lives = map[string]struct {
 		require.NoError(r.t, r.world.Issuer(r.name).Destroy(r.t.Context(), key.Ref{Principal: r.name, KeyID: r.name + "-key-old"}))
 		r.ask(policy.Reject, policy.Request{Gate: inventory.GateRevoke, By: "ann", Reason: "not today"})
 	}, workflows.Failed, false},
-	"superseded": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Hour) }, nil, func(r *rotating) {
-		r.await(workflows.PhaseOverlap)
-		require.NoError(r.t, r.client.SignalWorkflow(r.t.Context(), r.id, "", workflows.CompromisedName, workflows.Compromised{Incident: "incident/x", Reason: "leaked"}))
-	}, workflows.Superseded, false},
 }
 
 // budgeted gives a credential an error budget, for the requests of its probe.
@@ -368,6 +365,42 @@ func TestLivesOfAHeldRotation(t *testing.T) {
 	r.keeps(what, "")
 }
 
+// TestLivesOfAnEmergency makes the histories of an incident, of a rotation that it takes over, of the emergency that this becomes, and of
+// one that begins by itself.
+func TestLivesOfAnEmergency(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	signers, ines := filepath.Join(folder, "signers"), newPerson(t, folder, "ines")
+	trust(t, signers, ines)
+	f := newFieldWith(t, sharedServer(t), fmt.Sprintf("trust: {incidents: %q}\n", signers))
+	r := f.begins(t, "taken over", func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Hour) }, nil)
+	first := r.run.GetRunID()
+	r.await(workflows.PhaseOverlap)
+	const alone = "bench-exposed"
+	spec := f.plant(t, alone, nil)
+	now := time.Now().UTC()
+	d := incident.Declaration{
+		Namespace: f.namespace, Incident: incident.ID("lives"), Reason: "key in a public repository", Deadline: incident.DefaultDeadline,
+		Exposed: map[string][]string{r.name: {r.name + "-key-old"}, alone: {alone + "-key-old"}}, Nonce: "n1", SignedAt: now, Expires: now.Add(time.Hour),
+	}
+	declaration, err := d.Sign(ines.key)
+	require.NoError(t, err)
+	run, err := f.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: d.Incident, TaskQueue: workflows.EmergencyQueue},
+		workflows.Incident, workflows.IncidentInput{Declaration: declaration, Specs: map[string]inventory.SignedSpec{alone: spec}})
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var status workflows.IncidentStatus
+	require.NoError(t, run.Get(ctx, &status))
+	require.Equal(t, workflows.Contained, status.Outcome, status.Message)
+	report := r.report()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	r.keeps("taken over", first)
+	r.keepsOf(r.id, "", "emergency/taken-over")
+	r.keepsOf(workflows.WorkflowID(alone), "", "emergency/alone")
+	r.keepsOf(run.GetID(), run.GetRunID(), "emergency/incident")
+}
+
 // TestLivesOfAFlood makes the histories of a rotation whose gate is closed by more requests than a run takes, and opened
 // again by the next run. They are requests that cannot be read, which say nothing in the audit record.
 func TestLivesOfAFlood(t *testing.T) {
@@ -450,21 +483,27 @@ func (r *rotating) latest() string {
 	return described.GetWorkflowExecutionInfo().GetExecution().GetRunId()
 }
 
-// keeps replays the history of a run, the last one when empty, and keeps it where that was asked for.
+// keeps replays the history of a run of the rotation, the last one when empty, and keeps it where that was asked for.
 func (r *rotating) keeps(what, run string) {
 	r.t.Helper()
-	whole := r.history(run)
+	r.keepsOf(r.id, run, nameOf(what))
+}
+
+// keepsOf does so with any workflow, in a file of this name.
+func (r *rotating) keepsOf(id, run, name string) {
+	r.t.Helper()
+	whole := r.history(id, run)
 	replayer := patientReplayer(r.t)
-	require.NoError(r.t, replayer.ReplayWorkflowHistoryWithOptions(silent, whole, worker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: r.id}}))
+	require.NoError(r.t, replayer.ReplayWorkflowHistoryWithOptions(silent, whole, worker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: id}}))
 	if *capture != "" {
-		keep(r.t, filepath.Join(*capture, nameOf(what)+".json"), whole)
+		keep(r.t, filepath.Join(*capture, name+".json"), whole)
 	}
 }
 
-func (r *rotating) history(run string) *history.History {
+func (r *rotating) history(id, run string) *history.History {
 	r.t.Helper()
 	var whole history.History
-	events := r.client.GetWorkflowHistory(r.t.Context(), r.id, run, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := r.client.GetWorkflowHistory(r.t.Context(), id, run, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 	for events.HasNext() {
 		event, err := events.Next()
 		require.NoError(r.t, err)

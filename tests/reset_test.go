@@ -75,7 +75,7 @@ func TestResetAtEachWorkflowTask(t *testing.T) {
 // tasks are the events of a run's workflow tasks that were completed.
 func (r *rotating) tasks(run string) (events []int64) {
 	r.t.Helper()
-	for _, e := range r.history(run).GetEvents() {
+	for _, e := range r.history(r.id, run).GetEvents() {
 		if e.GetEventType() == enums.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
 			events = append(events, e.GetEventId())
 		}

@@ -65,7 +65,7 @@ func TestARotationEndsUnderTheNextBuild(t *testing.T) {
 		require.NoError(t, f.client.GetWorkflow(t.Context(), r.id, "").Get(t.Context(), &report))
 		require.Equal(t, workflows.Completed, report.Outcome, report.Message)
 		found := 0
-		for _, e := range r.history("").Events {
+		for _, e := range r.history(r.id, "").Events {
 			if timer := e.GetTimerStartedEventAttributes(); timer != nil && timer.StartToFireTimeout.AsDuration() == time.Millisecond {
 				found++
 			}

@@ -47,7 +47,7 @@ type Compromised struct {
 	// Incident is the workflow ID of the incident.
 	Incident string `json:"incident"`
 	Reason   string `json:"reason"`
-	// Emergency is by what the rotation becomes the emergency of its credential; without one it ends as superseded.
+	// Emergency is by what the rotation becomes the emergency of its credential; without one it goes on.
 	Emergency *Emergency `json:"emergency,omitempty"`
 }
 

@@ -1,10 +1,13 @@
 package workflows_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -32,21 +35,25 @@ func TestATurnBeforeAnythingIsChangedRefuses(t *testing.T) {
 	}
 }
 
-// The news of an incident counts until the run has ended: whoever sent it goes on from here.
+// The news of an incident counts until what the rotation did is recorded; after that its emergency begins by itself.
 func TestAnIncidentIsHeardToTheEnd(t *testing.T) {
 	t.Parallel()
-	for _, step := range []string{"Destroy", "Record", "Notify"} {
+	for step, handsOver := range map[string]bool{"Destroy": false, "Record": false, "Notify": true} {
 		t.Run("while it waits for "+step, func(t *testing.T) {
 			t.Parallel()
 			s := newScript(t)
 			s.approveAt(atGate)
 			s.answers[step] = func(int) (any, error) {
-				s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "leak"})
+				s.compromised()
 				return nil, nil
 			}
+			if handsOver {
+				s.handsOver()
+				return
+			}
 			report := s.run()
-			assert.Equal(t, workflows.Superseded, report.Outcome)
-			assert.Contains(t, report.Message, "incident/leak")
+			assert.Equal(t, workflows.Completed, report.Outcome)
+			assert.Contains(t, fmt.Sprint(report.Timeline), "the emergency begins after it")
 		})
 	}
 }
@@ -87,36 +94,55 @@ func TestNoWayBackFromAPromotionThatDelivers(t *testing.T) {
 
 func TestCompromised(t *testing.T) {
 	t.Parallel()
-	signal := func(s *script) {
-		s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "key on a paste site"})
-	}
-	t.Run("it stops in the overlap, changes nothing more, and says what is left open", func(t *testing.T) {
+	t.Run("it stops in the overlap, changes nothing more, and carries what it did", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.in("overlap", inOverlap, func() { signal(s) })
-		report := s.run()
-		assert.Equal(t, workflows.Superseded, report.Outcome)
+		s.in("overlap", inOverlap, func() { s.compromised() })
+		in := s.handsOver()
 		assert.Equal(t, routine[:4], s.asked)
-		assert.Contains(t, report.Open, "incoming key key-new is issued, in store version v2")
+		assert.Equal(t, incoming, in.Carried.Status.Incoming)
 	})
 	t.Run("nobody turns it back after that", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
 		s.in("revoke-gate", atGate, func() {
-			signal(s)
+			s.compromised()
 			s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil)
 			s.ask(policy.Reject, policy.Request{By: "ann", Gate: "revoke", Reason: "errors"}, nil)
 		})
-		report := s.run()
-		assert.Equal(t, workflows.Superseded, report.Outcome)
+		s.handsOver()
 		assert.NotContains(t, s.asked, "restore labels")
 	})
 	t.Run("it stops a rollback before the exposed key is brought back", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil); signal(s) })
-		report := s.run()
-		assert.Equal(t, workflows.Superseded, report.Outcome)
+		s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil); s.compromised() })
+		s.handsOver()
 		assert.NotContains(t, s.asked, "restore labels")
 	})
+	for name, signal := range map[string]func(*script){
+		"without a declaration": func(s *script) {
+			s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "key on a paste site"})
+		},
+		"by one that does not hold": func(s *script) {
+			s.answers["ProveDeclaration"] = func(int) (any, error) {
+				return nil, temporal.NewNonRetryableApplicationError("not signed", activities.TypeDeclaration, nil)
+			}
+			s.compromised()
+		},
+	} {
+		t.Run("it goes on when it is told so "+name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.in("overlap", inOverlap, func() { signal(s) })
+			s.approveAt(atGate)
+			report := s.run()
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			var status workflows.Status
+			value, err := s.env.QueryWorkflow(workflows.StatusName)
+			require.NoError(t, err)
+			require.NoError(t, value.Get(&status))
+			assert.Contains(t, fmt.Sprint(status.Notices), "was not followed")
+		})
+	}
 }

@@ -151,6 +151,7 @@ func TestNothingFromOutsideReachesTheHistoryAsItIs(t *testing.T) {
 			s.in("overlap", 10*time.Minute, func() {
 				s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: misleading, Reason: hostileError().Error()})
 			})
+			s.approve()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -74,9 +74,12 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &c); err != nil {
 			return err
 		}
-		if c.Emergency != nil {
+		switch {
+		case c.Emergency != nil:
 			r.takenOver(ctx, c)
-		} else {
+		case workflow.GetVersion(ctx, "declared-incidents", workflow.DefaultVersion, 1) >= 1:
+			r.notice("an incident that wants to take over was not followed: it brings no declaration; begin one with: keyturn emergency")
+		default:
 			r.compromised(c)
 		}
 		return nil
@@ -337,7 +340,7 @@ func (r *rotation) carryOut(v policy.Verdict) {
 	}
 }
 
-// compromised stops the routine way at the next safe point, a rollback too: an exposed key must not be
+// compromised is what a rotation does that began before incidents had declarations: it stops the routine way at the next safe point, a rollback too: an exposed key must not be
 // brought back. The incident's emergency goes on from what is true then.
 func (r *rotation) compromised(c Compromised) {
 	r.note("incident %s: %s", c.Incident, c.Reason)

@@ -19,9 +19,11 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -170,6 +172,9 @@ func (s *script) mocks() {
 	anything := mock.Anything
 	s.env.OnActivity(act.Accept, anything, anything).Return(func(_ context.Context, _ inventory.SignedSpec) (activities.Accepted, error) {
 		return answer(s, "Accept", activities.Accepted{Notice: "The spec is unsigned."})
+	})
+	s.env.OnActivity(act.ProveDeclaration, anything, anything).Return(func(_ context.Context, _ activities.DeclarationInput) (activities.Declared, error) {
+		return answer(s, "ProveDeclaration", activities.Declared{By: "ines", Declaration: incident.Declaration{Incident: "incident/leak", Reason: "key on a paste site"}})
 	})
 	s.env.OnActivity(act.Inspect, anything, anything).Return(func(_ context.Context, _ activities.Rotation) (policy.Plan, error) {
 		return answer(s, "Inspect", s.plan)
@@ -330,10 +335,7 @@ func (s *script) body() json.RawMessage {
 
 func (s *script) run() workflows.Report {
 	s.t.Helper()
-	body := s.body()
-	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: body}}, Reason: "test", RequestedBy: "ann"})
-	require.True(s.t, s.env.IsWorkflowCompleted())
-	s.allFell()
+	s.executes()
 	var report workflows.Report
 	err := s.env.GetWorkflowError()
 	var ended *temporal.ApplicationError
@@ -344,6 +346,34 @@ func (s *script) run() workflows.Report {
 	require.NoError(s.t, err)
 	require.NoError(s.t, s.env.GetWorkflowResult(&report))
 	return report
+}
+
+func (s *script) executes() {
+	s.t.Helper()
+	body := s.body()
+	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: body}}, Reason: "test", RequestedBy: "ann"})
+	require.True(s.t, s.env.IsWorkflowCompleted())
+	s.allFell()
+}
+
+// compromised has an incident tell the rotation that keys are exposed, by a declaration that holds.
+func (s *script) compromised() {
+	s.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{
+		Incident: "incident/leak", Reason: "key on a paste site", Emergency: &workflows.Emergency{Incidents: []string{"incident/leak"}},
+	})
+}
+
+// handsOver runs the rotation, which becomes an emergency, and returns what that begins with.
+func (s *script) handsOver() (in workflows.RotationInput) {
+	s.t.Helper()
+	s.executes()
+	var next *workflow.ContinueAsNewError
+	require.ErrorAs(s.t, s.env.GetWorkflowError(), &next)
+	assert.Equal(s.t, "EmergencyRotation", next.WorkflowType.Name)
+	require.NoError(s.t, converter.GetDefaultDataConverter().FromPayloads(next.Input, &in))
+	require.NotNil(s.t, in.Emergency)
+	assert.Equal(s.t, []string{"incident/leak"}, in.Emergency.Incidents)
+	return in
 }
 
 // The routine way, up to the wait that each name says.

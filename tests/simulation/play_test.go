@@ -10,8 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/stretchr/testify/mock"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -291,6 +294,10 @@ func (p *play) set() error {
 		return err
 	}
 	p.env.RegisterWorkflowWithOptions(p.rotation(spec), workflow.RegisterOptions{Name: "rotation"})
+	var act *activities.Activities
+	p.env.OnActivity(act.ProveDeclaration, mock.Anything, mock.Anything).Return(activities.Declared{
+		By: "ines", Declaration: incident.Declaration{Incident: "incident/leak", Reason: "a leak"},
+	}, nil)
 	if err := p.populate(); err != nil {
 		return err
 	}
@@ -307,6 +314,9 @@ func (p *play) rotation(spec inventory.SignedSpec) func(workflow.Context) (workf
 		ended := false
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			report, err = workflows.Rotation(ctx, workflows.RotationInput{Spec: spec})
+			if workflow.IsContinueAsNewError(err) { // what its emergency does is none of the rotation's
+				report, err = p.handedOver(err)
+			}
 			ended = true
 		})
 		own, _ := workflow.NewDisconnectedContext(ctx)
@@ -315,6 +325,25 @@ func (p *play) rotation(spec inventory.SignedSpec) func(workflow.Context) (workf
 		_ = workflow.Sleep(own, time.Hour)
 		return report, err
 	}
+}
+
+// handedOver is how a rotation stands that becomes an emergency.
+func (p *play) handedOver(err error) (workflows.Report, error) {
+	var next *workflow.ContinueAsNewError
+	if !errors.As(err, &next) || next.WorkflowType.Name != "EmergencyRotation" {
+		return workflows.Report{}, err
+	}
+	var in workflows.RotationInput
+	if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &in); err != nil {
+		return workflows.Report{}, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.befell["taken over"] = true
+	report := in.Carried.Report
+	report.Outcome, report.Reason, report.Message = workflows.Superseded, workflows.Exposed, "taken over by incident/leak"
+	report.Timeline = in.Carried.Status.Timeline
+	return report, nil
 }
 
 func (p *play) populate() error {
@@ -715,7 +744,9 @@ func (p *play) act(a act) {
 	case "cancel":
 		p.env.CancelWorkflow()
 	case "compromised":
-		p.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: "incident/leak", Reason: "a leak"})
+		p.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{
+			Incident: "incident/leak", Reason: "a leak", Emergency: &workflows.Emergency{Incidents: []string{"incident/leak"}},
+		})
 	}
 }
 

@@ -101,7 +101,7 @@ var rare = []string{
 	"dies after promote in Promote", "dies after disable in Disable", "dies after destroy in Destroy", "dies after destroy in Discard",
 	"dies before audit in Destroy", "loses the reply of issue in Issue", "loses the reply of promote in Promote", "loses the reply of destroy in Destroy",
 	"hangs in promote in Promote", "hangs in deliver in DeliverWave", "is throttled at disable in Disable", "fails at promote in RestoreLabels",
-	"orphan.destroyed", "key.enabled", "labels.restored", "budget.breached", "wave.failed", "overlap.extended", "rotation.taken-over", "debt.found", "debt copies-left",
+	"orphan.destroyed", "key.enabled", "labels.restored", "budget.breached", "wave.failed", "overlap.extended", "taken over", "debt.found", "debt copies-left",
 	"gate.closed expired", "gate.closed passed", "gate.closed turned", "decision.accepted reject", "decision.rejected approve", "decision.rejected rollback",
 }
 
