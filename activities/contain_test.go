@@ -32,7 +32,7 @@ func (c *crashCase) declareFor(credential string, keys ...string) {
 	c.t.Helper()
 	file, ines := filepath.Join(c.t.TempDir(), "incidents"), newKey(c.t)
 	trust(c.t, file, "ines", ines)
-	config, err := workerconfig.Load("keyturn-worker.yaml", fmt.Appendf(nil, "%strust: {incidents: %q}\n", caseConfig, file), c.do.Descriptors)
+	config, err := workerconfig.Load("keyturn-worker.yaml", fmt.Appendf(nil, "%sfreeze: [{type: memory}]\ntrust: {incidents: %q}\n", caseConfig, file), c.do.Descriptors)
 	require.NoError(c.t, err)
 	c.do.Config = func() *workerconfig.Config { return config }
 	declaration, err := incident.Declaration{

@@ -151,7 +151,15 @@ var deaths = map[string][]death{
 	},
 	"ProveDeclaration": nil, // it asks nobody
 	"Follow":           nil, // that of a run that it ends is in takeover_test.go
-	"AssessExposure":   looks(memory.OpList),
+	"Freeze": {
+		{memory.OpFreeze, 1, memory.Before, "deployments go on; the repeated activity freezes them"},
+		{memory.OpFreeze, 1, memory.After, "deployments are frozen; the repeated activity renews that"},
+	},
+	"Unfreeze": {
+		{memory.OpUnfreeze, 1, memory.Before, "deployments are frozen, until that ends by itself; the repeated activity ends it"},
+		{memory.OpUnfreeze, 1, memory.After, "deployments go on; the repeated activity finds nothing to end"},
+	},
+	"AssessExposure": looks(memory.OpList),
 	"Contain": {
 		{memory.OpPutMetadata, 1, memory.After, "that the key in CURRENT is tested is written; the repeated activity judges anew and destroys the exposed one"},
 		{memory.OpDestroy, 1, memory.Before, "the exposed key is alive; the repeated activity judges anew and destroys it"},
@@ -183,7 +191,7 @@ var (
 		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "LookBack", "GatherEvidence", "Notify", "Log",
 		"Prove", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
-	contain = []string{"ProveDeclaration", "Follow", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "Record"}
+	contain = []string{"ProveDeclaration", "Freeze", "Follow", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "Unfreeze", "Record"}
 	back    = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
 )
 
@@ -194,7 +202,7 @@ func TestDeaths(t *testing.T) {
 		switch name {
 		case "Enable", "RestoreLabels", "Discard":
 			order, ends = back, (*crashCase).isBack
-		case "ProveDeclaration", "Follow", "AssessExposure", "Contain":
+		case "ProveDeclaration", "Freeze", "Unfreeze", "Follow", "AssessExposure", "Contain":
 			order, ends = contain, (*crashCase).isContained
 		}
 		if len(list) == 0 {

@@ -26,6 +26,7 @@ type Descriptor struct {
 	Health   *Maker[HealthSignal]
 	Purge    *Maker[Purger]
 	Notifier *Maker[Notifier] // of the worker configuration, without an account
+	Freezer  *Maker[Freezer]  // likewise
 
 	// Capabilities are the issuer's at their best: those of an account may be less.
 	Capabilities key.Capabilities

@@ -278,6 +278,26 @@ type Notification struct {
 	Data       map[string]string `json:"data,omitempty"`
 }
 
+// Freeze is a time in which nobody shall deploy, since exposed keys are replaced. Nothing in it is secret.
+type Freeze struct {
+	// Incident is its ID: the same for each repetition.
+	Incident    string   `json:"incident"`
+	Reason      string   `json:"reason"`
+	Credentials []string `json:"credentials"`
+	// Until is when it ends by itself, unless it is renewed.
+	Until time.Time `json:"until"`
+	// Override tells people how to end it before that.
+	Override string `json:"override"`
+}
+
+// Freezer keeps others from deploying.
+type Freezer interface {
+	// Freeze begins a freeze, or renews the incident's. It may be called twice.
+	Freeze(ctx context.Context, f Freeze) error
+	// Unfreeze ends the incident's freeze. That there is none is no error, and one of another incident stays.
+	Unfreeze(ctx context.Context, incident string) error
+}
+
 // Notifier tells people.
 type Notifier interface {
 	// Notify may deliver the same ID more than once.

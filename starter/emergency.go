@@ -29,7 +29,8 @@ type emergency struct {
 	suspect                             string
 	keys                                []string
 	deadline                            time.Duration
-	revokeFirst, dryRun, yes, wait      bool
+	revokeFirst, noFreeze               bool
+	dryRun, yes, wait                   bool
 	timeout                             time.Duration
 }
 
@@ -63,6 +64,7 @@ Credentials that were made with an exposed one (dependsOn) are exposed, too, and
 	f.StringVar(&e.suspect, "suspect", suspectRetiring, "which key of a rotation that runs is exposed: retiring, incoming or both")
 	f.DurationVar(&e.deadline, "deadline", incident.DefaultDeadline.Std(), "when the exposed keys are destroyed whoever uses them; 0: at once, before there are others")
 	f.BoolVar(&e.revokeFirst, "revoke-first", false, "destroy the exposed keys at once, before there are others")
+	f.BoolVar(&e.noFreeze, "no-freeze", false, "let deployments go on, though the worker configuration has hooks that freeze them")
 	f.StringVar(&e.as, "as", me(), "who asks, for the record")
 	signFlag(cmd, &e.sign)
 	f.BoolVar(&e.dryRun, "dry-run", false, "only show what it would do; nothing is signed or begun")
@@ -116,7 +118,7 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 	if err != nil {
 		return err
 	}
-	input := workflows.IncidentInput{RequestedBy: e.as, After: map[string][]string{}}
+	input := workflows.IncidentInput{RequestedBy: e.as, NoFreeze: e.noFreeze, After: map[string][]string{}}
 	specs, err := t.specsOf(ctx, c, ns, e, who)
 	if err != nil {
 		return err

@@ -28,16 +28,55 @@ func newIncident(t *terminal) *cobra.Command {
 		},
 		&cobra.Command{
 			Use: "show ID", Short: "Shows an incident: which exposed key is dead, which is not, what is owed, and its timeline",
-			Args: func(_ *cobra.Command, args []string) error {
-				if len(args) != 1 {
-					return usage("name one incident; see them with: keyturn incident list")
-				}
-				return nil
-			},
+			Args: oneIncident,
 			RunE: func(cmd *cobra.Command, args []string) error { return t.showIncident(cmd.Context(), args[0]) },
 		},
+		newUnfreeze(t),
 	)
 	return cmd
+}
+
+func oneIncident(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usage("name one incident; see them with: keyturn incident list")
+	}
+	return nil
+}
+
+func newUnfreeze(t *terminal) *cobra.Command {
+	var as string
+	cmd := &cobra.Command{
+		Use: "unfreeze ID", Short: "Lets deployments go on, while the incident does, too", Args: oneIncident,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, _, err := t.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			id := incidentID(args[0])
+			err = c.SignalWorkflow(cmd.Context(), id, "", workflows.UnfreezeName, workflows.Unfreeze{By: as})
+			var missing *serviceerror.NotFound
+			if errors.As(err, &missing) {
+				return exit(exitNotFound, fmt.Errorf("no incident %q goes on: what it had frozen ends by itself", id))
+			}
+			if err != nil {
+				return fmt.Errorf("telling %s: %w", id, err)
+			}
+			return t.show(map[string]string{"workflow": id}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is asked to let deployments go on; see what became of it with: keyturn incident show %s\n", id, id)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&as, "as", me(), "who asks, for the record")
+	return cmd
+}
+
+// incidentID takes a name with and without its prefix.
+func incidentID(name string) string {
+	if strings.HasPrefix(name, incident.ID("")) {
+		return name
+	}
+	return incident.ID(name)
 }
 
 // listedIncident is one line of the list.
@@ -96,9 +135,7 @@ func took(s workflows.IncidentStatus) string {
 }
 
 func (t *terminal) showIncident(ctx context.Context, id string) error {
-	if !strings.HasPrefix(id, incident.ID("")) {
-		id = incident.ID(id)
-	}
+	id = incidentID(id)
 	c, _, err := t.connect(ctx)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package tests
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,8 @@ func alarmed(t *testing.T, windows ...string) *trustingStage {
 	s := &trustingStage{stage: prepared, signers: filepath.Join(prepared.folder, "signers"), ran: filepath.Join(prepared.folder, "ran")}
 	s.ann, s.mallory = newPerson(t, s.folder, "ann"), newPerson(t, s.folder, "mallory")
 	trust(t, s.signers, s.ann)
+	s.lock = filepath.Join(prepared.folder, "deployments-frozen")
+	s.rewrite(s.place.Worker, "audit:", "freeze: [{type: file, path: '"+s.lock+"'}]\naudit:")
 	s.rewrite(s.place.Worker, "audit:", "trust:\n  inventory: [{environments: [sandbox], allowedSigners: '"+s.signers+"'}]\n  incidents: '"+s.signers+"'\naudit:")
 	s.startWorker()
 	return s
@@ -62,6 +65,9 @@ func TestEmergencyByTheCommandLine(t *testing.T) {
 	require.Zero(t, code, out)
 	assert.Equal(t, workflows.Contained, status.Outcome, status.Message)
 	assert.Equal(t, "ann", status.DeclaredBy)
+	assert.Contains(t, fmt.Sprint(status.Timeline), "deployments: frozen by file (1 of 1)")
+	assert.Contains(t, fmt.Sprint(status.Timeline), "deployments: unfrozen by file (1 of 1)")
+	assert.NoFileExists(t, s.lock)
 	require.Len(t, status.Credentials, 1)
 	m := status.Credentials[0]
 	require.Len(t, m.Contained, 1)

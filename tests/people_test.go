@@ -57,6 +57,8 @@ type trustingStage struct {
 	*stage
 	ann, olga, mallory person
 	signers, owners    string
+	// lock is the file that freezes deployments.
+	lock string
 	// ran is a file that exists once the worker's program was run.
 	ran string
 }

@@ -61,6 +61,14 @@ type Emergency struct {
 // EmergencyQueue is where the workflow tasks of incidents and their emergencies go.
 const EmergencyQueue = TaskQueue + "-emergency"
 
+// UnfreezeName is the signal that has an incident let deployments go on: an Unfreeze.
+const UnfreezeName = "unfreeze"
+
+// Unfreeze says who wants deployments to go on.
+type Unfreeze struct {
+	By string `json:"by"`
+}
+
 // EndedName is the signal by which an emergency tells its incidents that it has ended: an EmergencyEnded.
 const EndedName = "emergency-ended"
 

@@ -48,7 +48,7 @@ func newCrisis(t *testing.T) *crisis {
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "incidents")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "ines %s", ssh.MarshalAuthorizedKey(c.ines.PublicKey())), 0o600))
-	c.configure(worldConfig + fmt.Sprintf("trust: {incidents: %q}\n", file))
+	c.configure(worldConfig + fmt.Sprintf("freeze: [{type: memory}]\ntrust: {incidents: %q}\n", file))
 	c.hears()
 	return c
 }

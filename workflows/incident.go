@@ -27,6 +27,8 @@ type IncidentInput struct {
 	// After says of credentials which others were made with: one's emergency begins when theirs have ended, or half of the time until
 	// the deadline has passed.
 	After map[string][]string `json:"after,omitempty"`
+	// NoFreeze: deployments go on.
+	NoFreeze bool `json:"noFreeze,omitempty"`
 	// RequestedBy is for the record.
 	RequestedBy string `json:"requestedBy,omitempty"`
 }
@@ -55,8 +57,10 @@ type IncidentStatus struct {
 	// Message says first what is not contained.
 	Message string `json:"message,omitempty"`
 	// ContainedAt is when the last exposed key was seen dead.
-	ContainedAt time.Time        `json:"containedAt,omitzero"`
-	EndedAt     time.Time        `json:"endedAt,omitzero"`
+	ContainedAt time.Time `json:"containedAt,omitzero"`
+	EndedAt     time.Time `json:"endedAt,omitzero"`
+	// FrozenUntil is when the freeze of deployments ends by itself; zero when there is none.
+	FrozenUntil time.Time        `json:"frozenUntil,omitzero"`
 	Credentials []IncidentMember `json:"credentials,omitempty"`
 	Timeline    []IncidentMoment `json:"timeline,omitempty"`
 }
@@ -88,6 +92,10 @@ type incidentRun struct {
 	status IncidentStatus
 	// news are the ends that emergencies told of, by credential.
 	news map[string]Report
+	// over: every emergency has ended; thaw is why people end the freeze before that; freezing is done once that has ended.
+	over     bool
+	thaw     string
+	freezing workflow.WaitGroup
 }
 
 // Incident ends the exposed keys of some credentials: it starts the emergency of each, or has the rotation that runs become that, and
@@ -95,7 +103,7 @@ type incidentRun struct {
 // finished by what it began with: a cancellation of it stops nothing.
 func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}}
+	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, freezing: workflow.NewWaitGroup(own)}
 	i.status = IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}
 	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.status, nil },
 		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
@@ -108,6 +116,10 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		return i.status, nil
 	}
 	workflow.Go(i.ctx, i.listen)
+	if !in.NoFreeze {
+		i.freezing.Add(1)
+		workflow.Go(i.ctx, i.freeze)
+	}
 	done := workflow.NewWaitGroup(i.ctx)
 	for n := range i.status.Credentials {
 		done.Add(1)
@@ -118,6 +130,8 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		})
 	}
 	done.Wait(i.ctx)
+	i.over = true
+	i.freezing.Wait(i.ctx)
 	i.end()
 	return i.status, nil
 }
@@ -146,6 +160,87 @@ func (i *incidentRun) emergency() *Emergency {
 		Emergency: activities.Emergency{Declaration: i.in.Declaration, Since: i.status.Since},
 		Incidents: []string{i.status.Incident},
 	}
+}
+
+// How long a freeze of deployments lasts that nobody renews, how often it is renewed, and how often one is that a hook has not.
+const (
+	freezeLasts   = 30 * time.Minute
+	freezeRenews  = 10 * time.Minute
+	freezeRetries = 30 * time.Second
+)
+
+// freeze keeps others from deploying while the incident goes on, where the worker configuration has hooks for that. Nothing waits for it,
+// and should this run end without its doing, the freeze does so by itself.
+func (i *incidentRun) freeze(ctx workflow.Context) {
+	defer i.freezing.Done()
+	signals := workflow.GetSignalChannelWithOptions(ctx, UnfreezeName, workflow.SignalChannelOptions{Description: "Have deployments go on before the incident has ended; sent by keyturn incident unfreeze"})
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		var asked Unfreeze
+		signals.Receive(ctx, &asked)
+		i.thaw = cmp.Or(asked.By, "somebody")
+	})
+	said := ""
+	for over := false; !over; {
+		until := workflow.Now(ctx).Add(freezeLasts)
+		frozen, err := i.hooks(ctx, act.Freeze, until)
+		if err != nil {
+			i.note("deployments are not frozen: %s", cause(err))
+			return
+		}
+		if len(frozen.Done)+len(frozen.Failed) == 0 {
+			return // there are no hooks
+		}
+		if len(frozen.Done) > 0 {
+			i.status.FrozenUntil = until
+			i.show()
+		}
+		if now := frozen.text("frozen by"); now != said {
+			said = now
+			i.note("deployments: %s; override with: keyturn incident unfreeze %s", now, i.status.Incident)
+		}
+		again := freezeRenews
+		if len(frozen.Failed) > 0 {
+			again = freezeRetries
+		}
+		over, _ = workflow.AwaitWithTimeout(ctx, again, func() bool { return i.over || i.thaw != "" })
+	}
+	if i.thaw != "" {
+		i.note("deployments go on, as %s asked for", i.thaw)
+	}
+	for range 3 {
+		frozen, err := i.hooks(ctx, act.Unfreeze, time.Time{})
+		if err == nil && len(frozen.Failed) == 0 {
+			i.status.FrozenUntil = time.Time{}
+			i.note("deployments: %s", frozen.text("unfrozen by"))
+			return
+		}
+		said = frozen.text("unfrozen by")
+		if err != nil {
+			said = cause(err)
+		}
+		_ = workflow.Sleep(ctx, 10*time.Second)
+	}
+	i.note("deployments may be frozen until %s, when that ends by itself: %s", i.status.FrozenUntil.UTC().Format(time.RFC3339), said)
+}
+
+// hooks asks all freeze hooks.
+func (i *incidentRun) hooks(ctx workflow.Context, activity any, until time.Time) (frozen frozenHooks, err error) {
+	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: i.emergency().Emergency, Until: until}).Get(ctx, &frozen)
+	return frozen, err
+}
+
+// frozenHooks is what hooks answered.
+type frozenHooks activities.Frozen
+
+func (f frozenHooks) text(done string) string {
+	var parts []string
+	if len(f.Done) > 0 {
+		parts = append(parts, done+" "+strings.Join(f.Done, ", "))
+	}
+	if len(f.Failed) > 0 {
+		parts = append(parts, "failed: "+strings.Join(f.Failed, "; "))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // listen takes the news of emergencies that are none of its children.
@@ -378,6 +473,9 @@ func (s IncidentStatus) Markdown() string {
 	line("- **Begun:** %s", s.Since.UTC().Format(time.RFC3339))
 	if !s.Deadline.IsZero() {
 		line("- **Deadline:** %s; then exposed keys end whoever uses them", s.Deadline.UTC().Format(time.RFC3339))
+	}
+	if !s.FrozenUntil.IsZero() {
+		line("- **Deployments are frozen** until %s, or the end; override with `keyturn incident unfreeze %s`", s.FrozenUntil.UTC().Format(time.RFC3339), text(s.Incident))
 	}
 	if len(s.Credentials) > 0 {
 		line("\n| credential | exposed | state | dead since | current |\n|---|---|---|---|---|")

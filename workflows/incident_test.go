@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,6 +174,45 @@ func TestTwoIncidentsOfOneCredential(t *testing.T) {
 			assert.Len(t, ends, 2)
 			assert.Equal(t, x.dead, c.happened(memory.OpDestroy))
 			assert.Len(t, c.happened(memory.OpIssue), 1)
+		})
+	}
+}
+
+// Deployments are frozen from the begin of an incident to its end, unless somebody wants them to go on. What hooks do delays nothing.
+func TestAnIncidentFreezesDeployments(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		prepare      func(*crisis)
+		says         string
+		while, after int // freezes in force as the exposed key is destroyed, and at the end
+	}{
+		"from begin to end":        {func(*crisis) {}, "unfrozen by memory (1 of 1)", 1, 0},
+		"where a hook fails first": {func(c *crisis) { c.world.Fail(memory.OpFreeze, errors.New("the pipeline is away"), 1) }, "failed: memory (1 of 1)", 0, 0},
+		"until somebody wants them to go on": {func(c *crisis) {
+			c.world.On(memory.OpSelfTest, func(memory.Phase) {
+				_ = c.env.SignalWorkflowByID(incident.ID("leak"), workflows.UnfreezeName, workflows.Unfreeze{By: "ann"})
+			})
+		}, "deployments go on, as ann asked for", 0, 0},
+		"where none ends it": {func(c *crisis) { c.world.Fail(memory.OpUnfreeze, errors.New("the pipeline is away"), 1000) },
+			"deployments may be frozen until", 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newIncidents(t)
+			x.prepare(c)
+			var while atomic.Int32
+			c.world.On(memory.OpDestroy, func(p memory.Phase) {
+				if p == memory.Before {
+					while.Store(int32(len(c.world.Freezes()))) //nolint:gosec // a few
+				}
+			})
+			end := c.beside(nil, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
+			assert.Equal(t, workflows.Contained, end.Outcome, end.Message)
+			assert.EqualValues(t, x.while, while.Load())
+			assert.Less(t, end.ContainedAt.Sub(end.Since), time.Minute)
+			assert.Contains(t, fmt.Sprint(end.Timeline), x.says)
+			assert.Len(t, c.world.Freezes(), x.after)
+			assert.Equal(t, x.after > 0, !end.FrozenUntil.IsZero())
 		})
 	}
 }

@@ -59,6 +59,7 @@ var (
 	assessing  = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
 	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
 	declaring  = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	freezing   = step{summary: "tell the hooks that freeze deployments", attempt: 20 * time.Second, total: time.Minute}
 	following  = step{summary: "ask the rotation that runs whether it has heard", attempt: 30 * time.Second, total: time.Minute}
 	// Whoever asks for a rollback waits for it.
 	lookingBack = step{summary: "look whether there is a way back", attempt: 20 * time.Second, total: 30 * time.Second, local: true}

@@ -211,6 +211,20 @@ func (c *Config) Environment(environment string) providers.Environment {
 	return Environment(func() *Config { return c }, environment)
 }
 
+// FreezeEnvironment is for the hooks that freeze deployments: their hosts, files and programs stand in this configuration itself.
+func (c *Config) FreezeEnvironment() providers.Environment {
+	doors := outside(func(string) error { return nil })
+	doors.AllowFile = func(path string) error { return c.AllowFile("", path) }
+	doors.Program = func(name string) ([]string, error) {
+		command, known := c.Programs[name]
+		if !known {
+			return nil, fmt.Errorf("%w: programs has no %q", providers.ErrDenied, name)
+		}
+		return slices.Clone(command), nil
+	}
+	return doors
+}
+
 // NotifierEnvironment is for notifiers: their hosts stand in this configuration itself, which is leave
 // enough. They write no files and run no programs.
 func (c *Config) NotifierEnvironment() providers.Environment {

@@ -22,6 +22,8 @@ type Config struct {
 	Programs map[string][]string `json:"programs,omitempty"`
 	// Notify are the notifiers; an optional name lets an inventory choose.
 	Notify []Notifier `json:"notify,omitempty"`
+	// Freeze are the hooks that keep others from deploying while an incident replaces exposed keys.
+	Freeze []FreezeHook `json:"freeze,omitempty"`
 	// MaxRotations is how many routine rotations run at once, over all workers; DefaultMaxRotations when zero.
 	// One lasts as long as its waits, mostly the overlap. What a person begins does not count.
 	MaxRotations int `json:"maxRotations,omitempty"`
@@ -98,6 +100,13 @@ type Bounds struct {
 type Notifier struct {
 	Type string
 	Name string
+	// Settings is the type's configuration, already decoded.
+	Settings any
+}
+
+// FreezeHook is a freezer type with its own fields.
+type FreezeHook struct {
+	Type string
 	// Settings is the type's configuration, already decoded.
 	Settings any
 }

@@ -123,6 +123,16 @@ func load(file string, data []byte, descriptors []providers.Descriptor, readSign
 		name, _ := doc.Text(path + ".name")
 		into.Set(reflect.ValueOf(Notifier{Type: d.Type, Name: name, Settings: settings}))
 	})
+	doc.On(reflect.TypeFor[FreezeHook](), func(path string, into reflect.Value) {
+		d, ok := find(path, "freezer", func(d providers.Descriptor) bool { return d.Freezer != nil })
+		if !ok {
+			return
+		}
+		settings := d.Freezer.Config()
+		doc.Decode(path, settings, "type")
+		problemsBelow(doc, path, settings)
+		into.Set(reflect.ValueOf(FreezeHook{Type: d.Type, Settings: settings}))
+	})
 
 	c := &Config{}
 	doc.Decode("", c)
@@ -177,6 +187,15 @@ func check(c *Config, report func(strictyaml.Problem)) {
 	for name, command := range c.Programs {
 		if len(command) == 0 || !filepath.IsAbs(command[0]) {
 			wrong(strictyaml.Entry("programs", name), "has no absolute path", "write [/absolute/path/of/program, arguments]")
+		}
+	}
+	for i, hook := range c.Freeze {
+		if runs, is := hook.Settings.(interface{ Programs() []string }); is {
+			for _, program := range runs.Programs() {
+				if _, known := c.Programs[program]; !known {
+					wrong(fmt.Sprintf("freeze[%d].program", i), fmt.Sprintf("is %q, which is not under programs", program), "name one of programs")
+				}
+			}
 		}
 	}
 	for i, t := range c.Trust.Inventory {

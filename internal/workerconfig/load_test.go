@@ -42,6 +42,7 @@ bounds:
     minApprovals: 1
 programs: {reload-checkout: [/usr/local/bin/reload-checkout, --now]}
 notify: [{type: webhook, name: chat, url: "https://hooks.internal/keyturn"}, {type: log}]
+freeze: [{type: file, path: /run/keyturn/deployments-frozen}, {type: exec, program: reload-checkout}]
 audit: {file: /var/log/keyturn/audit.jsonl}
 `
 
@@ -64,6 +65,8 @@ func TestEveryFieldIsRead(t *testing.T) {
 	assert.Equal(t, []string{"/usr/local/bin/reload-checkout", "--now"}, c.Programs["reload-checkout"])
 	assert.Equal(t, workerconfig.Notifier{Type: "webhook", Name: "chat", Settings: &webhook.Config{URL: "https://hooks.internal/keyturn"}}, c.Notify[0])
 	assert.Equal(t, "log", c.Notify[1].Type)
+	assert.Equal(t, workerconfig.FreezeHook{Type: "file", Settings: &file.LockConfig{Path: "/run/keyturn/deployments-frozen"}}, c.Freeze[0])
+	assert.Equal(t, "exec", c.Freeze[1].Type)
 	assert.Equal(t, "/var/log/keyturn/audit.jsonl", c.Audit.File)
 }
 
@@ -83,49 +86,52 @@ func TestTheDigestIsTheFiles(t *testing.T) {
 func TestWhatAConfigurationMayNotHave(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ old, new, want string }{
-		"another version":                   {"worker/v1", "v1", "keyturn-worker.yaml:1:13: apiVersion is \"keyturn/v1\"; write keyturn/worker/v1"},
-		"an unknown field":                  {"programs:", "programms:", "programms is not a known field; did you mean programs?"},
-		"an unknown field of an account":    {"keyFile:", "keyfile:", "keyturn-worker.yaml:3:25: accounts.edge.keyfile is not a known field; did you mean keyFile?"},
-		"an unknown field of a notifier":    {"url:", "uri:", "notify[0].uri is not a known field; did you mean url?"},
-		"an unknown field of the bounds":    {"minRisk:", "minrisk:", "bounds.production.minrisk is not a known field; did you mean minRisk?"},
-		"an account twice":                  {"  vault-dir: {type: file, root: /var/lib/keyturn/store}", "  edge: {type: file, root: /v}", "accounts.edge is given twice, first in line 3"},
-		"an account's own problem":          {"/var/lib/keyturn/store", "store", "accounts.vault-dir.root is not an absolute, clean path"},
-		"a notifier's own problem":          {"https://hooks.internal", "http://hooks.internal", "notify[0].url sends everything in the clear to another host"},
-		"an unknown type of account":        {"type: gateway", "type: gatway", "accounts.edge.type is \"gatway\", which is no type of account"},
-		"a type that has no account":        {"type: gateway, keyFile: /etc/edge/keys.json", "type: log", "accounts.edge.type is \"log\", which is no type of account"},
-		"an unknown type of notifier":       {"{type: log}", "{type: file}", "notify[1].type is \"file\", which is no type of notifier"},
-		"an account without type":           {"type: gateway, ", "", "accounts.edge.type is \"\", which is no type of account"},
-		"a quota without unit":              {"50/s", "50", "accounts.edge.quota is"},
-		"a quota of nothing":                {"50/s", "0/s", "accounts.edge.quota is a rate of nothing"},
-		"a quota by the day":                {"50/s", "50/d", "accounts.edge.quota is no rate"},
-		"a root that is not absolute":       {"[/run/keys]", "[run/keys]", "bounds.production.fileRoots[0] is \"run/keys\"; write an absolute, clean path"},
-		"a root that is not clean":          {"[/run/keys]", "[/run/../etc]", "bounds.production.fileRoots[0] is \"/run/../etc\"; write an absolute, clean path"},
-		"the whole file system":             {"[/run/keys]", "[/]", "bounds.production.fileRoots[0] is the whole file system"},
-		"a host without port":               {"127.0.0.1:8081", "127.0.0.1", "bounds.production.hosts[1] is \"127.0.0.1\"; write host:port or *.suffix:port"},
-		"a port that is none":               {"127.0.0.1:8081", "127.0.0.1:99999", "bounds.production.hosts[1] is \"127.0.0.1:99999\""},
-		"a host of any name":                {"*.internal:443", "*:443", "bounds.production.hosts[0] is \"*:443\""},
-		"a star in the middle":              {"*.internal:443", "a.*.internal:443", "bounds.production.hosts[0] is \"a.*.internal:443\""},
-		"the metadata service of a cloud":   {"127.0.0.1:8081", "169.254.169.254:80", "a link-local or unspecified address"},
-		"a link-local address of IPv6":      {"127.0.0.1:8081", "[fe80::1]:80", "a link-local or unspecified address"},
-		"the same in a disguise":            {"127.0.0.1:8081", "[::ffff:169.254.169.254]:80", "a link-local or unspecified address"},
-		"any address":                       {"127.0.0.1:8081", "0.0.0.0:80", "a link-local or unspecified address"},
-		"an empty glob":                     {"\"payments-*\"", "\"\"", "bounds.production.principals[0] is \"\""},
-		"an unknown risk":                   {"minRisk: standard", "minRisk: medium", "bounds.production.minRisk is \"medium\"; write low, standard, high or critical"},
-		"fewer approvals than none":         {"minApprovals: 1", "minApprovals: -1", "bounds.production.minApprovals is negative"},
-		"an overlap without unit":           {"minOverlap: 24h", "minOverlap: \"24\"", "bounds.production.minOverlap is not a duration"},
-		"a program by name only":            {"[/usr/local/bin/reload-checkout, --now]", "[reload-checkout]", "programs.reload-checkout has no absolute path"},
-		"a program of nothing":              {"[/usr/local/bin/reload-checkout, --now]", "[]", "programs.reload-checkout has no absolute path"},
-		"a program as a command line":       {"[/usr/local/bin/reload-checkout, --now]", "/usr/local/bin/reload-checkout --now", "programs.reload-checkout is text; write a list"},
-		"signers in a relative file":        {"/etc/keyturn/inventory_signers", "signers", "trust.inventory[0].allowedSigners is \"signers\"; write an absolute, clean path"},
-		"signers of no environment":         {"environments: [production]", "environments: []", "trust.inventory[0].environments is empty"},
-		"approvers in a relative file":      {"/etc/keyturn/payments_signers", "./signers", "trust.approvers.payments-owners is \"./signers\""},
-		"an audit file in a relative path":  {"/var/log/keyturn/audit.jsonl", "audit.jsonl", "audit.file is \"audit.jsonl\""},
-		"two environments of one account":   {"bounds:\n", "bounds:\n  play: {}\n", "bounds.play has no accounts, and there are other environments"},
-		"the other of the two environments": {"bounds:\n", "bounds:\n  play: {accounts: [edge]}\n", "bounds.production has no accounts"},
-		"a program that is none":            {"    fileRoots", "    programs: [reload]\n    fileRoots", "bounds.production.programs[0] is \"reload\", which is not under programs"},
-		"an account that is none":           {"    fileRoots", "    accounts: [vault]\n    fileRoots", "bounds.production.accounts[0] is \"vault\", which is not under accounts"},
-		"no accounts":                       {base[strings.Index(base, "accounts:"):strings.Index(base, "trust:")], "", "accounts has no entry"},
-		"no bounds":                         {base[strings.Index(base, "bounds:"):strings.Index(base, "programs:")], "", "bounds has no entry"},
+		"another version":                    {"worker/v1", "v1", "keyturn-worker.yaml:1:13: apiVersion is \"keyturn/v1\"; write keyturn/worker/v1"},
+		"an unknown field":                   {"programs:", "programms:", "programms is not a known field; did you mean programs?"},
+		"an unknown field of an account":     {"keyFile:", "keyfile:", "keyturn-worker.yaml:3:25: accounts.edge.keyfile is not a known field; did you mean keyFile?"},
+		"an unknown field of a notifier":     {"url:", "uri:", "notify[0].uri is not a known field; did you mean url?"},
+		"an unknown field of the bounds":     {"minRisk:", "minrisk:", "bounds.production.minrisk is not a known field; did you mean minRisk?"},
+		"an account twice":                   {"  vault-dir: {type: file, root: /var/lib/keyturn/store}", "  edge: {type: file, root: /v}", "accounts.edge is given twice, first in line 3"},
+		"an account's own problem":           {"/var/lib/keyturn/store", "store", "accounts.vault-dir.root is not an absolute, clean path"},
+		"a notifier's own problem":           {"https://hooks.internal", "http://hooks.internal", "notify[0].url sends everything in the clear to another host"},
+		"an unknown type of account":         {"type: gateway", "type: gatway", "accounts.edge.type is \"gatway\", which is no type of account"},
+		"a type that has no account":         {"type: gateway, keyFile: /etc/edge/keys.json", "type: log", "accounts.edge.type is \"log\", which is no type of account"},
+		"an unknown type of notifier":        {"{type: log}", "{type: file}", "notify[1].type is \"file\", which is no type of notifier"},
+		"an account without type":            {"type: gateway, ", "", "accounts.edge.type is \"\", which is no type of account"},
+		"a quota without unit":               {"50/s", "50", "accounts.edge.quota is"},
+		"a quota of nothing":                 {"50/s", "0/s", "accounts.edge.quota is a rate of nothing"},
+		"a quota by the day":                 {"50/s", "50/d", "accounts.edge.quota is no rate"},
+		"a root that is not absolute":        {"[/run/keys]", "[run/keys]", "bounds.production.fileRoots[0] is \"run/keys\"; write an absolute, clean path"},
+		"a root that is not clean":           {"[/run/keys]", "[/run/../etc]", "bounds.production.fileRoots[0] is \"/run/../etc\"; write an absolute, clean path"},
+		"the whole file system":              {"[/run/keys]", "[/]", "bounds.production.fileRoots[0] is the whole file system"},
+		"a host without port":                {"127.0.0.1:8081", "127.0.0.1", "bounds.production.hosts[1] is \"127.0.0.1\"; write host:port or *.suffix:port"},
+		"a port that is none":                {"127.0.0.1:8081", "127.0.0.1:99999", "bounds.production.hosts[1] is \"127.0.0.1:99999\""},
+		"a host of any name":                 {"*.internal:443", "*:443", "bounds.production.hosts[0] is \"*:443\""},
+		"a star in the middle":               {"*.internal:443", "a.*.internal:443", "bounds.production.hosts[0] is \"a.*.internal:443\""},
+		"the metadata service of a cloud":    {"127.0.0.1:8081", "169.254.169.254:80", "a link-local or unspecified address"},
+		"a link-local address of IPv6":       {"127.0.0.1:8081", "[fe80::1]:80", "a link-local or unspecified address"},
+		"the same in a disguise":             {"127.0.0.1:8081", "[::ffff:169.254.169.254]:80", "a link-local or unspecified address"},
+		"any address":                        {"127.0.0.1:8081", "0.0.0.0:80", "a link-local or unspecified address"},
+		"an empty glob":                      {"\"payments-*\"", "\"\"", "bounds.production.principals[0] is \"\""},
+		"an unknown risk":                    {"minRisk: standard", "minRisk: medium", "bounds.production.minRisk is \"medium\"; write low, standard, high or critical"},
+		"fewer approvals than none":          {"minApprovals: 1", "minApprovals: -1", "bounds.production.minApprovals is negative"},
+		"an overlap without unit":            {"minOverlap: 24h", "minOverlap: \"24\"", "bounds.production.minOverlap is not a duration"},
+		"a program by name only":             {"[/usr/local/bin/reload-checkout, --now]", "[reload-checkout]", "programs.reload-checkout has no absolute path"},
+		"a program of nothing":               {"[/usr/local/bin/reload-checkout, --now]", "[]", "programs.reload-checkout has no absolute path"},
+		"a program as a command line":        {"[/usr/local/bin/reload-checkout, --now]", "/usr/local/bin/reload-checkout --now", "programs.reload-checkout is text; write a list"},
+		"signers in a relative file":         {"/etc/keyturn/inventory_signers", "signers", "trust.inventory[0].allowedSigners is \"signers\"; write an absolute, clean path"},
+		"signers of no environment":          {"environments: [production]", "environments: []", "trust.inventory[0].environments is empty"},
+		"approvers in a relative file":       {"/etc/keyturn/payments_signers", "./signers", "trust.approvers.payments-owners is \"./signers\""},
+		"an audit file in a relative path":   {"/var/log/keyturn/audit.jsonl", "audit.jsonl", "audit.file is \"audit.jsonl\""},
+		"two environments of one account":    {"bounds:\n", "bounds:\n  play: {}\n", "bounds.play has no accounts, and there are other environments"},
+		"the other of the two environments":  {"bounds:\n", "bounds:\n  play: {accounts: [edge]}\n", "bounds.production has no accounts"},
+		"a freeze by a program that is none": {"program: reload-checkout}", "program: other}", "freeze[1].program is \"other\", which is not under programs"},
+		"a freeze by what freezes nothing":   {"{type: file, path: /run/keyturn/deployments-frozen}", "{type: log}", "freeze[0].type"},
+		"a freeze by a file somewhere":       {"/run/keyturn/deployments-frozen", "deployments-frozen", "freeze[0].path is not an absolute, clean path"},
+		"a program that is none":             {"    fileRoots", "    programs: [reload]\n    fileRoots", "bounds.production.programs[0] is \"reload\", which is not under programs"},
+		"an account that is none":            {"    fileRoots", "    accounts: [vault]\n    fileRoots", "bounds.production.accounts[0] is \"vault\", which is not under accounts"},
+		"no accounts":                        {base[strings.Index(base, "accounts:"):strings.Index(base, "trust:")], "", "accounts has no entry"},
+		"no bounds":                          {base[strings.Index(base, "bounds:"):strings.Index(base, "programs:")], "", "bounds has no entry"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

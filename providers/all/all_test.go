@@ -74,7 +74,7 @@ func faults(d providers.Descriptor, docs map[string]string) []string {
 	plays := 0
 	for _, r := range []role{
 		roleOf("issuer", d.Issuer), roleOf("store", d.Store), roleOf("target", d.Target), roleOf("attestor", d.Attestor),
-		roleOf("check", d.Check), roleOf("health", d.Health), roleOf("purge", d.Purge), roleOf("notifier", d.Notifier),
+		roleOf("check", d.Check), roleOf("health", d.Health), roleOf("purge", d.Purge), roleOf("notifier", d.Notifier), roleOf("freezer", d.Freezer),
 	} {
 		if !r.played {
 			continue

@@ -42,11 +42,11 @@ const (
 // reasons are the words that a program may say why, and the only ones of it that are repeated: a key may be in any others.
 var reasons = []string{"unreachable", "timeout", "unhealthy", "unknown-instance", "denied", "misconfigured"}
 
-// Descriptor describes the type exec: check, attestation and purge hook.
+// Descriptor describes the type exec: check, attestation, purge hook and freezer.
 func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "exec",
-		Summary: "runs a program of the worker's host: attestation, health check, smoke test, purge hook",
+		Summary: "runs a program of the worker's host: attestation, checks, purge and freeze hooks",
 		Check: providers.Make(func(e providers.Environment, c *Config) (providers.Check, error) {
 			return &check{asker{program: e.Program, config: *c}}, nil
 		}),
@@ -55,6 +55,9 @@ func Descriptor() providers.Descriptor {
 		}),
 		Purge: providers.Make(func(e providers.Environment, c *Config) (providers.Purger, error) {
 			return &purger{asker{program: e.Program, config: *c}}, nil
+		}),
+		Freezer: providers.Make(func(e providers.Environment, c *Config) (providers.Freezer, error) {
+			return &freezer{asker{program: e.Program, config: *c}}, nil
 		}),
 	}
 }
@@ -111,6 +114,8 @@ type request struct {
 	Operation string  `json:"operation"`
 	Instance  string  `json:"instance,omitempty"`
 	Key       key.Ref `json:"key,omitzero"`
+	// Freeze is what deployments are frozen for, of which an unfreeze names the incident alone.
+	Freeze *providers.Freeze `json:"freeze,omitempty"`
 	// Secret is what Bundle.Encode wrote; missing in the check of an instance.
 	Secret json.RawMessage `json:"secret,omitempty"`
 }

@@ -56,14 +56,19 @@ func program(behaviour string) {
 		Protocol, Operation, Instance string
 		Key                           key.Ref
 		Secret                        map[string]string
+		Freeze                        providers.Freeze
 	}
 	input, _ := io.ReadAll(os.Stdin)
-	if err := json.Unmarshal(input, &q); err != nil || q.Protocol != "keyturn/exec/v1" || !slices.Contains([]string{"check", "attest", "purge"}, q.Operation) {
+	if err := json.Unmarshal(input, &q); err != nil || q.Protocol != "keyturn/exec/v1" || !slices.Contains([]string{"check", "attest", "purge", "freeze", "unfreeze"}, q.Operation) {
 		fmt.Fprintln(os.Stderr, "not the protocol")
 		os.Exit(3)
 	}
 	if q.Operation == "attest" {
 		attest(behaviour, q.Instance)
+		return
+	}
+	if strings.HasSuffix(q.Operation, "freeze") {
+		freeze(behaviour, q.Operation, q.Freeze)
 		return
 	}
 	if q.Operation == "purge" {

@@ -16,17 +16,20 @@ import (
 	"github.com/keyturn/keyturn/providers"
 )
 
-// Descriptor describes the type file: store and target.
+// Descriptor describes the type file: store, target and freezer.
 func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "file",
-		Summary: "keeps versions of secrets in a folder, and delivers keys to files",
+		Summary: "keeps secrets in files: store, target, and a lock against deployments",
 		Account: func() any { return new(Account) },
 		Store: providers.MakeWithAccount(func(e providers.Environment, account *Account, c *StoreConfig) (providers.Store, error) {
 			return openStore(e, *account, *c)
 		}),
 		Target: providers.Make(func(e providers.Environment, c *TargetConfig) (providers.Target, error) {
 			return openTarget(e, *c)
+		}),
+		Freezer: providers.Make(func(_ providers.Environment, c *LockConfig) (providers.Freezer, error) {
+			return &freezer{*c}, nil
 		}),
 	}
 }

@@ -42,6 +42,9 @@ func (w *World) Descriptor() providers.Descriptor {
 		Notifier: providers.Make(func(providers.Environment, *NotifierConfig) (providers.Notifier, error) {
 			return notifier{w}, nil
 		}),
+		Freezer: providers.Make(func(providers.Environment, *FreezerConfig) (providers.Freezer, error) {
+			return freezer{w}, nil
+		}),
 	}
 }
 
@@ -179,3 +182,6 @@ type HealthConfig struct {
 
 // NotifierConfig has nothing to say.
 type NotifierConfig struct{}
+
+// FreezerConfig has nothing to say.
+type FreezerConfig struct{}

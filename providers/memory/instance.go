@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -414,4 +415,42 @@ func (w *World) Notifications() []providers.Notification {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.notifications)
+}
+
+// freezer keeps the freezes that are in force.
+type freezer struct{ w *World }
+
+var _ providers.Freezer = freezer{}
+
+// Freeze implements providers.Freezer.
+func (f freezer) Freeze(ctx context.Context, freeze providers.Freeze) error {
+	return f.w.do(ctx, OpFreeze, func(now time.Time) error {
+		if f.w.freezes == nil {
+			f.w.freezes = map[string]providers.Freeze{}
+		}
+		f.w.freezes[freeze.Incident] = freeze
+		f.w.note(now, Event{Op: OpFreeze, Token: freeze.Incident})
+		return nil
+	})
+}
+
+// Unfreeze implements providers.Freezer.
+func (f freezer) Unfreeze(ctx context.Context, incident string) error {
+	return f.w.do(ctx, OpUnfreeze, func(now time.Time) error {
+		delete(f.w.freezes, incident)
+		f.w.note(now, Event{Op: OpUnfreeze, Token: incident})
+		return nil
+	})
+}
+
+// Freezes returns those that are in force now.
+func (w *World) Freezes() (list []providers.Freeze) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(w.freezes)) {
+		if f := w.freezes[id]; w.now().Before(f.Until) {
+			list = append(list, f)
+		}
+	}
+	return list
 }

@@ -54,6 +54,9 @@ const (
 	OpSample  Op = "sample"
 	OpNotify  Op = "notify"
 
+	OpFreeze   Op = "freeze"
+	OpUnfreeze Op = "unfreeze"
+
 	// OpRequest is a consumer's use of its key. It is in the ledger when it was refused.
 	OpRequest Op = "request"
 	// OpReload is in the ledger alone: an instance begins to use another key.
@@ -81,6 +84,7 @@ type World struct {
 	stores        map[string]*store
 	instances     map[string]*instance
 	notifications []providers.Notification
+	freezes       map[string]providers.Freeze
 	ledger        []Event
 	lacks         []string
 

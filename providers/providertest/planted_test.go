@@ -405,6 +405,77 @@ func TestNotifierSuiteFindsBugs(t *testing.T) {
 	})
 }
 
+type freezerBugs struct {
+	losesFreeze, losesTime, keepsFreeze, endsOthers, missesUnfreeze, hidesFailure, illIsFinal, deaf bool
+}
+
+// freezer keeps the freeze that is in force.
+type freezer struct {
+	bugs freezerBugs
+	peer providertest.Peer
+	held providers.Freeze
+}
+
+func (f *freezer) trouble(ctx context.Context) error {
+	switch {
+	case f.peer == providertest.Silent && f.bugs.deaf:
+		<-time.After(time.Hour)
+	case f.peer == providertest.Silent:
+		<-ctx.Done()
+	case f.peer == providertest.Well, f.bugs.hidesFailure:
+		return nil
+	case f.bugs.illIsFinal:
+		return providers.ErrInvalid
+	}
+	return errors.New("the receiver is ill")
+}
+
+func (f *freezer) Freeze(ctx context.Context, freeze providers.Freeze) error {
+	if err := f.trouble(ctx); err != nil {
+		return err
+	}
+	if f.bugs.losesTime && f.held.Incident == freeze.Incident {
+		freeze.Until = f.held.Until
+	}
+	if !f.bugs.losesFreeze {
+		f.held = freeze
+	}
+	return nil
+}
+
+func (f *freezer) Unfreeze(ctx context.Context, incident string) error {
+	if err := f.trouble(ctx); err != nil {
+		return err
+	}
+	if f.bugs.missesUnfreeze && f.held.Incident == "" {
+		return providers.ErrNotFound
+	}
+	if !f.bugs.keepsFreeze && (f.bugs.endsOthers || f.held.Incident == incident) {
+		f.held = providers.Freeze{}
+	}
+	return nil
+}
+
+func TestFreezerSuiteFindsBugs(t *testing.T) {
+	t.Parallel()
+	cases := func(bugs freezerBugs) []providertest.Case {
+		return providertest.FreezerCases(providertest.FreezerSetup{Open: func(_ providertest.T, peer providertest.Peer) (providers.Freezer, func() providers.Freeze) {
+			f := &freezer{bugs: bugs, peer: peer}
+			return f, func() providers.Freeze { return f.held }
+		}})
+	}
+	planted(t, cases, map[string]freezerBugs{
+		"it loses a freeze":               {losesFreeze: true},
+		"it does not renew one":           {losesTime: true},
+		"it does not end one":             {keepsFreeze: true},
+		"it ends another incident's":      {endsOthers: true},
+		"that there is none is an error":  {missesUnfreeze: true},
+		"one that was not frozen is fine": {hidesFailure: true},
+		"trouble that passes is final":    {illIsFinal: true},
+		"it does not honour its context":  {deaf: true},
+	})
+}
+
 type readerBugs struct {
 	readsAll, deaf, tellsAll, tellsControl, tellsSecret, tellsHalf, tellsOthers, tellsBeside, believes bool
 }

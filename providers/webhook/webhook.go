@@ -34,13 +34,16 @@ const (
 	maxToken = 8 << 10
 )
 
-// Descriptor describes the type webhook: notifier.
+// Descriptor describes the type webhook: notifier and freezer.
 func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "webhook",
-		Summary: "posts notifications to a URL as CloudEvents",
+		Summary: "posts notifications and freezes of deployments to a URL as CloudEvents",
 		Notifier: providers.Make(func(e providers.Environment, c *Config) (providers.Notifier, error) {
 			return &notifier{client: endpoint.Client(e.HTTP), config: *c}, nil
+		}),
+		Freezer: providers.Make(func(e providers.Environment, c *Config) (providers.Freezer, error) {
+			return &freezer{client: endpoint.Client(e.HTTP), config: *c}, nil
 		}),
 	}
 }

@@ -1,0 +1,104 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// Bounds of a freeze of deployments: for how long one may be asked for at once, and for how long a declaration can have it renewed.
+const (
+	maxFreeze = time.Hour
+	freezes   = 24 * time.Hour
+)
+
+// FreezeInput asks for a freeze of deployments, or for its end.
+type FreezeInput struct {
+	Emergency
+	// Until is when it ends by itself.
+	Until time.Time `json:"until,omitzero"`
+}
+
+// Frozen is what became of each hook.
+type Frozen struct {
+	// Done are the hooks that did as asked, Failed why others did not. Both are empty where none is configured.
+	Done   []string `json:"done,omitempty"`
+	Failed []string `json:"failed,omitempty"`
+}
+
+// Freeze has the hooks of the worker configuration keep others from deploying until then, by a declaration that is signed: at most an
+// hour ahead, and for at most a day after its deadline. It asks all hooks at once; that one fails keeps no other from it, and is an
+// answer. Called again it renews the freeze. ErrDeclaration.
+func (a *Activities) Freeze(ctx context.Context, in FreezeInput) (Frozen, error) {
+	d, _, err := a.declaration(in.Emergency)
+	if err == nil && a.Now().Add(incident.Skew).Before(d.SignedAt) {
+		err = fmt.Errorf("%w: it is signed at %s, which is to come", ErrDeclaration, d.SignedAt.UTC().Format(time.RFC3339))
+	}
+	if now := a.Now(); err == nil && (in.Until.After(now.Add(maxFreeze)) || now.After(d.SignedAt.Add(d.Deadline.Std()+freezes))) {
+		err = fmt.Errorf("%w: a freeze lasts at most %s, and is renewed for at most %s", ErrDeclaration, maxFreeze, freezes)
+	}
+	if err != nil {
+		return Frozen{}, forTemporal(err)
+	}
+	freeze := providers.Freeze{
+		Incident: d.Incident, Reason: d.Reason, Credentials: slices.Sorted(maps.Keys(d.Exposed)), Until: in.Until.UTC(),
+		Override: "It ends by itself. To end it now: keyturn incident unfreeze " + d.Incident,
+	}
+	return a.atHooks(ctx, func(ctx context.Context, f providers.Freezer) error { return f.Freeze(ctx, freeze) }), nil
+}
+
+// Unfreeze has the hooks end the freeze of an incident. Called again it finds none.
+func (a *Activities) Unfreeze(ctx context.Context, in FreezeInput) (Frozen, error) {
+	d, _, err := a.declaration(in.Emergency)
+	if err != nil {
+		return Frozen{}, forTemporal(err)
+	}
+	return a.atHooks(ctx, func(ctx context.Context, f providers.Freezer) error { return f.Unfreeze(ctx, d.Incident) }), nil
+}
+
+// hookLasts bounds what one hook may take.
+const hookLasts = 15 * time.Second
+
+// atHooks does something with all hooks at once.
+func (a *Activities) atHooks(ctx context.Context, do func(context.Context, providers.Freezer) error) (all Frozen) {
+	ctx, done := context.WithTimeout(ctx, hookLasts)
+	defer done()
+	config := a.Config()
+	var mu sync.Mutex
+	var run fanOut
+	for i, hook := range config.Freeze {
+		run.do(func() {
+			name := fmt.Sprintf("%s (%d of %d)", hook.Type, i+1, len(config.Freeze))
+			freezer, err := a.freezer(config, hook)
+			if err == nil {
+				err = do(ctx, freezer)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				all.Failed = append(all.Failed, name+": "+capText(err.Error()))
+				return
+			}
+			all.Done = append(all.Done, name)
+		})
+	}
+	run.wait()
+	slices.Sort(all.Done)
+	slices.Sort(all.Failed)
+	return all
+}
+
+func (a *Activities) freezer(config *workerconfig.Config, hook workerconfig.FreezeHook) (providers.Freezer, error) {
+	i := slices.IndexFunc(a.Descriptors, func(d providers.Descriptor) bool { return d.Type == hook.Type && d.Freezer != nil })
+	if i < 0 {
+		return nil, fmt.Errorf("freezer type %q: %w", hook.Type, providers.ErrUnsupported)
+	}
+	return a.Descriptors[i].Freezer.Open(config.FreezeEnvironment(), nil, hook.Settings)
+}
