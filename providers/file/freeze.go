@@ -87,6 +87,6 @@ func (f *freezer) within(ctx context.Context, do func(dir *os.Root, name string)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	return do(dir, name)
 }
