@@ -8,16 +8,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 )
 
-// Bounds of a freeze of deployments: for how long one may be asked for at once, and for how long a declaration can have it renewed.
-const (
-	maxFreeze = time.Hour
-	freezes   = 24 * time.Hour
-)
+// maxFreeze is for how long a freeze of deployments may be asked for at once.
+const maxFreeze = time.Hour
 
 // FreezeInput asks for a freeze of deployments, or for its end.
 type FreezeInput struct {
@@ -38,14 +34,14 @@ type Frozen struct {
 // answer. Called again it renews the freeze. ErrDeclaration.
 func (a *Activities) Freeze(ctx context.Context, in FreezeInput) (Frozen, error) {
 	d, _, err := a.declaration(in.Emergency)
-	if err == nil && a.Now().Add(incident.Skew).Before(d.SignedAt) {
-		err = fmt.Errorf("%w: it is signed at %s, which is to come", ErrDeclaration, d.SignedAt.UTC().Format(time.RFC3339))
-	}
-	if now := a.Now(); err == nil && (in.Until.After(now.Add(maxFreeze)) || now.After(d.SignedAt.Add(d.Deadline.Std()+freezes))) {
-		err = fmt.Errorf("%w: a freeze lasts at most %s, and is renewed for at most %s", ErrDeclaration, maxFreeze, freezes)
-	}
 	if err != nil {
 		return Frozen{}, forTemporal(err)
+	}
+	if err = d.Lasts(a.Now()); err == nil && in.Until.After(a.Now().Add(maxFreeze)) {
+		err = fmt.Errorf("a freeze lasts at most %s, and is renewed then", maxFreeze)
+	}
+	if err != nil {
+		return Frozen{}, forTemporal(fmt.Errorf("%w: %w", ErrDeclaration, err))
 	}
 	freeze := providers.Freeze{
 		Incident: d.Incident, Reason: d.Reason, Credentials: slices.Sorted(maps.Keys(d.Exposed)), Until: in.Until.UTC(),

@@ -23,7 +23,7 @@ func TestWhatFreezesDeployments(t *testing.T) {
 	}{
 		"a declaration":                             {30 * time.Minute, func(*crashCase) {}, ""},
 		"one that is renewed for long":              {30 * time.Minute, func(c *crashCase) { c.wait(20 * time.Hour) }, ""},
-		"not one that is renewed for too long":      {30 * time.Minute, func(c *crashCase) { c.wait(25 * time.Hour) }, "renewed for at most"},
+		"not one that is renewed for too long":      {30 * time.Minute, func(c *crashCase) { c.wait(25 * time.Hour) }, "sign another one"},
 		"not for longer than an hour at once":       {61 * time.Minute, func(*crashCase) {}, "lasts at most"},
 		"not one that nobody signed":                {30 * time.Minute, func(c *crashCase) { c.emergency.Declaration.Signature = "" }, "not signed"},
 		"not one that is signed for the time to be": {30 * time.Minute, func(c *crashCase) { c.wait(-time.Hour) }, "which is to come"},

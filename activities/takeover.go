@@ -36,7 +36,7 @@ const (
 const askedFor = 5 * time.Second
 
 // Follow asks the rotation of a credential whether it follows an incident, and ends it, when that is asked for and it does not: only by
-// a declaration that holds, and that lists an exposed key of this credential. Whatever was done is in the store, and the next run
+// a declaration whose incident may go on, and that lists an exposed key of this credential. Whatever was done is in the store, and the next run
 // goes on from there. Called again it looks again.
 func (a *Activities) Follow(ctx context.Context, in TakeoverInput) (Takeover, error) {
 	t, err := a.follow(ctx, in)
@@ -44,9 +44,15 @@ func (a *Activities) Follow(ctx context.Context, in TakeoverInput) (Takeover, er
 }
 
 func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, error) {
-	d, by, err := a.declared(in.DeclarationInput)
+	d, by, err := a.declaration(in.Emergency)
 	if err != nil {
 		return "", err
+	}
+	if err = d.Lasts(a.Now()); err == nil && len(d.Keys(in.Credential)) == 0 {
+		err = fmt.Errorf("it lists no exposed key of %q", in.Credential)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrDeclaration, err)
 	}
 	run, err := a.run(ctx, in.Credential)
 	switch {

@@ -50,6 +50,9 @@ func newCrisis(t *testing.T) *crisis {
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "ines %s", ssh.MarshalAuthorizedKey(c.ines.PublicKey())), 0o600))
 	c.configure(worldConfig + fmt.Sprintf("freeze: [{type: memory}]\ntrust: {incidents: %q}\n", file))
 	c.hears()
+	c.query = func(string) (converter.EncodedValue, error) {
+		return queried{map[string]any{"incidents": []string{incident.ID("leak")}}}, nil
+	}
 	return c
 }
 

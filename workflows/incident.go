@@ -278,13 +278,13 @@ const (
 )
 
 // follow begins the emergency of a credential, as often as it takes for one to come to its end: as a child, or, while a rotation runs,
-// by asking that. A rotation that ends in between is followed by a child, and so is one that does not answer, which is ended.
+// by asking that. A rotation that ends in between is followed by a child, and so is whatever does not answer, which is ended.
 func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
 	input := RotationInput{Credential: m.Credential, Emergency: i.emergency(), Reason: i.status.Reason, RequestedBy: i.in.RequestedBy}
 	if spec, given := i.in.Specs[m.Credential]; given {
 		input.Spec = spec
 	}
-	asked := inquiry{every: lookAgain}
+	told := func() bool { _, told := i.news[m.Credential]; return told }
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
@@ -295,6 +295,7 @@ func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
 		switch {
 		case err == nil:
 			i.became(m, "containing")
+			i.attend(ctx, m, child.IsReady, func() error { return nil })
 			report, ended := i.reported(child, ctx)
 			if ended {
 				i.ended(m, report)
@@ -302,16 +303,16 @@ func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
 			}
 			i.became(m, "its emergency was stopped: "+report.Message)
 		case temporal.IsWorkflowExecutionAlreadyStartedError(err):
-			if i.ask(ctx, m, &asked) {
+			if i.attend(ctx, m, told, func() error { return i.ask(ctx, m) }) {
 				pause = time.Second
 			}
-			report, told := i.news[m.Credential]
+			report, news := i.news[m.Credential]
 			delete(i.news, m.Credential)
-			if told && (report.Incident == i.status.Incident || len(m.alive(report.Contained)) == 0) {
+			if news && (report.Incident == i.status.Incident || len(m.alive(report.Contained)) == 0) {
 				i.ended(m, report)
 				return
 			}
-			if told {
+			if news {
 				i.became(m, "another emergency has ended, which did not end these keys")
 			}
 		default:
@@ -321,53 +322,53 @@ func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
 	}
 }
 
-// inquiry is how far an incident is with a rotation that runs.
-type inquiry struct {
-	silent time.Time     // since when it does not answer; zero when it does
-	every  time.Duration // how often one is asked that does
-}
-
-// ask has the rotation that runs become the emergency, waits for some time, and sees whether it has heard that. It tells whether it is
-// worthwhile to begin a child at once.
-func (i *incidentRun) ask(ctx workflow.Context, m *IncidentMember, a *inquiry) (gone bool) {
-	told := func() bool { _, told := i.news[m.Credential]; return told }
-	asked := workflow.Now(ctx)
+// ask has the rotation that runs become the emergency.
+func (i *incidentRun) ask(ctx workflow.Context, m *IncidentMember) error {
 	err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
 		Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
 	}).Get(ctx, nil)
-	if err != nil {
-		return true // it has ended meanwhile
+	if err == nil {
+		i.became(m, "asked the rotation that runs")
 	}
-	i.became(m, "asked the rotation that runs")
-	if news, _ := workflow.AwaitWithTimeout(ctx, askAgain, told); news {
-		return true
-	}
-	input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: i.emergency().Emergency, Credential: m.Credential}}
-	input.End = !a.silent.IsZero() && workflow.Now(ctx).Sub(a.silent) >= takeoverTimeout
-	var is activities.Takeover
-	if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {
-		i.became(m, "nobody can tell how the rotation that runs stands: "+cause(err))
-		return false
-	}
-	switch is {
-	case activities.TakeoverHeard:
-		i.became(m, "the rotation that runs takes it over")
-		a.silent = time.Time{}
-		_, _ = workflow.AwaitWithTimeout(ctx, a.every, told)
-		a.every = min(2*a.every, longestLook)
-	case activities.TakeoverSilent:
-		if a.silent.IsZero() {
-			a.silent = asked
+	return err
+}
+
+// attend waits until what has the credential's workflow ID has ended, and sees now and then whether it answers, after asking it. What does
+// not for a while is ended. It tells whether it is worthwhile to begin a child at once.
+func (i *incidentRun) attend(ctx workflow.Context, m *IncidentMember, over func() bool, ask func() error) (gone bool) {
+	var silent time.Time // since when it does not answer; zero when it does
+	for every, wait := lookAgain, askAgain; ; {
+		asked := workflow.Now(ctx)
+		if ask() != nil {
+			return true // it has ended meanwhile
 		}
-		i.became(m, "the rotation that runs does not answer; it is ended "+a.silent.Add(takeoverTimeout).UTC().Format(time.TimeOnly))
-	default:
-		if input.End {
-			i.note("%s: the rotation that ran did not answer, and was ended", m.Credential)
+		if ended, _ := workflow.AwaitWithTimeout(ctx, wait, over); ended {
+			return true
 		}
-		*a = inquiry{every: lookAgain}
-		return true
+		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: i.emergency().Emergency, Credential: m.Credential}}
+		input.End = !silent.IsZero() && workflow.Now(ctx).Sub(silent) >= takeoverTimeout
+		var is activities.Takeover
+		if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {
+			i.became(m, "nobody can tell how its rotation stands: "+cause(err))
+			wait, every = every, min(2*every, longestLook)
+			continue
+		}
+		switch is {
+		case activities.TakeoverHeard:
+			i.became(m, "containing")
+			silent, wait, every = time.Time{}, every, min(2*every, longestLook)
+		case activities.TakeoverSilent:
+			if wait = askAgain; silent.IsZero() {
+				silent = asked
+			}
+			i.became(m, "what runs does not answer; it is ended "+silent.Add(takeoverTimeout).UTC().Format(time.TimeOnly))
+		default:
+			if input.End {
+				i.note("%s: what ran did not answer, and was ended", m.Credential)
+			}
+			return true
+		}
 	}
-	return false
 }
 
 // reported waits for the end of a child. It is none when the child was stopped: its keys may be alive.

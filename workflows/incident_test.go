@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
@@ -28,13 +27,16 @@ import (
 )
 
 // newIncidents is a crisis whose environment has incidents, and passes signals on.
-func newIncidents(t *testing.T) *crisis {
+func newIncidents(t *testing.T) *crisis { return newIncidentsWith(t, workflows.EmergencyRotation) }
+
+// newIncidentsWith has other emergencies.
+func newIncidentsWith(t *testing.T, emergency func(workflow.Context, workflows.RotationInput) (workflows.Report, error)) *crisis {
 	t.Helper()
 	c := newCrisis(t)
 	c.env = temporaltest.NewEnvironment()
 	c.clock.Store(c.env)
 	c.env.RegisterActivity(c.do)
-	c.env.RegisterWorkflow(workflows.EmergencyRotation)
+	c.env.RegisterWorkflowWithOptions(emergency, workflow.RegisterOptions{Name: "EmergencyRotation"})
 	c.env.RegisterWorkflow(workflows.Incident)
 	return c
 }
@@ -126,19 +128,38 @@ func TestWhatDoesNotAnswerAnIncidentIsEnded(t *testing.T) {
 // An emergency that was stopped is begun again: what is exposed must end.
 func TestAnEmergencyThatWasStoppedIsBegunAgain(t *testing.T) {
 	t.Parallel()
-	c := newIncidents(t)
 	begun := 0
-	c.env.OnWorkflow(workflows.EmergencyRotation, mock.Anything, mock.Anything).Return(
-		func(ctx workflow.Context, in workflows.RotationInput) (workflows.Report, error) {
-			if begun++; begun == 1 {
-				return workflows.Report{}, temporal.NewCanceledError()
-			}
-			return workflows.EmergencyRotation(ctx, in)
-		})
+	c := newIncidentsWith(t, func(ctx workflow.Context, in workflows.RotationInput) (workflows.Report, error) {
+		if begun++; begun == 1 {
+			return workflows.Report{}, temporal.NewCanceledError()
+		}
+		return workflows.EmergencyRotation(ctx, in)
+	})
 	end := c.beside(nil, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
 	assert.Equal(t, workflows.Contained, end.Outcome, end.Message)
 	assert.Equal(t, 2, begun)
 	assert.Contains(t, fmt.Sprint(end.Timeline), "its emergency was stopped")
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+}
+
+// An emergency that is stuck is ended, and begun again.
+func TestAnEmergencyThatDoesNotAnswerIsBegunAgain(t *testing.T) {
+	t.Parallel()
+	begun := 0
+	c := newIncidentsWith(t, func(ctx workflow.Context, in workflows.RotationInput) (workflows.Report, error) {
+		if begun++; begun == 1 {
+			workflow.GetSignalChannel(ctx, "end").Receive(ctx, nil)
+			return workflows.Report{}, temporal.NewCanceledError()
+		}
+		return workflows.EmergencyRotation(ctx, in)
+	})
+	c.query = func(string) (converter.EncodedValue, error) { return nil, errors.New("its workflow task fails") }
+	c.terminate = func(id string) error { return c.env.SignalWorkflowByID(id, "end", nil) }
+	end := c.beside(nil, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
+	assert.Equal(t, workflows.Contained, end.Outcome, end.Message)
+	assert.Equal(t, 2, begun)
+	assert.Less(t, end.ContainedAt.Sub(end.Since), 3*time.Minute)
+	assert.Contains(t, fmt.Sprint(end.Timeline), "did not answer, and was ended")
 	assert.Equal(t, []string{"new-1 active"}, c.keys())
 }
 

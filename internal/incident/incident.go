@@ -30,9 +30,11 @@ const (
 	// DefaultDeadline is what a declaration says when nobody says another one.
 	DefaultDeadline = inventory.Duration(15 * time.Minute)
 	maxDeadline     = inventory.Duration(7 * 24 * time.Hour)
-	maxCredentials  = 2000
-	maxKeys         = 20 // of one credential
-	maxReason       = 1000
+	// lasts is for how long after its deadline an incident may see to what it began.
+	lasts          = 24 * time.Hour
+	maxCredentials = 2000
+	maxKeys        = 20 // of one credential
+	maxReason      = 1000
 )
 
 // Declaration is what is signed.
@@ -133,6 +135,18 @@ func (d Declaration) Good(at time.Time) error {
 		return fmt.Errorf("declaration: it is signed at %s, which is to come", d.SignedAt.UTC().Format(time.RFC3339))
 	case at.After(d.Expires.Add(Skew)):
 		return fmt.Errorf("declaration: it was good until %s: sign another one", d.Expires.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Lasts tells why an incident may not see to what it began any more, such as a freeze of deployments or a run that does not answer; nil
+// when it may. Of keys it says nothing: that does Good, and after the first effect the store's metadata.
+func (d Declaration) Lasts(at time.Time) error {
+	switch end := d.SignedAt.Add(d.Deadline.Std() + lasts); {
+	case at.Add(Skew).Before(d.SignedAt):
+		return fmt.Errorf("declaration: it is signed at %s, which is to come", d.SignedAt.UTC().Format(time.RFC3339))
+	case at.After(end):
+		return fmt.Errorf("declaration: its incident was to be over by %s: sign another one", end.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
