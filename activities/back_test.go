@@ -3,6 +3,7 @@ package activities_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
@@ -86,4 +88,34 @@ func TestWhoReadsCurrentIsBackWhenItMoved(t *testing.T) {
 	c.run("RestoreLabels")
 	kept, _ := c.metadata().Key(c.retiring.KeyID)
 	assert.Equal(t, c.now(), kept.DeliveredAt)
+}
+
+// A rollback whose key to go back to ends after CURRENT has moved leads to no dead end: the next rotation goes on with the other key.
+func TestAKeyThatEndsAfterTheRollbackIsNotTheLastOne(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote", "RestoreLabels")
+	require.NoError(t, c.world.Issuer("payments-api").(providers.Disabler).Disable(t.Context(), c.retiring)) // by hand
+	c.wait(time.Minute)
+	c.byRun = "the-next-run"
+	var plan policy.Plan
+	c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
+	require.NotNil(t, plan.Resume, "%v", plan.Refusals)
+	assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+}
+
+// What was reported while keyturn had the key disabled says nothing of a later disabling by hand.
+func TestADisablingByHandHasAReportOfItsOwn(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "Promote", "Disable", "Enable")
+	enabled, _ := c.metadata().Key("key-old")
+	assert.Zero(t, enabled.DisablingReport)
+	c.wait(time.Hour)
+	require.NoError(t, c.world.Issuer("payments-api").(providers.Disabler).Disable(t.Context(), c.retiring))
+	c.run("Disable")
+	byHand, _ := c.metadata().Key("key-old")
+	list, err := c.world.Issuer("payments-api").List(t.Context())
+	require.NoError(t, err)
+	at := slices.IndexFunc(list, func(k key.Info) bool { return k.KeyID == "key-old" })
+	assert.True(t, byHand.DisablingAt.IsZero())
+	assert.False(t, byHand.DisablingReport.After(list[at].ReportedAt))
 }

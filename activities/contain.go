@@ -184,19 +184,20 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 	if s.declared == nil || !slices.Contains(s.declared.Keys(s.spec.Credential.Name), in.Key.KeyID) {
 		return Destroyed{}, fmt.Errorf("%w: it does not list this key", ErrDeclaration)
 	}
-	late, all := !a.Now().Before(s.deadline(*in.Emergency)), s.declared.Keys(s.spec.Credential.Name)
+	all := s.declared.Keys(s.spec.Credential.Name)
+	late := func() bool { return !a.Now().Before(s.deadline(*in.Emergency)) } // asked again when the look has taken its time
 	whoeverUsesIt := func(f policy.Facts) bool {
-		return late || policy.Expose(s.spec.Credential, f, all).Frees.KeyID == in.Key.KeyID
+		return late() || policy.Expose(s.spec.Credential, f, all).Frees.KeyID == in.Key.KeyID
 	}
 	facts, d, err := s.judge(ctx, judgement{
 		gather: func(ctx context.Context) (policy.Facts, error) {
-			if late { // no instance holds it up
-				return s.facts(ctx, false)
+			if late() { // no instance holds it up
+				return s.settledKeys(ctx, false, in.Key.KeyID)
 			}
 			return s.settled(ctx, in.Key.KeyID)
 		},
 		may: func(f policy.Facts) policy.Decision {
-			return policy.MayContain(s.spec.Credential, f, in.Key, all, late)
+			return policy.MayContain(s.spec.Credential, f, in.Key, all, late())
 		},
 		kept: func(f policy.Facts) string {
 			if current, _ := f.Version(key.Current); !whoeverUsesIt(f) {
@@ -207,6 +208,9 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 	})
 	if err != nil {
 		return Destroyed{}, err
+	}
+	if owned, ours := facts.Metadata.Key(in.Key.KeyID); ours { // by which version it is probed once it is gone
+		in.Key.StoreVersion = owned.StoreVersion
 	}
 	in.Key = facts.Named(in.Key)
 	if !d.OK {
@@ -219,7 +223,7 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 	}
 	k, live := facts.Live(in.Key.KeyID)
 	if live {
-		if facts.Metadata, err = s.ending(ctx, facts.Metadata, in.Key.KeyID); err != nil {
+		if facts.Metadata, err = s.ending(ctx, facts.Metadata, in.Key); err != nil {
 			return Destroyed{}, err
 		}
 		destroy := s.destroy
@@ -237,12 +241,16 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 	return a.dead(ctx, s, in.Rotation, facts, in.Key, d)
 }
 
-// ending notes that a key is about to be destroyed of which there is no record, so that nobody takes it for one that never was.
-func (s *site) ending(ctx context.Context, judged key.Metadata, keyID string) (key.Metadata, error) {
-	if _, ours := judged.Key(keyID); ours {
+// ending notes that a key is about to be destroyed of which there is no record, so that nobody takes it for one that never was. One that
+// the store has gets a record, by which it can be probed when it is gone.
+func (s *site) ending(ctx context.Context, judged key.Metadata, ref key.Ref) (key.Metadata, error) {
+	if _, ours := judged.Key(ref.KeyID); ours {
 		return judged, nil
 	}
-	return s.noting(ctx, keyID, func(i *key.Incident) *[]string { return &i.Ending })
+	if ref.StoreVersion != "" {
+		return s.mark(ctx, ref, func(*key.Owned) {})
+	}
+	return s.noting(ctx, ref.KeyID, func(i *key.Incident) *[]string { return &i.Ending })
 }
 
 // noting adds to a list of the emergency's a key to which it is about to do something.
@@ -289,9 +297,5 @@ func (a *Activities) disableExposed(ctx context.Context, s *site, in ContainInpu
 
 // deadline is when the exposed keys are destroyed whoever uses them.
 func (s *site) deadline(e Emergency) time.Time {
-	since := e.Since
-	if since.Before(s.declared.SignedAt) { // a workflow that says an earlier time wins nothing
-		since = s.declared.SignedAt
-	}
-	return since.Add(s.declared.Deadline.Std())
+	return s.declared.Begun(e.Since).Add(s.declared.Deadline.Std())
 }

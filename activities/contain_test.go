@@ -309,3 +309,21 @@ func TestAnEmergencyAsksNobody(t *testing.T) {
 	c.run("Issue")
 	assert.Len(t, c.keys(), 2)
 }
+
+// A key that is gone is probed with its stored value, also by an attempt that finds it gone: what is accepted still is not said to be dead.
+func TestAnExposedKeyIsProbedWheneverTheProcessDied(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.declare("key-old")
+	for _, step := range []string{"Issue", "DeliverWave", "Promote"} {
+		c.run(step)
+	}
+	c.dies(death{op: memory.OpDestroy, call: 1, phase: memory.After})
+	_, err := c.contains("key-old")
+	require.Error(t, err)
+	require.True(t, c.died.Load())
+	d, err := c.contains("key-old")
+	require.NoError(t, err)
+	assert.True(t, d.Decision.OK, d.Decision.Message)
+	assert.Contains(t, d.Probe, "refused by the issuer's self-test")
+}

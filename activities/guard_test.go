@@ -315,10 +315,12 @@ func TestALookBackIsByTheRightClock(t *testing.T) {
 	asked.AskedAt = c.now().Add(-30 * time.Second)
 	require.NoError(t, c.attempt("LookBack", asked, nil, 1))
 	c.do.Ahead = func(context.Context) time.Duration { return 2 * time.Hour }
-	looks := 0
-	c.world.On(memory.OpCheck, func(memory.Phase) { looks++ })
+	lists, checks := 0, 0
+	c.world.On(memory.OpList, func(memory.Phase) { lists++ })
+	c.world.On(memory.OpCheck, func(memory.Phase) { checks++ })
 	c.isNotYet(c.attempt("Watch", c.subject(), nil, 1))
-	assert.Zero(t, looks)
+	assert.Zero(t, lists, "which keys have ended is judged by the clock")
+	assert.NotZero(t, checks, "whether consumers are well is not")
 }
 
 // A key that the issuer does not list is not destroyed unjudged: whether it is gone, the probe tells.

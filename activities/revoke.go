@@ -116,6 +116,9 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 			mine.DisabledAt = time.Time{}
 		case before.State != key.Active: // by another run, or by somebody else: from now on it counts for this one, with a soak of its own
 			mine.Spent, mine.Approvals, mine.DisabledAt = append(mine.Spent, mine.Approvals...), nil, time.Time{}
+			if mine.DisablingAt.IsZero() { // what was reported of an earlier disabling of ours says nothing of theirs
+				mine.DisablingReport = before.ReportedAt
+			}
 		case !mine.BeingDisabled() || !ownDoing: // else it is finished, on the approvals that it was begun on
 			mine.Spent, mine.Approvals = append(mine.Spent, mine.Approvals...), nil
 			mine.DisablingAt, mine.DisablingReport, mine.DisabledAt = begun, before.ReportedAt, time.Time{}
@@ -254,7 +257,7 @@ func (a *Activities) takeBack(ctx context.Context, s *site, r Rotation, disabler
 		if !cleared.DisablingAt.Equal(mine.DisablingAt) {
 			return errUnchanged // it was disabled anew
 		}
-		cleared.DisablingAt, cleared.DisabledAt = time.Time{}, time.Time{}
+		cleared.DisablingAt, cleared.DisablingReport, cleared.DisabledAt = time.Time{}, time.Time{}, time.Time{}
 		cleared.Spent, cleared.Approvals = append(cleared.Spent, cleared.Approvals...), nil
 		return nil
 	}); err != nil {

@@ -67,7 +67,10 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return err
 	}
 	if d := policy.MayTurnBack(s.spec.Credential, facts, retiring, incoming); !d.OK && (!mine.DeliveredAt.IsZero() || !mine.PromotedAt.IsZero()) {
-		return forbidden(ctx, d) // the next rotation goes on with it
+		if err := s.noWayBack(ctx, facts, retiring); err != nil { // the next rotation goes on with it
+			return err
+		}
+		return forbidden(ctx, d)
 	}
 	if facts.Metadata, err = a.markTurnedBack(ctx, s, incoming); err != nil {
 		return err

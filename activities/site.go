@@ -192,7 +192,12 @@ func (s *site) seen(ctx context.Context, f policy.Facts) ([]policy.Instance, err
 // settled gathers the facts, and when the issuer does not list one of the keys, or one that a mint intent tells
 // of, once more after the time that it needs to settle: one look alone does not prove that a key is gone.
 func (s *site) settled(ctx context.Context, keyIDs ...string) (policy.Facts, error) {
-	facts, err := s.facts(ctx, true)
+	return s.settledKeys(ctx, true, keyIDs...)
+}
+
+// settledKeys is settled, with what instances say or without.
+func (s *site) settledKeys(ctx context.Context, instances bool, keyIDs ...string) (policy.Facts, error) {
+	facts, err := s.facts(ctx, instances)
 	if err != nil {
 		return facts, err
 	}
@@ -206,7 +211,7 @@ func (s *site) settled(ctx context.Context, keyIDs ...string) (policy.Facts, err
 		if err := patience.Pause(ctx, settle); err != nil {
 			return facts, err
 		}
-		return s.facts(ctx, true)
+		return s.facts(ctx, instances)
 	}
 	return facts, nil
 }

@@ -70,11 +70,9 @@ func (a *Activities) Watch(ctx context.Context, r Rotation) (policy.Decision, er
 	if err != nil {
 		return policy.Decision{}, forTemporal(err)
 	}
-	if err := a.clockIsRight(ctx); err != nil { // which keys have ended is judged by it
-		return policy.Decision{}, notYet(err.Error(), 0)
-	}
 	st := remembered(ctx)
 	keys := activity.GetInfo(ctx).Attempt%keysEvery == 1 || st.Lost > 0 || a.Now().Sub(st.Asked) >= keysWithin
+	keys = keys && a.clockIsRight(ctx) == nil // by which it is judged which keys have ended
 	w := a.watch(ctx, s, r, &st, keys)
 	if ctx.Err() != nil {
 		return policy.Decision{}, notYet("the worker stops; another goes on watching", 0)
@@ -290,11 +288,15 @@ func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
 	}
 	st := remembered(ctx)
 	before := st
-	w := a.watch(ctx, s, r, &st, true)
+	wrong := a.clockIsRight(ctx) // by which it is judged which keys have ended
+	w := a.watch(ctx, s, r, &st, wrong == nil)
 	if ctx.Err() != nil {
 		return notYet("the worker stops; another goes on waiting", 0)
 	}
-	if w.budget.Reason == policy.BudgetBreached { // that the key is gone may be why
+	switch {
+	case wrong != nil:
+		w.keys = policy.Decision{Message: wrong.Error()}
+	case w.budget.Reason == policy.BudgetBreached: // that the key is gone may be why
 		w.keys = s.bothAccepted(ctx, r, &st)
 	}
 	if w.keys.Reason == policy.RetiringGone && st.Lost >= inARow {

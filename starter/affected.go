@@ -210,6 +210,14 @@ const (
 // suspects are the keys of a rotation that runs that are exposed. One that has only one of them yet has that.
 func suspects(s workflows.Status, suspect string) []string {
 	retiring, incoming := s.Retiring.KeyID, s.Incoming.KeyID
+	for _, k := range s.Keys { // one that is dead is not the one that leaked now
+		switch {
+		case k.State == workflows.KeyDestroyed && k.Key == workflows.RoleRetiring:
+			retiring = ""
+		case k.State == workflows.KeyDestroyed && k.Key == workflows.RoleIncoming:
+			incoming = ""
+		}
+	}
 	var keys []string
 	switch suspect {
 	case suspectIncoming:

@@ -85,6 +85,8 @@ func TestSuspects(t *testing.T) {
 	t.Parallel()
 	both := workflows.Status{Retiring: key.Ref{KeyID: "old"}, Incoming: key.Ref{KeyID: "new"}}
 	early := workflows.Status{Retiring: key.Ref{KeyID: "old"}}
+	done := both
+	done.Keys = []workflows.KeyMoment{{Key: workflows.RoleIncoming, State: workflows.KeyCurrent}, {Key: workflows.RoleRetiring, State: workflows.KeyDestroyed}}
 	first := workflows.Status{Incoming: key.Ref{KeyID: "new"}}
 	for _, x := range []struct {
 		status  workflows.Status
@@ -93,6 +95,7 @@ func TestSuspects(t *testing.T) {
 	}{
 		{both, suspectRetiring, []string{"old"}}, {both, suspectIncoming, []string{"new"}}, {both, suspectBoth, []string{"old", "new"}},
 		{early, suspectRetiring, []string{"old"}}, {early, suspectIncoming, []string{}}, {early, suspectBoth, []string{"old"}},
+		{done, suspectRetiring, []string{"new"}}, {done, suspectBoth, []string{"new"}},
 		{first, suspectRetiring, []string{"new"}}, {first, suspectIncoming, []string{"new"}}, {first, suspectBoth, []string{"new"}},
 	} {
 		assert.Equal(t, x.want, suspects(x.status, x.suspect), "%v %s", x.status, x.suspect)

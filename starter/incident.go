@@ -185,7 +185,11 @@ func printIncident(w io.Writer, s workflows.IncidentStatus) {
 	for _, m := range s.Credentials {
 		var dead []string
 		for _, k := range m.Contained {
-			dead = append(dead, k.At.Sub(s.Since).Round(time.Second).String())
+			if k.Absent {
+				dead = append(dead, k.KeyID+" unknown")
+				continue
+			}
+			dead = append(dead, k.KeyID+" "+k.At.Sub(s.Since).Round(time.Second).String())
 		}
 		rows = append(rows, []string{plain(m.Credential), plain(strings.Join(m.Exposed, ", ")), m.State, strings.Join(dead, ", "), plain(m.Current.KeyID)})
 	}

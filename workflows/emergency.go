@@ -86,11 +86,7 @@ func (r *rotation) emergency() error {
 			return err
 		}
 	}
-	since := r.in.Emergency.Since
-	if since.Before(d.SignedAt) {
-		since = d.SignedAt
-	}
-	deadline, exposed := since.Add(d.Deadline.Std()), d.Keys(r.Status.Credential)
+	deadline, exposed := d.Begun(r.in.Emergency.Since).Add(d.Deadline.Std()), d.Keys(r.Status.Credential)
 	r.enter(PhaseContain, fmt.Sprintf("Ending %s, exposed by %s: %s", strings.Join(exposed, ", "), d.Incident, d.Reason))
 	r.note("%s: %s. Exposed: %s", d.Incident, d.Reason, strings.Join(exposed, ", "))
 	r.tell(notifyAlert, "emergency", "Emergency: exposed keys of "+r.Status.Credential,
@@ -182,10 +178,7 @@ func (r *rotation) replace(until time.Time, exposed []string) error {
 	if !issued.Decision.OK {
 		return fmt.Errorf("the incoming key does not work: %s", issued.Decision.Message)
 	}
-	delivered := r.deliverToAll(until)
-	if errors.Is(delivered, errLate) {
-		return delivered
-	}
+	// CURRENT moves first: who reads the store by themselves have the key from then on, and nobody holds that up.
 	r.Promoted = true
 	var d policy.Decision
 	if err := r.before(until, promoting.urgent(), act.Promote, r.acting(), &d); err != nil {
@@ -196,7 +189,7 @@ func (r *rotation) replace(until time.Time, exposed []string) error {
 	}
 	r.became(RoleIncoming, KeyCurrent)
 	r.note("promoted key %s to CURRENT", r.Status.Incoming.KeyID)
-	return delivered
+	return r.deliverToAll(until)
 }
 
 // retires names one of the exposed keys as the retiring one, for display and the record.
@@ -266,7 +259,11 @@ func (r *rotation) endAll(exposed []string, deadline time.Time) error {
 	if len(trouble) > 0 {
 		return failed(StepFailed, "NOT CONTAINED: %s", strings.Join(trouble, "; "))
 	}
-	r.tell(notifyAlert, "contained", "Contained: exposed keys of "+r.Status.Credential, r.contained())
+	subject := "Contained: exposed keys of " + r.Status.Credential
+	if slices.ContainsFunc(r.Report.Contained, func(k ContainedKey) bool { return k.Absent }) {
+		subject = "NOT CONTAINED: an exposed key of " + r.Status.Credential + " is not known"
+	}
+	r.tell(notifyAlert, "contained", subject, r.contained())
 	return nil
 }
 
@@ -278,6 +275,7 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 		r.Revokes++
 		input := activities.ContainInput{Rotation: *r.acting(), Key: key.Ref{KeyID: id}}
 		var d activities.Destroyed
+		late := workflow.Now(r.ctx).Sub(deadline) > time.Minute // by any worker's clock
 		err := r.run(containing.urgent(), act.Contain, &input, &d)
 		left := deadline.Sub(workflow.Now(r.ctx))
 		switch {
@@ -295,7 +293,7 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 			}
 			r.note("exposed key %s is dead: %s", id, cmp.Or(d.Probe, d.Decision.Message))
 			return nil
-		case left < -time.Minute: // what still holds it does not pass
+		case late: // what still holds it is no consumer, and does not pass
 			return errors.New(d.Decision.Message)
 		}
 		r.note("exposed key %s is alive: %s", id, d.Decision.Message)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/temporaltest"
+	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -210,6 +212,9 @@ func TestAnExposedKeyThatNobodyKnows(t *testing.T) {
 	assert.Equal(t, "The issuer has no key key-odl: ended before, or mistyped. Consumers are sent to key-old.", report.Message)
 	require.Len(t, report.Contained, 1)
 	assert.True(t, report.Contained[0].Absent)
+	assert.True(t, slices.ContainsFunc(c.world.Notifications(), func(n providers.Notification) bool {
+		return n.Subject == "NOT CONTAINED: an exposed key of payments-api is not known"
+	}))
 	assert.Equal(t, []string{"key-old active"}, c.keys())
 	assert.Zero(t, c.refused())
 }
@@ -281,6 +286,27 @@ func TestTheDeadlineFiresWhateverConsumersDo(t *testing.T) {
 	require.Len(t, report.Contained, 1)
 	assert.WithinDuration(t, c.began.Add(20*time.Second), report.Contained[0].At, 15*time.Second)
 	assert.Equal(t, []string{"new-1 active"}, c.keys())
+}
+
+// CURRENT moves before the wave is waited for: at the deadline, with a wave that lasts as long, everybody but who cannot be reached has
+// the other key.
+func TestOneThatCannotBeReachedHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	c.world.Befall(func(_ context.Context, call memory.Call) error {
+		if call.Op == memory.OpDeliver && call.Instance == "checkout-b" {
+			return errors.New("no route to host")
+		}
+		return nil
+	})
+	c.do.PollEvery = 200 * time.Millisecond
+	c.credential.WaveTimeout = inventory.Duration(10 * time.Second) // of real time
+	_, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"}, func(d *incident.Declaration) {
+		d.Deadline = inventory.Duration(2 * time.Second)
+	})})
+	report := c.failure(err)
+	require.Len(t, report.Contained, 1, report.Message)
+	assert.Equal(t, []string{"issue new-1", "promote ", "destroy key-old"}, c.happened(memory.OpIssue, memory.OpPromote, memory.OpDestroy))
 }
 
 // A declaration that proves nothing moves nothing: no key is minted, none is destroyed, and a rotation that runs goes on.

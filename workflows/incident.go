@@ -125,16 +125,22 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		done.Add(1)
 		workflow.Go(i.ctx, func(ctx workflow.Context) {
 			defer done.Done()
+			if n >= atOnce { // their inputs do not fit into one workflow task
+				_ = workflow.Sleep(ctx, time.Duration(n/atOnce)*100*time.Millisecond)
+			}
 			i.awaitOthers(ctx, &i.status.Credentials[n])
 			i.follow(ctx, &i.status.Credentials[n])
 		})
 	}
 	done.Wait(i.ctx)
 	i.over = true
-	i.freezing.Wait(i.ctx)
 	i.end()
+	i.freezing.Wait(i.ctx)
 	return i.status, nil
 }
+
+// atOnce is how many emergencies begin in one workflow task.
+const atOnce = 20
 
 // prove sees who declared the incident, and that it is this one.
 func (i *incidentRun) prove() error {
@@ -183,11 +189,14 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 	for over := false; !over; {
 		until := workflow.Now(ctx).Add(freezeLasts)
 		frozen, err := i.hooks(ctx, act.Freeze, until)
-		if err != nil {
+		nothing := i.status.FrozenUntil.IsZero()
+		switch {
+		case err != nil && nothing:
 			i.note("deployments are not frozen: %s", cause(err))
 			return
-		}
-		if len(frozen.Done)+len(frozen.Failed) == 0 {
+		case err != nil:
+			frozen.Failed = []string{cause(err)}
+		case len(frozen.Done)+len(frozen.Failed) == 0:
 			return // there are no hooks
 		}
 		if len(frozen.Done) > 0 {
@@ -339,8 +348,11 @@ func (i *incidentRun) attend(ctx workflow.Context, m *IncidentMember, over func(
 	var silent time.Time // since when it does not answer; zero when it does
 	for every, wait := lookAgain, askAgain; ; {
 		asked := workflow.Now(ctx)
-		if ask() != nil {
-			return true // it has ended meanwhile
+		if ask() != nil && silent.IsZero() {
+			wait = time.Second // it has ended, or takes no signal any more
+		}
+		if left := i.status.Deadline.Sub(asked); left > 0 {
+			wait = min(wait, max(left, askAgain), lookAgain) // it is not left alone before the deadline
 		}
 		if ended, _ := workflow.AwaitWithTimeout(ctx, wait, over); ended {
 			return true
@@ -414,7 +426,7 @@ func (s IncidentStatus) Dead() (dead, exposed int) {
 // alive are the exposed keys that are not among those that somebody saw dead.
 func (m IncidentMember) alive(dead []ContainedKey) []string {
 	return slices.DeleteFunc(slices.Clone(m.Exposed), func(id string) bool {
-		return slices.ContainsFunc(dead, func(k ContainedKey) bool { return k.KeyID == id })
+		return slices.ContainsFunc(dead, func(k ContainedKey) bool { return k.KeyID == id && !k.Absent })
 	})
 }
 
@@ -440,7 +452,7 @@ func (i *incidentRun) end() {
 	for _, m := range i.status.Credentials {
 		if left := m.alive(m.Contained); len(left) > 0 {
 			alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.Message))
-		} else if m.Outcome != Completed || slices.ContainsFunc(m.Contained, func(k ContainedKey) bool { return k.Absent }) {
+		} else if m.Outcome != Completed {
 			owed = append(owed, fmt.Sprintf("%s: %s", m.Credential, m.Message))
 		}
 	}

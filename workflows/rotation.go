@@ -25,7 +25,7 @@ func Rotation(ctx workflow.Context, in RotationInput) (Report, error) {
 	switch err = r.rotate(); {
 	case errors.Is(err, errFull):
 		return Report{}, r.continueAsNew()
-	case r.takeover != nil && asTurn(err).Outcome == Superseded:
+	case r.takeover != nil && r.superseded() != nil:
 		return Report{}, r.handOver()
 	}
 	return r.end(err)

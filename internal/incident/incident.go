@@ -150,3 +150,15 @@ func (d Declaration) Lasts(at time.Time) error {
 	}
 	return nil
 }
+
+// Begun is when an incident began that says so: by none of its declaration's times can that be too early or too late.
+func (d Declaration) Begun(since time.Time) time.Time {
+	latest := d.Expires.Add(Skew)
+	switch {
+	case since.Before(d.SignedAt):
+		return d.SignedAt
+	case since.After(latest):
+		return latest
+	}
+	return since
+}

@@ -92,3 +92,12 @@ func TestUntilWhenADeclarationIsGood(t *testing.T) {
 		}
 	}
 }
+
+// Whoever says when an incident began moves its deadline neither before the signature nor far beyond the declaration's own end.
+func TestWhenAnIncidentBegan(t *testing.T) {
+	t.Parallel()
+	d := leak()
+	assert.Equal(t, noon, d.Begun(noon.Add(-100*time.Hour)))
+	assert.Equal(t, noon.Add(time.Minute), d.Begun(noon.Add(time.Minute)))
+	assert.Equal(t, d.Expires.Add(incident.Skew), d.Begun(noon.Add(100*time.Hour)))
+}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -88,12 +89,13 @@ func (f Facts) unpromoted(c inventory.Credential, k key.Info) *Resume {
 	return r
 }
 
-// promotable tells whether a staged key can become CURRENT: it is PENDING, or CURRENT is no live key, so that a rollback that took
-// PENDING from it led nowhere.
+// promotable tells whether a staged key can become CURRENT: it is PENDING, or a rollback that led nowhere took that from it: CURRENT is
+// no live key, or the key was CURRENT before and has PREVIOUS now.
 func (f Facts) promotable(incoming key.Ref) bool {
 	pending, _ := f.Version(key.Pending)
 	current, _ := f.Version(key.Current)
-	return incoming.StoreVersion != "" && (pending.ID == incoming.StoreVersion || current.ID != "" && current.KeyID == "")
+	previous, _ := f.Version(key.Previous)
+	return incoming.StoreVersion != "" && (slices.Contains([]string{pending.ID, previous.ID}, incoming.StoreVersion) || current.ID != "" && current.KeyID == "")
 }
 
 // turnsBack tells whether a rotation turned back from a key, to one that consumers can go back to still.
