@@ -312,9 +312,7 @@ func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
 			}
 			i.became(m, "its emergency was stopped: "+report.Message)
 		case temporal.IsWorkflowExecutionAlreadyStartedError(err):
-			if i.attend(ctx, m, told, func() error { return i.ask(ctx, m) }) {
-				pause = time.Second
-			}
+			i.attend(ctx, m, told, func() error { return i.ask(ctx, m) })
 			report, news := i.news[m.Credential]
 			delete(i.news, m.Credential)
 			if news && (report.Incident == i.status.Incident || len(m.alive(report.Contained)) == 0) {
@@ -343,8 +341,8 @@ func (i *incidentRun) ask(ctx workflow.Context, m *IncidentMember) error {
 }
 
 // attend waits until what has the credential's workflow ID has ended, and sees now and then whether it answers, after asking it. What does
-// not for a while is ended. It tells whether it is worthwhile to begin a child at once.
-func (i *incidentRun) attend(ctx workflow.Context, m *IncidentMember, over func() bool, ask func() error) (gone bool) {
+// not for a while is ended.
+func (i *incidentRun) attend(ctx workflow.Context, m *IncidentMember, over func() bool, ask func() error) {
 	var silent time.Time // since when it does not answer; zero when it does
 	for every, wait := lookAgain, askAgain; ; {
 		asked := workflow.Now(ctx)
@@ -355,7 +353,7 @@ func (i *incidentRun) attend(ctx workflow.Context, m *IncidentMember, over func(
 			wait = min(wait, max(left, askAgain), lookAgain) // it is not left alone before the deadline
 		}
 		if ended, _ := workflow.AwaitWithTimeout(ctx, wait, over); ended {
-			return true
+			return
 		}
 		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: i.emergency().Emergency, Credential: m.Credential}}
 		input.End = !silent.IsZero() && workflow.Now(ctx).Sub(silent) >= takeoverTimeout
@@ -378,7 +376,7 @@ func (i *incidentRun) attend(ctx workflow.Context, m *IncidentMember, over func(
 			if input.End {
 				i.note("%s: what ran did not answer, and was ended", m.Credential)
 			}
-			return true
+			return
 		}
 	}
 }

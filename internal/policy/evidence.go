@@ -205,7 +205,7 @@ func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Dec
 	pushed := slices.DeleteFunc(slices.Clone(f.Instances), func(i Instance) bool {
 		return i.Pulls && i.Wave != inventory.CanaryWave
 	})
-	return mayPromote(c, f, retiring, incoming, f.promotable(incoming), pushed)
+	return mayPromote(c, f, retiring, incoming, f.promotable(c, incoming), pushed)
 }
 
 // mayPromote waits for these instances; stored tells whether the incoming key is stored as it must be.

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -83,19 +82,21 @@ func ended(last *key.LastRotation, owned key.Owned) bool {
 
 func (f Facts) unpromoted(c inventory.Credential, k key.Info) *Resume {
 	r := f.begun(c, k)
-	if r == nil || r.Promoted() || !f.promotable(r.Incoming) || f.turnsBack(c, r.Incoming) {
+	if r == nil || r.Promoted() || !f.promotable(c, r.Incoming) || f.turnsBack(c, r.Incoming) {
 		return nil
 	}
 	return r
 }
 
 // promotable tells whether a staged key can become CURRENT: it is PENDING, or a rollback that led nowhere took that from it: CURRENT is
-// no live key, or the key was CURRENT before and has PREVIOUS now.
-func (f Facts) promotable(incoming key.Ref) bool {
+// no live key, or it is one that the rotation cannot turn back to any more, and the staged key has PREVIOUS.
+func (f Facts) promotable(c inventory.Credential, incoming key.Ref) bool {
 	pending, _ := f.Version(key.Pending)
 	current, _ := f.Version(key.Current)
 	previous, _ := f.Version(key.Previous)
-	return incoming.StoreVersion != "" && (slices.Contains([]string{pending.ID, previous.ID}, incoming.StoreVersion) || current.ID != "" && current.KeyID == "")
+	owned, _ := f.Metadata.Key(incoming.KeyID)
+	restored := previous.ID == incoming.StoreVersion && owned.PromotedAt.IsZero() && !f.turnsBack(c, incoming)
+	return incoming.StoreVersion != "" && (pending.ID == incoming.StoreVersion || restored || current.ID != "" && current.KeyID == "")
 }
 
 // turnsBack tells whether a rotation turned back from a key, to one that consumers can go back to still.
