@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -114,6 +115,7 @@ func (a *Activities) holdsTo(ctx context.Context, s *site, r Rotation) error {
 			return err
 		}
 		m.Incident = &key.Incident{ID: d.Incident, Digest: digest, At: a.Now().UTC()}
+		m.Exposed = exposedBy(m.Exposed, d, name)
 		return nil
 	})
 	if err != nil {
@@ -121,6 +123,16 @@ func (a *Activities) holdsTo(ctx context.Context, s *site, r Rotation) error {
 	}
 	s.declared = &d
 	return nil
+}
+
+// exposedBy adds the keys that a declaration lists to those that are known to be exposed.
+func exposedBy(known map[string]string, d incident.Declaration, credential string) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, known)
+	for _, id := range d.Keys(credential) {
+		all[id] = d.Incident
+	}
+	return all
 }
 
 // exposed are the keys that the declaration lists and the issuer still has.
@@ -153,7 +165,9 @@ func (a *Activities) AssessExposure(ctx context.Context, r Rotation) (policy.Exp
 	if err != nil {
 		return policy.Exposure{}, forTemporal(fmt.Errorf("looking at the keys of %q: %w", s.spec.Credential.Name, err))
 	}
-	return policy.Expose(s.spec.Credential, facts, d.Keys(s.spec.Credential.Name)), nil
+	name := s.spec.Credential.Name
+	facts.Metadata.Exposed = exposedBy(facts.Metadata.Exposed, d, name) // as the first effect is going to write it
+	return policy.Expose(s.spec.Credential, facts, d.Keys(name), r.ID), nil
 }
 
 // ContainInput names an exposed key.
@@ -187,7 +201,7 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 	all := s.declared.Keys(s.spec.Credential.Name)
 	late := func() bool { return !a.Now().Before(s.deadline(*in.Emergency)) } // asked again when the look has taken its time
 	whoeverUsesIt := func(f policy.Facts) bool {
-		return late() || policy.Expose(s.spec.Credential, f, all).Frees.KeyID == in.Key.KeyID
+		return late() || policy.Expose(s.spec.Credential, f, all, in.ID).Frees.KeyID == in.Key.KeyID
 	}
 	facts, d, err := s.judge(ctx, judgement{
 		gather: func(ctx context.Context) (policy.Facts, error) {
@@ -197,7 +211,7 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 			return s.settled(ctx, in.Key.KeyID)
 		},
 		may: func(f policy.Facts) policy.Decision {
-			return policy.MayContain(s.spec.Credential, f, in.Key, all, late())
+			return policy.MayContain(s.spec.Credential, f, in.Key, all, in.ID, late())
 		},
 		kept: func(f policy.Facts) string {
 			if current, _ := f.Version(key.Current); !whoeverUsesIt(f) {

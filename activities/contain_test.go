@@ -52,6 +52,7 @@ func (c *crashCase) isContained() {
 	assert.Empty(t, m.Intents)
 	assert.Empty(t, m.Debt)
 	assert.Nil(t, m.Incident, "the declaration is used up")
+	assert.Empty(t, m.Exposed, "it is gone")
 	c.everybodyHolds(c.incoming)
 	c.auditHas(audit.EmergencyBegun, audit.KeyIssued, audit.KeyPromoted, audit.KeyDestroyed, audit.ProbeRefused, audit.RotationEnded)
 }
@@ -186,6 +187,28 @@ func TestAnExposedKeyThatCannotBeDestroyedIsDisabled(t *testing.T) {
 	var enabled policy.Decision
 	c.execute("Enable", c.subject(), &enabled)
 	assert.Equal(t, policy.RetiringKeyDisabled, enabled.Reason)
+	assert.Contains(t, c.keys(), "key-old disabled")
+}
+
+// Nor does one that had disabled it itself, before it was taken over: that it is exposed is known for as long as it lives.
+func TestAnExposedKeyThatWasDisabledBeforeIsNotEnabled(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	for _, step := range []string{"Issue", "DeliverWave", "Promote", "Disable"} {
+		c.run(step)
+	}
+	c.declare("key-old")
+	c.world.Fail(memory.OpDestroy, providers.ErrDenied, 100)
+	d, err := c.contains("key-old")
+	require.NoError(t, err)
+	require.Equal(t, policy.NotDestroyed, d.Decision.Reason, d.Decision.Message)
+	c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "completed"}, nil)
+	require.Equal(t, map[string]string{"key-old": incident.ID("leak")}, c.metadata().Exposed)
+	c.emergency, c.byRun = nil, "the-next-run"
+	var enabled policy.Decision
+	c.execute("Enable", c.subject(), &enabled)
+	assert.Equal(t, policy.RetiringKeyDisabled, enabled.Reason)
+	assert.Contains(t, enabled.Message, "exposed, by incident/leak")
 	assert.Contains(t, c.keys(), "key-old disabled")
 }
 

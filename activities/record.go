@@ -140,6 +140,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	}
 	m.Lease, m.Ended, m.Incident = nil, s.lease.Run, nil // it is given back with this
 	resolve(&m, policy.Resolved(facts, s.spec.Credential.Adopt))
+	m.Exposed = stillExposed(facts)
 	m.Debt = debt(facts, s.spec.Credential.Adopt, left, unproved, m.Debt, a.Now())
 	outcome := ended(facts, in, s.declared != nil, len(s.exposed(facts)), len(m.Debt) > 0)
 	if current, ok := facts.Version(key.Current); ok {
@@ -216,6 +217,21 @@ func ended(f policy.Facts, in RecordInput, emergency bool, exposed int, owes boo
 		return outcomeRolledBack
 	}
 	return outcomeFailed
+}
+
+// stillExposed are the exposed keys that are not gone.
+func stillExposed(f policy.Facts) map[string]string {
+	left := map[string]string{}
+	for id, by := range f.Metadata.Exposed {
+		_, live := f.Live(id)
+		if _, ours := f.Metadata.Key(id); live || ours {
+			left[id] = by
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return left
 }
 
 // settled is the last rotation after a run that was to end what it left alive. One that was cut off, before its end was

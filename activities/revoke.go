@@ -183,29 +183,35 @@ func (a *Activities) Enable(ctx context.Context, r Rotation) (policy.Decision, e
 	if err != nil {
 		return policy.Decision{}, forTemporal(fmt.Errorf("enabling key %s of %q again: %w", r.Retiring.KeyID, s.spec.Credential.Name, err))
 	}
-	if left {
-		return policy.Decision{Reason: policy.RetiringKeyDisabled, Message: fmt.Sprintf("key %s was not disabled by keyturn, and is left disabled", r.Retiring.KeyID)}, nil
+	if left != "" {
+		return policy.Decision{Reason: policy.RetiringKeyDisabled, Message: left}, nil
 	}
 	return policy.Decision{OK: true, Reason: policy.Allowed, Message: fmt.Sprintf("key %s is not disabled any more", r.Retiring.KeyID)}, nil
 }
 
-// enable tells whether the key is left disabled, since somebody else did that.
-func (a *Activities) enable(ctx context.Context, s *site, r Rotation) (left bool, err error) {
+// enable tells why the key is left disabled: somebody else did that, or it is exposed. Empty when it is not.
+func (a *Activities) enable(ctx context.Context, s *site, r Rotation) (left string, err error) {
 	disabler, can := s.issuer.(providers.Disabler)
 	if !can {
-		return false, nil
+		return "", nil
 	}
 	facts, err := s.facts(ctx, false)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	r.Retiring = facts.Named(r.Retiring)
 	mine, _ := facts.Metadata.Key(r.Retiring.KeyID)
-	if mine.DisablingAt.IsZero() {
-		k, _ := facts.Live(r.Retiring.KeyID)
-		return k.State == key.Disabled, nil
+	k, _ := facts.Live(r.Retiring.KeyID)
+	may := policy.MayEnable(s.spec.Credential, facts, r.Retiring)
+	switch {
+	case may.Reason == policy.KeyExposed:
+		return may.Message, nil
+	case k.State == key.Disabled && mine.DisablingAt.IsZero():
+		return fmt.Sprintf("key %s was not disabled by keyturn, and is left disabled", k.KeyID), nil
+	case mine.DisablingAt.IsZero():
+		return "", nil
 	}
-	return false, a.takeBack(ctx, s, r, disabler, facts, mine)
+	return "", a.takeBack(ctx, s, r, disabler, facts, mine)
 }
 
 // takeBack enables what keyturn disabled.

@@ -152,8 +152,8 @@ func (r *rotation) replace(until time.Time, exposed []string) error {
 	if r.Status.Retiring = x.Current; !x.Incoming.IsZero() {
 		r.Status.Incoming = x.Incoming
 	}
-	if id := r.Status.Incoming.KeyID; id != "" && (slices.Contains(exposed, id) || !slices.Contains(x.Keys, id)) {
-		r.Status.Incoming = key.Ref{} // what was minted for this rotation is exposed, too, or gone
+	if id := r.Status.Incoming.KeyID; id != "" && (slices.Contains(exposed, id) || !slices.Contains(x.Stored, id)) {
+		r.Status.Incoming = key.Ref{} // what was minted for this rotation is exposed, too, or gone, or its value is
 		r.Ordinal++
 	}
 	if !x.Frees.IsZero() {

@@ -31,6 +31,9 @@ type Metadata struct {
 	Intents []Intent `json:"intents,omitempty"`
 	// Keys are the keys that are ours: live ones, and dead ones of which something is left to clean up.
 	Keys []Owned `json:"keys,omitempty"`
+	// Exposed are the keys that incidents declared exposed, and by which one each was, until they are gone: whatever else becomes of one,
+	// nobody is sent to it again, and it is enabled for nobody.
+	Exposed map[string]string `json:"exposed,omitempty"`
 	// LastRotation is how the last one ended.
 	LastRotation *LastRotation `json:"lastRotation,omitempty"`
 	// RotateBy is when the cryptoperiod of the current key ends.

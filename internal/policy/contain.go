@@ -19,13 +19,14 @@ type Exposure struct {
 	// Frees is the exposed key that must end before another one can be issued, since all slots are taken: first of all one that
 	// consumers are not sent to. Zero when there is a slot, or none is needed.
 	Frees key.Ref `json:"frees,omitzero"`
-	// Alive are the exposed keys that the issuer still has, Keys the IDs of all that it has.
-	Alive []key.Ref `json:"alive,omitempty"`
-	Keys  []string  `json:"keys,omitempty"`
+	// Alive are the exposed keys that the issuer still has, Stored the IDs of all that it has whose value is in the store.
+	Alive  []key.Ref `json:"alive,omitempty"`
+	Stored []string  `json:"stored,omitempty"`
 }
 
-// Expose tells how the keys of a credential stand when these are exposed.
-func Expose(c inventory.Credential, f Facts, exposed []string) Exposure {
+// Expose tells how the keys of a credential stand when those are exposed that an incident declared so, to the emergency with that
+// rotation ID.
+func Expose(c inventory.Credential, f Facts, exposed []string, rotation string) Exposure {
 	var x Exposure
 	if k, live := f.Live(f.currentKeyID(c.Adopt)); live {
 		x.Current, x.CurrentExposed = f.Ref(k), slices.Contains(exposed, k.KeyID)
@@ -37,17 +38,19 @@ func Expose(c inventory.Credential, f Facts, exposed []string) Exposure {
 		owned, _ := f.Metadata.Key(keyID)
 		ref := f.Ref(k)
 		usable := standing == StandingIncoming && k.State == key.Active && !owned.VerifiedAt.IsZero() && ref.StoreVersion != ""
-		if usable && !slices.Contains(exposed, keyID) {
+		if usable && !slices.Contains(exposed, keyID) && (owned.Rotation == rotation || MayResume(c, f, ref).OK) {
 			x.Incoming, x.Rotation = ref, owned.Rotation
 		}
 	}
 	for _, k := range f.Keys {
-		x.Keys = append(x.Keys, k.KeyID)
+		if f.Ref(k).StoreVersion != "" {
+			x.Stored = append(x.Stored, k.KeyID)
+		}
 		if slices.Contains(exposed, k.KeyID) {
 			x.Alive = append(x.Alive, f.Ref(k))
 		}
 	}
-	if x.CurrentExposed && x.Incoming.IsZero() && f.full(c, exposed) {
+	if x.CurrentExposed && x.Incoming.IsZero() && f.full(c, exposed, rotation) {
 		for _, k := range x.Alive {
 			if x.Frees.IsZero() || x.Frees.KeyID == x.Current.KeyID {
 				x.Frees = k
@@ -57,12 +60,14 @@ func Expose(c inventory.Credential, f Facts, exposed []string) Exposure {
 	return x
 }
 
-// full tells whether no other key can be issued before one ends. What an interrupted mint left is not counted: issuing goes on with it,
-// or clears it away.
-func (f Facts) full(c inventory.Credential, exposed []string) bool {
+// full tells whether no other key can be issued before one ends. What an interrupted mint left is not counted: issuing goes on with that
+// of the same rotation, and clears the rest away. A key that another rotation left is: nobody takes that away in an emergency.
+func (f Facts) full(c inventory.Credential, exposed []string, rotation string) bool {
 	standings, kept := f.Standings(c.Adopt), 0
 	for _, k := range f.Keys {
-		mint := slices.Contains([]Standing{StandingIncoming, StandingOrphan, StandingUnproved}, standings[k.KeyID])
+		owned, ours := f.Metadata.Key(k.KeyID)
+		mint := standings[k.KeyID] == StandingOrphan || standings[k.KeyID] == StandingUnproved || ours && Lost(owned) ||
+			standings[k.KeyID] == StandingIncoming && (!ours || owned.Rotation == rotation && owned.VerifiedAt.IsZero())
 		if !mint || slices.Contains(exposed, k.KeyID) {
 			kept++
 		}
@@ -73,7 +78,7 @@ func (f Facts) full(c inventory.Credential, exposed []string) bool {
 // MayContain judges whether one of the exposed keys may be destroyed: as soon as every instance is on the key in CURRENT, and on no
 // other, and that one works; whoever still uses it, once the incident's deadline has passed, or where no other key can be issued before
 // this one frees its slot.
-func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, late bool) Decision {
+func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, rotation string, late bool) Decision {
 	k, live := f.Live(exposed.KeyID)
 	current, _ := f.Version(key.Current)
 	switch {
@@ -83,7 +88,7 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, 
 		return Decision{OK: true, Reason: KeyGone, Message: message("key %s does not exist any more", exposed.KeyID)}
 	case late:
 		return allow("the incident's deadline has passed: key %s is destroyed, whoever still uses it", k.KeyID)
-	case Expose(c, f, all).Frees.KeyID == exposed.KeyID:
+	case Expose(c, f, all, rotation).Frees.KeyID == exposed.KeyID:
 		return allow("all %d slots of the issuer are taken, and no other key can be issued before one is free: key %s is destroyed, whoever still uses it", f.Capabilities.Slots, k.KeyID)
 	case current.KeyID == exposed.KeyID || current.KeyID == "":
 		return refuse(CurrentMoved, "consumers have no other key than the exposed one %s yet", exposed.KeyID)
@@ -110,4 +115,12 @@ func (f Facts) known(keyID string) bool {
 // CURRENT from.
 func MayPromoteAtOnce(c inventory.Credential, f Facts, retiring, incoming key.Ref) Decision {
 	return mayPromote(c, f, retiring, incoming, incoming.StoreVersion != "", nil)
+}
+
+// notExposed refuses a key that an incident declared exposed, for whatever sends consumers to it or lets them use it.
+func (f Facts) notExposed(keyID string) Decision {
+	if by, exposed := f.Metadata.Exposed[keyID]; exposed {
+		return refuse(KeyExposed, "key %s is exposed, by %s: nobody is sent to it, and it is enabled for nobody", keyID, by)
+	}
+	return allow("key %s is not known to be exposed", keyID)
 }

@@ -8,6 +8,9 @@ import (
 // MayDeliver judges whether a key may be brought to consumers: it is ours, the issuer accepts it, and one that
 // nobody had before was seen to work.
 func MayDeliver(c inventory.Credential, f Facts, wanted key.Ref) Decision {
+	if d := f.notExposed(wanted.KeyID); !d.OK {
+		return d
+	}
 	switch f.Standings(c.Adopt)[wanted.KeyID] {
 	case StandingCurrent:
 		if f.any(c, StandingIncoming) || !f.any(c, StandingRetired) { // the way back

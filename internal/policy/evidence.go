@@ -214,6 +214,9 @@ func mayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref, sto
 	if hasCurrent && current.KeyID == incoming.KeyID {
 		return allow("CURRENT is the incoming key already")
 	}
+	if d := f.notExposed(incoming.KeyID); !d.OK {
+		return d
+	}
 	if d := f.accepted(c, incoming.KeyID, IncomingNotLive); !d.OK {
 		return d
 	}

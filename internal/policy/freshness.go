@@ -77,7 +77,8 @@ func Missed(f Facts, disabled key.Ref) Decision {
 	if since.IsZero() { // somebody else disabled it, and keyturn found it so
 		since = owned.DisabledAt
 	}
-	if !live || k.State != key.Disabled || since.IsZero() || !f.Capabilities.ReportsUsage {
+	misused := !f.notExposed(disabled.KeyID).OK // who uses it is not who should have it back
+	if !live || k.State != key.Disabled || since.IsZero() || !f.Capabilities.ReportsUsage || misused {
 		return allow("nobody is known to miss key %s", disabled.KeyID)
 	}
 	if !owned.DisablingReport.IsZero() && !k.ReportedAt.IsZero() {

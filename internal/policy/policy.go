@@ -77,6 +77,7 @@ const (
 	RetiringMissed       Reason = "retiring-missed"
 	WayBackOver          Reason = "way-back-over"
 	NothingKept          Reason = "nothing-kept"
+	KeyExposed           Reason = "key-exposed"
 	NotDestroyed         Reason = "not-destroyed"
 	BudgetBreached       Reason = "budget-breached"
 	CheckFailing         Reason = "check-failing"

@@ -65,7 +65,7 @@ func (f Facts) begun(c inventory.Credential, k key.Info) *Resume {
 	ref := f.Ref(k)
 	switch {
 	case owned.Rotation == "", owned.VerifiedAt.IsZero(), ref.StoreVersion == "", !owned.KeptAt.IsZero(),
-		ended(f.Metadata.LastRotation, owned), !f.accepted(c, k.KeyID, IncomingNotLive).OK:
+		ended(f.Metadata.LastRotation, owned), !f.notExposed(k.KeyID).OK, !f.accepted(c, k.KeyID, IncomingNotLive).OK:
 		return nil
 	}
 	return &Resume{

@@ -37,6 +37,9 @@ func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
 		"and the retiring one is disabled":               {promoted(), func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, "current"},
 		"not when it turned back before it was promoted": {turnedBack(staged()), func(*policy.Facts) {}, ""},
 		"but when nothing leads back":                    {turnedBack(staged()), func(f *policy.Facts) { f.Keys = f.Keys[1:] }, "forward"},
+		"but when what it leads back to is exposed":      {turnedBack(staged()), func(f *policy.Facts) { expose(f, "key-old") }, "pending"},
+		"not with a key that is exposed":                 {staged(), func(f *policy.Facts) { expose(f, "key-new") }, ""},
+		"not with a CURRENT that is exposed":             {promoted(), func(f *policy.Facts) { expose(f, "key-new") }, ""},
 		"but when it is CURRENT still":                   {turnedBack(promoted()), func(*policy.Facts) {}, "current"},
 		"it failed, for want of a way back": {promoted(), func(f *policy.Facts) {
 			f.Metadata.LastRotation = &key.LastRotation{ID: owned(f).Rotation, Outcome: key.OutcomeFailed, At: now}

@@ -28,6 +28,7 @@ const (
 	FoundIncomingAlive   FindingKind = "incoming-key-alive"
 	FoundCopiesLeft      FindingKind = "copies-left"
 	FoundNotProved       FindingKind = "not-proved-dead"
+	FoundExposedAlive    FindingKind = "exposed-key-alive"
 	FoundCurrentNotLive  FindingKind = "current-not-live"
 	FoundCurrentDisabled FindingKind = "current-disabled"
 	FoundDrift           FindingKind = "drift"
@@ -41,12 +42,12 @@ const (
 
 // FindingKinds lists them all, those that need somebody soonest first.
 var FindingKinds = []FindingKind{
-	FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused,
+	FoundExposedAlive, FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused,
 	FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundNotProved, FoundOrphaned, FoundUnmanaged,
 }
 
 // alarming kinds are told as alerts; the others ask somebody to do something, in time.
-var alarming = []FindingKind{FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused}
+var alarming = []FindingKind{FoundExposedAlive, FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused}
 
 // Alarming tells whether a finding should wake somebody.
 func (f Finding) Alarming() bool { return slices.Contains(alarming, f.Kind) }
@@ -269,9 +270,14 @@ func (s *sweeping) keys() {
 	}
 	standings := f.Standings(c.Adopt)
 	for _, k := range f.Keys {
+		by, exposed := f.Metadata.Exposed[k.KeyID]
+		if exposed {
+			s.find(FoundExposedAlive, k.KeyID, fmt.Sprintf("key %s is exposed, by %s, and still alive (%s, last used %s)", k.KeyID, by, k.State, ago(k.LastUsedAt)),
+				fmt.Sprintf("end it: keyturn emergency %s --key %s --sign KEY --reason ...", c.Name, k.KeyID))
+		}
 		switch standings[k.KeyID] {
 		case StandingCurrent:
-			if k.State == key.Disabled {
+			if k.State == key.Disabled && !exposed {
 				s.find(FoundCurrentDisabled, k.KeyID, fmt.Sprintf("the current key %s is disabled at the issuer: who uses it is refused", k.KeyID),
 					"enable it at the issuer; if it was disabled since it is exposed, handle that as an emergency")
 			}

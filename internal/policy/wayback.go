@@ -14,6 +14,9 @@ func MayTurnBack(c inventory.Credential, f Facts, retiring, incoming key.Ref) De
 	if !live {
 		return refuse(RetiringGone, "key %s does not exist any more", retiring.KeyID)
 	}
+	if d := f.notExposed(retiring.KeyID); !d.OK {
+		return d
+	}
 	if from, _ := f.Metadata.Key(incoming.KeyID); !from.KeptAt.IsZero() {
 		return kept(from)
 	}
@@ -88,8 +91,11 @@ func kept(current key.Owned) Decision {
 }
 
 // MayEnable judges whether a key may be enabled again: it is ours, and was in use before. What keyturn disabled it may
-// always enable, also when nothing leads back to the key: somebody misses it.
+// always enable, also when nothing leads back to the key: somebody misses it; but never one that is exposed.
 func MayEnable(c inventory.Credential, f Facts, retiring key.Ref) Decision {
+	if d := f.notExposed(retiring.KeyID); !d.OK {
+		return d
+	}
 	switch f.Standings(c.Adopt)[retiring.KeyID] {
 	case StandingCurrent:
 		return allow("key %s is the current one of %s", retiring.KeyID, c.Name)

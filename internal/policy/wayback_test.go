@@ -30,6 +30,7 @@ func TestMayTurnBack(t *testing.T) {
 		}, policy.RetiringKeyNotLive},
 		"not when its value is in no store":      {func(_ *policy.Facts, r *key.Ref) { r.StoreVersion = "" }, policy.RetiringKeyNotLive},
 		"not when the rotation ended long since": {func(f *policy.Facts, _ *key.Ref) { f.Metadata.Keys[1].KeptAt = now }, policy.WayBackOver},
+		"not to one that is exposed":             {func(f *policy.Facts, _ *key.Ref) { expose(f, "key-old") }, policy.KeyExposed},
 		"whatever nobody could test": {func(f *policy.Facts, _ *key.Ref) {
 			f.Tests = map[string]policy.Test{"key-old": {Result: policy.TestUnknown}}
 		}, policy.Allowed},

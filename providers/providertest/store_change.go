@@ -134,6 +134,7 @@ func record() key.Metadata {
 			IssuedAt: at, Rotation: "r-1", VerifiedAt: at.Add(5), TestedUntil: at.Add(8), UsedAt: at.Add(9), Delivering: map[string]time.Time{"run/1/2": at}, AttestedAt: at, AttestedReport: at, DisablingReport: at, DisablingRun: "run", DisablingEvidence: "e0", ProbedAt: at, DeliveredAt: at.Add(1), TurnedBackAt: at.Add(7), PromotedAt: at.Add(2), KeptAt: at.Add(6), DisablingAt: at.Add(3),
 			DisabledAt: at.Add(4), Approvals: []string{"nonce-2"}, Spent: []string{"nonce-0", "nonce-1"},
 		}},
+		Exposed:      map[string]string{"k1": "incident/leak"},
 		LastRotation: &key.LastRotation{ID: "r-0", Outcome: "completed", At: at},
 		RotateBy:     at.Add(90 * 24 * time.Hour),
 		Debt:         []key.Debt{{Kind: "retired-key-alive", About: "k0 \"<&>\" é", Since: at}},

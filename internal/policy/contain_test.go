@@ -1,0 +1,97 @@
+package policy_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
+)
+
+// expose has an incident have declared a key exposed.
+func expose(f *policy.Facts, keyID string) {
+	f.Metadata.Exposed = map[string]string{keyID: "incident/leak"}
+}
+
+// What an incident declared exposed nobody is sent to, whoever asks, and it is enabled for nobody: also when the emergency is over.
+func TestNobodyIsSentToAnExposedKey(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		facts   policy.Facts
+		exposed key.Ref
+		judge   func(policy.Facts) policy.Decision
+	}{
+		"delivery of the retiring key": {promoted(), retiring, func(f policy.Facts) policy.Decision { return policy.MayDeliver(credential(), f, retiring) }},
+		"delivery of CURRENT":          {promoted(), incoming, func(f policy.Facts) policy.Decision { return policy.MayDeliver(credential(), f, incoming) }},
+		"delivery of the incoming key": {staged(), incoming, func(f policy.Facts) policy.Decision { return policy.MayDeliver(credential(), f, incoming) }},
+		"promotion":                    {staged(), incoming, func(f policy.Facts) policy.Decision { return policy.MayPromote(credential(), f, retiring, incoming) }},
+		"promotion at once": {staged(), incoming, func(f policy.Facts) policy.Decision {
+			return policy.MayPromoteAtOnce(credential(), f, retiring, incoming)
+		}},
+		"labels moved back":              {promoted(), retiring, func(f policy.Facts) policy.Decision { return policy.MayRestore(credential(), f, retiring, incoming) }},
+		"enabling what keyturn disabled": {disabled(), retiring, func(f policy.Facts) policy.Decision { return policy.MayEnable(credential(), f, retiring) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.True(t, x.judge(x.facts).OK, x.judge(x.facts).Message)
+			expose(&x.facts, x.exposed.KeyID)
+			assert.Equal(t, policy.KeyExposed, x.judge(x.facts).Reason)
+			assert.Contains(t, x.judge(x.facts).Message, "incident/leak")
+		})
+	}
+}
+
+// Who uses an exposed key after it was disabled does not miss it, but misuses it.
+func TestNobodyMissesAnExposedKey(t *testing.T) {
+	t.Parallel()
+	f := disabled()
+	f.Keys[0].LastUsedAt = now
+	assert.Equal(t, policy.RetiringMissed, policy.Missed(f, retiring).Reason)
+	expose(&f, "key-old")
+	assert.True(t, policy.Missed(f, retiring).OK)
+}
+
+// What takes the place of an exposed key, and which one ends first so that another can be issued.
+func TestExpose(t *testing.T) {
+	t.Parallel()
+	const emergency = "the-emergency"
+	others := func(f *policy.Facts) *key.Owned { return &f.Metadata.Keys[len(f.Metadata.Keys)-1] }
+	for name, x := range map[string]struct {
+		facts         policy.Facts
+		change        func(*policy.Facts)
+		incoming      string
+		frees         string
+		currentIsSafe bool
+	}{
+		"there is no other":                      {before(), func(*policy.Facts) {}, "", "", false},
+		"a rotation has minted one":              {staged(), func(*policy.Facts) {}, "key-new", "", false},
+		"a rotation has turned back from it":     {turnedBack(staged()), func(*policy.Facts) {}, "key-new", "", false},
+		"it is CURRENT already":                  {promoted(), func(*policy.Facts) {}, "", "", true},
+		"its value is in no store any more":      {staged(), func(f *policy.Facts) { f.Versions = f.Versions[:1] }, "", "key-old", false},
+		"another rotation left it untested":      {staged(), func(f *policy.Facts) { others(f).VerifiedAt = time.Time{} }, "", "key-old", false},
+		"this one has minted it, and not tested": {staged(), func(f *policy.Facts) { *others(f) = key.Owned{Ref: incoming, Rotation: emergency} }, "", "", false},
+		"a stranger has the other slot": {before(), func(f *policy.Facts) {
+			f.Keys = append(f.Keys, key.Info{KeyID: "stranger", State: key.Active})
+		}, "", "key-old", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := x.facts
+			x.change(&f)
+			expose(&f, "key-old")
+			got := policy.Expose(credential(), f, []string{"key-old"}, emergency)
+			assert.Equal(t, !x.currentIsSafe, got.CurrentExposed)
+			assert.Equal(t, x.incoming, got.Incoming.KeyID)
+			assert.Equal(t, x.frees, got.Frees.KeyID)
+		})
+	}
+}
+
+// disabled are the facts once keyturn has disabled the retiring key.
+func disabled() policy.Facts {
+	f := promoted()
+	f.Keys[0].State, f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = key.Disabled, now.Add(-time.Hour), now.Add(-time.Hour)
+	return f
+}
