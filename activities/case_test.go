@@ -228,13 +228,16 @@ func (c *crashCase) run(step string) {
 		require.True(c.t, destroyed.Decision.OK, destroyed.Decision.Message)
 	case "ProveDeclaration":
 		c.execute(step, activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, nil)
+	case "TellOfIncident":
+		c.execute(step, activities.NewsInput{Emergency: *c.emergency, News: activities.NewsBegun, At: c.now()}, nil)
+		require.NotEmpty(c.t, c.world.Notifications())
 	case "Freeze", "Unfreeze":
 		var frozen activities.Frozen
 		c.execute(step, activities.FreezeInput{Emergency: *c.emergency, Until: c.now().Add(time.Minute)}, &frozen)
 		require.Equal(c.t, activities.Frozen{Done: []string{"memory (1 of 1)"}}, frozen)
 		require.Equal(c.t, step == "Freeze", len(c.world.Freezes()) == 1)
 	case "Follow":
-		is, err := c.asks(true)
+		is, err := c.asks(true, false)
 		require.NoError(c.t, err)
 		require.Equal(c.t, activities.TakeoverGone, is)
 	case "AssessExposure":

@@ -159,6 +159,10 @@ var deaths = map[string][]death{
 		{memory.OpUnfreeze, 1, memory.Before, "deployments are frozen, until that ends by itself; the repeated activity ends it"},
 		{memory.OpUnfreeze, 1, memory.After, "deployments go on; the repeated activity finds nothing to end"},
 	},
+	"TellOfIncident": {
+		{memory.OpNotify, 1, memory.Before, "nobody was told; the repeated activity tells them"},
+		{memory.OpNotify, 1, memory.After, "people were told; the repeated activity tells them again, with the same ID"},
+	},
 	"AssessExposure": looks(memory.OpList),
 	"Contain": {
 		{memory.OpPutMetadata, 1, memory.After, "that the key in CURRENT is tested is written; the repeated activity judges anew and destroys the exposed one"},
@@ -191,7 +195,7 @@ var (
 		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "LookBack", "GatherEvidence", "Notify", "Log",
 		"Prove", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
-	contain = []string{"ProveDeclaration", "Freeze", "Follow", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "Unfreeze", "Record"}
+	contain = []string{"ProveDeclaration", "TellOfIncident", "Freeze", "Follow", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "Unfreeze", "Record"}
 	back    = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
 )
 
@@ -202,7 +206,7 @@ func TestDeaths(t *testing.T) {
 		switch name {
 		case "Enable", "RestoreLabels", "Discard":
 			order, ends = back, (*crashCase).isBack
-		case "ProveDeclaration", "Freeze", "Unfreeze", "Follow", "AssessExposure", "Contain":
+		case "ProveDeclaration", "TellOfIncident", "Freeze", "Unfreeze", "Follow", "AssessExposure", "Contain":
 			order, ends = contain, (*crashCase).isContained
 		}
 		if len(list) == 0 {

@@ -15,8 +15,9 @@ import (
 // TakeoverInput names the rotation that an incident has asked to become the emergency of a credential.
 type TakeoverInput struct {
 	DeclarationInput
-	// End has a run ended that does not answer.
-	End bool `json:"end,omitempty"`
+	// End has a run ended that does not answer, Late also one that has heard, and is not the emergency yet.
+	End  bool `json:"end,omitempty"`
+	Late bool `json:"late,omitempty"`
 }
 
 // Takeover is how the rotation of a credential stands to an incident.
@@ -28,14 +29,19 @@ const (
 	TakeoverHeard Takeover = "heard"
 	// TakeoverSilent: it runs, and does not say so: it is stuck, or no rotation of ours, or no worker has it.
 	TakeoverSilent Takeover = "silent"
+	// TakeoverEnded: it ran, and this has ended it.
+	TakeoverEnded Takeover = "ended"
 	// TakeoverGone: none runs, or not any more.
 	TakeoverGone Takeover = "gone"
 )
 
+// emergencyType is the workflow type of emergencies.
+const emergencyType = "EmergencyRotation"
+
 // askedFor is how long a rotation has to answer a question.
 const askedFor = 5 * time.Second
 
-// Follow asks the rotation of a credential whether it follows an incident, and ends it, when that is asked for and it does not: only by
+// Follow asks the rotation of a credential whether it follows an incident, and ends it, when that is asked for and it does not, or only says so: only by
 // a declaration whose incident may go on, and that lists an exposed key of this credential. Whatever was done is in the store, and the next run
 // goes on from there. Called again it looks again.
 func (a *Activities) Follow(ctx context.Context, in TakeoverInput) (Takeover, error) {
@@ -60,9 +66,12 @@ func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, er
 		return "", err
 	case !run.Running:
 		return TakeoverGone, nil
-	case a.heard(ctx, in.Credential, run.ID, d.Incident):
+	}
+	heard := a.heard(ctx, in.Credential, run.ID, d.Incident)
+	switch {
+	case heard && (run.Type == emergencyType || !in.Late):
 		return TakeoverHeard, nil
-	case !in.End:
+	case !heard && !in.End:
 		return TakeoverSilent, nil
 	}
 	id := WorkflowID(in.Credential)
@@ -74,11 +83,11 @@ func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, er
 		return "", err
 	}
 	var gone *serviceerror.NotFound
-	err = a.Runs.TerminateWorkflow(ctx, id, run.ID, "keyturn: "+d.Incident+" takes the credential over, and this run did not answer")
+	err = a.Runs.TerminateWorkflow(ctx, id, run.ID, "keyturn: "+d.Incident+" takes the credential over, and this run did not become its emergency")
 	if err != nil && !errors.As(err, &gone) {
-		return "", fmt.Errorf("ending run %s of %s, which does not answer: %w", run.ID, id, err)
+		return "", fmt.Errorf("ending run %s of %s, which does not become the emergency: %w", run.ID, id, err)
 	}
-	return TakeoverGone, nil
+	return TakeoverEnded, nil
 }
 
 // heard asks a run which incidents it follows. Who does not answer has not heard.

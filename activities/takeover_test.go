@@ -2,7 +2,6 @@ package activities_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -19,12 +18,14 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/temporaltest"
 )
 
 // aRun is the one rotation that Temporal has.
 type aRun struct {
 	activities.Runs
 	running bool
+	of      string // its workflow type
 	// follows are the incidents of which it says that it has heard; silence is why it says nothing.
 	follows []string
 	silence error
@@ -38,12 +39,12 @@ func (r *aRun) DescribeWorkflowExecution(context.Context, string, string) (*work
 		status = enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
 	}
 	return &workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
-		Execution: &commonpb.WorkflowExecution{WorkflowId: "rotation/payments-api", RunId: "the-run"}, Status: status,
+		Execution: &commonpb.WorkflowExecution{WorkflowId: "rotation/payments-api", RunId: "the-run"}, Status: status, Type: &commonpb.WorkflowType{Name: r.of},
 	}}, nil
 }
 
 func (r *aRun) QueryWorkflow(context.Context, string, string, string, ...any) (converter.EncodedValue, error) {
-	return answer{map[string]any{"incidents": r.follows}}, r.silence
+	return temporaltest.Answer{Of: map[string]any{"incidents": r.follows}}, r.silence
 }
 
 func (r *aRun) TerminateWorkflow(_ context.Context, _, run, why string, _ ...any) error {
@@ -57,22 +58,10 @@ func (r *aRun) TerminateWorkflow(_ context.Context, _, run, why string, _ ...any
 	return nil
 }
 
-// answer is what a query returns.
-type answer struct{ of any }
-
-func (a answer) HasValue() bool { return true }
-func (a answer) Get(into any) error {
-	text, err := json.Marshal(a.of)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, into)
-}
-
 // asks is what Follow answers about the rotation.
-func (c *crashCase) asks(end bool) (is activities.Takeover, err error) {
+func (c *crashCase) asks(end, late bool) (is activities.Takeover, err error) {
 	c.t.Helper()
-	in := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, End: end}
+	in := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, End: end, Late: late}
 	return is, c.attempt("Follow", in, &is, 2)
 }
 
@@ -82,21 +71,24 @@ func TestARotationThatDoesNotAnswerAnIncidentIsEnded(t *testing.T) {
 	for name, x := range map[string]struct {
 		run   aRun
 		end   bool
+		late  bool
 		want  activities.Takeover
 		ended int
 	}{
-		"none runs":                       {aRun{}, true, activities.TakeoverGone, 0},
-		"it has heard":                    {aRun{running: true, follows: []string{incident.ID("leak")}}, true, activities.TakeoverHeard, 0},
-		"it does not answer":              {aRun{running: true, silence: errors.New("nobody polls")}, false, activities.TakeoverSilent, 0},
-		"it does not answer for too long": {aRun{running: true, silence: errors.New("nobody polls")}, true, activities.TakeoverGone, 1},
-		"it follows another incident":     {aRun{running: true, follows: []string{incident.ID("other")}}, true, activities.TakeoverGone, 1},
+		"none runs":                           {aRun{}, true, true, activities.TakeoverGone, 0},
+		"it has heard":                        {aRun{running: true, of: "Rotation", follows: []string{incident.ID("leak")}}, true, false, activities.TakeoverHeard, 0},
+		"it has heard, and that was long ago": {aRun{running: true, of: "Rotation", follows: []string{incident.ID("leak")}}, false, true, activities.TakeoverEnded, 1},
+		"it is the emergency":                 {aRun{running: true, of: "EmergencyRotation", follows: []string{incident.ID("leak")}}, true, true, activities.TakeoverHeard, 0},
+		"it does not answer":                  {aRun{running: true, silence: errors.New("nobody polls")}, false, true, activities.TakeoverSilent, 0},
+		"it does not answer for too long":     {aRun{running: true, silence: errors.New("nobody polls")}, true, false, activities.TakeoverEnded, 1},
+		"it follows another incident":         {aRun{running: true, follows: []string{incident.ID("other")}}, true, false, activities.TakeoverEnded, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCase(t)
 			c.declare("key-old")
 			c.do.Runs = &x.run
-			is, err := c.asks(x.end)
+			is, err := c.asks(x.end, x.late)
 			require.NoError(t, err)
 			assert.Equal(t, x.want, is)
 			assert.Len(t, x.run.ended, x.ended)
@@ -112,7 +104,7 @@ func TestDeathWhileARotationIsEnded(t *testing.T) {
 	c.declare("key-old")
 	run := &aRun{running: true, silence: errors.New("nobody polls"), dies: func() { panic("the process dies") }}
 	c.do.Runs = run
-	is, err := c.asks(true)
+	is, err := c.asks(true, false)
 	require.NoError(t, err)
 	assert.Equal(t, activities.TakeoverGone, is)
 	require.Len(t, run.ended, 1)
@@ -136,7 +128,7 @@ func TestWhoeverHasNoDeclarationEndsNoRotation(t *testing.T) {
 			bend(c)
 			run := &aRun{running: true, silence: errors.New("nobody polls")}
 			c.do.Runs = run
-			_, err := c.asks(true)
+			_, err := c.asks(true, false)
 			assert.Equal(t, activities.TypeDeclaration, (&signedCase{crashCase: c}).refusal(err).Type())
 			assert.Empty(t, run.ended)
 			assert.Empty(t, c.recorded(audit.RotationTerminated))

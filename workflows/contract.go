@@ -69,11 +69,11 @@ type Unfreeze struct {
 	By string `json:"by"`
 }
 
-// EndedName is the signal by which an emergency tells its incidents that it has ended: an EmergencyEnded.
-const EndedName = "emergency-ended"
+// NewsName is the signal by which an emergency tells its incidents that the exposed keys are dead, and that it has ended: an EmergencyNews.
+const NewsName = "emergency-news"
 
-// EmergencyEnded is the end of one credential's emergency.
-type EmergencyEnded struct {
+// EmergencyNews is how the emergency of one credential stands. Its report has an outcome once that has ended.
+type EmergencyNews struct {
 	Credential string `json:"credential"`
 	Report     Report `json:"report"`
 }

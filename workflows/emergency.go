@@ -90,7 +90,8 @@ func (r *rotation) emergency() error {
 	r.enter(PhaseContain, fmt.Sprintf("Ending %s, exposed by %s: %s", strings.Join(exposed, ", "), d.Incident, d.Reason))
 	r.note("%s: %s. Exposed: %s", d.Incident, d.Reason, strings.Join(exposed, ", "))
 	r.tell(notifyAlert, "emergency", "Emergency: exposed keys of "+r.Status.Credential,
-		fmt.Sprintf("%s: %s. %s: destroyed as soon as all consumers are on another key, and %s whoever still uses it.", d.Incident, d.Reason, strings.Join(exposed, ", "), deadline.UTC().Format(time.RFC3339)))
+		fmt.Sprintf("%s: %s. %s: destroyed as soon as all consumers are on another key, and %s whoever still uses it. Where deployments are frozen meanwhile, this lets them go on: keyturn incident unfreeze %s",
+			d.Incident, d.Reason, strings.Join(exposed, ", "), deadline.UTC().Format(time.RFC3339), d.Incident))
 	r.until(deadline)
 	r.waitFor("every consumer to be on another key", "time: at the deadline it goes on without those that are not")
 	replaced, err := r.replaceBy(deadline, exposed)
@@ -122,7 +123,7 @@ func (r *rotation) replaceBy(deadline time.Time, exposed []string) (bool, error)
 			return true, nil
 		case errors.Is(err, errLate):
 			continue
-		case isType(err, activities.TypeDeclaration, activities.TypeSpec, activities.TypeHeld):
+		case isType(err, activities.TypeDeclaration, activities.TypeSpec):
 			return false, failed(StepFailed, "NOT CONTAINED: %s", cause(err))
 		}
 		if why := cause(err); why != said {
@@ -264,14 +265,22 @@ func (r *rotation) endAll(exposed []string, deadline time.Time) error {
 		subject = "NOT CONTAINED: an exposed key of " + r.Status.Credential + " is not known"
 	}
 	r.tell(notifyAlert, "contained", subject, r.contained())
+	so := r.Report
+	so.Incoming = r.Status.Incoming
+	r.answer(so)
 	return nil
 }
 
+// heldFor is how long an emergency waits for a lease: whoever has it may not renew it for a term, which each worker counts by itself.
+const heldFor = 3 * key.LeaseTerm
+
+// endOne destroys an exposed key as soon as it may be.
 func (r *rotation) endOne(id string, deadline time.Time) error {
 	if slices.ContainsFunc(r.Report.Contained, func(k ContainedKey) bool { return k.KeyID == id }) {
 		return nil // it freed its slot
 	}
-	for {
+	held := "" // by whom, as was said last
+	for since := workflow.Now(r.ctx); ; {
 		r.Revokes++
 		input := activities.ContainInput{Rotation: *r.acting(), Key: key.Ref{KeyID: id}}
 		var d activities.Destroyed
@@ -279,6 +288,16 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 		err := r.run(containing.urgent(), act.Contain, &input, &d)
 		left := deadline.Sub(workflow.Now(r.ctx))
 		switch {
+		case isType(err, activities.TypeHeld) && workflow.Now(r.ctx).Sub(since) < heldFor:
+			if why := cause(err); why != held {
+				held = why
+				r.note("exposed key %s is alive: %s", id, why)
+				r.tell(notifyAlert, "emergency-held", "Emergency: "+r.Status.Credential+" is not contained yet", why)
+			}
+			if err := workflow.Sleep(r.ctx, 10*time.Second); err != nil {
+				return err
+			}
+			continue
 		case err != nil:
 			return err
 		case d.Decision.OK:
@@ -322,10 +341,10 @@ func (r *rotation) contained() string {
 	return strings.Join(append(said, fmt.Sprintf("Consumers are sent to %s.", r.Status.Incoming.KeyID)), " ")
 }
 
-// answer tells each incident that wanted this emergency how it ended; who is gone need not hear it.
+// answer tells each incident that wanted this emergency how it stands, or how it ended; who is gone need not hear it.
 func (r *rotation) answer(report Report) {
 	for _, id := range r.in.Emergency.Incidents {
-		err := workflow.SignalExternalWorkflow(r.ctx, id, "", EndedName, EmergencyEnded{Credential: r.Status.Credential, Report: report}).Get(r.ctx, nil)
+		err := workflow.SignalExternalWorkflow(r.ctx, id, "", NewsName, EmergencyNews{Credential: r.Status.Credential, Report: report}).Get(r.ctx, nil)
 		if err != nil {
 			workflow.GetLogger(r.ctx).Warn("an incident was not told", "incident", id, "error", err.Error())
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/temporaltest"
 	"github.com/keyturn/keyturn/providers"
@@ -38,7 +39,7 @@ type crisis struct {
 	*stage
 	ines ssh.Signer
 	// told are the ends that emergencies told incidents of.
-	told []workflows.EmergencyEnded
+	told []workflows.EmergencyNews
 }
 
 func newCrisis(t *testing.T) *crisis {
@@ -53,7 +54,7 @@ func newCrisis(t *testing.T) *crisis {
 	c.configure(worldConfig + fmt.Sprintf("freeze: [{type: memory}]\ntrust: {incidents: %q}\n", file))
 	c.hears()
 	c.query = func(string) (converter.EncodedValue, error) {
-		return queried{map[string]any{"incidents": []string{incident.ID("leak")}}}, nil
+		return temporaltest.Answer{Of: map[string]any{"incidents": []string{incident.ID("leak")}}}, nil
 	}
 	return c
 }
@@ -61,9 +62,11 @@ func newCrisis(t *testing.T) *crisis {
 // hears has the environment take what emergencies tell incidents.
 func (c *crisis) hears() {
 	c.env.RegisterWorkflow(workflows.EmergencyRotation)
-	c.env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, workflows.EndedName, mock.Anything).Return(
+	c.env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, workflows.NewsName, mock.Anything).Return(
 		func(_, _, _, _ string, told any) error {
-			c.told = append(c.told, told.(workflows.EmergencyEnded))
+			if news := told.(workflows.EmergencyNews); news.Report.Outcome != "" {
+				c.told = append(c.told, news)
+			}
 			return nil
 		})
 }
@@ -202,6 +205,22 @@ func TestAnEmergencyWithAllSlotsTaken(t *testing.T) {
 	})
 }
 
+// Whoever holds the credential without renewing that is waited for, and then the exposed key ends: an emergency does not give up.
+func TestAnEmergencyThatAnotherRunHolds(t *testing.T) {
+	t.Parallel()
+	c := newCrisis(t)
+	m := c.metadata()
+	m.Lease = &key.Lease{Namespace: "another", Workflow: workflows.WorkflowID("payments-api"), Rotation: "r", Run: "r", Term: key.LeaseTerm}
+	_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
+	require.NoError(t, err)
+	report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"})})
+	require.NoError(t, err)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	require.Len(t, report.Contained, 1)
+	assert.WithinDuration(t, c.began.Add(key.LeaseTerm), report.Contained[0].At, 5*time.Minute)
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+}
+
 // A key that nobody knows is not said to be dead.
 func TestAnExposedKeyThatNobodyKnows(t *testing.T) {
 	t.Parallel()
@@ -300,7 +319,7 @@ func TestOneThatCannotBeReachedHoldsUpNobodyElse(t *testing.T) {
 		return nil
 	})
 	c.do.PollEvery = 200 * time.Millisecond
-	c.credential.WaveTimeout = inventory.Duration(10 * time.Second) // of real time
+	c.credential.WaveTimeout = inventory.Duration(3 * time.Second) // of real time
 	_, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"}, func(d *incident.Declaration) {
 		d.Deadline = inventory.Duration(2 * time.Second)
 	})})

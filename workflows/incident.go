@@ -2,13 +2,11 @@ package workflows
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -96,6 +94,8 @@ type incidentRun struct {
 	over     bool
 	thaw     string
 	freezing workflow.WaitGroup
+	// telling is done once people were told all there was to tell.
+	telling workflow.WaitGroup
 }
 
 // Incident ends the exposed keys of some credentials: it starts the emergency of each, or has the rotation that runs become that, and
@@ -103,7 +103,7 @@ type incidentRun struct {
 // finished by what it began with: a cancellation of it stops nothing.
 func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, freezing: workflow.NewWaitGroup(own)}
+	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, freezing: workflow.NewWaitGroup(own), telling: workflow.NewWaitGroup(own)}
 	i.status = IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}
 	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.status, nil },
 		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
@@ -116,6 +116,8 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		return i.status, nil
 	}
 	workflow.Go(i.ctx, i.listen)
+	i.tell(i.ctx, activities.NewsBegun)
+	workflow.Go(i.ctx, i.watchDeadline)
 	if !in.NoFreeze {
 		i.freezing.Add(1)
 		workflow.Go(i.ctx, i.freeze)
@@ -129,13 +131,15 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 				_ = workflow.Sleep(ctx, time.Duration(n/atOnce)*100*time.Millisecond)
 			}
 			i.awaitOthers(ctx, &i.status.Credentials[n])
-			i.follow(ctx, &i.status.Credentials[n])
+			i.contain(ctx, &i.status.Credentials[n])
 		})
 	}
 	done.Wait(i.ctx)
 	i.over = true
 	i.end()
+	i.tell(i.ctx, activities.NewsEnded)
 	i.freezing.Wait(i.ctx)
+	i.telling.Wait(i.ctx)
 	return i.status, nil
 }
 
@@ -168,98 +172,95 @@ func (i *incidentRun) emergency() *Emergency {
 	}
 }
 
-// How long a freeze of deployments lasts that nobody renews, how often it is renewed, and how often one is that a hook has not.
+// listen takes the news of emergencies.
+func (i *incidentRun) listen(ctx workflow.Context) {
+	signals := workflow.GetSignalChannelWithOptions(ctx, NewsName, workflow.SignalChannelOptions{Description: "How an emergency stands, or that it has ended; sent by emergencies"})
+	for {
+		var told EmergencyNews
+		signals.Receive(ctx, &told)
+		if told.Report.Outcome != "" {
+			i.news[told.Credential] = told.Report
+			continue
+		}
+		for n := range i.status.Credentials {
+			if m := &i.status.Credentials[n]; m.Credential == told.Credential && m.Outcome == "" {
+				m.Current = told.Report.Incoming
+				i.dead(m, told.Report.Contained)
+				if len(m.alive(m.Contained)) == 0 {
+					i.became(m, "every exposed key is dead, and the emergency is ending")
+				}
+			}
+		}
+	}
+}
+
+// dead notes of which keys somebody saw that they are dead.
+func (i *incidentRun) dead(m *IncidentMember, keys []ContainedKey) {
+	m.Contained = keys
+	for _, k := range keys {
+		if !k.Absent && k.At.After(i.status.ContainedAt) {
+			i.status.ContainedAt = k.At
+		}
+	}
+}
+
+// contained tells whether every exposed key is dead.
+func (i *incidentRun) contained() bool {
+	dead, exposed := i.status.Dead()
+	return dead == exposed
+}
+
+// Past the deadline it is said how often that an exposed key may be alive. The first time is late enough for what the deadline sets off
+// to end.
 const (
-	freezeLasts   = 30 * time.Minute
-	freezeRenews  = 10 * time.Minute
-	freezeRetries = 30 * time.Second
+	lateAfter = time.Minute
+	lateAgain = time.Hour
 )
 
-// freeze keeps others from deploying while the incident goes on, where the worker configuration has hooks for that. Nothing waits for it,
-// and should this run end without its doing, the freeze does so by itself.
-func (i *incidentRun) freeze(ctx workflow.Context) {
-	defer i.freezing.Done()
-	signals := workflow.GetSignalChannelWithOptions(ctx, UnfreezeName, workflow.SignalChannelOptions{Description: "Have deployments go on before the incident has ended; sent by keyturn incident unfreeze"})
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		var asked Unfreeze
-		signals.Receive(ctx, &asked)
-		i.thaw = cmp.Or(asked.By, "somebody")
-	})
-	said := ""
-	for over := false; !over; {
-		until := workflow.Now(ctx).Add(freezeLasts)
-		frozen, err := i.hooks(ctx, act.Freeze, until)
-		nothing := i.status.FrozenUntil.IsZero()
-		switch {
-		case err != nil && nothing:
-			i.note("deployments are not frozen: %s", cause(err))
-			return
-		case err != nil:
-			frozen.Failed = []string{cause(err)}
-		case len(frozen.Done)+len(frozen.Failed) == 0:
-			return // there are no hooks
-		}
-		if len(frozen.Done) > 0 {
-			i.status.FrozenUntil = until
-			i.show()
-		}
-		if now := frozen.text("frozen by"); now != said {
-			said = now
-			i.note("deployments: %s; override with: keyturn incident unfreeze %s", now, i.status.Incident)
-		}
-		again := freezeRenews
-		if len(frozen.Failed) > 0 {
-			again = freezeRetries
-		}
-		over, _ = workflow.AwaitWithTimeout(ctx, again, func() bool { return i.over || i.thaw != "" })
-	}
-	if i.thaw != "" {
-		i.note("deployments go on, as %s asked for", i.thaw)
-	}
-	for range 3 {
-		frozen, err := i.hooks(ctx, act.Unfreeze, time.Time{})
-		if err == nil && len(frozen.Failed) == 0 {
-			i.status.FrozenUntil = time.Time{}
-			i.note("deployments: %s", frozen.text("unfrozen by"))
-			return
-		}
-		said = frozen.text("unfrozen by")
-		if err != nil {
-			said = cause(err)
-		}
-		_ = workflow.Sleep(ctx, 10*time.Second)
-	}
-	i.note("deployments may be frozen until %s, when that ends by itself: %s", i.status.FrozenUntil.UTC().Format(time.RFC3339), said)
-}
-
-// hooks asks all freeze hooks.
-func (i *incidentRun) hooks(ctx workflow.Context, activity any, until time.Time) (frozen frozenHooks, err error) {
-	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: i.emergency().Emergency, Until: until}).Get(ctx, &frozen)
-	return frozen, err
-}
-
-// frozenHooks is what hooks answered.
-type frozenHooks activities.Frozen
-
-func (f frozenHooks) text(done string) string {
-	var parts []string
-	if len(f.Done) > 0 {
-		parts = append(parts, done+" "+strings.Join(f.Done, ", "))
-	}
-	if len(f.Failed) > 0 {
-		parts = append(parts, "failed: "+strings.Join(f.Failed, "; "))
-	}
-	return strings.Join(parts, "; ")
-}
-
-// listen takes the news of emergencies that are none of its children.
-func (i *incidentRun) listen(ctx workflow.Context) {
-	signals := workflow.GetSignalChannelWithOptions(ctx, EndedName, workflow.SignalChannelOptions{Description: "An emergency has ended; sent by emergencies"})
+// watchDeadline says that the deadline has passed, as long as an exposed key may be alive, and when all are dead.
+func (i *incidentRun) watchDeadline(ctx workflow.Context) {
+	wait := i.status.Deadline.Add(lateAfter).Sub(workflow.Now(ctx))
 	for {
-		var told EmergencyEnded
-		signals.Receive(ctx, &told)
-		i.news[told.Credential] = told.Report
+		intime, _ := workflow.AwaitWithTimeout(ctx, wait, func() bool { return i.over || i.contained() })
+		switch {
+		case i.over:
+			return
+		case intime:
+			i.status.Message = ""
+			i.note("contained: every exposed key is dead")
+			i.tell(ctx, activities.NewsContained)
+			return
+		}
+		var alive []string
+		for _, m := range i.status.Credentials {
+			if left := m.alive(m.Contained); len(left) > 0 {
+				alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.State))
+			}
+		}
+		i.status.Message = outside.Lines("NOT CONTAINED YET, and the deadline has passed: "+strings.Join(alive, "; "), 4*outside.MaxText)
+		i.note("%s", i.status.Message)
+		i.tell(ctx, activities.NewsLate)
+		wait = lateAgain
 	}
+}
+
+// tell has all notifiers told how the incident stands; nothing waits for that but its end.
+func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
+	input := activities.NewsInput{Emergency: i.emergency().Emergency, News: news, At: workflow.Now(ctx).UTC(), Deadline: i.status.Deadline, Alive: map[string][]string{}}
+	for _, m := range i.status.Credentials {
+		if left := m.alive(m.Contained); len(left) > 0 {
+			input.Alive[m.Credential] = left
+		} else if m.Outcome != Completed {
+			input.Owed = append(input.Owed, m.Credential)
+		}
+	}
+	i.telling.Add(1)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer i.telling.Done()
+		if err := announcing.start(ctx, EmergencyQueue, act.TellOfIncident, input).Get(ctx, nil); err != nil {
+			i.note("not everybody was told that it is %s: %s", news, cause(err))
+		}
+	})
 }
 
 // awaitOthers waits for the emergencies of those that a credential was made with.
@@ -277,137 +278,13 @@ func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
 	_, _ = workflow.AwaitWithTimeout(ctx, i.status.Deadline.Sub(i.status.Since)/2, over)
 }
 
-// How an incident waits for a rotation that it asked to become an emergency.
-const (
-	// askAgain is how long one that does not answer is given until it is asked once more, and takeoverTimeout until it is ended.
-	askAgain        = 15 * time.Second
-	takeoverTimeout = time.Minute
-	// One that has heard is asked now and then whether it still answers.
-	lookAgain, longestLook = time.Minute, 15 * time.Minute
-)
-
-// follow begins the emergency of a credential, as often as it takes for one to come to its end: as a child, or, while a rotation runs,
-// by asking that. A rotation that ends in between is followed by a child, and so is whatever does not answer, which is ended.
-func (i *incidentRun) follow(ctx workflow.Context, m *IncidentMember) {
-	input := RotationInput{Credential: m.Credential, Emergency: i.emergency(), Reason: i.status.Reason, RequestedBy: i.in.RequestedBy}
-	if spec, given := i.in.Specs[m.Credential]; given {
-		input.Spec = spec
-	}
-	told := func() bool { _, told := i.news[m.Credential]; return told }
-	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
-		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
-			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: 1},
-			StaticSummary: summary("emergency of " + m.Credential),
-		}), EmergencyRotation, input)
-		err := child.GetChildWorkflowExecution().Get(ctx, nil)
-		switch {
-		case err == nil:
-			i.became(m, "containing")
-			i.attend(ctx, m, child.IsReady, func() error { return nil })
-			report, ended := i.reported(child, ctx)
-			if ended {
-				i.ended(m, report)
-				return
-			}
-			i.became(m, "its emergency was stopped: "+report.Message)
-		case temporal.IsWorkflowExecutionAlreadyStartedError(err):
-			i.attend(ctx, m, told, func() error { return i.ask(ctx, m) })
-			report, news := i.news[m.Credential]
-			delete(i.news, m.Credential)
-			if news && (report.Incident == i.status.Incident || len(m.alive(report.Contained)) == 0) {
-				i.ended(m, report)
-				return
-			}
-			if news {
-				i.became(m, "another emergency has ended, which did not end these keys")
-			}
-		default:
-			i.became(m, "cannot begin: "+cause(err))
-		}
-		_ = workflow.Sleep(ctx, pause)
-	}
-}
-
-// ask has the rotation that runs become the emergency.
-func (i *incidentRun) ask(ctx workflow.Context, m *IncidentMember) error {
-	err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
-		Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
-	}).Get(ctx, nil)
-	if err == nil {
-		i.became(m, "asked the rotation that runs")
-	}
-	return err
-}
-
-// attend waits until what has the credential's workflow ID has ended, and sees now and then whether it answers, after asking it. What does
-// not for a while is ended.
-func (i *incidentRun) attend(ctx workflow.Context, m *IncidentMember, over func() bool, ask func() error) {
-	var silent time.Time // since when it does not answer; zero when it does
-	for every, wait := lookAgain, askAgain; ; {
-		asked := workflow.Now(ctx)
-		if ask() != nil && silent.IsZero() {
-			wait = time.Second // it has ended, or takes no signal any more
-		}
-		if left := i.status.Deadline.Sub(asked); left > 0 {
-			wait = min(wait, max(left, askAgain), lookAgain) // it is not left alone before the deadline
-		}
-		if ended, _ := workflow.AwaitWithTimeout(ctx, wait, over); ended {
-			return
-		}
-		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: i.emergency().Emergency, Credential: m.Credential}}
-		input.End = !silent.IsZero() && workflow.Now(ctx).Sub(silent) >= takeoverTimeout
-		var is activities.Takeover
-		if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {
-			i.became(m, "nobody can tell how its rotation stands: "+cause(err))
-			wait, every = every, min(2*every, longestLook)
-			continue
-		}
-		switch is {
-		case activities.TakeoverHeard:
-			i.became(m, "containing")
-			silent, wait, every = time.Time{}, every, min(2*every, longestLook)
-		case activities.TakeoverSilent:
-			if wait = askAgain; silent.IsZero() {
-				silent = asked
-			}
-			i.became(m, "what runs does not answer; it is ended "+silent.Add(takeoverTimeout).UTC().Format(time.TimeOnly))
-		default:
-			if input.End {
-				i.note("%s: what ran did not answer, and was ended", m.Credential)
-			}
-			return
-		}
-	}
-}
-
-// reported waits for the end of a child. It is none when the child was stopped: its keys may be alive.
-func (i *incidentRun) reported(child workflow.ChildWorkflowFuture, ctx workflow.Context) (report Report, ended bool) {
-	err := child.Get(ctx, &report)
-	var failed *temporal.ApplicationError
-	switch {
-	case err == nil:
-		return report, true
-	case errors.As(err, &failed) && failed.Type() == FailedType:
-		if !failed.HasDetails() || failed.Details(&report) != nil {
-			report = Report{Outcome: Failed, Message: cause(err)}
-		}
-		return report, true
-	}
-	return Report{Message: cause(err)}, false
-}
-
 // ended takes over what an emergency says of its end.
 func (i *incidentRun) ended(m *IncidentMember, report Report) {
-	m.Outcome, m.Message, m.Contained, m.Current, m.Debt = report.Outcome, report.Message, report.Contained, report.Incoming, report.Debt
+	i.dead(m, report.Contained)
+	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, report.Message, report.Incoming, report.Debt
 	m.State = string(NotContained)
 	if len(m.alive(m.Contained)) == 0 {
 		m.State = string(Contained)
-	}
-	for _, k := range m.Contained {
-		if k.At.After(i.status.ContainedAt) {
-			i.status.ContainedAt = k.At
-		}
 	}
 	i.note("%s: %s: %s", m.Credential, m.State, m.Message)
 }

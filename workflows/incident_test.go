@@ -1,9 +1,9 @@
 package workflows_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,7 +54,7 @@ func (c *crisis) beside(other any, incidents map[string]*workflows.Emergency) ma
 	}
 	c.world.On(memory.OpDeliver, func(memory.Phase) { c.env.SignalWorkflow("delivering", nil) })
 	c.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: "everything", TaskQueue: workflows.EmergencyQueue})
-	c.env.ExecuteWorkflow(func(ctx workflow.Context) (map[string]workflows.IncidentStatus, error) {
+	everything := func(ctx workflow.Context) (map[string]workflows.IncidentStatus, error) {
 		named := func(id string) workflow.Context {
 			return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{WorkflowID: id, ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON})
 		}
@@ -81,24 +81,14 @@ func (c *crisis) beside(other any, incidents map[string]*workflows.Emergency) ma
 			ends[name] = end
 		}
 		return ends, nil
-	})
+	}
+	c.env.RegisterWorkflowWithOptions(everything, workflow.RegisterOptions{Name: "Everything"}) // the SDK takes functions without a name for one another
+	c.env.ExecuteWorkflow("Everything")
 	require.True(c.t, c.env.IsWorkflowCompleted())
 	require.NoError(c.t, c.env.GetWorkflowError())
 	var ends map[string]workflows.IncidentStatus
 	require.NoError(c.t, c.env.GetWorkflowResult(&ends))
 	return ends
-}
-
-// queried is what a query returns.
-type queried struct{ of any }
-
-func (a queried) HasValue() bool { return true }
-func (a queried) Get(into any) error {
-	text, err := json.Marshal(a.of)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, into)
 }
 
 // What has the ID of the credential's rotation and does not answer is ended, and its emergency begins.
@@ -163,6 +153,38 @@ func TestAnEmergencyThatDoesNotAnswerIsBegunAgain(t *testing.T) {
 	assert.Equal(t, []string{"new-1 active"}, c.keys())
 }
 
+// A rotation that has heard, and is not the emergency once the deadline has passed, is ended; until its keys are dead, that they are not is
+// said first.
+func TestARotationThatOnlyHearsIsEnded(t *testing.T) {
+	t.Parallel()
+	c := newIncidents(t)
+	c.terminate = func(id string) error {
+		c.runs[id].WorkflowExecutionInfo.Status = enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED
+		return c.env.SignalWorkflowByID(id, "end", nil)
+	}
+	stuck := func(ctx workflow.Context) error {
+		workflow.GetSignalChannel(ctx, "end").Receive(ctx, nil)
+		return temporal.NewApplicationError("terminated", "Terminated")
+	}
+	end := c.beside(stuck, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
+	assert.Equal(t, workflows.Contained, end.Outcome, end.Message)
+	assert.Less(t, end.ContainedAt.Sub(end.Deadline), 3*time.Minute)
+	assert.Contains(t, fmt.Sprint(end.Timeline), "NOT CONTAINED YET, and the deadline has passed: payments-api (key-old): ")
+	assert.Contains(t, fmt.Sprint(end.Timeline), "was not the emergency when the deadline had passed, and was ended")
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+	assert.Equal(t, []string{"begun", "late", "contained", "ended"}, c.news())
+}
+
+// news are what people were told of the incident, in order.
+func (c *crisis) news() (told []string) {
+	for _, n := range c.world.Notifications() {
+		if what, of := strings.CutPrefix(n.Type, "dev.keyturn.incident."); of {
+			told = append(told, what)
+		}
+	}
+	return told
+}
+
 // Two incidents list different keys of a credential: the keys of both end, one emergency after the other; the same key ends once, and
 // both hear of it.
 func TestTwoIncidentsOfOneCredential(t *testing.T) {
@@ -182,7 +204,7 @@ func TestTwoIncidentsOfOneCredential(t *testing.T) {
 			c.world.SetPrincipal("payments-api", settings)
 			c.world.AddKey("payments-api", "stranger", c.began)
 			heard := map[string]any{"incidents": []string{incident.ID("first"), incident.ID("second")}}
-			c.query = func(string) (converter.EncodedValue, error) { return queried{heard}, nil }
+			c.query = func(string) (converter.EncodedValue, error) { return temporaltest.Answer{Of: heard}, nil }
 			of := func(id string) func(*incident.Declaration) {
 				return func(d *incident.Declaration) { d.Incident, d.Nonce = incident.ID(id), id }
 			}

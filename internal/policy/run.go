@@ -17,7 +17,9 @@ const (
 
 // Run is what Temporal knows of the latest rotation of a credential; zero when it knows of none.
 type Run struct {
-	ID        string
+	ID string
+	// Type is that of its workflow.
+	Type      string
 	Status    RunStatus
 	Running   bool
 	StartedAt time.Time

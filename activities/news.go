@@ -1,0 +1,99 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/providers"
+)
+
+// News is what there is to tell of an incident.
+type News string
+
+// What is told of each incident, if it comes to that.
+const (
+	// NewsBegun: it is declared, and its emergencies begin.
+	NewsBegun News = "begun"
+	// NewsLate: its deadline has passed, and an exposed key may be alive.
+	NewsLate News = "late"
+	// NewsContained: every exposed key is dead, and consumers may still be on their way to another one.
+	NewsContained News = "contained"
+	// NewsEnded: its emergencies have ended.
+	NewsEnded News = "ended"
+)
+
+// NewsInput is what there is to tell of an incident.
+type NewsInput struct {
+	Emergency
+	News News      `json:"news"`
+	At   time.Time `json:"at"`
+	// Deadline is when exposed keys are destroyed whoever uses them.
+	Deadline time.Time `json:"deadline,omitzero"`
+	// Alive are the exposed keys that were not seen dead, by credential; Owed the credentials of which something is owed.
+	Alive map[string][]string `json:"alive,omitempty"`
+	Owed  []string            `json:"owed,omitempty"`
+}
+
+// TellOfIncident tells all notifiers of an incident, by a declaration that is signed and whose incident may go on. The words are keyturn's and
+// the declaration's: whoever writes to the namespace can have none of their own sent. One that fails does not keep the others from
+// hearing; it is tried again, with the same ID. ErrDeclaration.
+func (a *Activities) TellOfIncident(ctx context.Context, in NewsInput) error {
+	d, by, err := a.declaration(in.Emergency)
+	if err != nil {
+		return forTemporal(err)
+	}
+	if err := d.Lasts(a.Now()); err != nil {
+		return forTemporal(fmt.Errorf("%w: %w", ErrDeclaration, err))
+	}
+	subject, body := in.text(d, by)
+	return forTemporal(a.send(ctx, providers.Notification{
+		ID: d.Incident + "/" + string(in.News) + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.incident." + string(in.News), Severity: providers.Alert,
+		Subject: subject, Body: outside.Lines(body, maxBody), At: in.At,
+	}, nil))
+}
+
+// text is what people read: what is not contained first.
+func (in NewsInput) text(d incident.Declaration, by string) (subject, body string) {
+	var alive, owed []string
+	for _, name := range slices.Sorted(maps.Keys(d.Exposed)) {
+		keys := slices.DeleteFunc(slices.Clone(d.Keys(name)), func(id string) bool { return !slices.Contains(in.Alive[name], id) })
+		if len(keys) > 0 {
+			alive = append(alive, fmt.Sprintf("%s (%s)", name, strings.Join(keys, ", ")))
+		}
+		if slices.Contains(in.Owed, name) {
+			owed = append(owed, name)
+		}
+	}
+	follow := "Follow it with: keyturn incident show " + d.Incident
+	because := fmt.Sprintf("%s, declared by %s: %s.", d.Incident, by, strings.TrimSuffix(d.Reason, "."))
+	switch {
+	case in.News == NewsBegun:
+		return "Incident: keys are exposed",
+			fmt.Sprintf("%s Exposed: %s. Each is destroyed as soon as its consumers are on another key, and %s whoever still uses it. %s", because, some(alive), in.Deadline.UTC().Format(time.RFC3339), follow)
+	case in.News == NewsLate:
+		return "NOT CONTAINED: an incident's deadline has passed", fmt.Sprintf("NOT CONTAINED YET: %s. The deadline was %s. %s %s", some(alive), in.Deadline.UTC().Format(time.RFC3339), because, follow)
+	case in.News == NewsContained:
+		return "Incident contained: every exposed key is dead", fmt.Sprintf("%s Consumers may still be on their way to another key. %s", because, follow)
+	case len(alive) > 0:
+		return "NOT CONTAINED: an incident has ended, and an exposed key may be alive", fmt.Sprintf("NOT CONTAINED: %s. %s See why with: keyturn incident show %s", some(alive), because, d.Incident)
+	case len(owed) > 0:
+		return "Incident ended: every exposed key is dead, and something is owed", fmt.Sprintf("Owed: %s. %s See what with: keyturn incident show %s", some(owed), because, d.Incident)
+	}
+	return "Incident ended: every exposed key is dead, and all consumers are on another one", because
+}
+
+// mostNamed bounds what one message lists: an incident may be of hundreds.
+const mostNamed = 20
+
+func some(names []string) string {
+	if len(names) <= mostNamed {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:mostNamed], ", "), len(names)-mostNamed)
+}
