@@ -87,6 +87,7 @@ type crashCase struct {
 	lasts     time.Duration                 // of an attempt; patience when zero
 	heartbeat func(converter.EncodedValues) // hears what each heartbeat keeps; nobody when nil
 	byRun     string                        // whose activities are run; always the same when empty
+	workflow  string                        // the workflow that they are of; that of the rotation when empty
 	emergency *activities.Emergency         // by what the activities act; nil in a routine rotation
 }
 
@@ -316,7 +317,7 @@ func (c *crashCase) attempt(name string, input, output any, attempts int32) erro
 func (c *crashCase) attemptOf(credential, name string, input, output any, attempts int32) error {
 	c.t.Helper()
 	env := temporaltest.NewEnvironment(temporaltest.OfRun(c.byRun))
-	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: activities.WorkflowID(credential)})
+	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: cmp.Or(c.workflow, activities.WorkflowID(credential))})
 	env.RegisterActivity(c.do)
 	if c.heartbeat != nil {
 		env.SetOnActivityHeartbeatListener(func(_ *activity.Info, details converter.EncodedValues) { c.heartbeat(details) })

@@ -8,7 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"go.temporal.io/sdk/activity"
+
 	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -18,6 +21,8 @@ type News string
 
 // What is told of each incident, if it comes to that.
 const (
+	// NewsUnconfirmed: credentials wait until somebody signs for them.
+	NewsUnconfirmed News = "unconfirmed"
 	// NewsBegun: it is declared, and its emergencies begin.
 	NewsBegun News = "begun"
 	// NewsLate: its deadline has passed, and an exposed key may be alive.
@@ -38,24 +43,44 @@ type NewsInput struct {
 	// Alive are the exposed keys that were not seen dead, by credential; Owed the credentials of which something is owed.
 	Alive map[string][]string `json:"alive,omitempty"`
 	Owed  []string            `json:"owed,omitempty"`
+	// Unconfirmed are the credentials that wait until somebody signs for them.
+	Unconfirmed []string `json:"unconfirmed,omitempty"`
 }
 
-// TellOfIncident tells all notifiers of an incident, by a declaration that is signed and whose incident may go on. The words are keyturn's and
-// the declaration's: whoever writes to the namespace can have none of their own sent. One that fails does not keep the others from
-// hearing; it is tried again, with the same ID. ErrDeclaration.
+// TellOfIncident tells all notifiers of an incident, by a declaration that is signed and whose incident may go on, or that there is none.
+// The words are keyturn's and the declaration's: whoever writes to the namespace can have none of their own sent. One that fails does not
+// keep the others from hearing; it is tried again, with the same ID. ErrDeclaration.
 func (a *Activities) TellOfIncident(ctx context.Context, in NewsInput) error {
-	d, by, err := a.declaration(in.Emergency)
-	if err != nil {
-		return forTemporal(err)
+	id := activity.GetInfo(ctx).WorkflowExecution.ID
+	var subject, body string
+	if in.News == NewsUnconfirmed {
+		if !incident.IsID(id) {
+			return forTemporal(fmt.Errorf("telling of an incident: %w: not in one", ErrDeclaration))
+		}
+		subject, body = "An incident waits for a signature: nothing is destroyed before", in.unconfirmed(id)
+	} else {
+		d, by, err := a.declaration(in.Emergency)
+		if err == nil {
+			if err = d.Lasts(a.Now()); err != nil {
+				err = fmt.Errorf("%w: %w", ErrDeclaration, err)
+			}
+		}
+		if err != nil {
+			return forTemporal(err)
+		}
+		id = d.Incident
+		subject, body = in.text(d, by)
 	}
-	if err := d.Lasts(a.Now()); err != nil {
-		return forTemporal(fmt.Errorf("%w: %w", ErrDeclaration, err))
-	}
-	subject, body := in.text(d, by)
 	return forTemporal(a.send(ctx, providers.Notification{
-		ID: d.Incident + "/" + string(in.News) + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.incident." + string(in.News), Severity: providers.Alert,
+		ID: id + "/" + string(in.News) + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.incident." + string(in.News), Severity: providers.Alert,
 		Subject: subject, Body: outside.Lines(body, maxBody), At: in.At,
 	}, nil))
+}
+
+// unconfirmed is what people read of an incident that waits for a signature. Names of credentials have a form, and are no words.
+func (in NewsInput) unconfirmed(id string) string {
+	names := slices.DeleteFunc(slices.Clone(in.Unconfirmed), func(name string) bool { return !inventory.IsName(name) })
+	return fmt.Sprintf("NOT CONTAINED: somebody says that a key is exposed of %s, and nobody whom trust.incidents names has signed for it. Is it so, sign: keyturn incident confirm %s --sign KEY", some(names), id)
 }
 
 // text is what people read: what is not contained first.

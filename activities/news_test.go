@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -51,6 +52,21 @@ func TestWhatPeopleAreToldOfAnIncident(t *testing.T) {
 			assert.Equal(t, "dev.keyturn.incident."+string(x.news), sent[0].Type)
 		})
 	}
+}
+
+// That nobody has signed is told in words of keyturn's, and from within an incident alone.
+func TestPeopleAreToldThatNobodySigned(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	in := activities.NewsInput{News: activities.NewsUnconfirmed, At: c.now(), Unconfirmed: []string{"payments-api", "call +1 555 0100 now"}}
+	err := c.attempt("TellOfIncident", in, nil, 2)
+	assert.Equal(t, activities.TypeDeclaration, (&signedCase{crashCase: c}).refusal(err).Type())
+	assert.Empty(t, c.world.Notifications())
+	c.workflow = incident.ID("leak")
+	c.execute("TellOfIncident", in, nil)
+	require.Len(t, c.world.Notifications(), 1)
+	assert.Equal(t, "NOT CONTAINED: somebody says that a key is exposed of payments-api, and nobody whom trust.incidents names has signed for it. Is it so, sign: keyturn incident confirm incident/leak --sign KEY",
+		c.world.Notifications()[0].Body)
 }
 
 // By a declaration that proves nothing nobody is told anything.

@@ -157,7 +157,7 @@ const atOnce = 8
 func (t *terminal) specsOf(ctx context.Context, c client.Client, namespace string, e emergency, who []affected) (map[string]inventory.SignedSpec, error) {
 	sign := ""
 	if e.file != "" {
-		sign = e.sign
+		sign = cmp.Or(e.signSpec, e.sign)
 	}
 	specs := map[string]inventory.SignedSpec{}
 	for _, a := range who {

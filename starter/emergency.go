@@ -20,12 +20,14 @@ import (
 
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/workflows"
 )
 
 // emergency is what the command line says of an incident.
 type emergency struct {
 	file, where, reason, name, sign, as string
+	signSpec                            string
 	suspect                             string
 	keys                                []string
 	deadline                            time.Duration
@@ -37,12 +39,15 @@ type emergency struct {
 func newEmergency(t *terminal) *cobra.Command {
 	var e emergency
 	cmd := &cobra.Command{
-		Use: "emergency CREDENTIAL... --reason WHY --sign KEY", Short: "Ends exposed keys now: another key everywhere, then the exposed one is destroyed",
+		Use: "emergency CREDENTIAL... --reason WHY [--sign KEY]", Short: "Ends exposed keys now: another key everywhere, then the exposed one is destroyed",
 		Long: `Ends exposed keys now. Another key is issued and brought to all consumers at once; as soon as they are on it the exposed one is
 destroyed, and at the deadline whoever still uses it. No evidence, overlap or approval is waited for: the signature of one whom
 trust.incidents of the worker configuration names is what it takes. A routine rotation that runs is taken over, with what it did.
 Which key is exposed is the one that consumers are sent to, or were before a rotation that runs; --suspect and --key say another one.
-Credentials that were made with an exposed one (dependsOn) are exposed, too, and follow it.`,
+Credentials that were made with an exposed one (dependsOn) are exposed, too, and follow it.
+
+Without --sign nothing is destroyed: other keys are issued and brought to consumers as a routine, canary first, and the incident asks
+for somebody who may sign for it: keyturn incident confirm ID --sign KEY.`,
 		Example: `  keyturn emergency payments-api --reason "key in a public repository" --sign ~/.ssh/id_ed25519 --wait
   keyturn emergency --where team=payments --reason "a laptop was stolen" --dry-run`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,6 +56,13 @@ Credentials that were made with an exposed one (dependsOn) are exposed, too, and
 			}
 			if cmd.Flags().Changed("deadline") && e.revokeFirst {
 				return usage("--revoke-first is --deadline 0s: say one of them")
+			}
+			if e.sign == "" && !e.dryRun {
+				for _, flag := range []string{"key", "suspect", "deadline", "revoke-first", "no-freeze"} {
+					if cmd.Flags().Changed(flag) {
+						return usage("--%s is for whoever signs: add --sign KEY, or say it to keyturn incident confirm", flag)
+					}
+				}
 			}
 			return t.emergency(cmd.Context(), e, args)
 		},
@@ -67,6 +79,7 @@ Credentials that were made with an exposed one (dependsOn) are exposed, too, and
 	f.BoolVar(&e.noFreeze, "no-freeze", false, "let deployments go on, though the worker configuration has hooks that freeze them")
 	f.StringVar(&e.as, "as", me(), "who asks, for the record")
 	signFlag(cmd, &e.sign)
+	f.StringVar(&e.signSpec, "sign-spec", "", "with -f: the key that signs the file's specs, where it is not that of --sign")
 	f.BoolVar(&e.dryRun, "dry-run", false, "only show what it would do; nothing is signed or begun")
 	f.BoolVar(&e.yes, "yes", false, "do not ask before it begins")
 	f.BoolVar(&e.wait, "wait", false, "wait for the end and report it")
@@ -80,8 +93,8 @@ func (e *emergency) check(names []string) error {
 		return usage("name the credentials whose keys are exposed, or say which with --where")
 	case strings.TrimSpace(e.reason) == "":
 		return usage("say why, with --reason")
-	case e.sign == "" && !e.dryRun:
-		return usage("an emergency destroys keys without asking anybody, so that somebody must sign for it whom trust.incidents names: --sign KEY")
+	case e.signSpec != "" && e.file == "":
+		return usage("--sign-spec signs what a file says: name it with -f FILE")
 	case !slices.Contains([]string{suspectRetiring, suspectIncoming, suspectBoth}, e.suspect):
 		return usage("--suspect %q: write retiring, incoming or both", e.suspect)
 	}
@@ -126,14 +139,13 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 	if e.file != "" {
 		input.Specs = specs
 	}
+	if e.sign == "" && !e.dryRun {
+		return t.report(ctx, c, e, who, input)
+	}
 	if err := e.expose(ctx, c, who, specs); err != nil {
 		return err
 	}
-	now := time.Now().UTC().Truncate(time.Millisecond)
-	d := incident.Declaration{
-		Schema: incident.Schema, Namespace: ns, Incident: incident.ID(cmp.Or(e.name, now.Format("2006-01-02-150405"))), Reason: e.reason,
-		Deadline: inventory.Duration(e.deadline), Exposed: map[string][]string{}, Nonce: rand.Text(), SignedAt: now, Expires: now.Add(incident.MaxValid),
-	}
+	d := e.declaration(ns, incident.ID(cmp.Or(e.name, defaultName())))
 	for _, a := range who {
 		d.Exposed[a.Credential] = a.Exposed
 		if len(a.After) > 0 {
@@ -146,22 +158,53 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 	if e.dryRun {
 		return t.show(plannedIncident{d.Incident, d.Reason, d.Deadline, who}, func(w io.Writer) { printAffected(w, d, who) })
 	}
-	if err := t.confirm(d, who, e.yes); err != nil {
+	if input.Declaration, err = t.signFor(d, who, e); err != nil {
 		return err
+	}
+	return t.declare(ctx, c, d.Incident, d.Reason, input, e.wait)
+}
+
+// defaultName is that of an incident that nobody names.
+func defaultName() string { return time.Now().UTC().Format("2006-01-02-150405") }
+
+// declaration is one without exposed keys, good from now on.
+func (e *emergency) declaration(namespace, id string) incident.Declaration {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	return incident.Declaration{
+		Schema: incident.Schema, Namespace: namespace, Incident: id, Reason: e.reason,
+		Deadline: inventory.Duration(e.deadline), Exposed: map[string][]string{}, Nonce: rand.Text(), SignedAt: now, Expires: now.Add(incident.MaxValid),
+	}
+}
+
+// report begins an incident that nobody signs.
+func (t *terminal) report(ctx context.Context, c client.Client, e emergency, who []affected, input workflows.IncidentInput) error {
+	if len(who) > workflows.MaxUnsigned {
+		return usage("it is of %d credentials, and without a signature it may be of %d: add --sign KEY", len(who), workflows.MaxUnsigned)
+	}
+	input.Reason = e.reason
+	for _, a := range who {
+		input.Credentials = append(input.Credentials, a.Credential)
+	}
+	id := incident.ID(cmp.Or(e.name, defaultName()))
+	fmt.Fprintf(t.err, "NOT SIGNED: no key is destroyed before somebody signs whom trust.incidents names: keyturn incident confirm %s --sign KEY\n", id)
+	return t.declare(ctx, c, id, e.reason, input, e.wait)
+}
+
+// signFor signs a declaration, when somebody who has seen what it destroys says so.
+func (t *terminal) signFor(d incident.Declaration, who []affected, e emergency) (signed.Envelope, error) {
+	if err := t.agree(d, who, e.yes); err != nil {
+		return signed.Envelope{}, err
 	}
 	with, done, err := t.openKey(e.sign)
 	if err != nil {
-		return err
+		return signed.Envelope{}, err
 	}
 	defer done()
-	if input.Declaration, err = d.Sign(with); err != nil {
-		return err
-	}
-	return t.declare(ctx, c, d, input, e.wait)
+	return d.Sign(with)
 }
 
-// confirm shows what will be destroyed, and asks.
-func (t *terminal) confirm(d incident.Declaration, who []affected, yes bool) error {
+// agree shows what will be destroyed, and asks.
+func (t *terminal) agree(d incident.Declaration, who []affected, yes bool) error {
 	if yes {
 		return nil
 	}
@@ -179,14 +222,14 @@ func (t *terminal) confirm(d incident.Declaration, who []affected, yes bool) err
 }
 
 // declare starts the incident, and waits for its end when that is asked for.
-func (t *terminal) declare(ctx context.Context, c client.Client, d incident.Declaration, input workflows.IncidentInput, wait bool) error {
+func (t *terminal) declare(ctx context.Context, c client.Client, id, reason string, input workflows.IncidentInput, wait bool) error {
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: d.Incident, TaskQueue: workflows.EmergencyQueue, WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary: "emergency: " + d.Reason[:min(len(d.Reason), 150)],
+		ID: id, TaskQueue: workflows.EmergencyQueue, WorkflowExecutionErrorWhenAlreadyStarted: true,
+		StaticSummary: "emergency: " + reason[:min(len(reason), 150)],
 	}, workflows.Incident, input)
 	var running *serviceerror.WorkflowExecutionAlreadyStarted
 	if errors.As(err, &running) {
-		return exit(exitRefused, fmt.Errorf("%s is there already: choose another --name", d.Incident))
+		return exit(exitRefused, fmt.Errorf("%s is there already: choose another --name", id))
 	}
 	if err != nil {
 		return fmt.Errorf("starting the incident: %w", err)

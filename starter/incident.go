@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/workflows"
@@ -31,7 +32,7 @@ func newIncident(t *terminal) *cobra.Command {
 			Args: oneIncident,
 			RunE: func(cmd *cobra.Command, args []string) error { return t.showIncident(cmd.Context(), args[0]) },
 		},
-		newUnfreeze(t),
+		newUnfreeze(t), newConfirm(t),
 	)
 	return cmd
 }
@@ -168,6 +169,11 @@ func incidentStatus(ctx context.Context, c client.Client, id, run string, state 
 		value, asked := c.QueryWorkflow(ctx, id, run, workflows.StatusName)
 		if err = asked; err == nil {
 			err = value.Get(&status)
+		}
+	case enumspb.WORKFLOW_EXECUTION_STATUS_FAILED: // as one does whose input cannot be read, and no other
+		var why *temporal.ApplicationError
+		if err = c.GetWorkflow(ctx, id, run).Get(ctx, &status); errors.As(err, &why) {
+			return status, exit(exitFailed, fmt.Errorf("%s could not begin, and touched nothing: %s", id, why.Message()))
 		}
 	default:
 		return status, exit(exitFailed, fmt.Errorf("%s was ended (%s) before it had seen its keys dead: the emergencies that it began go on; see them with: keyturn status", id, strings.ToLower(state.String())))

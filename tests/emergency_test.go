@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -131,6 +132,58 @@ func TestEmergencyOfAChain(t *testing.T) {
 	assert.Contains(t, string(text), "old-other")
 	_, err = s.client().DescribeWorkflowExecution(t.Context(), workflows.WorkflowID("other"), "")
 	assert.Error(t, err)
+}
+
+// An incident begins by the temporal CLI as the page says. Nobody has signed for it: there is another key, and none is destroyed, until
+// somebody signs who may. Input that is no incident's touches nothing.
+func TestEmergencyThatNobodySigned(t *testing.T) {
+	t.Parallel()
+	need(t, "temporal", "pip install -r tests/requirements.txt")
+	text, err := os.ReadFile("../docs/emergency.md")
+	require.NoError(t, err)
+	_, commands, _ := strings.Cut(string(text), "```sh\n")
+	start, _, _ := strings.Cut(commands, "\n")
+	require.Contains(t, start, "temporal workflow start")
+	s := alarmed(t, "--overlap", "1h")
+	s.apply(0, "-f", s.place.Inventory, "--sign", s.ann.file)
+	keys := s.gatewayKeys()
+	run := func(command string) string {
+		cmd := exec.Command("sh", "-c", command)
+		cmd.Env = s.environment()
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return string(out)
+	}
+	run(strings.NewReplacer("incident/leak", "incident/nonsense", `["payments-api"]`, `{"payments-api":7}`).Replace(start))
+	eventually(t, func() bool {
+		out, code := s.starter("incident", "show", "nonsense")
+		return code == 1 && strings.Contains(out, "could not begin, and touched nothing: ")
+	}, patience, 100*time.Millisecond)
+	assert.Equal(t, keys, s.gatewayKeys())
+
+	run(start)
+	before := s.await(workflows.PhaseOverlap)
+	assert.Contains(t, keys, before.Retiring.KeyID)
+	assert.Len(t, s.gatewayKeys(), 2, "another one, and none less")
+	out, code := s.starter("incident", "show", "leak")
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "NOT CONTAINED: nobody has signed for it")
+	out, code = s.starter("incident", "confirm", "leak", "--sign", s.mallory.file, "--yes")
+	assert.Equal(t, 3, code, out)
+	assert.Contains(t, out, "the signer is not trusted")
+	assert.Len(t, s.gatewayKeys(), 2)
+	out, code = s.starter("incident", "confirm", "leak", "--sign", s.ann.file, "--yes")
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "incident/leak is confirmed by ann")
+	eventually(t, func() bool {
+		out, code = s.starter("incident", "show", "leak")
+		return code == 0 && strings.Contains(out, "Every exposed key is dead, after")
+	}, patience, 200*time.Millisecond, "the incident ends")
+	assert.Equal(t, map[string]string{before.Incoming.KeyID: "active"}, s.gatewayKeys(), "the routine's key is gone on with")
+	out, code = s.starter("incident", "confirm", "leak", "--sign", s.ann.file, "--yes")
+	assert.Equal(t, 3, code, out)
+	assert.Contains(t, out, "nothing of incident/leak waits for a signature")
+	s.nobodyRefused()
 }
 
 var takeovers = flag.Bool("takeovers", false, "have an emergency end what does not answer: make takeovers")

@@ -258,6 +258,8 @@ type Report struct {
 	Debt    []activities.Debt `json:"debt,omitempty"`
 	// Incident is the one by whose declaration an emergency acted.
 	Incident string `json:"incident,omitempty"`
+	// Unconfirmed: the declaration was refused before an emergency did anything by it.
+	Unconfirmed bool `json:"unconfirmed,omitempty"`
 	// Contained are the exposed keys that an emergency saw dead, and when.
 	Contained []ContainedKey `json:"contained,omitempty"`
 	// Open is what a superseded run leaves for the emergency to finish.

@@ -124,6 +124,7 @@ func (r *rotation) replaceBy(deadline time.Time, exposed []string) (bool, error)
 		case errors.Is(err, errLate):
 			continue
 		case isType(err, activities.TypeDeclaration, activities.TypeSpec):
+			r.Report.Unconfirmed = isType(err, activities.TypeDeclaration)
 			return false, failed(StepFailed, "NOT CONTAINED: %s", cause(err))
 		}
 		if why := cause(err); why != said {
@@ -299,6 +300,7 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 			}
 			continue
 		case err != nil:
+			r.Report.Unconfirmed = isType(err, activities.TypeDeclaration)
 			return err
 		case d.Decision.OK:
 			absent := d.Decision.Reason == policy.KeyAbsent

@@ -17,9 +17,13 @@ import (
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
-// IncidentInput begins an incident: with a declaration that is signed by one whom trust.incidents names.
+// IncidentInput begins an incident: with a declaration that is signed by one whom trust.incidents names; or without, and then no key is
+// destroyed until somebody confirms it by one.
 type IncidentInput struct {
-	Declaration signed.Envelope `json:"declaration"`
+	Declaration signed.Envelope `json:"declaration,omitzero"`
+	// Credentials are those of which a key is exposed, as somebody says who does not sign, and Reason is why.
+	Credentials []string `json:"credentials,omitempty"`
+	Reason      string   `json:"reason,omitempty"`
 	// Specs are those of credentials that no Schedule has, by name; all others are found.
 	Specs map[string]inventory.SignedSpec `json:"specs,omitempty"`
 	// After says of credentials which others were made with: one's emergency begins when theirs have ended, or half of the time until
@@ -68,10 +72,12 @@ type IncidentMember struct {
 	Credential string   `json:"credential"`
 	Exposed    []string `json:"exposed"`
 	// State is what goes on, and at the end how that ended.
-	State     string         `json:"state"`
-	Outcome   Outcome        `json:"outcome,omitempty"`
-	Message   string         `json:"message,omitempty"`
-	Contained []ContainedKey `json:"contained,omitempty"`
+	State string `json:"state"`
+	// Unconfirmed: nobody has signed for it yet, or not in time.
+	Unconfirmed bool           `json:"unconfirmed,omitempty"`
+	Outcome     Outcome        `json:"outcome,omitempty"`
+	Message     string         `json:"message,omitempty"`
+	Contained   []ContainedKey `json:"contained,omitempty"`
 	// Current is the key that consumers are sent to now.
 	Current key.Ref           `json:"current,omitzero"`
 	Debt    []activities.Debt `json:"debt,omitempty"`
@@ -88,6 +94,9 @@ type incidentRun struct {
 	ctx    workflow.Context
 	in     IncidentInput
 	status IncidentStatus
+	// declaration is by what it acts, and signatures how many there were so far.
+	declaration signed.Envelope
+	signatures  int
 	// news are the ends that emergencies told of, by credential.
 	news map[string]Report
 	// over: every emergency has ended; thaw is why people end the freeze before that; freezing is done once that has ended.
@@ -110,10 +119,20 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	if err != nil {
 		return i.status, err
 	}
-	if err := i.prove(); err != nil {
-		i.status.Outcome, i.status.Message, i.status.EndedAt = Refused, "Nothing was touched: "+cause(err), workflow.Now(i.ctx)
-		i.show()
-		return i.status, nil
+	if err := i.listenForConfirmation(); err != nil {
+		return i.status, err
+	}
+	signed, err := true, error(nil)
+	if len(in.Declaration.Body) > 0 {
+		err = i.prove()
+	} else {
+		signed, err = i.unsigned()
+	}
+	switch {
+	case err != nil:
+		return i.ends(Refused, "Nothing was touched: "+cause(err)), nil
+	case !signed:
+		return i.ends(NotContained, fmt.Sprintf("NOT CONTAINED: nobody signed for it within %s, so that no key was destroyed. The rotations that it began go on.", inventory.Duration(confirmWithin))), nil
 	}
 	workflow.Go(i.ctx, i.listen)
 	i.tell(i.ctx, activities.NewsBegun)
@@ -139,35 +158,52 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	i.end()
 	i.tell(i.ctx, activities.NewsEnded)
 	i.freezing.Wait(i.ctx)
-	i.telling.Wait(i.ctx)
+	i.close()
 	return i.status, nil
+}
+
+// ends is the end of an incident that ended no key.
+func (i *incidentRun) ends(outcome Outcome, message string) IncidentStatus {
+	i.status.Outcome, i.status.Message, i.status.EndedAt = outcome, message, workflow.Now(i.ctx)
+	i.show()
+	i.close()
+	return i.status
+}
+
+// close waits for what goes on beside: nobody is left without an answer.
+func (i *incidentRun) close() {
+	i.telling.Wait(i.ctx)
+	_ = workflow.Await(i.ctx, func() bool { return workflow.AllHandlersFinished(i.ctx) })
 }
 
 // atOnce is how many emergencies begin in one workflow task.
 const atOnce = 20
 
-// prove sees who declared the incident, and that it is this one.
+// prove sees who declared the incident.
 func (i *incidentRun) prove() error {
-	var declared activities.Declared
-	if err := declaring.start(i.ctx, TaskQueue, act.ProveDeclaration, activities.DeclarationInput{Emergency: i.emergency().Emergency}).Get(i.ctx, &declared); err != nil {
+	declared, err := i.proved(i.ctx, i.in.Declaration)
+	if err != nil {
 		return err
 	}
-	d := declared.Declaration
-	if d.Incident != i.status.Incident {
-		return fmt.Errorf("the declaration is one of %q, and this is %q", d.Incident, i.status.Incident)
+	return i.accept(i.in.Declaration, declared)
+}
+
+// proved is what a declaration proves that is one of this incident.
+func (i *incidentRun) proved(ctx workflow.Context, declaration signed.Envelope) (declared activities.Declared, err error) {
+	input := activities.DeclarationInput{Emergency: activities.Emergency{Declaration: declaration, Since: i.status.Since}}
+	if err := declaring.start(ctx, TaskQueue, act.ProveDeclaration, input).Get(ctx, &declared); err != nil {
+		return declared, err
 	}
-	i.status.Reason, i.status.DeclaredBy, i.status.Deadline = d.Reason, declared.By, i.status.Since.Add(d.Deadline.Std())
-	for _, name := range workflow.DeterministicKeys(d.Exposed) {
-		i.status.Credentials = append(i.status.Credentials, IncidentMember{Credential: name, Exposed: d.Keys(name), State: "beginning"})
+	if d := declared.Declaration; d.Incident != i.status.Incident {
+		return declared, fmt.Errorf("the declaration is one of %q, and this is %q", d.Incident, i.status.Incident)
 	}
-	i.note("declared by %s: %s", declared.By, d.Reason)
-	return nil
+	return declared, nil
 }
 
 // emergency is by what that of each credential acts.
 func (i *incidentRun) emergency() *Emergency {
 	return &Emergency{
-		Emergency: activities.Emergency{Declaration: i.in.Declaration, Since: i.status.Since},
+		Emergency: activities.Emergency{Declaration: i.declaration, Since: i.status.Since},
 		Incidents: []string{i.status.Incident},
 	}
 }
@@ -252,6 +288,9 @@ func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
 			input.Alive[m.Credential] = left
 		} else if m.Outcome != Completed {
 			input.Owed = append(input.Owed, m.Credential)
+		}
+		if m.Unconfirmed {
+			input.Unconfirmed = append(input.Unconfirmed, m.Credential)
 		}
 	}
 	i.telling.Add(1)

@@ -40,6 +40,10 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 			i.became(m, "containing")
 			i.awaitEnd(ctx, m, child.IsReady, func() error { return nil })
 			report, ended := i.reported(child, ctx)
+			if ended && report.Unconfirmed && i.signedAnew(ctx, m) {
+				input.Emergency = i.emergency()
+				continue
+			}
 			if ended {
 				i.ended(m, report)
 				return

@@ -63,6 +63,12 @@ func ID(slug string) string { return prefix + slug }
 
 var slugForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
 
+// IsID tells whether this is the workflow ID of an incident.
+func IsID(id string) bool {
+	slug, named := strings.CutPrefix(id, prefix)
+	return named && slugForm.MatchString(slug)
+}
+
 // Keys are those of a credential that are exposed; none when it is not concerned.
 func (d Declaration) Keys(credential string) []string { return d.Exposed[credential] }
 
@@ -110,9 +116,8 @@ func (d Declaration) Validate() error {
 			wrong = append(wrong, fmt.Errorf("declaration: "+format, args...))
 		}
 	}
-	slug, named := strings.CutPrefix(d.Incident, prefix)
 	check(d.Schema == Schema, "its schema is %q, not %s", d.Schema, Schema)
-	check(named && slugForm.MatchString(slug), "its incident is %q, not %s and a name of small letters, digits, dots and hyphens", d.Incident, prefix)
+	check(IsID(d.Incident), "its incident is %q, not %s and a name of small letters, digits, dots and hyphens", d.Incident, prefix)
 	check(strings.TrimSpace(d.Reason) != "" && len(d.Reason) <= maxReason, "it gives no reason, or one of more than %d bytes", maxReason)
 	check(d.Deadline >= 0 && d.Deadline <= maxDeadline, "its revokeDeadline is %s: write 0s to %s", d.Deadline, maxDeadline)
 	check(len(d.Exposed) > 0 && len(d.Exposed) <= maxCredentials, "it has %d credentials: name 1 to %d", len(d.Exposed), maxCredentials)

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+
+	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+func newConfirm(t *terminal) *cobra.Command {
+	var e emergency
+	cmd := &cobra.Command{
+		Use: "confirm ID --sign KEY", Short: "Signs for an incident that nobody has signed for: its exposed keys end now", Args: oneIncident,
+		Long: `Signs for an incident that began without a signature, or whose signature was too old for what had not begun by then. From then on
+it is an emergency like any other. Which key is exposed is the one that consumers are sent to, or were before the rotation that runs;
+--suspect and --key say another one.`,
+		Example: `  keyturn incident confirm incident/2026-05-01-031500 --sign ~/.ssh/id_ed25519`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if e.sign == "" {
+				return usage("say with which key to sign: --sign KEY")
+			}
+			e.reason = "confirmed"
+			if err := e.check(args); err != nil {
+				return err
+			}
+			return t.confirmIncident(cmd.Context(), e, incidentID(args[0]))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&e.file, "file", "f", "", "an inventory file that has the credentials (default what was applied)")
+	f.StringVar(&e.signSpec, "sign-spec", "", "with -f: the key that signs the file's specs, where it is not that of --sign")
+	f.StringArrayVar(&e.keys, "key", nil, "an exposed key as CREDENTIAL=ID, more than once for several")
+	f.StringVar(&e.suspect, "suspect", suspectRetiring, "which key of a rotation that runs is exposed: retiring, incoming or both")
+	f.DurationVar(&e.deadline, "deadline", incident.DefaultDeadline.Std(), "when the exposed keys are destroyed whoever uses them; 0: at once, before there are others")
+	signFlag(cmd, &e.sign)
+	f.BoolVar(&e.yes, "yes", false, "do not ask before it goes on")
+	return cmd
+}
+
+func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) error {
+	c, ns, err := t.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	status, err := incidentStatus(ctx, c, id, "", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
+	var missing *serviceerror.NotFound
+	if errors.As(err, &missing) {
+		return exit(exitNotFound, fmt.Errorf("no incident %q is known; see them with: keyturn incident list", id))
+	}
+	if err != nil {
+		return err
+	}
+	who, err := t.unconfirmed(ctx, c, ns, e, status)
+	if err != nil {
+		return err
+	}
+	e.reason = status.Reason
+	d := e.declaration(ns, id)
+	for _, a := range who {
+		d.Exposed[a.Credential] = a.Exposed
+	}
+	if err := d.Validate(); err != nil {
+		return exit(exitUsage, err)
+	}
+	declaration, err := t.signFor(d, who, e)
+	if err != nil {
+		return err
+	}
+	handle, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+		WorkflowID: id, UpdateName: workflows.ConfirmName, WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{workflows.Confirmation{Declaration: declaration}},
+	})
+	var confirmed workflows.Confirmed
+	if err == nil {
+		err = handle.Get(ctx, &confirmed)
+	}
+	if err != nil {
+		return exit(exitRefused, fmt.Errorf("confirming %s: %w", id, err))
+	}
+	return t.show(confirmed, func(w io.Writer) {
+		fmt.Fprintf(w, "%s is confirmed by %s: its exposed keys end now; see how it goes with: keyturn incident show %s\n", id, plain(confirmed.By), id)
+	})
+}
+
+// unconfirmed are the credentials of an incident that wait for a signature, with the keys to be ended.
+func (t *terminal) unconfirmed(ctx context.Context, c client.Client, ns string, e emergency, status workflows.IncidentStatus) ([]affected, error) {
+	var who, unknown []affected
+	for _, m := range status.Credentials {
+		if !m.Unconfirmed {
+			continue
+		}
+		a := affected{Credential: m.Credential, Because: "one that waits for a signature", Exposed: m.Exposed}
+		who = append(who, a)
+		named := slices.ContainsFunc(e.keys, func(k string) bool { return strings.HasPrefix(k, m.Credential+"=") })
+		if len(a.Exposed) == 0 && !named && !isRunning(ctx, c, m.Credential) { // what runs says it by itself
+			unknown = append(unknown, a)
+		}
+	}
+	if len(who) == 0 {
+		return nil, exit(exitRefused, fmt.Errorf("nothing of %s waits for a signature; see how it stands with: keyturn incident show %s", status.Incident, status.Incident))
+	}
+	specs, err := t.specsOf(ctx, c, ns, e, unknown)
+	if err != nil {
+		return nil, err
+	}
+	return who, e.expose(ctx, c, who, specs)
+}

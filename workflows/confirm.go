@@ -1,0 +1,182 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/signed"
+)
+
+// ConfirmName is the update, and the signal, by which somebody signs for an incident that waits for that: a Confirmation. The update's
+// result is who signed it.
+const ConfirmName = "confirm"
+
+// Confirmation has an incident act by a declaration: one that began without, or whose declaration is too old for what has not begun.
+type Confirmation struct {
+	Declaration signed.Envelope `json:"declaration"`
+}
+
+// Confirmed is what became of it.
+type Confirmed struct {
+	By string `json:"by"`
+}
+
+// MaxUnsigned is how many credentials an incident may be of for which nobody signed.
+const MaxUnsigned = 10
+
+// So long an incident waits for a signature, saying so each hour.
+const (
+	confirmWithin = 24 * time.Hour
+	confirmAgain  = time.Hour
+)
+
+// unsigned does what may be done without a signature: it begins the routine rotation of each credential, canary first, so that there is
+// another key by the time that somebody signs. It tells whether somebody did.
+func (i *incidentRun) unsigned() (bool, error) {
+	names := slices.Clone(i.in.Credentials)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	switch {
+	case len(names) == 0:
+		return false, errors.New(`it has no "declaration", and names no "credentials": write one of them; keyturn emergency does that for you`)
+	case len(names) > MaxUnsigned:
+		return false, fmt.Errorf("it names %d credentials, and nobody signed for it: without a signature it may be %d", len(names), MaxUnsigned)
+	case strings.TrimSpace(i.in.Reason) == "":
+		return false, errors.New(`it gives no "reason"`)
+	}
+	i.status.Reason = clip(i.in.Reason)
+	for _, name := range names {
+		i.status.Credentials = append(i.status.Credentials, IncidentMember{Credential: name, State: "beginning", Unconfirmed: true})
+	}
+	i.note("begun, and nobody has signed for it: %s", i.status.Reason)
+	for n := range i.status.Credentials {
+		i.rotate(&i.status.Credentials[n])
+	}
+	i.status.Message = fmt.Sprintf("NOT CONTAINED: nobody has signed for it, so that no key is destroyed before somebody does whom trust.incidents names: keyturn incident confirm %s --sign KEY", i.status.Incident)
+	i.show()
+	for until := i.status.Since.Add(confirmWithin); workflow.Now(i.ctx).Before(until); {
+		i.tell(i.ctx, activities.NewsUnconfirmed)
+		if signed, _ := workflow.AwaitWithTimeout(i.ctx, confirmAgain, func() bool { return i.signatures > 0 }); signed {
+			i.status.Message = ""
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// rotate begins the routine rotation of a credential, unless one runs.
+func (i *incidentRun) rotate(m *IncidentMember) {
+	input := RotationInput{Credential: m.Credential, Reason: i.status.Incident + ": " + i.status.Reason, RequestedBy: i.in.RequestedBy}
+	if spec, given := i.in.Specs[m.Credential]; given {
+		input.Spec = spec
+	}
+	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(i.ctx, workflow.ChildWorkflowOptions{
+		WorkflowID: WorkflowID(m.Credential), TaskQueue: TaskQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
+		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, StaticSummary: summary("rotation of " + m.Credential),
+	}), Rotation, input)
+	switch err := child.GetChildWorkflowExecution().Get(i.ctx, nil); {
+	case err == nil:
+		i.became(m, "rotates as a routine; waits for a signature")
+	case temporal.IsWorkflowExecutionAlreadyStartedError(err):
+		i.became(m, "a rotation runs already; waits for a signature")
+	default:
+		i.became(m, "no rotation of it can begin; waits for a signature: "+cause(err))
+	}
+}
+
+// confirm has the incident act by a declaration from now on.
+func (i *incidentRun) confirm(ctx workflow.Context, c Confirmation) (Confirmed, error) {
+	declared, err := i.proved(ctx, c.Declaration)
+	if err == nil {
+		err = i.accept(c.Declaration, declared)
+	}
+	if err != nil {
+		i.note("a confirmation was not taken: %s", cause(err))
+		return Confirmed{}, temporal.NewNonRetryableApplicationError("not confirmed: "+cause(err), activities.TypeDeclaration, nil)
+	}
+	return Confirmed{By: declared.By}, nil
+}
+
+// waits refuses a confirmation that nothing waits for.
+func (i *incidentRun) waits(workflow.Context, Confirmation) error {
+	if !slices.ContainsFunc(i.status.Credentials, func(m IncidentMember) bool { return m.Unconfirmed }) {
+		return temporal.NewNonRetryableApplicationError("nothing of this incident waits for a signature; see how it stands with: keyturn incident show "+i.status.Incident, activities.TypeDeclaration, nil)
+	}
+	return nil
+}
+
+// listenForConfirmation takes confirmations, as an update and as a signal.
+func (i *incidentRun) listenForConfirmation() error {
+	const description = `Sign for an incident that waits for it; sent by keyturn incident confirm, e.g. {"declaration":{...}}`
+	update := func(ctx workflow.Context, c Confirmation) (Confirmed, error) {
+		own, _ := workflow.NewDisconnectedContext(ctx)
+		return i.confirm(own, c)
+	}
+	err := workflow.SetUpdateHandlerWithOptions(i.ctx, ConfirmName, update, workflow.UpdateHandlerOptions{Description: description, Validator: i.waits})
+	if err != nil {
+		return err
+	}
+	signals := workflow.GetSignalChannelWithOptions(i.ctx, ConfirmName, workflow.SignalChannelOptions{Description: description})
+	workflow.Go(i.ctx, func(ctx workflow.Context) {
+		for {
+			var c Confirmation
+			signals.Receive(ctx, &c)
+			if err := i.waits(ctx, c); err != nil {
+				i.note("a confirmation was not taken: %s", cause(err))
+				continue
+			}
+			_, _ = i.confirm(ctx, c)
+		}
+	})
+	return nil
+}
+
+// accept has the incident act by a declaration that is proved. One that follows another leaves out no key of what waits for it.
+func (i *incidentRun) accept(declaration signed.Envelope, declared activities.Declared) error {
+	d := declared.Declaration
+	first := i.signatures == 0
+	for _, m := range i.status.Credentials {
+		for _, id := range m.Exposed {
+			if m.Unconfirmed && !slices.Contains(d.Keys(m.Credential), id) {
+				return fmt.Errorf("it leaves out key %s of %s", id, m.Credential)
+			}
+		}
+	}
+	i.declaration = declaration
+	i.signatures++
+	i.status.Reason, i.status.DeclaredBy, i.status.Deadline = d.Reason, declared.By, d.Begun(i.status.Since).Add(d.Deadline.Std())
+	i.note("declared by %s: %s", declared.By, d.Reason)
+	if !first {
+		return nil
+	}
+	began := i.status.Credentials
+	i.status.Credentials = nil
+	for _, name := range workflow.DeterministicKeys(d.Exposed) {
+		i.status.Credentials = append(i.status.Credentials, IncidentMember{Credential: name, Exposed: d.Keys(name), State: "beginning"})
+	}
+	for _, m := range began {
+		if len(d.Keys(m.Credential)) == 0 {
+			i.note("%s: no key of it is exposed, as %s says; its rotation goes on", m.Credential, declared.By)
+		}
+	}
+	return nil
+}
+
+// signedAnew waits until somebody signs again for a credential for which nothing was begun in time. It tells whether somebody did.
+func (i *incidentRun) signedAnew(ctx workflow.Context, m *IncidentMember) bool {
+	i.became(m, "the declaration was too old when it began, and waits for another one: keyturn incident confirm "+i.status.Incident+" --sign KEY")
+	m.Unconfirmed = true
+	before := i.signatures
+	i.tell(ctx, activities.NewsUnconfirmed)
+	again, _ := workflow.AwaitWithTimeout(ctx, confirmWithin, func() bool { return i.signatures > before })
+	m.Unconfirmed = false
+	return again
+}
