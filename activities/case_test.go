@@ -229,6 +229,9 @@ func (c *crashCase) run(step string) {
 		require.True(c.t, destroyed.Decision.OK, destroyed.Decision.Message)
 	case "ProveDeclaration":
 		c.execute(step, activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, nil)
+	case "RecordReview":
+		err := c.attempt(step, activities.ReviewInput{Declaration: c.emergency.Declaration}, nil, 1)
+		require.ErrorContains(c.t, err, "not signed")
 	case "TellOfIncident":
 		c.execute(step, activities.NewsInput{Emergency: *c.emergency, News: activities.NewsBegun, At: c.now()}, nil)
 		require.NotEmpty(c.t, c.world.Notifications())

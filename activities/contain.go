@@ -95,6 +95,9 @@ func (a *Activities) holdsTo(ctx context.Context, s *site, r Rotation) error {
 	if unproved != nil {
 		d, _ = incident.Peek(r.Emergency.Declaration)
 	}
+	if d.Drill && s.spec.Credential.Labels[incident.DrillLabel] != "true" {
+		return fmt.Errorf("%w: it is a drill, and %q is not labelled %s=true", ErrDeclaration, name, incident.DrillLabel)
+	}
 	digest, err := incident.Digest(r.Emergency.Declaration)
 	if err != nil || len(d.Keys(name)) == 0 {
 		return errors.Join(unproved, fmt.Errorf("%w: it lists no exposed key of %q", ErrDeclaration, name))

@@ -30,15 +30,23 @@ func (c *crashCase) declare(keys ...string) {
 
 func (c *crashCase) declareFor(credential string, keys ...string) {
 	c.t.Helper()
+	c.declareWith(func(*incident.Declaration) {}, credential, keys...)
+}
+
+// declareWith bends the declaration.
+func (c *crashCase) declareWith(bend func(*incident.Declaration), credential string, keys ...string) {
+	c.t.Helper()
 	file, ines := filepath.Join(c.t.TempDir(), "incidents"), newKey(c.t)
 	trust(c.t, file, "ines", ines)
 	config, err := workerconfig.Load("keyturn-worker.yaml", fmt.Appendf(nil, "%sfreeze: [{type: memory}]\ntrust: {incidents: %q}\n", caseConfig, file), c.do.Descriptors)
 	require.NoError(c.t, err)
 	c.do.Config = func() *workerconfig.Config { return config }
-	declaration, err := incident.Declaration{
+	d := incident.Declaration{
 		Incident: incident.ID("leak"), Reason: "key in a public repository", Deadline: incident.DefaultDeadline,
 		Exposed: map[string][]string{credential: keys}, Nonce: "n1", SignedAt: c.now(), Expires: c.now().Add(time.Hour),
-	}.Sign(ines)
+	}
+	bend(&d)
+	declaration, err := d.Sign(ines)
 	require.NoError(c.t, err)
 	c.emergency = &activities.Emergency{Declaration: declaration, Since: c.now()}
 }
@@ -124,6 +132,9 @@ func TestADeclarationBindsWhatIsDestroyed(t *testing.T) {
 		"without one":                 {"key-old", func(c *crashCase) { c.emergency = nil }, "it does not list this key"},
 		"one that nobody signed":      {"key-old", func(c *crashCase) { c.emergency.Declaration.Signature = "" }, "not signed"},
 		"one that is too old":         {"key-old", func(c *crashCase) { c.wait(66 * time.Minute) }, "sign another one"},
+		"a drill, of a credential that is not there for drills": {"key-old", func(c *crashCase) {
+			c.declareWith(func(d *incident.Declaration) { d.Drill = true }, "payments-api", "key-old")
+		}, `it is a drill, and "payments-api" is not labelled drill=true`},
 		"where nobody may declare any": {"key-old", func(c *crashCase) {
 			config, err := workerconfig.Load("keyturn-worker.yaml", []byte(caseConfig), c.do.Descriptors)
 			require.NoError(c.t, err)

@@ -69,7 +69,9 @@ func (a *Activities) TellOfIncident(ctx context.Context, in NewsInput) error {
 			return forTemporal(err)
 		}
 		id = d.Incident
-		subject, body = in.text(d, by)
+		if subject, body = in.text(d, by); d.Drill {
+			subject = "DRILL: " + subject
+		}
 	}
 	return forTemporal(a.send(ctx, providers.Notification{
 		ID: id + "/" + string(in.News) + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.incident." + string(in.News), Severity: providers.Alert,

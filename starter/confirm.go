@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
 	"github.com/keyturn/keyturn/internal/incident"
@@ -53,11 +50,7 @@ func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) 
 		return err
 	}
 	defer c.Close()
-	status, err := incidentStatus(ctx, c, id, "", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
-	var missing *serviceerror.NotFound
-	if errors.As(err, &missing) {
-		return exit(exitNotFound, fmt.Errorf("no incident %q is known; see them with: keyturn incident list", id))
-	}
+	status, _, err := findIncident(ctx, c, id)
 	if err != nil {
 		return err
 	}

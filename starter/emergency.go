@@ -1,14 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
-	"golang.org/x/term"
 
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -31,7 +29,7 @@ type emergency struct {
 	suspect                             string
 	keys                                []string
 	deadline                            time.Duration
-	revokeFirst, noFreeze               bool
+	revokeFirst, noFreeze, drill        bool
 	dryRun, yes, wait                   bool
 	timeout                             time.Duration
 }
@@ -51,6 +49,12 @@ for somebody who may sign for it: keyturn incident confirm ID --sign KEY.`,
 		Example: `  keyturn emergency payments-api --reason "key in a public repository" --sign ~/.ssh/id_ed25519 --wait
   keyturn emergency --where team=payments --reason "a laptop was stolen" --dry-run`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if e.drill {
+				e.reason = cmp.Or(e.reason, "a drill")
+				if len(args) == 0 && e.where == "" {
+					e.where = incident.DrillLabel + "=true"
+				}
+			}
 			if err := e.check(args); err != nil {
 				return err
 			}
@@ -58,7 +62,7 @@ for somebody who may sign for it: keyturn incident confirm ID --sign KEY.`,
 				return usage("--revoke-first is --deadline 0s: say one of them")
 			}
 			if e.sign == "" && !e.dryRun {
-				for _, flag := range []string{"key", "suspect", "deadline", "revoke-first", "no-freeze"} {
+				for _, flag := range []string{"drill", "key", "suspect", "deadline", "revoke-first", "no-freeze"} {
 					if cmd.Flags().Changed(flag) {
 						return usage("--%s is for whoever signs: add --sign KEY, or say it to keyturn incident confirm", flag)
 					}
@@ -77,6 +81,7 @@ for somebody who may sign for it: keyturn incident confirm ID --sign KEY.`,
 	f.DurationVar(&e.deadline, "deadline", incident.DefaultDeadline.Std(), "when the exposed keys are destroyed whoever uses them; 0: at once, before there are others")
 	f.BoolVar(&e.revokeFirst, "revoke-first", false, "destroy the exposed keys at once, before there are others")
 	f.BoolVar(&e.noFreeze, "no-freeze", false, "let deployments go on, though the worker configuration has hooks that freeze them")
+	f.BoolVar(&e.drill, "drill", false, "exercise it on credentials that are labelled drill=true (default all of them): their keys end for real")
 	f.StringVar(&e.as, "as", me(), "who asks, for the record")
 	signFlag(cmd, &e.sign)
 	f.StringVar(&e.signSpec, "sign-spec", "", "with -f: the key that signs the file's specs, where it is not that of --sign")
@@ -142,6 +147,9 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 	if e.sign == "" && !e.dryRun {
 		return t.report(ctx, c, e, who, input)
 	}
+	if err := e.drills(specs); err != nil {
+		return err
+	}
 	if err := e.expose(ctx, c, who, specs); err != nil {
 		return err
 	}
@@ -171,9 +179,26 @@ func defaultName() string { return time.Now().UTC().Format("2006-01-02-150405") 
 func (e *emergency) declaration(namespace, id string) incident.Declaration {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	return incident.Declaration{
-		Schema: incident.Schema, Namespace: namespace, Incident: id, Reason: e.reason,
+		Schema: incident.Schema, Namespace: namespace, Incident: id, Reason: e.reason, Drill: e.drill,
 		Deadline: inventory.Duration(e.deadline), Exposed: map[string][]string{}, Nonce: rand.Text(), SignedAt: now, Expires: now.Add(incident.MaxValid),
 	}
+}
+
+// drills refuses a drill with credentials that are not there for that.
+func (e *emergency) drills(specs map[string]inventory.SignedSpec) error {
+	if !e.drill {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(specs)) {
+		spec, err := specs[name].Peek()
+		if err != nil {
+			return err
+		}
+		if spec.Credential.Labels[incident.DrillLabel] != "true" {
+			return exit(exitRefused, fmt.Errorf("a drill ends keys for real, and %s is not labelled %s=true; nothing was touched", name, incident.DrillLabel))
+		}
+	}
+	return nil
 }
 
 // report begins an incident that nobody signs.
@@ -209,16 +234,7 @@ func (t *terminal) agree(d incident.Declaration, who []affected, yes bool) error
 		return nil
 	}
 	printAffected(t.err, d, who)
-	in, ok := t.in.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return usage("there is no terminal to ask on: say --yes when that is what shall happen")
-	}
-	fmt.Fprint(t.err, "Type yes to begin: ")
-	answer, err := bufio.NewReader(t.in).ReadString('\n')
-	if err != nil || strings.TrimSpace(answer) != "yes" {
-		return exit(exitRefused, errors.New("not begun; nothing was touched"))
-	}
-	return nil
+	return t.ask("Type yes to begin: ")
 }
 
 // declare starts the incident, and waits for its end when that is asked for.

@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -120,7 +121,7 @@ func (t *terminal) listIncidents(ctx context.Context) error {
 		for _, i := range list {
 			dead, exposed := i.Dead()
 			rows = append(rows, []string{
-				i.Incident, clock(i.Since), cmp.Or(i.Problem, string(i.Outcome), "goes on"), fmt.Sprint(len(i.Credentials)), fmt.Sprintf("%d of %d", dead, exposed), took(i.IncidentStatus), i.Reason,
+				i.Incident, clock(i.Since), cmp.Or(i.Problem, string(i.Outcome), "goes on") + map[bool]string{true: " (drill)"}[i.Drill], fmt.Sprint(len(i.Credentials)), fmt.Sprintf("%d of %d", dead, exposed), took(i.IncidentStatus), i.Reason,
 			})
 		}
 		columns(w, rows...)
@@ -142,20 +143,39 @@ func (t *terminal) showIncident(ctx context.Context, id string) error {
 		return err
 	}
 	defer c.Close()
-	described, err := c.DescribeWorkflowExecution(ctx, id, "")
-	var missing *serviceerror.NotFound
-	if errors.As(err, &missing) {
-		return exit(exitNotFound, fmt.Errorf("no incident %q is known; see them with: keyturn incident list", id))
-	}
-	if err != nil {
-		return fmt.Errorf("looking for %s: %w", id, err)
-	}
-	info := described.GetWorkflowExecutionInfo()
-	status, err := incidentStatus(ctx, c, id, info.GetExecution().GetRunId(), info.GetStatus())
+	status, _, err := findIncident(ctx, c, id)
 	if err != nil {
 		return err
 	}
-	return t.show(status, func(w io.Writer) { printIncident(w, status) })
+	shown := reviewedIncident{status, reviewOf(ctx, c, id)}
+	return t.show(shown, func(w io.Writer) {
+		printIncident(w, status)
+		if line := reviewLine(status, shown.Review); line != "" {
+			fmt.Fprintln(w, line)
+		}
+	})
+}
+
+// reviewedIncident is an incident with its review; without one when there is none.
+type reviewedIncident struct {
+	workflows.IncidentStatus
+	Review *activities.Reviewed `json:"review,omitempty"`
+}
+
+// findIncident asks an incident how it stands, and tells its run.
+func findIncident(ctx context.Context, c client.Client, id string) (status workflows.IncidentStatus, run string, err error) {
+	described, err := c.DescribeWorkflowExecution(ctx, id, "")
+	var missing *serviceerror.NotFound
+	if errors.As(err, &missing) {
+		return status, "", exit(exitNotFound, fmt.Errorf("no incident %q is known; see them with: keyturn incident list", id))
+	}
+	if err != nil {
+		return status, "", fmt.Errorf("looking for %s: %w", id, err)
+	}
+	info := described.GetWorkflowExecutionInfo()
+	run = info.GetExecution().GetRunId()
+	status, err = incidentStatus(ctx, c, id, run, info.GetStatus())
+	return status, run, err
 }
 
 // incidentStatus is what an incident says of itself: its result, once it has ended, for which no worker is needed.
@@ -186,7 +206,7 @@ func incidentStatus(ctx context.Context, c client.Client, id, run string, state 
 
 // printIncident shows how an incident ended, what is not contained first.
 func printIncident(w io.Writer, s workflows.IncidentStatus) {
-	fmt.Fprintln(w, plain(s.Message))
+	fmt.Fprintln(w, map[bool]string{true: "DRILL: "}[s.Drill]+plain(s.Message))
 	rows := [][]string{{"CREDENTIAL", "EXPOSED", "STATE", "DEAD AFTER", "CURRENT"}}
 	for _, m := range s.Credentials {
 		var dead []string

@@ -89,6 +89,7 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 		newRotate(t),
 		newEmergency(t),
 		newIncident(t),
+		newReview(t),
 		newStatus(t),
 		newSweep(t),
 		newApprovals(t),

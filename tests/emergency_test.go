@@ -26,7 +26,8 @@ func alarmed(t *testing.T, windows ...string) *trustingStage {
 	prepared := prepare(t, windows...)
 	s := &trustingStage{stage: prepared, signers: filepath.Join(prepared.folder, "signers"), ran: filepath.Join(prepared.folder, "ran")}
 	s.ann, s.mallory = newPerson(t, s.folder, "ann"), newPerson(t, s.folder, "mallory")
-	trust(t, s.signers, s.ann)
+	s.olga = newPerson(t, s.folder, "olga")
+	trust(t, s.signers, s.ann, s.olga)
 	s.lock = filepath.Join(prepared.folder, "deployments-frozen")
 	s.rewrite(s.place.Worker, "audit:", "freeze: [{type: file, path: '"+s.lock+"'}]\naudit:")
 	s.rewrite(s.place.Worker, "audit:", "trust:\n  inventory: [{environments: [sandbox], allowedSigners: '"+s.signers+"'}]\n  incidents: '"+s.signers+"'\naudit:")
@@ -91,6 +92,20 @@ func TestEmergencyByTheCommandLine(t *testing.T) {
 	require.Zero(t, code, out)
 	assert.Contains(t, out, "Every exposed key is dead, after")
 	assert.Contains(t, out, "declared by ann: key in a public repository")
+	review := func(by person) (string, int) {
+		return s.starter("review", list[0].Incident, "--sign", by.file, "--comment", "right key, right time", "--yes")
+	}
+	assert.Contains(t, out, "Not reviewed yet: keyturn review "+list[0].Incident)
+	for _, by := range []person{s.ann, s.mallory} {
+		out, code = review(by)
+		assert.Equal(t, 3, code, out)
+	}
+	out, code = review(s.olga)
+	require.Zero(t, code, out)
+	out, code = s.starter("incident", "show", list[0].Incident)
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "Reviewed by olga")
+	assert.Contains(t, out, ": right key, right time")
 	out, code = s.starter("incident", "show", "never-was")
 	assert.Equal(t, 4, code, out)
 }
@@ -103,13 +118,15 @@ func TestEmergencyOfAChain(t *testing.T) {
 	signers := filepath.Join(s.folder, "signers")
 	trust(t, signers, ann)
 	s.rewrite(s.place.Worker, "audit:", "trust: {incidents: '"+signers+"'}\naudit:")
-	names := []string{"leaf", "other", "root"}
+	names := []string{"leaf", "other", "root", "scratch"}
 	for _, name := range names {
 		s.oldKey(name, "old-"+name, time.Date(2024, 7, 1, 0, 0, 0, 0, time.UTC))
 	}
-	s.apply(0, "-f", s.file("chain.yaml", declared("chain", names, func(name string) string {
+	chain := declared("chain", names, func(name string) string {
 		return "    adopt: [old-" + name + "]\n" + map[string]string{"leaf": "    dependsOn: [root]\n"}[name]
-	})))
+	})
+	scratch := strings.LastIndex(chain, "{team: payments}")
+	s.apply(0, "-f", s.file("chain.yaml", chain[:scratch]+strings.Replace(chain[scratch:], "{team: payments}", `{drill: "true"}`, 1)))
 	s.startWorker()
 	var status workflows.IncidentStatus
 	eventually(t, func() bool { // the index may not have all of them yet
@@ -132,6 +149,20 @@ func TestEmergencyOfAChain(t *testing.T) {
 	assert.Contains(t, string(text), "old-other")
 	_, err = s.client().DescribeWorkflowExecution(t.Context(), workflows.WorkflowID("other"), "")
 	assert.Error(t, err)
+
+	out, code = s.starter("emergency", "other", "--drill", "--sign", ann.file, "--yes", "--wait")
+	assert.Equal(t, 3, code, out)
+	assert.Contains(t, out, "other is not labelled drill=true; nothing was touched")
+	eventually(t, func() bool { // the index may not have all of them yet
+		out, code = s.starter("emergency", "--drill", "--sign", ann.file, "--yes", "--wait", "--timeout", patience.String())
+		return code != 4
+	}, patience, 200*time.Millisecond)
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "DRILL: Every exposed key is dead, after")
+	text, err = os.ReadFile(s.keyFile())
+	require.NoError(t, err)
+	assert.NotContains(t, string(text), "old-scratch")
+	assert.Contains(t, string(text), "old-other")
 }
 
 // An incident begins by the temporal CLI as the page says. Nobody has signed for it: there is another key, and none is destroyed, until

@@ -152,7 +152,7 @@ func (i *incidentRun) accept(declaration signed.Envelope, declared activities.De
 	}
 	i.declaration = declaration
 	i.signatures++
-	i.status.Reason, i.status.DeclaredBy, i.status.Deadline = d.Reason, declared.By, d.Begun(i.status.Since).Add(d.Deadline.Std())
+	i.status.Reason, i.status.DeclaredBy, i.status.Drill, i.status.Deadline = d.Reason, declared.By, d.Drill, d.Begun(i.status.Since).Add(d.Deadline.Std())
 	i.note("declared by %s: %s", declared.By, d.Reason)
 	if !first {
 		return nil

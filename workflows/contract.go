@@ -78,6 +78,9 @@ type EmergencyNews struct {
 	Report     Report `json:"report"`
 }
 
+// DeclarationName is the query that returns by what an incident acts: a signed.Envelope, empty when nobody signed.
+const DeclarationName = "declaration"
+
 // StatusName is the query that returns a Status, PlanName the one that returns the policy.Plan, SpecName
 // the one that returns the inventory.SignedSpec.
 const (

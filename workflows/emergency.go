@@ -89,7 +89,7 @@ func (r *rotation) emergency() error {
 	deadline, exposed := d.Begun(r.in.Emergency.Since).Add(d.Deadline.Std()), d.Keys(r.Status.Credential)
 	r.enter(PhaseContain, fmt.Sprintf("Ending %s, exposed by %s: %s", strings.Join(exposed, ", "), d.Incident, d.Reason))
 	r.note("%s: %s. Exposed: %s", d.Incident, d.Reason, strings.Join(exposed, ", "))
-	r.tell(notifyAlert, "emergency", "Emergency: exposed keys of "+r.Status.Credential,
+	r.tell(notifyAlert, "emergency", map[bool]string{true: "DRILL: "}[d.Drill]+"Emergency: exposed keys of "+r.Status.Credential,
 		fmt.Sprintf("%s: %s. %s: destroyed as soon as all consumers are on another key, and %s whoever still uses it. Where deployments are frozen meanwhile, this lets them go on: keyturn incident unfreeze %s",
 			d.Incident, d.Reason, strings.Join(exposed, ", "), deadline.UTC().Format(time.RFC3339), d.Incident))
 	r.until(deadline)

@@ -50,8 +50,10 @@ type IncidentStatus struct {
 	Incident string `json:"incident"`
 	Reason   string `json:"reason,omitempty"`
 	// DeclaredBy signed the declaration.
-	DeclaredBy string    `json:"declaredBy,omitempty"`
-	Since      time.Time `json:"since"`
+	DeclaredBy string `json:"declaredBy,omitempty"`
+	// Drill: no key leaked.
+	Drill bool      `json:"drill,omitempty"`
+	Since time.Time `json:"since"`
 	// Deadline is when exposed keys are destroyed whoever uses them.
 	Deadline time.Time `json:"deadline,omitzero"`
 	// Outcome is empty while it goes on.
@@ -119,19 +121,24 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	if err != nil {
 		return i.status, err
 	}
+	err = workflow.SetQueryHandlerWithOptions(ctx, DeclarationName, func() (signed.Envelope, error) { return i.declaration, nil },
+		workflow.QueryHandlerOptions{Description: "The declaration by which the incident acts, with its signature"})
+	if err != nil {
+		return i.status, err
+	}
 	if err := i.listenForConfirmation(); err != nil {
 		return i.status, err
 	}
-	signed, err := true, error(nil)
+	confirmed := true
 	if len(in.Declaration.Body) > 0 {
 		err = i.prove()
 	} else {
-		signed, err = i.unsigned()
+		confirmed, err = i.unsigned()
 	}
 	switch {
 	case err != nil:
 		return i.ends(Refused, "Nothing was touched: "+cause(err)), nil
-	case !signed:
+	case !confirmed:
 		return i.ends(NotContained, fmt.Sprintf("NOT CONTAINED: nobody signed for it within %s, so that no key was destroyed. The rotations that it began go on.", inventory.Duration(confirmWithin))), nil
 	}
 	workflow.Go(i.ctx, i.listen)
@@ -394,7 +401,7 @@ func (s IncidentStatus) Markdown() string {
 		line("**%s**", text(s.Message))
 		line("")
 	}
-	line("### %s: %s", text(s.Incident), text(s.Reason))
+	line("### %s%s: %s", map[bool]string{true: "DRILL "}[s.Drill], text(s.Incident), text(s.Reason))
 	line("")
 	line("- **Declared by:** %s", text(cmp.Or(s.DeclaredBy, "nobody who may")))
 	line("- **Begun:** %s", s.Since.UTC().Format(time.RFC3339))

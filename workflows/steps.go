@@ -60,6 +60,7 @@ var (
 	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
 	declaring  = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	freezing   = step{summary: "tell the hooks that freeze deployments", attempt: 20 * time.Second, total: time.Minute}
+	reviewing  = step{summary: "write the review into the audit record", attempt: 30 * time.Second, total: 2 * time.Minute}
 	announcing = step{summary: "tell people of the incident", attempt: 30 * time.Second, total: 5 * time.Minute}
 	following  = step{summary: "ask the rotation that runs whether it has heard", attempt: 30 * time.Second, total: time.Minute}
 	// Whoever asks for a rollback waits for it.

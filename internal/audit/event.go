@@ -91,6 +91,8 @@ const (
 	TakenOver Type = "rotation.taken-over"
 	// RotationTerminated: an incident has a run ended now that does not answer it; its emergency goes on from what is true.
 	RotationTerminated Type = "rotation.terminated"
+	// IncidentReviewed: somebody signed that they looked at what an incident did, and did not declare it.
+	IncidentReviewed Type = "incident.reviewed"
 	// DebtFound: the run ends and still owes something.
 	DebtFound Type = "debt.found"
 	// RotationEnded: the outcome.
@@ -102,7 +104,7 @@ var types = []Type{
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
-	EmergencyBegun, TakenOver, RotationTerminated, DebtFound, RotationEnded,
+	EmergencyBegun, TakenOver, RotationTerminated, IncidentReviewed, DebtFound, RotationEnded,
 }
 
 // told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are

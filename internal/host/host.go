@@ -142,6 +142,7 @@ func Register(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Rotation)
 	r.RegisterWorkflow(workflows.Incident)
 	r.RegisterWorkflow(workflows.EmergencyRotation)
+	r.RegisterWorkflow(workflows.Review)
 	r.RegisterWorkflow(workflows.ScheduledRotation)
 	r.RegisterWorkflow(workflows.RotationSlot)
 	r.RegisterWorkflow(workflows.Inspect)

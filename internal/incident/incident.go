@@ -44,6 +44,8 @@ type Declaration struct {
 	Namespace string `json:"namespace"`
 	Incident  string `json:"incident"`
 	Reason    string `json:"reason"`
+	// Drill: no key leaked. It ends those of credentials that are there for drills, and no others.
+	Drill bool `json:"drill,omitempty"`
 	// Deadline is how long after the incident's begin the exposed keys are destroyed, whoever still uses them; zero: at once, before
 	// there are others.
 	Deadline inventory.Duration `json:"revokeDeadline"`
@@ -54,6 +56,9 @@ type Declaration struct {
 	SignedAt time.Time `json:"signedAt"`
 	Expires  time.Time `json:"expires"`
 }
+
+// DrillLabel is what a credential is labelled with that is there for drills, with the value "true".
+const DrillLabel = "drill"
 
 // prefix begins the workflow ID of each incident.
 const prefix = "incident/"

@@ -26,6 +26,8 @@ const (
 	Decision Purpose = "decision@keyturn.dev"
 	// Incident is the declaration that keys are exposed.
 	Incident Purpose = "incident@keyturn.dev"
+	// Review says that somebody looked at what an incident did.
+	Review Purpose = "review@keyturn.dev"
 )
 
 // The sentinels. Signing the same body again, by somebody who is trusted, mends each of them.
