@@ -257,9 +257,9 @@ func (t *terminal) declare(ctx context.Context, c client.Client, id, reason stri
 			columns(w, []string{"workflow", run.GetID()}, []string{"run", run.GetRunID()}, []string{"in the Web UI", "its current details say which key is dead, and which is not"})
 		})
 	}
-	var status workflows.IncidentStatus
-	if err := run.Get(ctx, &status); err != nil {
-		return noAnswer(ctx, "waiting for "+run.GetID(), err)
+	status, err := t.followIncident(ctx, c, run.GetID(), run.GetRunID())
+	if err != nil {
+		return err
 	}
 	if err := t.show(status, func(w io.Writer) { printIncident(w, status) }); err != nil {
 		return err

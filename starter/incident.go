@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,13 +29,18 @@ func newIncident(t *terminal) *cobra.Command {
 			Use: "list", Short: "Shows all incidents that Temporal still knows, the latest first", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return t.listIncidents(cmd.Context()) },
 		},
-		&cobra.Command{
-			Use: "show ID", Short: "Shows an incident: which exposed key is dead, which is not, what is owed, and its timeline",
-			Args: oneIncident,
-			RunE: func(cmd *cobra.Command, args []string) error { return t.showIncident(cmd.Context(), args[0]) },
-		},
-		newUnfreeze(t), newConfirm(t),
+		newShowIncident(t), newUnfreeze(t), newConfirm(t),
 	)
+	return cmd
+}
+
+func newShowIncident(t *terminal) *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "show ID", Short: "Shows an incident: which exposed key is dead, which is not, what is owed, and its timeline", Args: oneIncident,
+		RunE: func(cmd *cobra.Command, args []string) error { return t.showIncident(cmd.Context(), args[0], watch) },
+	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "go on until it has ended, and say what is new")
 	return cmd
 }
 
@@ -136,14 +142,17 @@ func took(s workflows.IncidentStatus) string {
 	return s.ContainedAt.Sub(s.Since).Round(time.Second).String()
 }
 
-func (t *terminal) showIncident(ctx context.Context, id string) error {
+func (t *terminal) showIncident(ctx context.Context, id string, watch bool) error {
 	id = incidentID(id)
 	c, _, err := t.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	status, _, err := findIncident(ctx, c, id)
+	status, run, err := findIncident(ctx, c, id)
+	if err == nil && watch {
+		status, err = t.followIncident(ctx, c, id, run)
+	}
 	if err != nil {
 		return err
 	}
@@ -206,7 +215,7 @@ func incidentStatus(ctx context.Context, c client.Client, id, run string, state 
 
 // printIncident shows how an incident ended, what is not contained first.
 func printIncident(w io.Writer, s workflows.IncidentStatus) {
-	fmt.Fprintln(w, map[bool]string{true: "DRILL: "}[s.Drill]+plain(s.Message))
+	fmt.Fprintln(w, map[bool]string{true: "DRILL: "}[s.Drill]+plain(cmp.Or(s.Message, s.Progress(time.Now()), "It has begun.")))
 	rows := [][]string{{"CREDENTIAL", "EXPOSED", "STATE", "DEAD AFTER", "CURRENT"}}
 	for _, m := range s.Credentials {
 		var dead []string
@@ -222,5 +231,50 @@ func printIncident(w io.Writer, s workflows.IncidentStatus) {
 	columns(w, rows...)
 	for _, line := range s.Timeline {
 		fmt.Fprintf(w, "%s  %s\n", line.At.UTC().Format(time.TimeOnly), plain(line.What))
+	}
+}
+
+// followIncident says on the error output, for people, what is new of an incident, until it has ended.
+func (t *terminal) followIncident(ctx context.Context, c client.Client, id, run string) (status workflows.IncidentStatus, err error) {
+	ended := make(chan error, 1)
+	go func() { ended <- c.GetWorkflow(ctx, id, run).Get(ctx, &status) }()
+	every := time.NewTicker(watchEvery)
+	defer every.Stop()
+	var said saidMoments
+	for {
+		select {
+		case err := <-ended:
+			if err != nil {
+				return status, noAnswer(ctx, "waiting for "+id, err)
+			}
+			said.say(t, status)
+			return status, nil
+		case <-every.C:
+			if now, err := incidentStatus(ctx, c, id, run, enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING); err == nil { // else the next time
+				said.say(t, now)
+			}
+		}
+	}
+}
+
+// saidMoments is how far an incident was told of.
+type saidMoments struct {
+	last workflows.IncidentMoment
+	dead int
+}
+
+// say tells what came since, and how far it is when that is news.
+func (m *saidMoments) say(t *terminal, s workflows.IncidentStatus) {
+	if t.quiet || t.output != "table" { // programs get the end alone
+		return
+	}
+	news := s.Timeline[slices.Index(s.Timeline, m.last)+1:]
+	for _, line := range news {
+		fmt.Fprintf(t.err, "%s  %s\n", line.At.UTC().Format(time.TimeOnly), plain(line.What))
+		m.last = line
+	}
+	if dead, _ := s.Dead(); len(s.Credentials) > 1 && s.Outcome == "" && dead != m.dead {
+		m.dead = dead
+		fmt.Fprintf(t.err, "%s  %s\n", time.Now().UTC().Format(time.TimeOnly), s.Progress(time.Now()))
 	}
 }

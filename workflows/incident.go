@@ -344,6 +344,21 @@ func (s IncidentStatus) Dead() (dead, exposed int) {
 	return dead, exposed
 }
 
+// Progress says how many exposed keys are dead at a time, and when all will be if it goes on like that; empty when it has ended, or nobody
+// has signed for it.
+func (s IncidentStatus) Progress(now time.Time) string {
+	dead, exposed := s.Dead()
+	if s.Outcome != "" || exposed == 0 {
+		return ""
+	}
+	line := fmt.Sprintf("%d of %d exposed keys are dead", dead, exposed)
+	if elapsed := now.Sub(s.Since); dead > 0 && dead < exposed && elapsed > 0 {
+		all := s.Since.Add(time.Duration(float64(elapsed) * float64(exposed) / float64(dead)))
+		line += ", at this rate all by " + all.UTC().Format(time.TimeOnly)
+	}
+	return line
+}
+
 // alive are the exposed keys that are not among those that somebody saw dead.
 func (m IncidentMember) alive(dead []ContainedKey) []string {
 	return slices.DeleteFunc(slices.Clone(m.Exposed), func(id string) bool {
@@ -407,6 +422,11 @@ func (s IncidentStatus) Markdown() string {
 	line("- **Begun:** %s", s.Since.UTC().Format(time.RFC3339))
 	if !s.Deadline.IsZero() {
 		line("- **Deadline:** %s; then exposed keys end whoever uses them", s.Deadline.UTC().Format(time.RFC3339))
+	}
+	if n := len(s.Timeline); n > 0 && s.Outcome == "" {
+		if progress := s.Progress(s.Timeline[n-1].At); progress != "" {
+			line("- **Progress:** %s", progress)
+		}
 	}
 	if !s.FrozenUntil.IsZero() {
 		line("- **Deployments are frozen** until %s, or the end; override with `keyturn incident unfreeze %s`", s.FrozenUntil.UTC().Format(time.RFC3339), text(s.Incident))
