@@ -465,6 +465,7 @@ func (m *manyExposed) judge(status workflows.IncidentStatus) {
 			break
 		}
 	}
+	assert.LessOrEqual(t, m.inOneTask(), 20, "Temporal ends a run of which one task asks for more than fits into a message")
 	live := map[string]int{}
 	for id := range m.keys {
 		live[m.owners[id]]++
@@ -478,6 +479,23 @@ func (m *manyExposed) judge(status workflows.IncidentStatus) {
 	assert.Greater(t, m.sent, 20, "traffic flowed")
 	t.Logf("%d exposed keys, dead after %s, %s until the end; %d changes; struck: %s; %d keys were minted a second time, and the first ended",
 		len(m.names), status.ContainedAt.Sub(status.Since).Round(100*time.Millisecond), status.EndedAt.Sub(status.Since).Round(100*time.Millisecond), m.changes, strings.Join(m.struck, "; "), second)
+}
+
+// inOneTask is for how much at most one workflow task of the incident asked with which its declaration goes along.
+func (m *manyExposed) inOneTask() (most int) {
+	asked := map[int64]int{}
+	for _, e := range historyOf(m.t, m.client(), "incident/many", "").Events {
+		if a := e.GetStartChildWorkflowExecutionInitiatedEventAttributes(); a != nil {
+			asked[a.GetWorkflowTaskCompletedEventId()]++
+		}
+		if a := e.GetActivityTaskScheduledEventAttributes(); a.GetActivityType().GetName() == "Follow" {
+			asked[a.GetWorkflowTaskCompletedEventId()]++
+		}
+	}
+	for _, n := range asked {
+		most = max(most, n)
+	}
+	return most
 }
 
 // withoutPrevious are a store's labels but for what was CURRENT before.
@@ -542,17 +560,17 @@ func TestAnIncidentOverFiftyCredentialsWhateverDies(t *testing.T) {
 	assert.Len(t, m.struck, len(disasters), "each of the moments came")
 }
 
-// As many as one declaration has room for, struck at random.
+// As many credentials as one wants, up to what a declaration has room for, struck at random.
 func TestAnIncidentOverManyCredentialsStruckAtRandom(t *testing.T) {
 	if *incidents == 0 {
 		t.Skip("run by make incidents")
 	}
 	m := openMany(t, *incidents)
 	random := seeded.New(seeded.NewPCG(*incidentsSeed, 0)) //nolint:gosec // moments that can be had again
-	// Each of the others comes some changes after the one before, of about a hundred that a credential needs.
+	// On average they are spread over the course, in which each credential has about a hundred changes.
 	const each = 25 // credentials for one disaster
-	most := max(*incidents/each, 4)
-	next := func(after int) int { return after + 1 + random.IntN(2*each*100) }
+	most := max(*incidents/each, 2)
+	next := func(after int) int { return after + 1 + random.IntN(2*100**incidents/(most+1)) }
 	at, left := next(0), most
 	m.strikes = func(_ string, change int) (worker, temporal bool) {
 		if left == 0 || change < at {

@@ -90,6 +90,9 @@ type incidentRun struct {
 	status IncidentStatus
 	// news are the ends that emergencies told of, by credential.
 	news map[string]Report
+	// turns is held by who waits for the next workflow task; asked counts what was asked for in the one that begins at task.
+	turns       workflow.Mutex
+	task, asked int
 	// over: every emergency has ended; thaw is why people end the freeze before that; freezing is done once that has ended.
 	over     bool
 	thaw     string
@@ -103,7 +106,7 @@ type incidentRun struct {
 // finished by what it began with: a cancellation of it stops nothing.
 func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, freezing: workflow.NewWaitGroup(own), telling: workflow.NewWaitGroup(own)}
+	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, turns: workflow.NewMutex(own), freezing: workflow.NewWaitGroup(own), telling: workflow.NewWaitGroup(own)}
 	i.status = IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}
 	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.status, nil },
 		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
@@ -127,9 +130,6 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		done.Add(1)
 		workflow.Go(i.ctx, func(ctx workflow.Context) {
 			defer done.Done()
-			if n >= atOnce { // their inputs do not fit into one workflow task
-				_ = workflow.Sleep(ctx, time.Duration(n/atOnce)*100*time.Millisecond)
-			}
 			i.awaitOthers(ctx, &i.status.Credentials[n])
 			i.contain(ctx, &i.status.Credentials[n])
 		})
@@ -143,8 +143,26 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	return i.status, nil
 }
 
-// atOnce is how many emergencies begin in one workflow task.
+// atOnce is in how much of what one workflow task asks for the declaration goes along: Temporal ends a run of which one task asks for more
+// than fits into a message.
 const atOnce = 20
+
+// turn is asked for before each of those. Who comes while all others do, since a worker was away, waits for the next task.
+func (i *incidentRun) turn(ctx workflow.Context) {
+	if i.turns.Lock(ctx) != nil {
+		return
+	}
+	defer i.turns.Unlock()
+	task := workflow.GetInfo(ctx).GetCurrentHistoryLength() // of this task, however often it is replayed
+	if task != i.task {
+		i.task, i.asked = task, 0
+	}
+	if i.asked == atOnce {
+		_ = workflow.Sleep(ctx, 100*time.Millisecond)
+		i.task, i.asked = workflow.GetInfo(ctx).GetCurrentHistoryLength(), 0
+	}
+	i.asked++
+}
 
 // prove sees who declared the incident, and that it is this one.
 func (i *incidentRun) prove() error {

@@ -29,6 +29,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 	}
 	told := func() bool { _, told := i.news[m.Credential]; return told }
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		i.turn(ctx)
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
 			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: 1},
@@ -65,6 +66,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 
 // takeOver asks the rotation that runs to become the emergency.
 func (i *incidentRun) takeOver(ctx workflow.Context, m *IncidentMember) error {
+	i.turn(ctx)
 	err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
 		Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
 	}).Get(ctx, nil)
@@ -93,6 +95,7 @@ func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over fun
 		input.End = !silent.IsZero() && workflow.Now(ctx).Sub(silent) >= takeoverTimeout
 		input.Late = workflow.Now(ctx).Sub(i.status.Deadline) >= takeoverTimeout
 		var is activities.Takeover
+		i.turn(ctx)
 		if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {
 			i.became(m, "nobody can tell how its rotation stands: "+cause(err))
 			wait, every = every, min(2*every, lastLook)
