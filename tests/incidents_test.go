@@ -41,7 +41,8 @@ var (
 )
 
 // disasters are the moments at which an incident over fifty credentials is struck: that of the n-th credential to come there,
-// while the others are wherever they are. A worker that dies loses all that it had begun.
+// while the others are wherever they are. A worker that dies loses all that it had begun, and that is missed after twenty seconds: the
+// moments are early enough for those to pass for all at once.
 var disasters = []struct {
 	moment   string
 	temporal bool // Temporal dies, and the worker lives
@@ -50,9 +51,9 @@ var disasters = []struct {
 	{"before store/*/versions/*.json 9", false},   // a key is minted, and its value is nowhere else
 	{"after record of key.issued 14", true},       // an emergency is about to go on
 	{"before record of key.destroyed 6", false},   // an exposed key is dead, and nobody knows
-	{"amid keys/*/key 20", false},                 // a consumer's file is written, and has not its name yet
-	{"after record of probe.refused 22", false},   // it is about to be told that a key is dead
-	{"before record of rotation.ended 30", false}, // all is done, and the record does not say so
+	{"amid keys/*/key 12", false},                 // a consumer's file is written, and has not its name yet
+	{"after record of probe.refused 9", false},    // it is about to be told that a key is dead
+	{"before record of rotation.ended 10", false}, // all is done, and the record does not say so
 }
 
 // manyExposed is one incident over many credentials, each with a consumer that uses its key, and everything that belongs to it. Its worker

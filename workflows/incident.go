@@ -93,6 +93,7 @@ type incidentRun struct {
 	// turns is held by who waits for the next workflow task; asked counts what was asked for in the one that begins at task.
 	turns       workflow.Mutex
 	task, asked int
+	stale       bool // what is shown
 	// over: every emergency has ended; thaw is why people end the freeze before that; freezing is done once that has ended.
 	over     bool
 	thaw     string
@@ -118,6 +119,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		i.show()
 		return i.status, nil
 	}
+	workflow.Go(i.ctx, i.keepShown)
 	workflow.Go(i.ctx, i.listen)
 	i.tell(i.ctx, activities.NewsBegun)
 	workflow.Go(i.ctx, i.watchDeadline)
@@ -140,6 +142,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	i.tell(i.ctx, activities.NewsEnded)
 	i.freezing.Wait(i.ctx)
 	i.telling.Wait(i.ctx)
+	i.show()
 	return i.status, nil
 }
 
@@ -336,7 +339,7 @@ func (i *incidentRun) note(format string, args ...any) {
 		i.status.Timeline = slices.Delete(i.status.Timeline, maxTimeline/2, maxTimeline/2+1)
 	}
 	i.status.Timeline = append(i.status.Timeline, IncidentMoment{workflow.Now(i.ctx), clip(fmt.Sprintf(format, args...))})
-	i.show()
+	i.stale = true
 }
 
 // end says how it all ended, what is not contained first.
@@ -363,7 +366,18 @@ func (i *incidentRun) end() {
 	i.note("%s", i.status.Message)
 }
 
-func (i *incidentRun) show() { workflow.SetCurrentDetails(i.ctx, i.status.Markdown()) }
+// keepShown shows the status, once however many notes came before: a page for each of hundreds of credentials takes longer than a workflow
+// task may, when another worker goes on with the incident.
+func (i *incidentRun) keepShown(ctx workflow.Context) {
+	for workflow.Await(ctx, func() bool { return i.stale }) == nil {
+		i.show()
+	}
+}
+
+func (i *incidentRun) show() {
+	i.stale = false
+	workflow.SetCurrentDetails(i.ctx, i.status.Markdown())
+}
 
 // Markdown is the incident as the Web UI shows it.
 func (s IncidentStatus) Markdown() string {
