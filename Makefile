@@ -5,7 +5,7 @@ WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets takeovers due steady sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets takeovers incidents due steady sandbox
 
 build:
 	go build ./... ./sandbox/...
@@ -80,6 +80,11 @@ resets:
 # What has a rotation's ID and does not answer an incident: two minutes.
 takeovers:
 	go test ./tests -run '^TestEmergencyEndsWhatDoesNotAnswer$$' -takeovers -count 1 -timeout 10m -v
+
+# An incident over many credentials, at most 500, while worker and Temporal die at random: make incidents N=150 SEED=7
+incidents: N := 500
+incidents:
+	go test ./tests -run '^TestAnIncidentOverManyCredentialsStruckAtRandom$$' -incidents $(N) $(if $(SEED),-incidents-seed $(SEED)) -count 1 -timeout 60m -v
 
 # Two hundred keys that come due at once: three minutes of the whole machine.
 due:

@@ -10,11 +10,14 @@ import (
 	"go.temporal.io/api/serviceerror"
 
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/incident"
 )
 
 // TakeoverInput names the rotation that an incident has asked to become the emergency of a credential.
 type TakeoverInput struct {
+	// DeclarationInput has the declaration where a run is to be ended: it is long, and to ask needs none.
 	DeclarationInput
+	Incident string `json:"incident"`
 	// End has a run ended that does not answer, Late also one that has heard, and is not the emergency yet.
 	End  bool `json:"end,omitempty"`
 	Late bool `json:"late,omitempty"`
@@ -25,7 +28,8 @@ type Takeover string
 
 // What a rotation may be.
 const (
-	// TakeoverHeard: it answers that it is the incident's emergency, or becomes that at its next safe point.
+	// TakeoverActs: it answers that it is the incident's emergency; TakeoverHeard, that it becomes that at its next safe point.
+	TakeoverActs  Takeover = "acts"
 	TakeoverHeard Takeover = "heard"
 	// TakeoverSilent: it runs, and does not say so: it is stuck, or no rotation of ours, or no worker has it.
 	TakeoverSilent Takeover = "silent"
@@ -50,15 +54,18 @@ func (a *Activities) Follow(ctx context.Context, in TakeoverInput) (Takeover, er
 }
 
 func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, error) {
-	d, by, err := a.declaration(in.Emergency)
-	if err != nil {
-		return "", err
-	}
-	if err = d.Lasts(a.Now()); err == nil && len(d.Keys(in.Credential)) == 0 {
-		err = fmt.Errorf("it lists no exposed key of %q", in.Credential)
-	}
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrDeclaration, err)
+	d, by := incident.Declaration{Incident: in.Incident}, ""
+	if in.End || in.Late {
+		var err error
+		if d, by, err = a.declaration(in.Emergency); err != nil {
+			return "", err
+		}
+		if err = d.Lasts(a.Now()); err == nil && len(d.Keys(in.Credential)) == 0 {
+			err = fmt.Errorf("it lists no exposed key of %q", in.Credential)
+		}
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrDeclaration, err)
+		}
 	}
 	run, err := a.run(ctx, in.Credential)
 	switch {
@@ -69,7 +76,9 @@ func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, er
 	}
 	heard := a.heard(ctx, in.Credential, run.ID, d.Incident)
 	switch {
-	case heard && (run.Type == emergencyType || !in.Late):
+	case heard && run.Type == emergencyType:
+		return TakeoverActs, nil
+	case heard && !in.Late:
 		return TakeoverHeard, nil
 	case !heard && !in.End:
 		return TakeoverSilent, nil
@@ -91,7 +100,7 @@ func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, er
 }
 
 // heard asks a run which incidents it follows. Who does not answer has not heard.
-func (a *Activities) heard(ctx context.Context, credential, run, incident string) bool {
+func (a *Activities) heard(ctx context.Context, credential, run, by string) bool {
 	ctx, done := context.WithTimeout(ctx, askedFor)
 	defer done()
 	var status struct {
@@ -104,5 +113,5 @@ func (a *Activities) heard(ctx context.Context, credential, run, incident string
 	if err != nil {
 		logger(ctx).Warn("a rotation does not answer an incident", "credential", credential, "run", run, "error", err.Error())
 	}
-	return err == nil && slices.Contains(status.Incidents, incident)
+	return err == nil && slices.Contains(status.Incidents, by)
 }

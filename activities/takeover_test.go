@@ -61,7 +61,7 @@ func (r *aRun) TerminateWorkflow(_ context.Context, _, run, why string, _ ...any
 // asks is what Follow answers about the rotation.
 func (c *crashCase) asks(end, late bool) (is activities.Takeover, err error) {
 	c.t.Helper()
-	in := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, End: end, Late: late}
+	in := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, Incident: incident.ID("leak"), End: end, Late: late}
 	return is, c.attempt("Follow", in, &is, 2)
 }
 
@@ -78,7 +78,7 @@ func TestARotationThatDoesNotAnswerAnIncidentIsEnded(t *testing.T) {
 		"none runs":                           {aRun{}, true, true, activities.TakeoverGone, 0},
 		"it has heard":                        {aRun{running: true, of: "Rotation", follows: []string{incident.ID("leak")}}, true, false, activities.TakeoverHeard, 0},
 		"it has heard, and that was long ago": {aRun{running: true, of: "Rotation", follows: []string{incident.ID("leak")}}, false, true, activities.TakeoverEnded, 1},
-		"it is the emergency":                 {aRun{running: true, of: "EmergencyRotation", follows: []string{incident.ID("leak")}}, true, true, activities.TakeoverHeard, 0},
+		"it is the emergency":                 {aRun{running: true, of: "EmergencyRotation", follows: []string{incident.ID("leak")}}, true, true, activities.TakeoverActs, 0},
 		"it does not answer":                  {aRun{running: true, silence: errors.New("nobody polls")}, false, true, activities.TakeoverSilent, 0},
 		"it does not answer for too long":     {aRun{running: true, silence: errors.New("nobody polls")}, true, false, activities.TakeoverEnded, 1},
 		"it follows another incident":         {aRun{running: true, follows: []string{incident.ID("other")}}, true, false, activities.TakeoverEnded, 1},

@@ -61,7 +61,7 @@ func (i *incidentRun) unsigned() (bool, error) {
 		i.rotate(&i.status.Credentials[n])
 	}
 	i.status.Message = fmt.Sprintf("NOT CONTAINED: nobody has signed for it, so that no key is destroyed before somebody does whom trust.incidents names: keyturn incident confirm %s --sign KEY", i.status.Incident)
-	i.show()
+	i.stale = true
 	for until := i.status.Since.Add(confirmWithin); workflow.Now(i.ctx).Before(until); {
 		i.tell(i.ctx, activities.NewsUnconfirmed)
 		if signed, _ := workflow.AwaitWithTimeout(i.ctx, confirmAgain, func() bool { return i.signatures > 0 }); signed {

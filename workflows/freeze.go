@@ -43,7 +43,7 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 		}
 		if len(frozen.Done) > 0 {
 			i.status.FrozenUntil = until
-			i.show()
+			i.stale = true
 		}
 		if now := frozen.text("frozen by"); now != said {
 			said = now

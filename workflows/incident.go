@@ -101,6 +101,10 @@ type incidentRun struct {
 	signatures  int
 	// news are the ends that emergencies told of, by credential.
 	news map[string]Report
+	// turns is held by who waits for the next workflow task; asked counts what was asked for in the one that begins at task.
+	turns       workflow.Mutex
+	task, asked int
+	stale       bool // what is shown
 	// over: every emergency has ended; thaw is why people end the freeze before that; freezing is done once that has ended.
 	over     bool
 	thaw     string
@@ -114,7 +118,7 @@ type incidentRun struct {
 // finished by what it began with: a cancellation of it stops nothing.
 func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, freezing: workflow.NewWaitGroup(own), telling: workflow.NewWaitGroup(own)}
+	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, turns: workflow.NewMutex(own), freezing: workflow.NewWaitGroup(own), telling: workflow.NewWaitGroup(own)}
 	i.status = IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}
 	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.status, nil },
 		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
@@ -129,6 +133,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	if err := i.listenForConfirmation(); err != nil {
 		return i.status, err
 	}
+	workflow.Go(i.ctx, i.keepShown)
 	confirmed := true
 	if len(in.Declaration.Body) > 0 {
 		err = i.prove()
@@ -153,9 +158,6 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		done.Add(1)
 		workflow.Go(i.ctx, func(ctx workflow.Context) {
 			defer done.Done()
-			if n >= atOnce { // their inputs do not fit into one workflow task
-				_ = workflow.Sleep(ctx, time.Duration(n/atOnce)*100*time.Millisecond)
-			}
 			i.awaitOthers(ctx, &i.status.Credentials[n])
 			i.contain(ctx, &i.status.Credentials[n])
 		})
@@ -172,7 +174,6 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 // ends is the end of an incident that ended no key.
 func (i *incidentRun) ends(outcome Outcome, message string) IncidentStatus {
 	i.status.Outcome, i.status.Message, i.status.EndedAt = outcome, message, workflow.Now(i.ctx)
-	i.show()
 	i.close()
 	return i.status
 }
@@ -181,10 +182,29 @@ func (i *incidentRun) ends(outcome Outcome, message string) IncidentStatus {
 func (i *incidentRun) close() {
 	i.telling.Wait(i.ctx)
 	_ = workflow.Await(i.ctx, func() bool { return workflow.AllHandlersFinished(i.ctx) })
+	i.show()
 }
 
-// atOnce is how many emergencies begin in one workflow task.
+// atOnce is in how much of what one workflow task asks for the declaration goes along: Temporal ends a run of which one task asks for more
+// than fits into a message.
 const atOnce = 20
+
+// turn is asked for before each of those. Who comes while all others do, since a worker was away, waits for the next task.
+func (i *incidentRun) turn(ctx workflow.Context) {
+	if i.turns.Lock(ctx) != nil {
+		return
+	}
+	defer i.turns.Unlock()
+	task := workflow.GetInfo(ctx).GetCurrentHistoryLength() // of this task, however often it is replayed
+	if task != i.task {
+		i.task, i.asked = task, 0
+	}
+	if i.asked == atOnce {
+		_ = workflow.Sleep(ctx, 100*time.Millisecond)
+		i.task, i.asked = workflow.GetInfo(ctx).GetCurrentHistoryLength(), 0
+	}
+	i.asked++
+}
 
 // prove sees who declared the incident.
 func (i *incidentRun) prove() error {
@@ -379,7 +399,7 @@ func (i *incidentRun) note(format string, args ...any) {
 		i.status.Timeline = slices.Delete(i.status.Timeline, maxTimeline/2, maxTimeline/2+1)
 	}
 	i.status.Timeline = append(i.status.Timeline, IncidentMoment{workflow.Now(i.ctx), clip(fmt.Sprintf(format, args...))})
-	i.show()
+	i.stale = true
 }
 
 // end says how it all ended, what is not contained first.
@@ -406,7 +426,18 @@ func (i *incidentRun) end() {
 	i.note("%s", i.status.Message)
 }
 
-func (i *incidentRun) show() { workflow.SetCurrentDetails(i.ctx, i.status.Markdown()) }
+// keepShown shows the status, once however many notes came before: a page for each of hundreds of credentials takes longer than a workflow
+// task may, when another worker goes on with the incident.
+func (i *incidentRun) keepShown(ctx workflow.Context) {
+	for workflow.Await(ctx, func() bool { return i.stale }) == nil {
+		i.show()
+	}
+}
+
+func (i *incidentRun) show() {
+	i.stale = false
+	workflow.SetCurrentDetails(i.ctx, i.status.Markdown())
+}
 
 // Markdown is the incident as the Web UI shows it.
 func (s IncidentStatus) Markdown() string {

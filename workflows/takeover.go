@@ -29,6 +29,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 	}
 	told := func() bool { _, told := i.news[m.Credential]; return told }
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		i.turn(ctx)
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
 			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: 1},
@@ -69,6 +70,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 
 // takeOver asks the rotation that runs to become the emergency.
 func (i *incidentRun) takeOver(ctx workflow.Context, m *IncidentMember) error {
+	i.turn(ctx)
 	err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
 		Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
 	}).Get(ctx, nil)
@@ -82,9 +84,10 @@ func (i *incidentRun) takeOver(ctx workflow.Context, m *IncidentMember) error {
 // does not for a while is ended, and so is what has only heard when the deadline has passed.
 func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over func() bool, ask func() error) {
 	var silent time.Time // since when it does not answer; zero when it does
+	var is activities.Takeover
 	for every, wait := firstLook, askAgain; ; {
 		asked := workflow.Now(ctx)
-		if ask() != nil && silent.IsZero() {
+		if is != activities.TakeoverHeard && is != activities.TakeoverActs && ask() != nil && silent.IsZero() {
 			wait = time.Second // it has ended, or takes no signal any more
 		}
 		if left := i.status.Deadline.Add(takeoverTimeout).Sub(asked); left > 0 {
@@ -93,18 +96,21 @@ func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over fun
 		if ended, _ := workflow.AwaitWithTimeout(ctx, wait, over); ended {
 			return
 		}
-		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Emergency: i.emergency().Emergency, Credential: m.Credential}}
+		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Credential: m.Credential}, Incident: i.status.Incident}
 		input.End = !silent.IsZero() && workflow.Now(ctx).Sub(silent) >= takeoverTimeout
-		input.Late = workflow.Now(ctx).Sub(i.status.Deadline) >= takeoverTimeout
-		var is activities.Takeover
+		input.Late = is == activities.TakeoverHeard && workflow.Now(ctx).Sub(i.status.Deadline) >= takeoverTimeout
+		if input.End || input.Late {
+			input.Emergency = i.emergency().Emergency
+		}
+		i.turn(ctx)
 		if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {
 			i.became(m, "nobody can tell how its rotation stands: "+cause(err))
 			wait, every = every, min(2*every, lastLook)
 			continue
 		}
 		switch is {
-		case activities.TakeoverHeard:
-			i.became(m, "containing")
+		case activities.TakeoverHeard, activities.TakeoverActs:
+			i.became(m, map[activities.Takeover]string{activities.TakeoverHeard: "the rotation that runs has heard", activities.TakeoverActs: "containing"}[is])
 			silent, wait, every = time.Time{}, every, min(2*every, lastLook)
 		case activities.TakeoverSilent:
 			if wait = askAgain; silent.IsZero() {

@@ -319,3 +319,46 @@ func TestWhatIsUntoldIsNotJudged(t *testing.T) {
 	}, invariant.NotJudged(invariant.Decisions))
 	assert.Empty(t, invariant.NotJudged())
 }
+
+// ended is what is seen of an emergency: CURRENT moves first, everybody gets the key at once, and nobody waits for the exposed one to be quiet.
+func ended() invariant.Seen {
+	s := rotated()
+	s.Policy = invariant.Policy{Emergency: true, Slack: time.Second}
+	s.Events = []invariant.Event{
+		event(1, invariant.Issued, "new"), {At: at(1), Kind: invariant.Staged, Key: "new", Version: "v2"},
+		{At: at(2), Kind: invariant.Promoted, Key: "new", Version: "v2", From: "v1"},
+		by("web", event(2, invariant.Used, "old")),
+		by("web", event(3, invariant.Delivered, "new")), by("canary", event(3, invariant.Delivered, "new")),
+		by("web", event(3, invariant.Using, "new")), by("canary", event(3, invariant.Using, "new")),
+		event(4, invariant.Destroyed, "old"), {At: at(5), Kind: invariant.Pruned, Version: "v1"},
+	}
+	s.Report.Verdicts = nil
+	s.Trail.Events = []audit.Event{
+		entry(1, audit.EmergencyBegun, nil), entry(1, audit.RotationStarted, nil), entry(1, audit.MintIntended, nil), entry(1, audit.KeyIssued, nil),
+		entry(1, audit.KeyVerified, nil), entry(2, audit.KeyPromoted, nil), entry(3, audit.KeyDelivered, map[string]string{"key": "new"}),
+		entry(4, audit.KeyDestroyed, nil), entry(4, audit.ProbeRefused, nil), pruned("v1"), entry(6, audit.RotationEnded, map[string]string{"outcome": "completed"}),
+	}
+	return s
+}
+
+func TestAnEmergencyWaivesWhatItDoesNotWaitForAndNothingElse(t *testing.T) {
+	t.Parallel()
+	assert.Empty(t, invariant.Check(ended()))
+	routine := ended()
+	routine.Policy = rotated().Policy
+	assert.NotEmpty(t, invariant.Check(routine), "a routine rotation may not go so")
+	for what, change := range map[string]func(s *invariant.Seen){
+		"a key goes that somebody uses": func(s *invariant.Seen) { s.Events = slices.Delete(s.Events, 6, 7) },
+		"it acts before it has begun":   func(s *invariant.Seen) { s.Trail.Events = s.Trail.Events[1:] },
+		"nothing says that a key ended": func(s *invariant.Seen) { s.Trail.Events = slices.Delete(s.Trail.Events, 7, 8) },
+		"the exposed key lives":         func(s *invariant.Seen) { s.Events = slices.Delete(s.Events, 8, 9); s.End.Keys["old"] = key.Active },
+		"the exposed key is accepted":   func(s *invariant.Seen) { s.End.DeadRefused["old"] = false },
+		"a second key is left": func(s *invariant.Seen) {
+			s.Events, s.End.Keys["third"] = slices.Insert(s.Events, 2, event(1, invariant.Issued, "third")), key.Active
+		},
+	} {
+		s := ended()
+		change(&s)
+		assert.NotEmpty(t, invariant.Check(s), what)
+	}
+}

@@ -127,6 +127,8 @@ type Policy struct {
 	Slack time.Duration
 	// MayFail: the world has trouble that does not pass, so that the run may end as failed.
 	MayFail bool
+	// Emergency: the run ended exposed keys by the declaration of an incident.
+	Emergency bool
 }
 
 // Part is a part of Seen that not every system can tell.

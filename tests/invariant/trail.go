@@ -162,6 +162,18 @@ var orders = [][2]audit.Type{
 	{audit.RollbackBegun, audit.LabelsRestored},
 }
 
+// inEmergency are those of an emergency, which gathers no evidence: nothing is done before it has begun.
+var inEmergency = [][2]audit.Type{
+	{audit.EmergencyBegun, audit.RotationStarted},
+	{audit.EmergencyBegun, audit.MintIntended},
+	{audit.MintIntended, audit.KeyIssued},
+	{audit.KeyIssued, audit.KeyVerified},
+	{audit.KeyVerified, audit.KeyPromoted},
+	{audit.KeyPromoted, audit.KeyDelivered},
+	{audit.EmergencyBegun, audit.KeyDestroyed},
+	{audit.KeyDestroyed, audit.ProbeRefused},
+}
+
 // leftover tells whether an earlier rotation left a key, which this one may destroy before it mints.
 func (s Seen) leftover() bool {
 	return slices.ContainsFunc(s.Before.Keys, func(k Key) bool { return k.Standing == Ours && k.ID != s.Before.Current })
@@ -172,7 +184,11 @@ func causal(s Seen, wrong wrongFunc) {
 	first := func(t audit.Type) int {
 		return slices.IndexFunc(s.Trail.Events, func(e audit.Event) bool { return e.Type == t })
 	}
-	for _, o := range orders {
+	must := orders
+	if s.Policy.Emergency {
+		must = inEmergency
+	}
+	for _, o := range must {
 		cause, effect := first(o[0]), first(o[1])
 		if o[1] == audit.ProbeRefused && cause < 0 { // a discarded key is probed, too, when its copies are left
 			cause = first(audit.KeyDiscarded)
