@@ -32,7 +32,7 @@ func (a *Activities) LookBack(ctx context.Context, r Rotation) (policy.Decision,
 	look, done := glance(ctx) // whoever does not answer a test in that time has said nothing
 	defer done()
 	unchanging := facts
-	unchanging.Capabilities.ConsistentWithin = 0 // the key is as it was for long: one refusal is enough
+	unchanging.Capabilities.ConsistentWithin = 0 // the key is as it was for long
 	if tried, err := s.tried(look, unchanging, r.Retiring.KeyID); err == nil {
 		facts.Tests = tried.Tests
 	}
