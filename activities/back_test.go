@@ -40,7 +40,8 @@ func TestWhatTurnedBackToAKeyThatIsRefusedIsGoneOnWith(t *testing.T) {
 	assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
 }
 
-// A key that consumers had, and that the issuer does not list, is not destroyed: nobody judged whether they have another one.
+// A key that consumers had, and that the issuer does not list, is not destroyed: nobody judged whether they have another one. Nor is
+// it forgotten while it works: its value and the record of it stay until it is refused.
 func TestADeliveredKeyThatIsNotListedIsNotDiscarded(t *testing.T) {
 	t.Parallel()
 	c := reached(t, "Issue", "DeliverWave")
@@ -55,9 +56,29 @@ func TestADeliveredKeyThatIsNotListedIsNotDiscarded(t *testing.T) {
 		unlisted.Issuer, unlisted.Disabler, unlisted.SelfTester = whole, whole.(providers.Disabler), whole.(providers.SelfTester)
 		return unlisted, err
 	}
-	c.execute("Discard", c.subject(), nil)
+	err := c.attempt("Discard", c.subject(), nil, 1)
+	require.ErrorContains(t, err, "the issuer does not list it")
 	assert.Contains(t, c.keys(), c.incoming.KeyID+" active")
+	assert.Contains(t, c.versions(), c.incoming.StoreVersion)
+	_, ours := c.metadata().Key(c.incoming.KeyID)
+	assert.True(t, ours, "else nobody would ever end it")
 	c.everybodyHolds(c.retiring)
+
+	unlisted.keyID = "" // the issuer was late
+	c.run("Discard")
+	c.run("RecordBack")
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+}
+
+// Whoever destroyed such a key beside keyturn did what was to be done: it is refused, and cleaned up after.
+func TestADeliveredKeyThatIsGoneIsCleanedUpAfter(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "RestoreLabels", "DeliverBack")
+	require.NoError(t, c.world.Issuer("payments-api").Destroy(t.Context(), c.incoming))
+	c.run("Discard")
+	assert.NotContains(t, c.versions(), c.incoming.StoreVersion)
+	_, ours := c.metadata().Key(c.incoming.KeyID)
+	assert.False(t, ours)
 }
 
 // Somebody disabled the key, and a rotation took that over. It was missed, and left so. When people approve anew, a soak of its own

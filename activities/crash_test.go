@@ -144,7 +144,7 @@ var deaths = map[string][]death{
 	"Discard": {
 		{memory.OpPutMetadata, 1, memory.After, "that the key that is kept is tested is written; the repeated activity tests it again"},
 		{memory.OpDestroy, 1, memory.Before, "the incoming key is alive; the repeated activity judges anew and destroys it"},
-		{memory.OpDestroy, 1, memory.After, "the key is gone, its version and record are not; the repeated activity finds the record and removes both"},
+		{memory.OpDestroy, 1, memory.After, "the key is gone, its version and record are not; the repeated activity finds the record, sees that the key is refused, and removes both"},
 		{memory.OpPrune, 1, memory.After, "key and version are gone, the record is not; the repeated activity removes it"},
 		{memory.OpPurge, 2, memory.Before, "key and version are gone, copies at some instances are not; the repeated activity purges all of them"},
 		{memory.OpPutMetadata, 2, memory.After, "all is done; the repeated activity finds nothing to discard"},

@@ -302,7 +302,8 @@ func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 
 // discardOne destroys a key, then its stored version and the copies of it, then the record of it: whenever the process
 // dies, the record still names what is left to do. An orphan gets one first. Copies that an instance does not remove are
-// debt, and with them the record stays.
+// debt, and with them the record stays. What consumers had and the issuer does not list is forgotten only once it is refused, where
+// anything can try it: else a key that works would be nobody's.
 func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref) error {
 	m, err := s.unchanged(ctx, facts, ref.KeyID)
 	if err != nil {
@@ -315,7 +316,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 	facts.Metadata = m
 	mine, _ := m.Key(ref.KeyID)
 	had := !mine.DeliveredAt.IsZero() || ref.StoreVersion != "" && s.pulls() // by consumers
-	if _, live := facts.Live(ref.KeyID); live || !had {                      // of what consumers had and is not listed, nobody judged whether it may go
+	if _, live := facts.Live(ref.KeyID); live || !had {
 		if err := s.destroy(ctx, facts, ref); err != nil {
 			return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
 		}
@@ -343,6 +344,8 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		}
 		resolve(m, resolved)
 		return nil
+	} else if _, err := a.probe(ctx, s, facts, ref); err != nil { // nobody judged whether it may go: an attempt before did, or the issuer lists late
+		return fmt.Errorf("seeing that key %s is dead, since the issuer does not list it: %w", ref.KeyID, err)
 	}); err != nil {
 		return fmt.Errorf("recording it: %w", err)
 	}
