@@ -2,6 +2,7 @@ package activities_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -79,6 +80,73 @@ func TestADeliveredKeyThatIsGoneIsCleanedUpAfter(t *testing.T) {
 	assert.NotContains(t, c.versions(), c.incoming.StoreVersion)
 	_, ours := c.metadata().Key(c.incoming.KeyID)
 	assert.False(t, ours)
+}
+
+// The key that consumers are to be left with is looked after while somebody keeps the other one from being discarded: where it does not
+// work, the wait is over, and the next rotation goes on with the key that does.
+func TestAWaitToDiscardLooksAfterTheKeyThatIsKept(t *testing.T) {
+	t.Parallel()
+	refused := fmt.Errorf("%w: at the edge", providers.ErrKeyRefused)
+	for name, x := range map[string]struct {
+		back   bool // everybody is back on the key that is kept, and the other one not quiet yet
+		befall func(c *crashCase)
+		want   policy.Reason // none while it waits
+	}{
+		"all is well":                    {befall: func(*crashCase) {}},
+		"it is refused once":             {befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, refused, 1) }},
+		"nobody knows whether it works":  {befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, errors.New("503"), 1000) }},
+		"it is refused":                  {befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, refused, 1000) }, want: policy.RetiringKeyNotLive},
+		"it is refused, and all have it": {back: true, befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, refused, 1000) }, want: policy.RetiringKeyNotLive},
+		"somebody disables it by hand": {befall: func(c *crashCase) {
+			require.NoError(c.t, c.world.Issuer("payments-api").(providers.Disabler).Disable(c.t.Context(), c.retiring))
+		}, want: policy.RetiringKeyNotLive},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave", "RestoreLabels")
+			if x.back {
+				c.run("DeliverBack")
+			}
+			c.wait(time.Minute)
+			c.isNotYet(c.attempt("Discard", c.subject(), nil, 1))
+			x.befall(c)
+			c.wait(10 * time.Minute)
+			var d policy.Decision
+			err := c.attempt("Discard", c.subject(), &d, 1)
+			if x.want == "" {
+				c.isNotYet(err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, x.want, d.Reason, d.Message)
+			assert.Contains(t, c.keys(), c.incoming.KeyID+" active")
+			c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
+			c.byRun = "the-next-run"
+			var plan policy.Plan
+			c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
+			require.NotNil(t, plan.Resume, plan.Refusals)
+			assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+		})
+	}
+}
+
+// A test may hide the uses of consumers: however often a wait looks, it tests the key that is kept no more often than they can be seen.
+func TestAWaitToDiscardTestsRarely(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "RestoreLabels")
+	c.wait(time.Minute)
+	tests := 0
+	c.world.On(memory.OpSelfTest, func(at memory.Phase) {
+		if at == memory.Before {
+			tests++
+		}
+	})
+	for range 60 {
+		c.isNotYet(c.attempt("Discard", c.subject(), nil, 1))
+		c.wait(30 * time.Second)
+	}
+	assert.GreaterOrEqual(t, tests, 3, "in half an hour")
+	assert.LessOrEqual(t, tests, 6)
 }
 
 // Somebody disabled the key, and a rotation took that over. It was missed, and left so. When people approve anew, a soak of its own

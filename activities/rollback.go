@@ -226,10 +226,14 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	case err != nil:
 		return policy.Decision{}, err
 	case passing(d.Reason):
-		return policy.Decision{}, notYet(d.Message, 0)
+		kept, err := a.whileWaiting(ctx, s, facts, unwanted)
+		if err == nil && kept.OK {
+			err = notYet(d.Message, 0)
+		}
+		return kept, err
 	case !d.OK:
 		refusing(ctx, d)
-		return d, nil
+		return d, s.noWayBack(ctx, facts, key.Ref{KeyID: policy.KeptBeside(s.spec.Credential, facts, unwanted)})
 	}
 	for _, ref := range unwanted {
 		if err := a.discardOne(ctx, s, r, facts, ref); err != nil {
@@ -244,6 +248,22 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 // canary that reads PENDING goes back to what it reads by default. The key itself lives on until Discard
 // finds it unused. A version that is pruned is not missed: metadata or mint intent name its key. That it is pruned is
 // recorded before, since nothing tells of it afterwards. Who reads PENDING may have read it since it was asked, so it is asked again.
+// whileWaiting looks after the key that consumers are left with while something keeps others from being destroyed, which may take a
+// day. Where it does not work, waiting helps nobody: nothing leads back.
+func (a *Activities) whileWaiting(ctx context.Context, s *site, facts policy.Facts, unwanted []key.Ref) (policy.Decision, error) {
+	kept := policy.KeptBeside(s.spec.Credential, facts, unwanted)
+	facts, err := s.testedNowAndThen(ctx, facts, kept)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	d := policy.StillKept(s.spec.Credential, facts, kept)
+	if d.OK {
+		return d, nil
+	}
+	refusing(ctx, d)
+	return d, s.noWayBack(ctx, facts, key.Ref{KeyID: kept})
+}
+
 func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, facts policy.Facts) (policy.Decision, error) {
 	pending, staged := facts.Version(key.Pending)
 	if !s.pulls() || !staged || pending.Has(key.Current) ||
