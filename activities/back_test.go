@@ -149,6 +149,64 @@ func TestAWaitToDiscardTestsRarely(t *testing.T) {
 	assert.LessOrEqual(t, tests, 6)
 }
 
+// Who reads CURRENT has the retiring key from when it moved: that it is delivered again is written before, whenever the process dies.
+func TestAMovingBackIsMarkedBeforeItIsMade(t *testing.T) {
+	t.Parallel()
+	for name, phase := range map[string]memory.Phase{"it dies before it moved": memory.Before, "it dies when it has moved": memory.After} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave", "Promote")
+			c.wait(20 * time.Hour)
+			from := c.now()
+			c.dies(death{op: memory.OpPromote, call: 1, phase: phase})
+			require.Error(t, c.attempt("RestoreLabels", c.subject(), nil, 1))
+			require.True(t, c.died.Load())
+			kept, _ := c.metadata().Key(c.retiring.KeyID)
+			assert.False(t, kept.DeliveredAt.Before(from), "%s", kept.DeliveredAt)
+
+			c.wait(time.Minute)
+			c.run("RestoreLabels")
+			kept, _ = c.metadata().Key(c.retiring.KeyID)
+			assert.Equal(t, c.now(), kept.DeliveredAt, "when it was seen to have moved")
+			for _, step := range []string{"DeliverBack", "Discard", "RecordBack"} {
+				c.run(step)
+			}
+			assert.Equal(t, []string{"key-old active"}, c.keys())
+		})
+	}
+}
+
+// Where nothing leads back, RestoreLabels moves nothing and takes back that the rotation turned back: the next one goes on with the key
+// that works, which stays CURRENT.
+func TestLabelsAreNotMovedBackToAKeyThatIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, mark := range map[string]bool{"it had not turned back yet": false, "an attempt before had noted that it turns back": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave")
+			if mark {
+				c.run("RestoreLabels")
+				minted, _ := c.metadata().Key(c.incoming.KeyID)
+				require.False(t, minted.TurnedBackAt.IsZero())
+			}
+			c.wait(time.Minute)
+			c.world.Fail(memory.OpSelfTest, fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), 1000)
+			moved := len(c.world.Happened(memory.OpPromote))
+			err := c.attempt("RestoreLabels", c.subject(), nil, 1)
+			require.True(t, isType(err, activities.TypeRefused), "%v", err)
+			assert.Len(t, c.world.Happened(memory.OpPromote), moved)
+			minted, _ := c.metadata().Key(c.incoming.KeyID)
+			assert.Zero(t, minted.TurnedBackAt)
+			c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
+			c.byRun = "the-next-run"
+			var plan policy.Plan
+			c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
+			require.NotNil(t, plan.Resume, plan.Refusals)
+			assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+		})
+	}
+}
+
 // Somebody disabled the key, and a rotation took that over. It was missed, and left so. When people approve anew, a soak of its own
 // begins: the user who is long gone is not missed again.
 func TestADisablingThatIsApprovedAnewIsWatchedAnew(t *testing.T) {

@@ -137,9 +137,10 @@ var deaths = map[string][]death{
 		{memory.OpPutMetadata, 1, memory.Before, "nothing was changed; the repeated activity begins anew"},
 		{memory.OpPutMetadata, 1, memory.After, "that the incoming key is turned back from is written, and it is CURRENT; no rotation goes on with it, and the repeated activity moves CURRENT back"},
 		{memory.OpPutMetadata, 2, memory.After, "that the retiring key is tested is written; the repeated activity tests it again"},
+		{memory.OpPutMetadata, 3, memory.After, "that the retiring key is delivered is written, and CURRENT is the incoming key; what counts from it begins later, not earlier, and the repeated activity moves CURRENT back"},
 		{memory.OpPromote, 1, memory.Before, "CURRENT is the incoming key; the repeated activity moves it back"},
-		{memory.OpPromote, 1, memory.After, "CURRENT is the retiring key, which the metadata does not say; the repeated activity finds it moved and writes that"},
-		{memory.OpPutMetadata, 3, memory.After, "all is done; the repeated activity finds it so"},
+		{memory.OpPromote, 1, memory.After, "CURRENT is the retiring key, which the metadata does not say; the repeated activity finds it moved and writes that, with its own time"},
+		{memory.OpPutMetadata, 4, memory.After, "all is done; the repeated activity finds it so"},
 	},
 	"Discard": {
 		{memory.OpPutMetadata, 1, memory.After, "that the key that is kept is tested is written; the repeated activity tests it again"},

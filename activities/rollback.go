@@ -96,14 +96,18 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return forbidden(ctx, d)
 	}
 	r.Retiring, r.Incoming = retiring, incoming
+	// Whoever reads CURRENT has the other key from when it moves, and may keep what it read before: that it is delivered is written
+	// before, so that nothing counts from an earlier delivery when the process dies, and once more when it has moved.
+	if facts.Metadata, err = s.amendKey(ctx, facts.Metadata, retiring, func(mine *key.Owned) { mine.DeliveredAt = a.Now().UTC() }); err != nil {
+		return fmt.Errorf("recording that it begins: %w", err)
+	}
 	if _, err := s.unchanged(ctx, facts, incoming.KeyID); err != nil {
 		return err
 	}
 	if err := s.store.Promote(ctx, incoming.StoreVersion, retiring.StoreVersion); err != nil {
 		return err
 	}
-	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded; whoever reads CURRENT has the other
-	// one from now on.
+	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded.
 	now := a.Now().UTC()
 	if _, err := s.amend(ctx, func(m *key.Metadata) error {
 		owned(m, incoming).PromotedAt = time.Time{}
@@ -244,10 +248,6 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 		a.clearPending(ctx, s)
 }
 
-// withdrawPending takes PENDING from a key that is not kept, where consumers read the store by themselves: a
-// canary that reads PENDING goes back to what it reads by default. The key itself lives on until Discard
-// finds it unused. A version that is pruned is not missed: metadata or mint intent name its key. That it is pruned is
-// recorded before, since nothing tells of it afterwards. Who reads PENDING may have read it since it was asked, so it is asked again.
 // whileWaiting looks after the key that consumers are left with while something keeps others from being destroyed, which may take a
 // day. Where it does not work, waiting helps nobody: nothing leads back.
 func (a *Activities) whileWaiting(ctx context.Context, s *site, facts policy.Facts, unwanted []key.Ref) (policy.Decision, error) {
@@ -264,6 +264,10 @@ func (a *Activities) whileWaiting(ctx context.Context, s *site, facts policy.Fac
 	return d, s.noWayBack(ctx, facts, key.Ref{KeyID: kept})
 }
 
+// withdrawPending takes PENDING from a key that is not kept, where consumers read the store by themselves: a
+// canary that reads PENDING goes back to what it reads by default. The key itself lives on until Discard
+// finds it unused. A version that is pruned is not missed: metadata or mint intent name its key. That it is pruned is
+// recorded before, since nothing tells of it afterwards. Who reads PENDING may have read it since it was asked, so it is asked again.
 func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, facts policy.Facts) (policy.Decision, error) {
 	pending, staged := facts.Version(key.Pending)
 	if !s.pulls() || !staged || pending.Has(key.Current) ||
@@ -340,6 +344,8 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		if err := s.destroy(ctx, facts, ref); err != nil {
 			return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
 		}
+	} else if _, err := a.probe(ctx, s, facts, ref); err != nil { // nobody judged whether it may go: an attempt before did, or the issuer lists late
+		return fmt.Errorf("seeing that key %s is dead, since the issuer does not list it: %w", ref.KeyID, err)
 	}
 	if ref.StoreVersion != "" {
 		if err := s.prune(ctx, ref.StoreVersion); err != nil {
@@ -364,8 +370,6 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 		}
 		resolve(m, resolved)
 		return nil
-	} else if _, err := a.probe(ctx, s, facts, ref); err != nil { // nobody judged whether it may go: an attempt before did, or the issuer lists late
-		return fmt.Errorf("seeing that key %s is dead, since the issuer does not list it: %w", ref.KeyID, err)
 	}); err != nil {
 		return fmt.Errorf("recording it: %w", err)
 	}
