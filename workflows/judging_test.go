@@ -36,6 +36,26 @@ func TestABreachAtTheEndOfTheSoakIsNotLost(t *testing.T) {
 	assert.False(t, s.has("destroy with 1 approvals"), s.asked)
 }
 
+// What is known already waits for no judgement: an incident that comes while it is looked up whether there is a way back takes over at
+// once.
+func TestATakeoverWaitsForNoJudgement(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachRollback}
+	s.looks = 25 * time.Minute
+	s.answers["Watch"] = func(int) (any, error) {
+		if s.env.Now().Sub(s.began) >= inOverlap {
+			s.did("breach")
+			return no(policy.BudgetBreached), nil
+		}
+		return nil, nil
+	}
+	s.in("overlap", inOverlap+2*time.Minute, s.compromised)
+	s.handsOver()
+	assert.True(t, s.has("breach"))
+	assert.Less(t, s.env.Now().Sub(s.began), inOverlap+3*time.Minute)
+}
+
 // A cancellation that is not taken ends nothing: signed approvals that come as updates are verified as before.
 func TestAnUpdateAfterACancelIsTaken(t *testing.T) {
 	t.Parallel()
