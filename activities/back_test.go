@@ -2,6 +2,7 @@ package activities_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -40,7 +41,8 @@ func TestWhatTurnedBackToAKeyThatIsRefusedIsGoneOnWith(t *testing.T) {
 	assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
 }
 
-// A key that consumers had, and that the issuer does not list, is not destroyed: nobody judged whether they have another one.
+// A key that consumers had, and that the issuer does not list, is not destroyed: nobody judged whether they have another one. Nor is
+// it forgotten while it works: its value and the record of it stay until it is refused.
 func TestADeliveredKeyThatIsNotListedIsNotDiscarded(t *testing.T) {
 	t.Parallel()
 	c := reached(t, "Issue", "DeliverWave")
@@ -55,9 +57,154 @@ func TestADeliveredKeyThatIsNotListedIsNotDiscarded(t *testing.T) {
 		unlisted.Issuer, unlisted.Disabler, unlisted.SelfTester = whole, whole.(providers.Disabler), whole.(providers.SelfTester)
 		return unlisted, err
 	}
-	c.execute("Discard", c.subject(), nil)
+	err := c.attempt("Discard", c.subject(), nil, 1)
+	require.ErrorContains(t, err, "the issuer does not list it")
 	assert.Contains(t, c.keys(), c.incoming.KeyID+" active")
+	assert.Contains(t, c.versions(), c.incoming.StoreVersion)
+	_, ours := c.metadata().Key(c.incoming.KeyID)
+	assert.True(t, ours, "else nobody would ever end it")
 	c.everybodyHolds(c.retiring)
+
+	unlisted.keyID = "" // the issuer was late
+	c.run("Discard")
+	c.run("RecordBack")
+	assert.Equal(t, []string{"key-old active"}, c.keys())
+}
+
+// Whoever destroyed such a key beside keyturn did what was to be done: it is refused, and cleaned up after.
+func TestADeliveredKeyThatIsGoneIsCleanedUpAfter(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "RestoreLabels", "DeliverBack")
+	require.NoError(t, c.world.Issuer("payments-api").Destroy(t.Context(), c.incoming))
+	c.run("Discard")
+	assert.NotContains(t, c.versions(), c.incoming.StoreVersion)
+	_, ours := c.metadata().Key(c.incoming.KeyID)
+	assert.False(t, ours)
+}
+
+// The key that consumers are to be left with is looked after while somebody keeps the other one from being discarded: where it does not
+// work, the wait is over, and the next rotation goes on with the key that does.
+func TestAWaitToDiscardLooksAfterTheKeyThatIsKept(t *testing.T) {
+	t.Parallel()
+	refused := fmt.Errorf("%w: at the edge", providers.ErrKeyRefused)
+	for name, x := range map[string]struct {
+		back   bool // everybody is back on the key that is kept, and the other one not quiet yet
+		befall func(c *crashCase)
+		want   policy.Reason // none while it waits
+	}{
+		"all is well":                    {befall: func(*crashCase) {}},
+		"it is refused once":             {befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, refused, 1) }},
+		"nobody knows whether it works":  {befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, errors.New("503"), 1000) }},
+		"it is refused":                  {befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, refused, 1000) }, want: policy.RetiringKeyNotLive},
+		"it is refused, and all have it": {back: true, befall: func(c *crashCase) { c.world.Fail(memory.OpSelfTest, refused, 1000) }, want: policy.RetiringKeyNotLive},
+		"somebody disables it by hand": {befall: func(c *crashCase) {
+			require.NoError(c.t, c.world.Issuer("payments-api").(providers.Disabler).Disable(c.t.Context(), c.retiring))
+		}, want: policy.RetiringKeyNotLive},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave", "RestoreLabels")
+			if x.back {
+				c.run("DeliverBack")
+			}
+			c.wait(time.Minute)
+			c.isNotYet(c.attempt("Discard", c.subject(), nil, 1))
+			x.befall(c)
+			c.wait(10 * time.Minute)
+			var d policy.Decision
+			err := c.attempt("Discard", c.subject(), &d, 1)
+			if x.want == "" {
+				c.isNotYet(err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, x.want, d.Reason, d.Message)
+			assert.Contains(t, c.keys(), c.incoming.KeyID+" active")
+			c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
+			c.byRun = "the-next-run"
+			var plan policy.Plan
+			c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
+			require.NotNil(t, plan.Resume, plan.Refusals)
+			assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+		})
+	}
+}
+
+// A test may hide the uses of consumers: however often a wait looks, it tests the key that is kept no more often than they can be seen.
+func TestAWaitToDiscardTestsRarely(t *testing.T) {
+	t.Parallel()
+	c := reached(t, "Issue", "DeliverWave", "RestoreLabels")
+	c.wait(time.Minute)
+	tests := 0
+	c.world.On(memory.OpSelfTest, func(at memory.Phase) {
+		if at == memory.Before {
+			tests++
+		}
+	})
+	for range 60 {
+		c.isNotYet(c.attempt("Discard", c.subject(), nil, 1))
+		c.wait(30 * time.Second)
+	}
+	assert.GreaterOrEqual(t, tests, 3, "in half an hour")
+	assert.LessOrEqual(t, tests, 6)
+}
+
+// Who reads CURRENT has the retiring key from when it moved: that it is delivered again is written before, whenever the process dies.
+func TestAMovingBackIsMarkedBeforeItIsMade(t *testing.T) {
+	t.Parallel()
+	for name, phase := range map[string]memory.Phase{"it dies before it moved": memory.Before, "it dies when it has moved": memory.After} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave", "Promote")
+			c.wait(20 * time.Hour)
+			from := c.now()
+			c.dies(death{op: memory.OpPromote, call: 1, phase: phase})
+			require.Error(t, c.attempt("RestoreLabels", c.subject(), nil, 1))
+			require.True(t, c.died.Load())
+			kept, _ := c.metadata().Key(c.retiring.KeyID)
+			assert.False(t, kept.DeliveredAt.Before(from), "%s", kept.DeliveredAt)
+
+			c.wait(time.Minute)
+			c.run("RestoreLabels")
+			kept, _ = c.metadata().Key(c.retiring.KeyID)
+			assert.Equal(t, c.now(), kept.DeliveredAt, "when it was seen to have moved")
+			for _, step := range []string{"DeliverBack", "Discard", "RecordBack"} {
+				c.run(step)
+			}
+			assert.Equal(t, []string{"key-old active"}, c.keys())
+		})
+	}
+}
+
+// Where nothing leads back, RestoreLabels moves nothing and takes back that the rotation turned back: the next one goes on with the key
+// that works, which stays CURRENT.
+func TestLabelsAreNotMovedBackToAKeyThatIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, mark := range map[string]bool{"it had not turned back yet": false, "an attempt before had noted that it turns back": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := reached(t, "Issue", "DeliverWave")
+			if mark {
+				c.run("RestoreLabels")
+				minted, _ := c.metadata().Key(c.incoming.KeyID)
+				require.False(t, minted.TurnedBackAt.IsZero())
+			}
+			c.wait(time.Minute)
+			c.world.Fail(memory.OpSelfTest, fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), 1000)
+			moved := len(c.world.Happened(memory.OpPromote))
+			err := c.attempt("RestoreLabels", c.subject(), nil, 1)
+			require.True(t, isType(err, activities.TypeRefused), "%v", err)
+			assert.Len(t, c.world.Happened(memory.OpPromote), moved)
+			minted, _ := c.metadata().Key(c.incoming.KeyID)
+			assert.Zero(t, minted.TurnedBackAt)
+			c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
+			c.byRun = "the-next-run"
+			var plan policy.Plan
+			c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
+			require.NotNil(t, plan.Resume, plan.Refusals)
+			assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+		})
+	}
 }
 
 // Somebody disabled the key, and a rotation took that over. It was missed, and left so. When people approve anew, a soak of its own

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,6 +100,16 @@ func (s *site) tested(ctx context.Context, facts policy.Facts, keyID string) (po
 	return s.tried(ctx, facts, keyID)
 }
 
+// testedNowAndThen is tested for what waits and looks often: a test hides what consumers used the key for before it, until the issuer
+// has told of uses after it. So it waits for that, and the last test counts until then.
+func (s *site) testedNowAndThen(ctx context.Context, facts policy.Facts, keyID string) (policy.Facts, error) {
+	mine, _ := facts.Metadata.Key(keyID)
+	if s.now().Before(mine.TestedUntil.Add(keysWithin + facts.Capabilities.UsageLag)) {
+		return facts, nil
+	}
+	return s.tested(ctx, facts, keyID)
+}
+
 // triable tells whether a test can be made of a key.
 func (s *site) triable(facts policy.Facts, keyID string) bool {
 	k, live := facts.Live(keyID)
@@ -124,12 +135,15 @@ func (s *site) tried(ctx context.Context, facts policy.Facts, keyID string) (pol
 	return facts, nil
 }
 
-// test tries a key in every way there is. A refusal counts when it lasts: an issuer may answer as before a change for a while. An
-// error means that the activity ends.
+// askedAgain is how long after a refusal a key is tried again, at an issuer that needs no time to settle.
+const askedAgain = time.Second
+
+// test tries a key in every way there is. A refusal counts when it lasts: an issuer may answer as before a change for a while, and
+// whatever is before it may err for a moment, so that one refusal alone never counts. An error means that the activity ends.
 func (s *site) test(ctx context.Context, ref key.Ref, bundle secret.Bundle, settling time.Duration) (policy.Test, error) {
 	bounded, done := context.WithTimeout(ctx, testWithin+settling)
 	defer done()
-	for waiting := settle(settling, 0); ; {
+	for waiting := settle(settling, 1); ; {
 		err := s.try(bounded, ref, bundle)
 		switch {
 		case err == nil:
@@ -141,7 +155,7 @@ func (s *site) test(ctx context.Context, ref key.Ref, bundle secret.Bundle, sett
 		case waiting.over():
 			return policy.Test{Result: policy.TestRefused, Why: capText(err.Error())}, nil
 		}
-		if err := patience.Pause(ctx, min(settling, time.Second)); err != nil {
+		if err := patience.Pause(ctx, min(cmp.Or(settling, askedAgain), askedAgain)); err != nil {
 			return policy.Test{}, err
 		}
 	}

@@ -34,7 +34,7 @@ var effects = map[string]struct {
 	"disabling the retiring key":  {before: []string{"Issue", "DeliverWave", "Promote"}, wait: 2 * time.Hour, ask: revoke("Disable"), op: memory.OpDisable, writes: 2},
 	"destroying the retiring key": {before: []string{"Issue", "DeliverWave", "Promote", "Disable"}, wait: 31 * time.Minute, ask: revoke("Destroy"), op: memory.OpDestroy, writes: 1},
 	"delivering the retiring key": {before: []string{"Issue", "DeliverWave"}, ask: deliver(true), op: memory.OpDeliver, writes: 2, back: true},
-	"moving the labels back":      {before: []string{"Issue", "DeliverWave", "Promote", "DeliverBack"}, ask: justDo("RestoreLabels"), op: memory.OpPromote, writes: 2, back: true},
+	"moving the labels back":      {before: []string{"Issue", "DeliverWave", "Promote", "DeliverBack"}, ask: justDo("RestoreLabels"), op: memory.OpPromote, writes: 3, back: true},
 	"destroying the incoming key": {before: []string{"Issue", "DeliverWave", "DeliverBack"}, wait: time.Hour, ask: decide("Discard"), op: memory.OpDestroy, writes: 1},
 }
 

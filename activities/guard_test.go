@@ -281,17 +281,19 @@ func TestAKeyThatIsMissedIsNotDestroyed(t *testing.T) {
 func TestNothingLeadsBackToAKeyThatIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, x := range map[string]struct {
-		test error
-		want policy.Reason
+		test  error
+		times int
+		want  policy.Reason
 	}{
-		"a test passes":                 {nil, policy.Allowed},
-		"it is refused":                 {fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), policy.RetiringKeyNotLive},
-		"nobody knows whether it works": {errors.New("503"), policy.Allowed},
+		"a test passes":                 {nil, 1000, policy.Allowed},
+		"it is refused":                 {fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), 1000, policy.RetiringKeyNotLive},
+		"it is refused once":            {fmt.Errorf("%w: at the edge", providers.ErrKeyRefused), 1, policy.Allowed},
+		"nobody knows whether it works": {errors.New("503"), 1000, policy.Allowed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := reached(t, "Issue", "DeliverWave")
-			c.world.Fail(memory.OpSelfTest, x.test, 1000)
+			c.world.Fail(memory.OpSelfTest, x.test, x.times)
 			before := len(c.world.Ledger())
 			var d policy.Decision
 			c.execute("LookBack", c.subject(), &d)

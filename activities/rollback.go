@@ -32,7 +32,7 @@ func (a *Activities) LookBack(ctx context.Context, r Rotation) (policy.Decision,
 	look, done := glance(ctx) // whoever does not answer a test in that time has said nothing
 	defer done()
 	unchanging := facts
-	unchanging.Capabilities.ConsistentWithin = 0 // the key is as it was for long: one refusal is enough
+	unchanging.Capabilities.ConsistentWithin = 0 // the key is as it was for long
 	if tried, err := s.tried(look, unchanging, r.Retiring.KeyID); err == nil {
 		facts.Tests = tried.Tests
 	}
@@ -96,14 +96,18 @@ func (a *Activities) restoreLabels(ctx context.Context, s *site, r Rotation) err
 		return forbidden(ctx, d)
 	}
 	r.Retiring, r.Incoming = retiring, incoming
+	// Whoever reads CURRENT has the other key from when it moves, and may keep what it read before: that it is delivered is written
+	// before, so that nothing counts from an earlier delivery when the process dies, and once more when it has moved.
+	if facts.Metadata, err = s.amendKey(ctx, facts.Metadata, retiring, func(mine *key.Owned) { mine.DeliveredAt = a.Now().UTC() }); err != nil {
+		return fmt.Errorf("recording that it begins: %w", err)
+	}
 	if _, err := s.unchanged(ctx, facts, incoming.KeyID); err != nil {
 		return err
 	}
 	if err := s.store.Promote(ctx, incoming.StoreVersion, retiring.StoreVersion); err != nil {
 		return err
 	}
-	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded; whoever reads CURRENT has the other
-	// one from now on.
+	// Only now, when it is CURRENT no more, does the incoming key become one that may be discarded.
 	now := a.Now().UTC()
 	if _, err := s.amend(ctx, func(m *key.Metadata) error {
 		owned(m, incoming).PromotedAt = time.Time{}
@@ -226,10 +230,14 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	case err != nil:
 		return policy.Decision{}, err
 	case passing(d.Reason):
-		return policy.Decision{}, notYet(d.Message, 0)
+		kept, err := a.whileWaiting(ctx, s, facts, unwanted)
+		if err == nil && kept.OK {
+			err = notYet(d.Message, 0)
+		}
+		return kept, err
 	case !d.OK:
 		refusing(ctx, d)
-		return d, nil
+		return d, s.noWayBack(ctx, facts, key.Ref{KeyID: policy.KeptBeside(s.spec.Credential, facts, unwanted)})
 	}
 	for _, ref := range unwanted {
 		if err := a.discardOne(ctx, s, r, facts, ref); err != nil {
@@ -238,6 +246,22 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	}
 	return policy.Decision{OK: true, Reason: policy.Allowed, Message: fmt.Sprintf("%d unwanted keys destroyed", len(unwanted))},
 		a.clearPending(ctx, s)
+}
+
+// whileWaiting looks after the key that consumers are left with while something keeps others from being destroyed, which may take a
+// day. Where it does not work, waiting helps nobody: nothing leads back.
+func (a *Activities) whileWaiting(ctx context.Context, s *site, facts policy.Facts, unwanted []key.Ref) (policy.Decision, error) {
+	kept := policy.KeptBeside(s.spec.Credential, facts, unwanted)
+	facts, err := s.testedNowAndThen(ctx, facts, kept)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	d := policy.StillKept(s.spec.Credential, facts, kept)
+	if d.OK {
+		return d, nil
+	}
+	refusing(ctx, d)
+	return d, s.noWayBack(ctx, facts, key.Ref{KeyID: kept})
 }
 
 // withdrawPending takes PENDING from a key that is not kept, where consumers read the store by themselves: a
@@ -302,7 +326,8 @@ func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 
 // discardOne destroys a key, then its stored version and the copies of it, then the record of it: whenever the process
 // dies, the record still names what is left to do. An orphan gets one first. Copies that an instance does not remove are
-// debt, and with them the record stays.
+// debt, and with them the record stays. What consumers had and the issuer does not list is forgotten only once it is refused, where
+// anything can try it: else a key that works would be nobody's.
 func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref) error {
 	m, err := s.unchanged(ctx, facts, ref.KeyID)
 	if err != nil {
@@ -315,10 +340,12 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 	facts.Metadata = m
 	mine, _ := m.Key(ref.KeyID)
 	had := !mine.DeliveredAt.IsZero() || ref.StoreVersion != "" && s.pulls() // by consumers
-	if _, live := facts.Live(ref.KeyID); live || !had {                      // of what consumers had and is not listed, nobody judged whether it may go
+	if _, live := facts.Live(ref.KeyID); live || !had {
 		if err := s.destroy(ctx, facts, ref); err != nil {
 			return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
 		}
+	} else if _, err := a.probe(ctx, s, facts, ref); err != nil { // nobody judged whether it may go: an attempt before did, or the issuer lists late
+		return fmt.Errorf("seeing that key %s is dead, since the issuer does not list it: %w", ref.KeyID, err)
 	}
 	if ref.StoreVersion != "" {
 		if err := s.prune(ctx, ref.StoreVersion); err != nil {

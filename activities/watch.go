@@ -26,8 +26,10 @@ type watchState struct {
 	Blind int `json:"blind,omitempty"`
 	// Failing counts, for each instance, the checks in a row that failed.
 	Failing map[string]int `json:"failing,omitempty"`
-	// Lost counts the looks in a row that found a key refused which the rotation goes on with.
+	// Lost counts the looks in a row that found a key refused which the rotation goes on with, and Gone those that found the retiring one
+	// gone for good.
 	Lost int `json:"lost,omitempty"`
+	Gone int `json:"gone,omitempty"`
 	// Asked is when the issuer was last asked for the keys, Acted when something was last done with one of them, by their record.
 	Asked time.Time `json:"asked,omitzero"`
 	Acted time.Time `json:"acted,omitzero"`
@@ -111,7 +113,7 @@ func (w watched) counts(st watchState) (policy.Decision, bool) {
 	switch {
 	case w.budget.Reason == policy.BudgetBreached:
 		return w.budget, true
-	case st.Lost >= inARow && w.keys.Reason != "": // else nobody could tell this time
+	case st.Lost >= inARow && w.keys.Reason != "" && !w.goneForAMoment(st): // without a reason nobody could tell this time
 		return w.keys, true
 	case w.failed >= inARow:
 		return w.checks, true
@@ -119,6 +121,11 @@ func (w watched) counts(st watchState) (policy.Decision, bool) {
 		return w.blind, true
 	}
 	return policy.Decision{}, false
+}
+
+// goneForAMoment tells whether the retiring key was not gone in as many looks yet: whatever was wrong before, a list may lack it once.
+func (w watched) goneForAMoment(st watchState) bool {
+	return w.keys.Reason == policy.RetiringGone && st.Gone < inARow
 }
 
 // watch looks once. The health signals come first, and what they say is left to the next attempt before anything else is
@@ -218,9 +225,12 @@ func (s *site) bothAccepted(ctx context.Context, r Rotation, st *watchState) pol
 	}
 	st.Acted = f.Metadata.ActedAt()
 	d := policy.BothAccepted(s.spec.Credential, f, r.Retiring, r.Incoming)
-	st.Lost++
+	st.Lost, st.Gone = st.Lost+1, st.Gone+1
 	if d.OK {
 		st.Lost = 0
+	}
+	if d.Reason != policy.RetiringGone {
+		st.Gone = 0
 	}
 	return d
 }
@@ -299,7 +309,7 @@ func (a *Activities) AwaitHealth(ctx context.Context, r Rotation) error {
 	case w.budget.Reason == policy.BudgetBreached: // that the key is gone may be why
 		w.keys = s.bothAccepted(ctx, r, &st)
 	}
-	if w.keys.Reason == policy.RetiringGone && st.Lost >= inARow {
+	if w.keys.Reason == policy.RetiringGone && !w.goneForAMoment(st) {
 		return forTemporal(fmt.Errorf("%w: %s", ErrRetiringGone, w.keys.Message))
 	}
 	for _, d := range []policy.Decision{w.budget, w.blind, w.keys, w.checks} {

@@ -245,6 +245,49 @@ func TestAwaitHealthEndsWhenTheRetiringKeyIsGone(t *testing.T) {
 	assert.Equal(t, activities.TypeGone, (&signedCase{crashCase: c}).refusal(c.attempt("AwaitHealth", c.subject(), nil, 3)).Type())
 }
 
+// That the retiring key is gone is no finding of one look, whatever was wrong in those before: an issuer may list it again.
+func TestAKeyIsGoneWhenItIsNotListedInARow(t *testing.T) {
+	t.Parallel()
+	for name, activity := range map[string]string{"in a pause": "AwaitHealth", "in a watch": "Watch"} {
+		for until, gone := range map[int]bool{3: false, 9: true} {
+			t.Run(name+", for "+map[bool]string{false: "one look", true: "good"}[gone], func(t *testing.T) {
+				t.Parallel()
+				c := reached(t, "Issue")
+				unlisted := &unlisting{}
+				c.do.Descriptors = []providers.Descriptor{c.world.Descriptor()}
+				mint := c.do.Descriptors[0].Issuer.Open
+				c.do.Descriptors[0].Issuer.Open = func(e providers.Environment, account, config any) (providers.Issuer, error) {
+					whole, err := mint(e, account, config)
+					unlisted.Issuer, unlisted.Disabler, unlisted.SelfTester = whole, whole.(providers.Disabler), whole.(providers.SelfTester)
+					return unlisted, err
+				}
+				c.byHand(func(i issuer) error { return i.Disable(t.Context(), c.retiring) })
+				looks := 0
+				c.world.On(memory.OpList, func(at memory.Phase) {
+					if at != memory.Before {
+						return
+					}
+					unlisted.keyID = ""
+					if looks++; looks >= 3 && looks <= until {
+						unlisted.keyID = c.retiring.KeyID
+					}
+				})
+				var d policy.Decision
+				err := c.attempt(activity, c.subject(), &d, 8)
+				switch {
+				case activity == "Watch":
+					require.NoError(t, err)
+					assert.Equal(t, gone, d.Reason == policy.RetiringGone, d.Message)
+				case gone:
+					assert.True(t, isType(err, activities.TypeGone), "%v", err)
+				default:
+					c.isNotYet(err)
+				}
+			})
+		}
+	}
+}
+
 func TestAwaitHealthWithoutABudgetLooksAgain(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)

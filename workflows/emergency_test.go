@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -276,6 +277,65 @@ func TestARoutineRotationIsTakenOver(t *testing.T) {
 			assert.Equal(t, []string{"new-1 active"}, c.keys(), "no second key was minted")
 			require.Len(t, report.Contained, 1)
 			assert.Less(t, report.Contained[0].At.Sub(since), 5*time.Minute, "%v", report.Timeline)
+			assert.Zero(t, c.refused())
+		})
+	}
+}
+
+// A declaration that comes while the retiring key is being destroyed is followed as soon as that try is over: what is done is gone on
+// with, whichever of the two keys is exposed.
+func TestARoutineRotationIsTakenOverWhileItDestroys(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		incoming bool      // is exposed, and not the retiring key
+		fails    memory.Op // until it is taken over
+		want     []string
+	}{
+		"the retiring key is exposed":                             {want: []string{"new-1 active"}},
+		"the incoming key is exposed":                             {incoming: true, want: []string{"new-2 active"}},
+		"nobody answers who destroys":                             {fails: memory.OpDestroy, want: []string{"new-1 active"}},
+		"that it is dead is not proved":                           {fails: memory.OpSelfTest, want: []string{"new-1 active"}},
+		"that it is dead is not proved, and the other is exposed": {incoming: true, fails: memory.OpSelfTest, want: []string{"new-2 active"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCrisis(t)
+			c.traffic(2 * time.Hour)
+			c.approve()
+			var at time.Time
+			var trouble atomic.Bool
+			trouble.Store(true)
+			c.world.Befall(func(_ context.Context, call memory.Call) error {
+				if call.Op == x.fails && trouble.Load() && (call.Op == memory.OpDestroy || len(c.world.Happened(memory.OpDestroy)) > 0) {
+					return errors.New("503")
+				}
+				return nil
+			})
+			c.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+				if info.ActivityType.Name != "Destroy" || !at.IsZero() {
+					return
+				}
+				at = c.env.Now()
+				exposed := "key-old"
+				if x.incoming {
+					exposed = c.status().Incoming.KeyID
+				}
+				c.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: incident.ID("leak"), Emergency: c.declared([]string{exposed})})
+			})
+			_, err := c.execute(workflows.RotationInput{Spec: c.spec()})
+			require.False(t, at.IsZero())
+			next, goesOn := c.next(err)
+			require.True(t, goesOn, "%v", err)
+			since := c.env.Now()
+			trouble.Store(false)
+			assert.Less(t, since.Sub(at), time.Minute)
+			c.anew()
+			c.hears()
+			c.traffic(time.Hour)
+			report, err := c.emergency(next)
+			require.NoError(t, err)
+			assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+			assert.Equal(t, x.want, c.keys())
 			assert.Zero(t, c.refused())
 		})
 	}

@@ -123,9 +123,10 @@ func (r *rotation) listen(ctx workflow.Context) error {
 }
 
 // uncancelled is the context of an update for what it needs activities for: a cancellation of the run is a request to roll back, and
-// ends none.
+// ends none, nor the update that it comes in.
 func uncancelled(ctx workflow.Context) workflow.Context {
-	if ctx.Err() != nil && workflow.GetVersion(ctx, "updates-outlive-cancel", workflow.DefaultVersion, 1) >= 1 {
+	throughout := workflow.GetVersion(ctx, "cancel-ends-no-update", workflow.DefaultVersion, 1) >= 1
+	if throughout || ctx.Err() != nil && workflow.GetVersion(ctx, "updates-outlive-cancel", workflow.DefaultVersion, 1) >= 1 {
 		ctx, _ = workflow.NewDisconnectedContext(ctx)
 	}
 	return ctx

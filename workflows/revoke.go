@@ -114,6 +114,8 @@ func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error)
 			if err := r.safePoint(); err != nil { // the last moment at which it can turn back
 				return false, err
 			}
+		} else if err := r.overtaken(); err != nil {
+			return false, err
 		}
 		destroyed, err := r.tryToDestroy(input)
 		switch {
@@ -139,6 +141,15 @@ func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error)
 	}
 }
 
+// overtaken is the turn of an incident where a rotation cannot turn back any more: to prove that a key is dead, which may take hours, holds
+// up no emergency.
+func (r *rotation) overtaken() error {
+	if t := r.superseded(); t != nil && workflow.GetVersion(r.ctx, "overtakes-proving", workflow.DefaultVersion, 1) >= 1 {
+		return t
+	}
+	return nil
+}
+
 // tryToDestroy tries it for moments, in which it cannot turn back: a try may have destroyed the key, or be about to.
 func (r *rotation) tryToDestroy(input *activities.RevokeInput) (activities.Destroyed, error) {
 	r.enter(PhaseRevoke, "Destroying the retiring key, and seeing that it is refused.")
@@ -161,9 +172,10 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 	}
 	if r.RetiringGone { // what is left is to prove it
 		if r.held(failed) {
-			return false, r.hold(why, input, func() error { return nil })
+			return false, r.hold(why, input, r.overtaken)
 		}
-		return false, workflow.Sleep(r.ctx, pause)
+		_, err := workflow.AwaitWithTimeout(r.ctx, pause, func() bool { return r.overtaken() != nil })
+		return false, err
 	}
 	if pause == firstTry {
 		r.tell(notifyAlert, "not-destroyed", "The retiring key is not destroyed yet", why+". It is tried again and again; until it is destroyed, a rollback is possible.")

@@ -117,8 +117,11 @@ func (r *rotation) acting() *activities.Rotation {
 // safePoint is between two steps: here a turn is taken, and a pause is kept.
 func (r *rotation) safePoint() error {
 	r.measure()
-	if r.judging && workflow.GetVersion(r.ctx, "judges-first", workflow.DefaultVersion, 1) >= 1 {
-		if err := workflow.Await(r.ctx, func() bool { return !r.judging }); err != nil {
+	if r.judging {
+		version := workflow.GetVersion(r.ctx, "judges-first", workflow.DefaultVersion, 2)
+		// A turn that is known waits for nothing; the end of this run alone does, or what the watch has found would be lost.
+		judged := func() bool { return !r.judging || version < 1 || version >= 2 && r.turned() != nil }
+		if err := workflow.Await(r.ctx, judged); err != nil {
 			return err
 		}
 	}

@@ -113,6 +113,15 @@ func KeptBeside(c inventory.Credential, f Facts, unwanted []key.Ref) string {
 	return ""
 }
 
+// StillKept judges the key that consumers are left with, empty for none, while something else keeps others from being destroyed: that
+// nobody could test it holds nothing.
+func StillKept(c inventory.Credential, f Facts, kept string) Decision {
+	if kept == "" {
+		return allow("consumers had none of them")
+	}
+	return f.notRefused(c, kept, RetiringKeyNotLive)
+}
+
 // readsPending tells whether somebody who reads PENDING needs no delivery to have the incoming key.
 func (f Facts) readsPending() bool {
 	return slices.ContainsFunc(f.Instances, func(i Instance) bool { return i.Pulls && i.Wave == inventory.CanaryWave })
