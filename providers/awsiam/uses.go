@@ -80,7 +80,7 @@ func (i *issuer) Uses(ctx context.Context, k key.Ref, since time.Time) (key.Uses
 		case passing(err):
 			return key.Uses{}, err
 		case errors.Is(err, providers.ErrDenied):
-			say("CloudTrail of %s was not asked: allow the worker cloudtrail:LookupEvents, see docs/aws-worker-policy.json.", region)
+			say("CloudTrail of %s was not asked: allow the worker cloudtrail:LookupEvents, see docs/aws-review-policy.json.", region)
 		case err != nil:
 			say("CloudTrail of %s has no answer (%s).", region, err)
 		}
@@ -165,25 +165,34 @@ func (r *record) read(ctx context.Context, config aws.Config, region, keyID stri
 		LookupAttributes: []types.LookupAttribute{{AttributeKey: types.LookupAttributeKeyAccessKeyId, AttributeValue: &keyID}},
 		StartTime:        &since, MaxResults: aws.Int32(pageOfEvents),
 	}
-	for page := 1; ; page++ {
+	pause := betweenPages
+	if r.account.OnThisHost("CloudTrail") {
+		pause = time.Millisecond // a double
+	}
+	for page, failed := 1, 0; ; {
 		out, err := client.LookupEvents(ctx, in)
-		if err != nil {
-			return awsaccount.Error("asking CloudTrail for the uses of a key", err)
+		if err == nil && out.Events == nil {
+			err = errors.New("the reply has no events, and no empty list of them") // silence must not look like an answer
 		}
-		for _, e := range out.Events {
-			r.add(e, keyID, since)
+		switch err = awsaccount.Error("asking CloudTrail for the uses of a key", err); {
+		case err == nil:
+			for _, e := range out.Events {
+				r.add(e, keyID, since)
+			}
+			if in.NextToken = out.NextToken; aws.ToString(in.NextToken) == "" {
+				return nil
+			}
+			if page == maxEventPages {
+				r.cut = append(r.cut, region)
+				return nil
+			}
+			page, failed = page+1, 0
+		case passing(err), errors.Is(err, providers.ErrDenied), errors.Is(err, providers.ErrInvalid), failed == 2:
+			return err
+		default: // a page that got lost shall not cost all that come after it
+			failed++
 		}
-		if in.NextToken = out.NextToken; aws.ToString(in.NextToken) == "" {
-			return nil
-		}
-		if page == maxEventPages {
-			r.cut = append(r.cut, region)
-			return nil
-		}
-		if r.account.OnThisHost("CloudTrail") {
-			continue // a double
-		}
-		if err := patience.Pause(ctx, betweenPages); err != nil {
+		if err := patience.Pause(ctx, pause); err != nil {
 			return err
 		}
 	}
@@ -206,15 +215,20 @@ type event struct {
 	} `json:"responseElements"`
 }
 
-// add counts an event, when it is one of the key's.
+// add counts an event, once.
 func (r *record) add(e types.Event, keyID string, since time.Time) {
 	id := aws.ToString(e.EventId)
 	if id != "" && r.seen[id] {
 		return // another region has told of it
 	}
 	r.seen[id] = true
+	r.count(aws.ToString(e.CloudTrailEvent), keyID, since)
+}
+
+// count counts an event by its text.
+func (r *record) count(text, keyID string, since time.Time) {
 	var whole event
-	if err := json.Unmarshal([]byte(aws.ToString(e.CloudTrailEvent)), &whole); err != nil || whole.EventTime.IsZero() {
+	if err := json.Unmarshal([]byte(text), &whole); err != nil || whole.EventTime.IsZero() {
 		r.unreadable++
 		return
 	}
