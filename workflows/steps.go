@@ -58,6 +58,7 @@ var (
 	// In an emergency a worker that died is soon followed by another one.
 	assessing  = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
 	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
+	reviewing  = step{summary: "ask who used the exposed keys", attempt: 3 * time.Minute, total: 4 * time.Minute, changesNothing: true, reports: true}
 	declaring  = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	freezing   = step{summary: "tell the hooks that freeze deployments", attempt: 20 * time.Second, total: time.Minute}
 	announcing = step{summary: "tell people of the incident", attempt: 30 * time.Second, total: 5 * time.Minute}

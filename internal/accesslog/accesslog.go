@@ -294,31 +294,34 @@ func refusal(v any) string {
 // Bounds of what is kept of a text.
 const (
 	maxShown = 128
-	maxWord  = 20
-	// A word of letters and digits that is as long may be a part of a key.
-	maxMixed = 7
+	maxWords = 8
 )
 
-var (
-	words   = regexp.MustCompile(`[A-Za-z0-9]+`)
-	unshown = regexp.MustCompile(`[^A-Za-z0-9 /._:*…-]+`)
-	digits  = regexp.MustCompile(`[0-9]`)
-	letters = regexp.MustCompile(`[A-Za-z]`)
-)
+// wordForm is a part of a path, an operation or a reason that is no part of a key: words of letters, a version, a small number.
+var wordForm = regexp.MustCompile(`^([A-Za-z]{2,16}([._:-][A-Za-z]{2,16}){0,2}|v?[0-9]{1,3}(\.[0-9]{1,2})?)$`)
 
-// Shown is what is kept of a text that anybody wrote: what follows "?" or "#" goes, since keys are sent there, and so does each word
-// that is long, or has both letters and digits and is not short: it may be a key, or a part of one.
+// Shown is what is kept of a text that anybody wrote: what follows "?" or "#" goes, since keys are sent there, and so does each part
+// that has not the form of a word: it may be a key, or a piece of one.
 func Shown(s string) string {
 	if at := strings.IndexAny(s, "?#"); at >= 0 {
 		s = s[:at]
 	}
 	s = s[:min(len(s), 16*maxShown)]
-	s = words.ReplaceAllStringFunc(s, func(w string) string {
-		if len(w) > maxWord || len(w) > maxMixed && digits.MatchString(w) && letters.MatchString(w) {
-			return "…"
+	kept := 0
+	s = parts.ReplaceAllStringFunc(s, func(part string) string {
+		if kept < maxWords && wordForm.MatchString(part) {
+			kept++
+			return part
 		}
-		return w
+		return hidden
 	})
-	s = unshown.ReplaceAllString(s, "…")
-	return strings.TrimSpace(outside.Text(s, maxShown))
+	return strings.TrimSpace(outside.Text(many.ReplaceAllString(s, hidden), maxShown))
 }
+
+var (
+	parts = regexp.MustCompile(`[^/ ]+`)
+	many  = regexp.MustCompile(`…([/ ]+…)+`)
+)
+
+// hidden stands for what is not kept.
+const hidden = "…"

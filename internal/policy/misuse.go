@@ -2,7 +2,9 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -39,6 +41,29 @@ func (k UseKind) Unusual() bool {
 type JudgedUse struct {
 	key.Use
 	Kind UseKind `json:"kind"`
+}
+
+// String is the use in one line, for people.
+func (u JudgedUse) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", u.Kind, u.KeyID)
+	part := func(word, text string) {
+		if text != "" {
+			b.WriteString(" " + word + text)
+		}
+	}
+	part("from ", cmp.Or(u.Source, "nowhere that is known"))
+	part("as ", u.Principal)
+	part("in ", u.Region)
+	part("", u.Action)
+	if u.Error != "" {
+		b.WriteString(" (" + u.Error + ")")
+	}
+	fmt.Fprintf(&b, ", %d times, %s", u.Count, u.First.UTC().Format(time.RFC3339))
+	if !u.Last.Equal(u.First) {
+		b.WriteString(" to " + u.Last.UTC().Format(time.RFC3339))
+	}
+	return b.String()
 }
 
 // Misuse is what is known of who used the exposed keys of a credential.
