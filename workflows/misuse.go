@@ -47,6 +47,8 @@ const (
 	mostIncidentUses = 200
 	mostMemberUnseen = 10
 	mostUnseenText   = 300
+	// mostInFull is how many members have more than uses and numbers.
+	mostInFull = 40
 )
 
 // reviewed takes over the most alarming of what an emergency found.
@@ -54,13 +56,23 @@ func (i *incidentRun) reviewed(m *IncidentMember, found *policy.Misuse) {
 	if found == nil {
 		return
 	}
-	before := 0
-	for _, other := range i.status.Credentials {
+	i.status.review(m, *found)
+	if found.Unusual > 0 {
+		i.note("%s: somebody used the exposed keys as nobody should: %d unusual uses", m.Credential, found.Unusual)
+	}
+}
+
+// review gives a member what there is room for.
+func (s *IncidentStatus) review(m *IncidentMember, found policy.Misuse) {
+	before, members, denied := 0, 0, false
+	for _, other := range s.Credentials {
 		if other.Credential != m.Credential && other.Misuse != nil {
 			before += len(other.Misuse.Uses)
+			members++
+			denied = denied || other.Misuse.Deny != ""
 		}
 	}
-	kept := *found
+	kept := found
 	left := min(mostMemberUses, max(0, mostIncidentUses-before))
 	if len(kept.Uses) > left {
 		for _, u := range kept.Uses[left:] {
@@ -69,15 +81,17 @@ func (i *incidentRun) reviewed(m *IncidentMember, found *policy.Misuse) {
 		kept.Uses = kept.Uses[:left]
 	}
 	kept.Unseen = nil
-	if before < mostIncidentUses { // those that come after have the same to say
+	if members >= mostInFull { // those that come after have the same to say
+		kept.Tellers = nil
+		if denied {
+			kept.Outlives, kept.Deny = "", ""
+		}
+	} else {
 		for _, what := range found.Unseen[:min(len(found.Unseen), mostMemberUnseen)] {
 			kept.Unseen = append(kept.Unseen, outside.Text(what, mostUnseenText))
 		}
 	}
 	m.Misuse = &kept
-	if kept.Unusual > 0 {
-		i.note("%s: somebody used the exposed keys as nobody should: %d unusual uses", m.Credential, kept.Unusual)
-	}
 }
 
 // MisuseLines say who used the exposed keys, unusual uses first, what is not known of that, and what outlives the keys. What is the

@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -116,4 +117,23 @@ func TestAnIncidentShowsTheMostAlarmingUsesFirst(t *testing.T) {
 		"{1}",
 	}, s.MisuseLines())
 	assert.Contains(t, s.Markdown(), "Who used the exposed keys, unusual uses first")
+}
+
+// However many credentials an incident has, and whatever is known of each, its status stays far below what a history takes.
+func TestWhatAnIncidentHasOfReviewsIsBounded(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 400)
+	found := policy.Misuse{Outlives: long, Deny: long}
+	for range policy.MostUses {
+		found.Uses = append(found.Uses, policy.JudgedUse{Use: key.Use{KeyID: "k", Source: strings.Repeat("s", 128), Action: strings.Repeat("a", 128), Count: 2}, Kind: policy.UsedByStranger})
+		found.Unseen = append(found.Unseen, long)
+	}
+	members := workflows.Reviewed(2000, found)
+	text, err := json.Marshal(members)
+	require.NoError(t, err)
+	assert.Less(t, len(text), 1<<20)
+	assert.Len(t, members[0].Misuse.Uses, 5)
+	assert.Equal(t, 15*2, members[0].Misuse.Omitted)
+	assert.Empty(t, members[1999].Misuse.Uses)
+	assert.Equal(t, 20*2, members[1999].Misuse.Omitted)
 }
