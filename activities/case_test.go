@@ -244,6 +244,10 @@ func (c *crashCase) run(step string) {
 		is, err := c.asks(true, false)
 		require.NoError(c.t, err)
 		require.Equal(c.t, activities.TakeoverGone, is)
+	case "ReviewMisuse":
+		var m policy.Misuse
+		c.execute(step, activities.MisuseInput{Rotation: c.subject(), Dead: map[string]time.Time{"key-old": c.now()}}, &m)
+		require.Equal(c.t, []string{"the issuer's record"}, m.Tellers)
 	case "AssessExposure":
 		c.execute(step, c.subject(), nil)
 	case "Contain":

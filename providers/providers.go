@@ -149,18 +149,12 @@ type Probed struct {
 	Untried []string
 }
 
-// UsageEvent is one use of a key, from the issuer's own audit log.
-type UsageEvent struct {
-	KeyID  string    `json:"keyID"`
-	At     time.Time `json:"at"`
-	Action string    `json:"action"`
-	From   string    `json:"from"`
-}
-
 // AuditLog is an Issuer that remembers who used a key.
 type AuditLog interface {
-	// Usage returns the uses of a key since then, oldest first, at most limit.
-	Usage(ctx context.Context, k key.Ref, since time.Time, limit int) ([]UsageEvent, error)
+	// Uses returns what is known of the uses of a key since then, also of one that is destroyed: those that are alike as one, as
+	// key.Tally gathers them. A use that was refused is one, with the reason, where the issuer knows of it. What it cannot know is
+	// said by Unseen, and never an error; neither is a key of which nothing is known. ErrDenied, ErrThrottled.
+	Uses(ctx context.Context, k key.Ref, since time.Time) (key.Uses, error)
 }
 
 // Store keeps the versions of one credential's secret under labels, and keyturn's metadata of it.

@@ -28,6 +28,7 @@ type emergency struct {
 	signSpec                            string
 	suspect                             string
 	keys                                []string
+	since                               string
 	deadline                            time.Duration
 	revokeFirst, noFreeze, drill        bool
 	dryRun, yes, wait                   bool
@@ -78,6 +79,7 @@ for somebody who may sign for it: keyturn incident confirm ID --sign KEY.`,
 	f.StringVar(&e.name, "name", "", "the incident's name, small letters, digits and hyphens (default made of the time)")
 	f.StringArrayVar(&e.keys, "key", nil, "an exposed key as CREDENTIAL=ID, more than once for several")
 	f.StringVar(&e.suspect, "suspect", suspectRetiring, "which key of a rotation that runs is exposed: retiring, incoming or both")
+	f.StringVar(&e.since, "since", "", "since when somebody else may have had the keys, for the review of their uses: a time (2026-03-01T12:00:00Z), or how long ago (72h)")
 	f.DurationVar(&e.deadline, "deadline", incident.DefaultDeadline.Std(), "when the exposed keys are destroyed whoever uses them; 0: at once, before there are others")
 	f.BoolVar(&e.revokeFirst, "revoke-first", false, "destroy the exposed keys at once, before there are others")
 	f.BoolVar(&e.noFreeze, "no-freeze", false, "let deployments go on, though the worker configuration has hooks that freeze them")
@@ -107,6 +109,9 @@ func (e *emergency) check(names []string) error {
 		if name, id, ok := strings.Cut(k, "="); !ok || name == "" || id == "" {
 			return usage("--key %q: write CREDENTIAL=ID", k)
 		}
+	}
+	if _, err := exposedSince(e.since, time.Now()); err != nil {
+		return err
 	}
 	if e.revokeFirst {
 		e.deadline = 0
@@ -151,6 +156,9 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 		return err
 	}
 	if err := e.expose(ctx, c, who, specs); err != nil {
+		return err
+	}
+	if input.ExposedSince, err = exposedSince(e.since, time.Now().UTC()); err != nil {
 		return err
 	}
 	d := e.declaration(ns, incident.ID(cmp.Or(e.name, defaultName())))

@@ -229,6 +229,7 @@ func printIncident(w io.Writer, s workflows.IncidentStatus) {
 		rows = append(rows, []string{plain(m.Credential), plain(strings.Join(m.Exposed, ", ")), m.State, strings.Join(dead, ", "), plain(m.Current.KeyID)})
 	}
 	columns(w, rows...)
+	printMisuse(w, s)
 	for _, line := range s.Timeline {
 		fmt.Fprintf(w, "%s  %s\n", line.At.UTC().Format(time.TimeOnly), plain(line.What))
 	}

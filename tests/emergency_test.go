@@ -92,6 +92,11 @@ func TestEmergencyByTheCommandLine(t *testing.T) {
 	require.Zero(t, code, out)
 	assert.Contains(t, out, "Every exposed key is dead, after")
 	assert.Contains(t, out, "declared by ann: key in a public repository")
+	require.NotNil(t, m.Misuse)
+	assert.Equal(t, []string{"the gateway's usage file"}, m.Misuse.Tellers)
+	require.Len(t, m.Misuse.Uses, 1, "the gateway knows the last use of a dead key")
+	assert.Contains(t, out, "Who used the exposed keys, unusual uses first:")
+	assert.Contains(t, out, "Not known: A gateway does not know a destroyed key again")
 	review := func(by person) (string, int) {
 		return s.starter("review", list[0].Incident, "--sign", by.file, "--comment", "right key, right time", "--yes")
 	}

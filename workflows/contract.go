@@ -56,6 +56,8 @@ type Emergency struct {
 	activities.Emergency
 	// Incidents are their workflow IDs.
 	Incidents []string `json:"incidents"`
+	// ExposedSince is since when somebody else may have had the keys, as who began the incident says; zero when they do not know.
+	ExposedSince time.Time `json:"exposedSince,omitzero"`
 }
 
 // EmergencyQueue is where the workflow tasks of incidents and their emergencies go.
@@ -265,6 +267,8 @@ type Report struct {
 	Unconfirmed bool `json:"unconfirmed,omitempty"`
 	// Contained are the exposed keys that an emergency saw dead, and when.
 	Contained []ContainedKey `json:"contained,omitempty"`
+	// Misuse is what is known of who used the exposed keys; nil when nobody looked.
+	Misuse *policy.Misuse `json:"misuse,omitempty"`
 	// Open is what a superseded run leaves for the emergency to finish.
 	Open      []string  `json:"open,omitempty"`
 	StartedAt time.Time `json:"startedAt"`

@@ -98,8 +98,11 @@ func (r *rotation) emergency() error {
 	if err != nil {
 		return err
 	}
-	if err := r.endAll(exposed, deadline); err != nil {
-		return err
+	ended := r.endAll(exposed, deadline)
+	review := r.beginMisuseReview()
+	defer r.endMisuseReview(review)
+	if ended != nil {
+		return ended
 	}
 	if !replaced {
 		r.waitFor("the consumers that have no key that works", "whoever runs them")

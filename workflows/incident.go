@@ -14,6 +14,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
@@ -31,6 +32,8 @@ type IncidentInput struct {
 	After map[string][]string `json:"after,omitempty"`
 	// NoFreeze: deployments go on.
 	NoFreeze bool `json:"noFreeze,omitempty"`
+	// ExposedSince is since when somebody else may have had the keys: uses of others before tell what is usual. Zero when nobody knows.
+	ExposedSince time.Time `json:"exposedSince,omitzero"`
 	// RequestedBy is for the record.
 	RequestedBy string `json:"requestedBy,omitempty"`
 }
@@ -83,6 +86,8 @@ type IncidentMember struct {
 	// Current is the key that consumers are sent to now.
 	Current key.Ref           `json:"current,omitzero"`
 	Debt    []activities.Debt `json:"debt,omitempty"`
+	// Misuse is what is known of who used the exposed keys, the most alarming alone; that of the emergency has more.
+	Misuse *policy.Misuse `json:"misuse,omitempty"`
 }
 
 // IncidentMoment is one line of an incident's timeline.
@@ -231,7 +236,7 @@ func (i *incidentRun) proved(ctx workflow.Context, declaration signed.Envelope) 
 func (i *incidentRun) emergency() *Emergency {
 	return &Emergency{
 		Emergency: activities.Emergency{Declaration: i.declaration, Since: i.status.Since},
-		Incidents: []string{i.status.Incident},
+		Incidents: []string{i.status.Incident}, ExposedSince: i.in.ExposedSince,
 	}
 }
 
@@ -348,6 +353,7 @@ func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
 func (i *incidentRun) ended(m *IncidentMember, report Report) {
 	i.dead(m, report.Contained)
 	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, report.Message, report.Incoming, report.Debt
+	i.misused(m, report.Misuse)
 	m.State = string(NotContained)
 	if len(m.alive(m.Contained)) == 0 {
 		m.State = string(Contained)
@@ -470,6 +476,12 @@ func (s IncidentStatus) Markdown() string {
 				dead = append(dead, fmt.Sprintf("%s %s", k.KeyID, k.At.UTC().Format(time.TimeOnly)))
 			}
 			line("| %s | %s | %s | %s | %s |", text(m.Credential), text(strings.Join(m.Exposed, ", ")), text(m.State), text(strings.Join(dead, ", ")), text(m.Current.KeyID))
+		}
+	}
+	if lines := s.MisuseLines(); len(lines) > 0 {
+		line("\n#### Who used the exposed keys, unusual uses first\n")
+		for _, l := range lines {
+			line("- %s", text(l))
 		}
 	}
 	line("")

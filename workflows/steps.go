@@ -56,13 +56,14 @@ var (
 	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
 	// In an emergency a worker that died is soon followed by another one.
-	assessing  = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
-	containing = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
-	declaring  = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
-	freezing   = step{summary: "tell the hooks that freeze deployments", attempt: 20 * time.Second, total: time.Minute}
-	reviewing  = step{summary: "write the review into the audit record", attempt: 30 * time.Second, total: 2 * time.Minute}
-	announcing = step{summary: "tell people of the incident", attempt: 30 * time.Second, total: 5 * time.Minute}
-	following  = step{summary: "ask the rotation that runs whether it has heard", attempt: 30 * time.Second, total: time.Minute}
+	assessing       = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
+	containing      = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
+	reviewingMisuse = step{summary: "ask who used the exposed keys", attempt: 3 * time.Minute, total: 4 * time.Minute, changesNothing: true, reports: true}
+	declaring       = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	freezing        = step{summary: "tell the hooks that freeze deployments", attempt: 20 * time.Second, total: time.Minute}
+	reviewing       = step{summary: "write the review into the audit record", attempt: 30 * time.Second, total: 2 * time.Minute}
+	announcing      = step{summary: "tell people of the incident", attempt: 30 * time.Second, total: 5 * time.Minute}
+	following       = step{summary: "ask the rotation that runs whether it has heard", attempt: 30 * time.Second, total: time.Minute}
 	// Whoever asks for a rollback waits for it.
 	lookingBack = step{summary: "look whether there is a way back", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
 	proving     = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}

@@ -87,6 +87,8 @@ const (
 
 	// EmergencyBegun: the first effect for a credential by the declaration of an incident, which somebody signed who may.
 	EmergencyBegun Type = "emergency.begun"
+	// MisuseReviewed: it was asked who used the exposed keys, and what is known of that; unusual uses come first.
+	MisuseReviewed Type = "misuse.reviewed"
 	// TakenOver: an incident stopped the rotation.
 	TakenOver Type = "rotation.taken-over"
 	// RotationTerminated: an incident has a run ended now that does not answer it; its emergency goes on from what is true.
@@ -104,7 +106,7 @@ var types = []Type{
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
-	EmergencyBegun, TakenOver, RotationTerminated, IncidentReviewed, DebtFound, RotationEnded,
+	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, IncidentReviewed, DebtFound, RotationEnded,
 }
 
 // told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are

@@ -197,7 +197,7 @@ func Pages[Page, Options any](ctx context.Context, p pager[Page, Options], each 
 	return nil
 }
 
-// codes says what the error codes of IAM, STS and Secrets Manager mean, as the API references of the three
+// codes says what the error codes of IAM, STS, Secrets Manager and CloudTrail's LookupEvents mean, as their API references
 // list them. One that has no meaning here is passing trouble, and so is one that is not here, of which the text is not
 // repeated: whoever poses as AWS may write a key there.
 var codes = map[string]error{
@@ -224,7 +224,8 @@ var codes = map[string]error{
 	"InvalidSignatureException": nil, "LimitExceeded": nil, "ConcurrentModification": nil, "ConcurrentModificationException": nil, "DeleteConflict": nil,
 	"EntityAlreadyExists": nil, "EntityAlreadyExistsException": nil, "EntityTemporarilyUnmodifiable": nil, "UnmodifiableEntity": nil,
 	"PreconditionNotMetException": nil, "InvalidNextTokenException": nil, "PublicPolicyException": nil, "PolicyEvaluation": nil,
-	"ReplicationException": nil,
+	"ReplicationException": nil, "InvalidLookupAttributesException": providers.ErrInvalid, "InvalidMaxResultsException": providers.ErrInvalid,
+	"InvalidTimeRangeException": providers.ErrInvalid,
 }
 
 // Code is the error code that AWS answered with; empty for an error of another kind, and for a code that AWS does not
@@ -234,11 +235,16 @@ func Code(err error) string {
 	if !errors.As(err, &answer) {
 		return ""
 	}
-	code := answer.ErrorCode()
-	if _, documented := codes[code]; !documented {
-		return ""
+	if code := answer.ErrorCode(); Documented(code) {
+		return code
 	}
-	return code
+	return ""
+}
+
+// Documented tells whether an error code is one that AWS documents.
+func Documented(code string) bool {
+	_, documented := codes[code]
+	return documented
 }
 
 // maxName bounds what is kept of a name that AWS gives to something.

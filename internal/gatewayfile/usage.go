@@ -20,6 +20,8 @@ const (
 	NotNamed = "somebody-who-is-not-named"
 	// sinceUnknown is who used a key last whose record was lost.
 	sinceUnknown = "unknown: the record of uses begins only then"
+	// remembers is for how long the last use of a key is kept that lives no more: who asks after an incident asks then.
+	remembers = 7 * 24 * time.Hour
 	// maxFrom bounds what is kept of who used a key.
 	maxFrom = 128
 )
@@ -121,7 +123,7 @@ func latest(a, b time.Time) time.Time {
 }
 
 // Report brings uses until now into the usage file, where other gateways report, too, and forgets the keys that do
-// not live any more. It returns what the file says then. A missing or damaged file begins a new record now.
+// not live any more and were not used for a week. It returns what the file says then. A missing or damaged file begins a new record now.
 func Report(ctx context.Context, path string, uses map[string]Use, lives func(keyID string) bool, now time.Time) (*Usage, error) {
 	var u *Usage
 	err := locked(ctx, path, func() (err error) {
@@ -134,7 +136,7 @@ func Report(ctx context.Context, path string, uses map[string]Use, lives func(ke
 		}
 		u.merge(uses)
 		u.AsOf = latest(u.AsOf, now)
-		maps.DeleteFunc(u.LastUsed, func(id string, _ Use) bool { return !lives(id) })
+		maps.DeleteFunc(u.LastUsed, func(id string, last Use) bool { return !lives(id) && now.Sub(last.At) > remembers })
 		return write(path, u)
 	})
 	if err != nil {

@@ -3,6 +3,7 @@
 package workerconfig
 
 import (
+	"github.com/keyturn/keyturn/internal/accesslog"
 	"github.com/keyturn/keyturn/internal/inventory"
 )
 
@@ -24,6 +25,8 @@ type Config struct {
 	Notify []Notifier `json:"notify,omitempty"`
 	// Freeze are the hooks that keep others from deploying while an incident replaces exposed keys.
 	Freeze []FreezeHook `json:"freeze,omitempty"`
+	// AccessLogs are where a misuse review looks for uses of an exposed key, beside the issuer's own record.
+	AccessLogs []accesslog.Log `json:"accessLogs,omitempty"`
 	// MaxRotations is how many routine rotations run at once, over all workers; DefaultMaxRotations when zero.
 	// One lasts as long as its waits, mostly the overlap. What a person begins does not count.
 	MaxRotations int `json:"maxRotations,omitempty"`

@@ -198,6 +198,12 @@ func check(c *Config, report func(strictyaml.Problem)) {
 			}
 		}
 	}
+	for i, log := range c.AccessLogs {
+		for _, p := range log.Problems() {
+			p.Field = fmt.Sprintf("accessLogs[%d].%s", i, p.Field)
+			report(p)
+		}
+	}
 	for i, t := range c.Trust.Inventory {
 		field := fmt.Sprintf("trust.inventory[%d]", i)
 		if len(t.Environments) == 0 {

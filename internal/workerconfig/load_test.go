@@ -43,6 +43,7 @@ bounds:
 programs: {reload-checkout: [/usr/local/bin/reload-checkout, --now]}
 notify: [{type: webhook, name: chat, url: "https://hooks.internal/keyturn"}, {type: log}]
 freeze: [{type: file, path: /run/keyturn/deployments-frozen}, {type: exec, program: reload-checkout}]
+accessLogs: [{path: /var/log/edge/access.jsonl, keyID: /key_id, at: /time, source: /client_ip}]
 audit: {file: /var/log/keyturn/audit.jsonl}
 `
 
@@ -128,6 +129,11 @@ func TestWhatAConfigurationMayNotHave(t *testing.T) {
 		"a freeze by a program that is none": {"program: reload-checkout}", "program: other}", "freeze[1].program is \"other\", which is not under programs"},
 		"a freeze by what freezes nothing":   {"{type: file, path: /run/keyturn/deployments-frozen}", "{type: log}", "freeze[0].type"},
 		"a freeze by a file somewhere":       {"/run/keyturn/deployments-frozen", "deployments-frozen", "freeze[0].path is not an absolute, clean path"},
+		"an access log somewhere":            {"/var/log/edge/access.jsonl", "access.jsonl", "accessLogs[0].path is \"access.jsonl\"; write an absolute, clean path"},
+		"an access log without key IDs":      {"keyID: /key_id, ", "", "accessLogs[0].keyID is missing"},
+		"an access log without times":        {"at: /time, ", "", "accessLogs[0].at is missing"},
+		"a place in a line that is none":     {"source: /client_ip", "source: client_ip", "accessLogs[0].source is \"client_ip\", which is no JSON pointer"},
+		"a field that no access log has":     {"source: /client_ip", "sauce: /client_ip", "accessLogs[0].sauce"},
 		"a program that is none":             {"    fileRoots", "    programs: [reload]\n    fileRoots", "bounds.production.programs[0] is \"reload\", which is not under programs"},
 		"an account that is none":            {"    fileRoots", "    accounts: [vault]\n    fileRoots", "bounds.production.accounts[0] is \"vault\", which is not under accounts"},
 		"no accounts":                        {base[strings.Index(base, "accounts:"):strings.Index(base, "trust:")], "", "accounts has no entry"},

@@ -58,11 +58,18 @@ type Account struct {
 	// UsageLag is how late IAM may report the use of a key; 4h15m by default. Only an account whose endpoint
 	// is on this host may say less.
 	UsageLag inventory.Duration `json:"usageLag,omitzero"`
+	// ReviewRegions are those whose event history a misuse review reads, beside that of Region and of the global services.
+	ReviewRegions []string `json:"reviewRegions,omitempty"`
 }
 
 // Problems tells what is wrong with the account.
 func (a *Account) Problems() []strictyaml.Problem {
 	list := a.Account.Problems()
+	for i, region := range a.ReviewRegions {
+		if !regionForm.MatchString(region) {
+			list = append(list, strictyaml.Problem{Field: fmt.Sprintf("reviewRegions[%d]", i), What: "is no region", Write: "a name such as eu-central-1"})
+		}
+	}
 	if a.UsageLag != 0 && a.UsageLag.Std() < usageLag && !a.OnThisHost("IAM") {
 		list = append(list, strictyaml.Problem{
 			Field: "usageLag", What: fmt.Sprintf("is %s, and IAM may report a use later than that", a.UsageLag),

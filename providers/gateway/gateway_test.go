@@ -85,7 +85,12 @@ func issue(t tester, i providers.Issuer, token string) (key.Ref, string) {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	providertest.Issuer(t, providertest.IssuerSetup{KnowsTokens: true, DatesReports: true, Open: func(t providertest.T) providertest.IssuerWorld {
+	providertest.Issuer(t, edgeSetup())
+	t.Run("of what is told of uses", func(t *testing.T) { providertest.AuditLog(t, edgeSetup()) })
+}
+
+func edgeSetup() providertest.IssuerSetup {
+	return providertest.IssuerSetup{KnowsTokens: true, DatesReports: true, Open: func(t providertest.T) providertest.IssuerWorld {
 		e := newEdge(t)
 		return providertest.IssuerWorld{
 			Issuer: e.issuer(t, "p"), Other: e.issuer(t, "q"), Principal: "p", Use: e.use,
@@ -100,7 +105,7 @@ func TestConformance(t *testing.T) {
 				return unlock
 			}},
 		}
-	}})
+	}}
 }
 
 func TestListerConformance(t *testing.T) {

@@ -172,16 +172,30 @@ func TestUsage(t *testing.T) {
 		_, err := e.issuer(t, "p").List(t.Context())
 		require.ErrorContains(t, err, "start the gateway")
 	})
-	t.Run("a destroyed key is forgotten", func(t *testing.T) {
+	t.Run("the last use of a destroyed key is told for a week, and forgotten then", func(t *testing.T) {
 		t.Parallel()
 		e := newEdge(t)
 		ref, value := issue(t, e.issuer(t, "p"), "t1")
-		e.verifier.Verify(value)
+		e.verifier.VerifyFrom(value, "192.0.2.1:4711")
 		require.NoError(t, e.issuer(t, "p").Destroy(t.Context(), ref))
 		require.NoError(t, e.verifier.Close())
-		data, err := os.ReadFile(gatewayfile.UsageFileOf(e.keyFile))
+		began := time.Now().Add(-time.Hour)
+		uses, err := e.issuer(t, "p").(providers.AuditLog).Uses(t.Context(), ref, began)
 		require.NoError(t, err)
-		assert.NotContains(t, string(data), ref.KeyID)
+		require.Len(t, uses.List, 1)
+		assert.Equal(t, "192.0.2.1", uses.List[0].Source)
+		assert.Contains(t, strings.Join(uses.Unseen, " "), "does not know a destroyed key again")
+		assert.Contains(t, strings.Join(uses.Unseen, " "), "The gateway's record of uses begins at")
+		dead := func(string) bool { return false }
+		for after, kept := range map[time.Duration]bool{6 * 24 * time.Hour: true, 8 * 24 * time.Hour: false} {
+			folder := t.TempDir()
+			data, err := os.ReadFile(gatewayfile.UsageFileOf(e.keyFile))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(folder, "usage"), data, 0o600))
+			usage, err := gatewayfile.Report(t.Context(), filepath.Join(folder, "usage"), nil, dead, time.Now().Add(after))
+			require.NoError(t, err)
+			assert.Equal(t, kept, !usage.LastUsed[ref.KeyID].At.IsZero(), "after %s", after)
+		}
 	})
 	t.Run("uses that cannot be reported are told", func(t *testing.T) {
 		t.Parallel()

@@ -53,7 +53,13 @@ type issuedKey struct {
 	bundle  secret.Bundle
 	scopes  []string
 	changes []change
-	uses    []providers.UsageEvent
+	uses    []use
+}
+
+// use is one use of a key.
+type use struct {
+	at            time.Time
+	from, refused string
 }
 
 // change is a moment from which on a key has another state.
@@ -187,7 +193,11 @@ func (w *World) use(now time.Time, b secret.Bundle, from string) error {
 	}
 	state := k.stateAt(p.visible(now))
 	if state == key.Active || state == key.Disabled && p.settings.ReportsRefusals {
-		k.uses = append(k.uses, providers.UsageEvent{KeyID: k.info.KeyID, At: now, Action: "request", From: from})
+		used := use{at: now, from: from}
+		if !p.accepts(k, now) {
+			used.refused = "refused"
+		}
+		k.uses = append(k.uses, used)
 	}
 	if !p.accepts(k, now) {
 		return fmt.Errorf("%w: key %s", providers.ErrKeyRefused, k.info.KeyID)
@@ -278,8 +288,8 @@ func (k *issuedKey) told(p *principal, state key.State, now time.Time) key.Info 
 	}
 	until := p.report(now)
 	for _, u := range k.uses {
-		if !u.At.After(until) {
-			info.LastUsedAt, info.LastUsedBy = p.clock(u.At), u.From
+		if !u.at.After(until) {
+			info.LastUsedAt, info.LastUsedBy = p.clock(u.at), u.from
 		}
 	}
 	if p.settings.DatesReports {
@@ -412,19 +422,50 @@ func (i issuer) CheckRights(ctx context.Context, _ []string) (objections []strin
 	return objections, err
 }
 
-// Usage implements providers.AuditLog.
-func (i issuer) Usage(ctx context.Context, ref key.Ref, since time.Time, limit int) (events []providers.UsageEvent, err error) {
-	err = i.do(ctx, OpUsage, func(p *principal, now time.Time) error {
+// Uses implements providers.AuditLog.
+func (i issuer) Uses(ctx context.Context, ref key.Ref, since time.Time) (key.Uses, error) {
+	uses := key.Uses{Teller: "the issuer's record"}
+	err := i.do(ctx, OpUses, func(p *principal, now time.Time) error {
+		var tally key.Tally
 		for _, k := range p.keys {
 			for _, u := range k.uses {
-				seen := k.info.KeyID == ref.KeyID && !u.At.After(p.report(now))
-				u.At = p.clock(u.At)
-				if seen && !u.At.Before(since) && len(events) < limit {
-					events = append(events, u)
+				at := p.clock(u.at)
+				if k.info.KeyID == ref.KeyID && !u.at.After(p.report(now)) && !at.Before(since) {
+					tally.Add(key.Use{KeyID: ref.KeyID, Action: "request", Source: u.from, Error: u.refused}, at)
 				}
 			}
 		}
+		uses.List, uses.Omitted = tally.List()
+		uses.Outlives, uses.Deny = i.w.outlives, i.w.deny
+		if lag := now.Sub(p.report(now)); lag > 0 {
+			uses.Unseen = []string{fmt.Sprintf("Uses of the last %s may be missing.", lag)}
+		}
 		return nil
 	})
-	return events, err
+	return uses, err
+}
+
+// UsedAt are the times of the uses of a key that its issuer tells of.
+func (w *World) UsedAt(principal, keyID string) (times []time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.principals[principal]
+	if p == nil {
+		return nil
+	}
+	for _, k := range p.keys {
+		for _, u := range k.uses {
+			if k.info.KeyID == keyID && !u.at.After(p.report(w.now().UTC())) {
+				times = append(times, p.clock(u.at))
+			}
+		}
+	}
+	return times
+}
+
+// SetOutliving says what the issuer tells of what outlives its keys, and the policy that ends that.
+func (w *World) SetOutliving(what, deny string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.outlives, w.deny = what, deny
 }

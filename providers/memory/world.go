@@ -32,7 +32,7 @@ const (
 	OpEnable       Op = "enable"
 	OpSelfTest     Op = "self-test"
 	OpCheckRights  Op = "check-rights"
-	OpUsage        Op = "usage"
+	OpUses         Op = "uses"
 	OpPrincipals   Op = "principals"
 	OpProbe        Op = "probe"
 
@@ -87,6 +87,8 @@ type World struct {
 	freezes       map[string]providers.Freeze
 	ledger        []Event
 	lacks         []string
+	outlives      string
+	deny          string
 
 	trouble sync.Mutex // guards the following; not held during effects and hooks
 	hooks   map[Op][]func(Phase)

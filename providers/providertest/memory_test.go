@@ -161,6 +161,11 @@ func TestMemoryTarget(t *testing.T) {
 	providertest.Target(t, targetIn(func(_ *memory.World, target providers.Target) providers.Target { return target }))
 }
 
+func TestMemoryAuditLog(t *testing.T) {
+	t.Parallel()
+	providertest.AuditLog(t, issuerIn(memory.Strict(), asItIs))
+}
+
 // listerIn makes a World whose account is listed; wrap may plant a bug.
 func listerIn(wrap func(*memory.World, providers.Lister) providers.Lister) providertest.ListerSetup {
 	return providertest.ListerSetup{Open: func(providertest.T) providertest.ListerWorld {

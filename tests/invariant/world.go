@@ -5,10 +5,8 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/keyturn/keyturn/internal/key"
-	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 )
 
@@ -64,17 +62,12 @@ func (w InMemory) Events() (list []Event) {
 		known[e.KeyID] = known[e.KeyID] || e.Op == memory.OpIssue
 		list = append(list, event)
 	}
-	log, _ := w.World.Issuer(w.Principal).(providers.AuditLog)
 	for _, id := range slices.Sorted(maps.Keys(known)) {
 		if !known[id] {
 			continue
 		}
-		uses, err := log.Usage(context.Background(), key.Ref{Principal: w.Principal, KeyID: id}, time.Time{}, 1<<20)
-		if err != nil {
-			panic(err)
-		}
-		for _, u := range uses {
-			list = append(list, Event{At: u.At, Kind: Used, Key: id})
+		for _, at := range w.World.UsedAt(w.Principal, id) {
+			list = append(list, Event{At: at, Kind: Used, Key: id})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b Event) int { return a.At.Compare(b.At) })
