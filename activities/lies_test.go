@@ -57,6 +57,9 @@ var lies = map[reflect.Type]func(c *crashCase) []any{
 	},
 	reflect.TypeFor[signed.Envelope]():   func(*crashCase) []any { return []any{signed.Envelope{}} },
 	reflect.TypeFor[[]policy.Readings](): func(*crashCase) []any { return []any{make([]policy.Readings, 3)} },
+	reflect.TypeFor[map[string]time.Time](): func(c *crashCase) []any {
+		return []any{map[string]time.Time{"key-old": c.now().Add(-100 * time.Hour), "key-foreign": c.now()}}
+	},
 	reflect.TypeFor[[]audit.Event](): func(c *crashCase) []any {
 		return []any{[]audit.Event{{ID: "seen/first-run/key.destroyed", Type: audit.KeyDestroyed, Time: c.now().Add(time.Hour), Actor: "worker"}}}
 	},

@@ -17,7 +17,6 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
-	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -168,7 +167,7 @@ func (t *terminal) showIncident(ctx context.Context, id string, watch bool) erro
 // reviewedIncident is an incident with its review; without one when there is none.
 type reviewedIncident struct {
 	workflows.IncidentStatus
-	Review *activities.Reviewed `json:"review,omitempty"`
+	Review *workflows.Reviewed `json:"review,omitempty"`
 }
 
 // findIncident asks an incident how it stands, and tells its run.

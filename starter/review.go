@@ -16,7 +16,6 @@ import (
 	"go.temporal.io/sdk/client"
 	"golang.org/x/term"
 
-	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -59,7 +58,7 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 	if status.Outcome == "" {
 		return exit(exitRefused, fmt.Errorf("%s goes on: review it when it has ended; see how it stands with: keyturn incident show %s", id, id))
 	}
-	var input activities.ReviewInput
+	var input workflows.ReviewInput
 	value, err := c.QueryWorkflow(ctx, id, run, workflows.DeclarationName)
 	if err == nil {
 		err = value.Get(&input.Declaration)
@@ -96,7 +95,7 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 	if err != nil {
 		return fmt.Errorf("starting the review: %w", err)
 	}
-	var reviewed activities.Reviewed
+	var reviewed workflows.Reviewed
 	if err := started.Get(ctx, &reviewed); err != nil {
 		return noAnswer(ctx, "reviewing "+id, err)
 	}
@@ -118,10 +117,10 @@ func (t *terminal) ask(question string) error {
 }
 
 // reviewOf is the latest review of an incident that counts; nil for none.
-func reviewOf(ctx context.Context, c client.Client, id string) *activities.Reviewed {
+func reviewOf(ctx context.Context, c client.Client, id string) *workflows.Reviewed {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	var reviewed activities.Reviewed
+	var reviewed workflows.Reviewed
 	described, err := c.DescribeWorkflowExecution(ctx, incident.ReviewID(id), "")
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) || err == nil && described.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED {
@@ -134,7 +133,7 @@ func reviewOf(ctx context.Context, c client.Client, id string) *activities.Revie
 }
 
 // reviewLine says who reviewed an incident, or that somebody has to.
-func reviewLine(s workflows.IncidentStatus, r *activities.Reviewed) string {
+func reviewLine(s workflows.IncidentStatus, r *workflows.Reviewed) string {
 	switch {
 	case r != nil:
 		return fmt.Sprintf("Reviewed by %s %s: %s", plain(r.By), clock(r.At), plain(r.Comment))

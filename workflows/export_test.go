@@ -6,12 +6,12 @@ import (
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
-// Reviewed are the members of an incident of which the same was found.
-func Reviewed(members int, found policy.Misuse) []IncidentMember {
+// MembersWith are the members of an incident of which the same was found.
+func MembersWith(members int, found policy.Misuse) []IncidentMember {
 	s := IncidentStatus{Credentials: make([]IncidentMember, members)}
 	for n := range s.Credentials {
 		s.Credentials[n].Credential = fmt.Sprint("payments-", n)
-		s.review(&s.Credentials[n], found)
+		s.misused(&s.Credentials[n], found)
 	}
 	return s.Credentials
 }

@@ -128,7 +128,7 @@ func TestWhatAnIncidentHasOfReviewsIsBounded(t *testing.T) {
 		found.Uses = append(found.Uses, policy.JudgedUse{Use: key.Use{KeyID: "k", Source: strings.Repeat("s", 128), Action: strings.Repeat("a", 128), Count: 2}, Kind: policy.UsedByStranger})
 		found.Unseen = append(found.Unseen, long)
 	}
-	members := workflows.Reviewed(2000, found)
+	members := workflows.MembersWith(2000, found)
 	text, err := json.Marshal(members)
 	require.NoError(t, err)
 	assert.Less(t, len(text), 1<<20)

@@ -6,9 +6,15 @@ import (
 	"github.com/keyturn/keyturn/activities"
 )
 
+// ReviewInput is somebody's review of an incident, and Reviewed one that counts.
+type (
+	ReviewInput = activities.ReviewInput
+	Reviewed    = activities.Reviewed
+)
+
 // Review records that somebody reviewed an incident who did not declare it. Its workflow ID is incident.ReviewID of the incident's.
-func Review(ctx workflow.Context, in activities.ReviewInput) (activities.Reviewed, error) {
-	var reviewed activities.Reviewed
+func Review(ctx workflow.Context, in ReviewInput) (Reviewed, error) {
+	var reviewed Reviewed
 	if err := reviewing.start(ctx, TaskQueue, act.RecordReview, in).Get(ctx, &reviewed); err != nil {
 		return reviewed, err
 	}

@@ -49,16 +49,17 @@ func AuditLogCases(s IssuerSetup) []Case {
 }
 
 // used mints a key and uses it.
-func (w issuerWorld) used(t T, token string) (key.Ref, secret.Bundle) {
+func (w issuerWorld) used(t T) (key.Ref, secret.Bundle) {
 	t.Helper()
-	ref, b := w.issue(t, token)
+	ref, b := w.issue(t, firstToken)
 	w.works(t, b)
 	return ref, b
 }
 
-// told awaits a use of a key, and returns all that is told.
-func (w issuerWorld) told(t T, log providers.AuditLog, ref key.Ref, since time.Time) (uses key.Uses) {
+// told awaits a use of a key, and judges all that is told.
+func (w issuerWorld) told(t T, log providers.AuditLog, ref key.Ref, since time.Time) {
 	t.Helper()
+	var uses key.Uses
 	eventually(t, w.can.UsageLag+w.can.ConsistentWithin, "the use is told", func() bool {
 		var err error
 		uses, err = log.Uses(t.Context(), ref, since)
@@ -75,12 +76,11 @@ func (w issuerWorld) told(t T, log providers.AuditLog, ref key.Ref, since time.T
 			assert.Equal(t, outside.Text(text, 256), text, "a name is short, and on one line")
 		}
 	}
-	return uses
 }
 
 func useIsTold(t T, w issuerWorld, log providers.AuditLog) {
 	began := time.Now().Add(-time.Second)
-	ref, _ := w.used(t, firstToken)
+	ref, _ := w.used(t)
 	unused, _ := w.issue(t, secondToken)
 	w.told(t, log, ref, began)
 	uses, err := log.Uses(t.Context(), unused, began)
@@ -89,7 +89,7 @@ func useIsTold(t T, w issuerWorld, log providers.AuditLog) {
 }
 
 func olderUse(t T, w issuerWorld, log providers.AuditLog) {
-	ref, _ := w.used(t, firstToken)
+	ref, _ := w.used(t)
 	w.told(t, log, ref, time.Now().Add(-time.Hour))
 	uses, err := log.Uses(t.Context(), ref, time.Now().Add(time.Minute))
 	require.NoError(t, err)
@@ -98,7 +98,7 @@ func olderUse(t T, w issuerWorld, log providers.AuditLog) {
 
 func usesOfADeadKey(t T, w issuerWorld, log providers.AuditLog) {
 	began := time.Now().Add(-time.Second)
-	ref, b := w.used(t, firstToken)
+	ref, b := w.used(t)
 	w.told(t, log, ref, began)
 	require.NoError(t, w.Issuer.Destroy(t.Context(), ref))
 	w.refused(t, b)
@@ -106,20 +106,20 @@ func usesOfADeadKey(t T, w issuerWorld, log providers.AuditLog) {
 }
 
 func usesOfNoKey(t T, w issuerWorld, log providers.AuditLog) {
-	w.used(t, firstToken)
+	w.used(t)
 	uses, err := log.Uses(t.Context(), key.Ref{Principal: w.Principal, KeyID: "no-key-of-anybody"}, time.Now().Add(-time.Hour))
 	require.NoError(t, err)
 	assert.Empty(t, uses.List)
 }
 
 func usesThrottled(t T, w issuerWorld, log providers.AuditLog) {
-	ref, _ := w.used(t, firstToken)
+	ref, _ := w.used(t)
 	w.throttled(t, OpUses, func() error { _, err := log.Uses(t.Context(), ref, time.Time{}); return err })
 	w.told(t, log, ref, time.Time{})
 }
 
 func usesExpired(t T, w issuerWorld, log providers.AuditLog) {
-	ref, _ := w.used(t, firstToken)
+	ref, _ := w.used(t)
 	_, err := log.Uses(expired(t), ref, time.Time{})
 	require.Error(t, err)
 }

@@ -30,7 +30,7 @@ func (b brokenAuditLog) Uses(ctx context.Context, k key.Ref, since time.Time) (k
 	}
 	log := b.Issuer.(providers.AuditLog)
 	uses, err := log.Uses(ctx, k, since)
-	alive, _ := b.Issuer.List(context.WithoutCancel(ctx))
+	alive, _ := b.List(context.WithoutCancel(ctx))
 	switch is := func(i key.Info) bool { return i.KeyID == k.KeyID }; {
 	case b.bugs.silent:
 		uses.List = nil
