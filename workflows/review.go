@@ -6,11 +6,11 @@ import (
 	"github.com/keyturn/keyturn/activities"
 )
 
-// ReviewInput is somebody's review of an incident, and Reviewed one that counts.
-type (
-	ReviewInput = activities.ReviewInput
-	Reviewed    = activities.Reviewed
-)
+// ReviewInput is somebody's review of an incident.
+type ReviewInput = activities.ReviewInput
+
+// Reviewed is a review that counts.
+type Reviewed = activities.Reviewed
 
 // Review records that somebody reviewed an incident who did not declare it. Its workflow ID is incident.ReviewID of the incident's.
 func Review(ctx workflow.Context, in ReviewInput) (Reviewed, error) {
