@@ -230,7 +230,7 @@ func (c *crashCase) run(step string) {
 	case "ProveDeclaration":
 		c.execute(step, activities.DeclarationInput{Emergency: *c.emergency, Credential: "payments-api"}, nil)
 	case "RecordReview":
-		err := c.attempt(step, activities.ReviewInput{Declaration: c.emergency.Declaration}, nil, 1)
+		err := c.attempt(step, activities.ReviewInput{Declarations: []signed.Envelope{c.emergency.Declaration}}, nil, 1)
 		require.ErrorContains(c.t, err, "not signed")
 	case "TellOfIncident":
 		c.execute(step, activities.NewsInput{Emergency: *c.emergency, News: activities.NewsBegun, At: c.now()}, nil)

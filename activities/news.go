@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -36,8 +37,10 @@ const (
 // NewsInput is what there is to tell of an incident.
 type NewsInput struct {
 	Emergency
-	News News      `json:"news"`
-	At   time.Time `json:"at"`
+	// More are its other declarations.
+	More []signed.Envelope `json:"more,omitempty"`
+	News News              `json:"news"`
+	At   time.Time         `json:"at"`
 	// Deadline is when exposed keys are destroyed whoever uses them.
 	Deadline time.Time `json:"deadline,omitzero"`
 	// Alive are the exposed keys that were not seen dead, by credential; Owed the credentials of which something is owed.
@@ -59,12 +62,7 @@ func (a *Activities) TellOfIncident(ctx context.Context, in NewsInput) error {
 		}
 		subject, body = "An incident waits for a signature: nothing is destroyed before", in.unconfirmed(id)
 	} else {
-		d, by, err := a.declaration(in.Emergency)
-		if err == nil {
-			if err = d.Lasts(a.Now()); err != nil {
-				err = fmt.Errorf("%w: %w", ErrDeclaration, err)
-			}
-		}
+		d, by, err := a.declaredIn(append([]signed.Envelope{in.Declaration}, in.More...))
 		if err != nil {
 			return forTemporal(err)
 		}
@@ -77,6 +75,28 @@ func (a *Activities) TellOfIncident(ctx context.Context, in NewsInput) error {
 		ID: id + "/" + string(in.News) + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.incident." + string(in.News), Severity: providers.Alert,
 		Subject: subject, Body: outside.Lines(body, maxBody), At: in.At,
 	}, nil))
+}
+
+// declaredIn is what several declarations of an incident that goes on say together.
+func (a *Activities) declaredIn(declarations []signed.Envelope) (all incident.Declaration, by string, err error) {
+	for n, e := range declarations {
+		d, who, err := a.declaration(Emergency{Declaration: e})
+		if err != nil {
+			return all, "", err
+		}
+		if err = d.Lasts(a.Now()); err == nil && n > 0 && d.Incident != all.Incident {
+			err = fmt.Errorf("it is of %s, and another one of %s", d.Incident, all.Incident)
+		}
+		if err != nil {
+			return all, "", fmt.Errorf("%w: %w", ErrDeclaration, err)
+		}
+		if n == 0 {
+			all, by = d, who
+			continue
+		}
+		maps.Copy(all.Exposed, d.Exposed)
+	}
+	return all, by, nil
 }
 
 // unconfirmed is what people read of an incident that waits for a signature. Names of credentials have a form, and are no words.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -14,10 +15,10 @@ import (
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
-// ReviewInput is somebody's review of an incident, and what that acted by.
+// ReviewInput is somebody's review of an incident, and all that that acted by.
 type ReviewInput struct {
-	Declaration signed.Envelope `json:"declaration"`
-	Review      signed.Envelope `json:"review"`
+	Declarations []signed.Envelope `json:"declarations"`
+	Review       signed.Envelope   `json:"review"`
 }
 
 // Reviewed is a review that counts.
@@ -55,10 +56,6 @@ func (a *Activities) RecordReview(ctx context.Context, in ReviewInput) (Reviewed
 
 // reviewed proves a review, and tells of which credentials it is.
 func (a *Activities) reviewed(in ReviewInput) (r Reviewed, credentials []string, err error) {
-	d, by, err := a.declaration(Emergency{Declaration: in.Declaration})
-	if err != nil {
-		return r, nil, err
-	}
 	refuse := func(err error) (Reviewed, []string, error) { return r, nil, fmt.Errorf("%w: %w", ErrDeclaration, err) }
 	signers, err := a.Config().IncidentSigners()
 	if err != nil {
@@ -72,18 +69,32 @@ func (a *Activities) reviewed(in ReviewInput) (r Reviewed, credentials []string,
 	if err != nil {
 		return refuse(err)
 	}
-	digest, err := incident.Digest(in.Declaration)
-	if err != nil {
-		return refuse(err)
+	declared := map[string]bool{}
+	for _, e := range in.Declarations {
+		d, by, err := a.declaration(Emergency{Declaration: e})
+		if err != nil {
+			return r, nil, err
+		}
+		with, _ := e.KeyFingerprint() // it is proved
+		switch {
+		case d.Incident != review.Incident:
+			return refuse(fmt.Errorf("it reviews %s, and a declaration is of %s", review.Incident, d.Incident))
+		case reviewer.Name == by || with == reviewer.Key:
+			return refuse(fmt.Errorf("%s declared the incident, and somebody else has to review it", by))
+		}
+		declared[by] = true
+		credentials = append(credentials, slices.Collect(maps.Keys(d.Exposed))...)
 	}
-	declaredWith, _ := in.Declaration.KeyFingerprint() // it is proved
+	digests, err := incident.Digests(in.Declarations)
 	switch {
-	case review.Namespace != a.Namespace || review.Incident != d.Incident || review.Declaration != digest:
-		return refuse(fmt.Errorf("it reviews %s of namespace %q by another declaration than that of %s", review.Incident, review.Namespace, d.Incident))
-	case reviewer.Name == by || declaredWith == reviewer.Key:
-		return refuse(fmt.Errorf("%s declared the incident, and somebody else has to review it", by))
+	case err != nil:
+		return refuse(err)
+	case review.Namespace != a.Namespace || !slices.Equal(review.Declarations, digests):
+		return refuse(fmt.Errorf("it reviews %s of namespace %q by other declarations than these", review.Incident, review.Namespace))
 	case review.SignedAt.After(a.Now().Add(incident.Skew)):
 		return refuse(fmt.Errorf("it is signed at %s, which is to come", review.SignedAt.UTC().Format(time.RFC3339)))
 	}
-	return Reviewed{Incident: d.Incident, By: reviewer.Name, Declared: by, Comment: review.Comment, At: review.SignedAt.UTC()}, slices.Sorted(maps.Keys(d.Exposed)), nil
+	slices.Sort(credentials)
+	by := strings.Join(slices.Sorted(maps.Keys(declared)), ", ")
+	return Reviewed{Incident: review.Incident, By: reviewer.Name, Declared: by, Comment: review.Comment, At: review.SignedAt.UTC()}, slices.Compact(credentials), nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 )
 
@@ -29,9 +30,9 @@ func TestWhoReviewsAnIncident(t *testing.T) {
 		"another one who may declare incidents": {omar, func(*incident.Review) {}, ""},
 		"not who declared it":                   {ines, func(*incident.Review) {}, "ines declared the incident, and somebody else has to review it"},
 		"not whoever signs it":                  {mallory, func(*incident.Review) {}, "the signer is not trusted"},
-		"not of another incident":               {omar, func(r *incident.Review) { r.Incident = incident.ID("other") }, "by another declaration"},
-		"not of another declaration":            {omar, func(r *incident.Review) { r.Declaration = "d" }, "by another declaration"},
-		"not of another namespace":              {omar, func(r *incident.Review) { r.Namespace = "staging" }, "by another declaration"},
+		"not of another incident":               {omar, func(r *incident.Review) { r.Incident = incident.ID("other") }, "it reviews incident/other, and a declaration is of incident/leak"},
+		"not of another declaration":            {omar, func(r *incident.Review) { r.Declarations = []string{"d"} }, "by other declarations than these"},
+		"not of another namespace":              {omar, func(r *incident.Review) { r.Namespace = "staging" }, "by other declarations than these"},
 		"not before it is signed":               {omar, func(r *incident.Review) { r.SignedAt = r.SignedAt.Add(time.Hour) }, "which is to come"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -43,14 +44,15 @@ func TestWhoReviewsAnIncident(t *testing.T) {
 			require.NoError(t, err)
 			c.do.Config = func() *workerconfig.Config { return config }
 			in := activities.ReviewInput{}
-			in.Declaration, err = incident.Declaration{
+			declaration, err := incident.Declaration{
 				Incident: incident.ID("leak"), Reason: "key in a public repository", Deadline: incident.DefaultDeadline,
 				Exposed: map[string][]string{"payments-api": {"key-old"}, "payments-batch": {"k"}}, Nonce: "n1", SignedAt: c.now().Add(-48 * time.Hour), Expires: c.now().Add(-47 * time.Hour),
 			}.Sign(ines)
 			require.NoError(t, err)
-			digest, err := incident.Digest(in.Declaration)
+			in.Declarations = []signed.Envelope{declaration}
+			digests, err := incident.Digests(in.Declarations)
 			require.NoError(t, err)
-			review := incident.Review{Incident: incident.ID("leak"), Declaration: digest, Comment: "right key, right time", SignedAt: c.now()}
+			review := incident.Review{Incident: incident.ID("leak"), Declarations: digests, Comment: "right key, right time", SignedAt: c.now()}
 			x.bend(&review)
 			in.Review, err = review.Sign(x.by)
 			require.NoError(t, err)

@@ -59,26 +59,27 @@ func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) 
 		return err
 	}
 	e.reason = status.Reason
-	d := e.declaration(ns, id)
-	for _, a := range who {
-		d.Exposed[a.Credential] = a.Exposed
+	parts := e.declarations(ns, id, who)
+	for _, d := range parts {
+		if err := d.Validate(); err != nil {
+			return exit(exitUsage, err)
+		}
 	}
-	if err := d.Validate(); err != nil {
-		return exit(exitUsage, err)
-	}
-	declaration, err := t.signFor(d, who, e)
+	declarations, err := t.signFor(parts, who, e)
 	if err != nil {
 		return err
 	}
-	handle, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
-		WorkflowID: id, UpdateName: workflows.ConfirmName, WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{workflows.Confirmation{Declaration: declaration}},
-	})
 	var confirmed workflows.Confirmed
-	if err == nil {
-		err = handle.Get(ctx, &confirmed)
-	}
-	if err != nil {
-		return exit(exitRefused, fmt.Errorf("confirming %s: %w", id, err))
+	for _, one := range declarations {
+		handle, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+			WorkflowID: id, UpdateName: workflows.ConfirmName, WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{workflows.Confirmation{Declaration: one}},
+		})
+		if err == nil {
+			err = handle.Get(ctx, &confirmed)
+		}
+		if err != nil {
+			return exit(exitRefused, fmt.Errorf("confirming %s: %w", id, err))
+		}
 	}
 	return t.show(confirmed, func(w io.Writer) {
 		fmt.Fprintf(w, "%s is confirmed by %s: its exposed keys end now; see how it goes with: keyturn incident show %s\n", id, plain(confirmed.By), id)

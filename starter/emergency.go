@@ -161,35 +161,49 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 	if input.ExposedSince, err = exposedSince(e.since, time.Now().UTC()); err != nil {
 		return err
 	}
-	d := e.declaration(ns, incident.ID(cmp.Or(e.name, defaultName())))
+	id := incident.ID(cmp.Or(e.name, defaultName()))
 	for _, a := range who {
-		d.Exposed[a.Credential] = a.Exposed
 		if len(a.After) > 0 {
 			input.After[a.Credential] = a.After
 		}
 	}
-	if err := d.Validate(); err != nil {
-		return exit(exitUsage, err)
+	parts := e.declarations(ns, id, who)
+	if len(parts) > incident.MaxParts {
+		return usage("it is of %d credentials: begin several incidents, of %d at most", len(who), incident.MaxParts*incident.MaxCredentials)
+	}
+	for _, d := range parts {
+		if err := d.Validate(); err != nil {
+			return exit(exitUsage, err)
+		}
 	}
 	if e.dryRun {
-		return t.show(plannedIncident{d.Incident, d.Reason, d.Deadline, who}, func(w io.Writer) { printAffected(w, d, who) })
+		return t.show(plannedIncident{id, e.reason, inventory.Duration(e.deadline), who}, func(w io.Writer) { printAffected(w, parts[0], who) })
 	}
-	if input.Declaration, err = t.signFor(d, who, e); err != nil {
+	envelopes, err := t.signFor(parts, who, e)
+	if err != nil {
 		return err
 	}
-	return t.declare(ctx, c, d.Incident, d.Reason, input, e.wait)
+	input.Declaration, input.More = envelopes[0], envelopes[1:]
+	return t.declare(ctx, c, id, e.reason, input, e.wait)
 }
 
 // defaultName is that of an incident that nobody names.
 func defaultName() string { return time.Now().UTC().Format("2006-01-02-150405") }
 
-// declaration is one without exposed keys, good from now on.
-func (e *emergency) declaration(namespace, id string) incident.Declaration {
+// declarations are those of an incident: one goes along with the emergency of each of its credentials, so that it is of so many at most.
+func (e *emergency) declarations(namespace, id string, who []affected) (parts []incident.Declaration) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
-	return incident.Declaration{
-		Schema: incident.Schema, Namespace: namespace, Incident: id, Reason: e.reason, Drill: e.drill,
-		Deadline: inventory.Duration(e.deadline), Exposed: map[string][]string{}, Nonce: rand.Text(), SignedAt: now, Expires: now.Add(incident.MaxValid),
+	for part := range slices.Chunk(who, incident.MaxCredentials) {
+		d := incident.Declaration{
+			Schema: incident.Schema, Namespace: namespace, Incident: id, Reason: e.reason, Drill: e.drill,
+			Deadline: inventory.Duration(e.deadline), Exposed: map[string][]string{}, Nonce: rand.Text(), SignedAt: now, Expires: now.Add(incident.MaxValid),
+		}
+		for _, a := range part {
+			d.Exposed[a.Credential] = a.Exposed
+		}
+		parts = append(parts, d)
 	}
+	return parts
 }
 
 // drills refuses a drill with credentials that are not there for that.
@@ -223,17 +237,24 @@ func (t *terminal) report(ctx context.Context, c client.Client, e emergency, who
 	return t.declare(ctx, c, id, e.reason, input, e.wait)
 }
 
-// signFor signs a declaration, when somebody who has seen what it destroys says so.
-func (t *terminal) signFor(d incident.Declaration, who []affected, e emergency) (signed.Envelope, error) {
-	if err := t.agree(d, who, e.yes); err != nil {
-		return signed.Envelope{}, err
+// signFor signs declarations of an incident, when somebody who has seen what they destroy says so.
+func (t *terminal) signFor(parts []incident.Declaration, who []affected, e emergency) (all []signed.Envelope, err error) {
+	if err := t.agree(parts[0], who, e.yes); err != nil {
+		return nil, err
 	}
 	with, done, err := t.openKey(e.sign)
 	if err != nil {
-		return signed.Envelope{}, err
+		return nil, err
 	}
 	defer done()
-	return d.Sign(with)
+	for _, d := range parts {
+		one, err := d.Sign(with)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
 }
 
 // agree shows what will be destroyed, and asks.

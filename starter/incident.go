@@ -102,7 +102,7 @@ func (t *terminal) listIncidents(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	found, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: ns, PageSize: mostIncidents, Query: "WorkflowType = 'Incident'"})
+	found, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Namespace: ns, PageSize: mostIncidents, Query: "WorkflowType = 'Incident' AND ExecutionStatus != 'ContinuedAsNew'"})
 	if err != nil {
 		return fmt.Errorf("listing incidents: %w", err)
 	}
@@ -250,8 +250,12 @@ func (t *terminal) followIncident(ctx context.Context, c client.Client, id, run 
 			said.say(t, status)
 			return status, nil
 		case <-every.C:
-			if now, err := incidentStatus(ctx, c, id, run, enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING); err == nil { // else the next time
-				said.say(t, now)
+			now, err := incidentStatus(ctx, c, id, "", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
+			if err != nil { // else the next time
+				continue
+			}
+			if said.say(t, now); now.Outcome != "" { // what is left is to tell people, and to end the freeze
+				return now, nil
 			}
 		}
 	}

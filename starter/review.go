@@ -59,17 +59,17 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 		return exit(exitRefused, fmt.Errorf("%s goes on: review it when it has ended; see how it stands with: keyturn incident show %s", id, id))
 	}
 	var input workflows.ReviewInput
-	value, err := c.QueryWorkflow(ctx, id, run, workflows.DeclarationName)
+	value, err := c.QueryWorkflow(ctx, id, run, workflows.DeclarationsName)
 	if err == nil {
-		err = value.Get(&input.Declaration)
+		err = value.Get(&input.Declarations)
 	}
 	if err != nil {
 		return noAnswer(ctx, "asking "+id+" by what it acted", err)
 	}
-	if len(input.Declaration.Body) == 0 {
+	if len(input.Declarations) == 0 {
 		return exit(exitRefused, fmt.Errorf("nobody signed for %s, so that there is nothing to review", id))
 	}
-	digest, err := incident.Digest(input.Declaration)
+	digests, err := incident.Digests(input.Declarations)
 	if err != nil {
 		return fmt.Errorf("reading what %s acted by: %w", id, err)
 	}
@@ -84,7 +84,7 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 		return err
 	}
 	defer done()
-	review := incident.Review{Namespace: ns, Incident: id, Declaration: digest, Comment: comment, SignedAt: time.Now().UTC().Truncate(time.Millisecond)}
+	review := incident.Review{Namespace: ns, Incident: id, Declarations: digests, Comment: comment, SignedAt: time.Now().UTC().Truncate(time.Millisecond)}
 	if input.Review, err = review.Sign(with); err != nil {
 		return exit(exitUsage, err)
 	}

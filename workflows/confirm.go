@@ -52,20 +52,20 @@ func (i *incidentRun) unsigned() (bool, error) {
 	case strings.TrimSpace(i.in.Reason) == "":
 		return false, errors.New(`it gives no "reason"`)
 	}
-	i.status.Reason = clip(i.in.Reason)
+	i.Status.Reason = clip(i.in.Reason)
 	for _, name := range names {
-		i.status.Credentials = append(i.status.Credentials, IncidentMember{Credential: name, State: "beginning", Unconfirmed: true})
+		i.Status.Credentials = append(i.Status.Credentials, IncidentMember{Credential: name, State: "beginning", Unconfirmed: true})
 	}
-	i.note("begun, and nobody has signed for it: %s", i.status.Reason)
-	for n := range i.status.Credentials {
-		i.rotate(&i.status.Credentials[n])
+	i.note("begun, and nobody has signed for it: %s", i.Status.Reason)
+	for n := range i.Status.Credentials {
+		i.rotate(&i.Status.Credentials[n])
 	}
-	i.status.Message = fmt.Sprintf("NOT CONTAINED: nobody has signed for it, so that no key is destroyed before somebody does whom trust.incidents names: keyturn incident confirm %s --sign KEY", i.status.Incident)
+	i.Status.Message = fmt.Sprintf("NOT CONTAINED: nobody has signed for it, so that no key is destroyed before somebody does whom trust.incidents names: keyturn incident confirm %s --sign KEY", i.Status.Incident)
 	i.stale = true
-	for until := i.status.Since.Add(confirmWithin); workflow.Now(i.ctx).Before(until); {
+	for until := i.Status.Since.Add(confirmWithin); workflow.Now(i.ctx).Before(until); {
 		i.tell(i.ctx, activities.NewsUnconfirmed)
 		if signed, _ := workflow.AwaitWithTimeout(i.ctx, confirmAgain, func() bool { return i.signatures > 0 }); signed {
-			i.status.Message = ""
+			i.Status.Message = ""
 			return true, nil
 		}
 	}
@@ -74,7 +74,7 @@ func (i *incidentRun) unsigned() (bool, error) {
 
 // rotate begins the routine rotation of a credential, unless one runs.
 func (i *incidentRun) rotate(m *IncidentMember) {
-	input := RotationInput{Credential: m.Credential, Reason: i.status.Incident + ": " + i.status.Reason, RequestedBy: i.in.RequestedBy}
+	input := RotationInput{Credential: m.Credential, Reason: i.Status.Incident + ": " + i.Status.Reason, RequestedBy: i.in.RequestedBy}
 	if spec, given := i.in.Specs[m.Credential]; given {
 		input.Spec = spec
 	}
@@ -107,8 +107,8 @@ func (i *incidentRun) confirm(ctx workflow.Context, c Confirmation) (Confirmed, 
 
 // waits refuses a confirmation that nothing waits for.
 func (i *incidentRun) waits(workflow.Context, Confirmation) error {
-	if !slices.ContainsFunc(i.status.Credentials, func(m IncidentMember) bool { return m.Unconfirmed }) {
-		return temporal.NewNonRetryableApplicationError("nothing of this incident waits for a signature; see how it stands with: keyturn incident show "+i.status.Incident, activities.TypeDeclaration, nil)
+	if !slices.ContainsFunc(i.Status.Credentials, func(m IncidentMember) bool { return m.Unconfirmed }) {
+		return temporal.NewNonRetryableApplicationError("nothing of this incident waits for a signature; see how it stands with: keyturn incident show "+i.Status.Incident, activities.TypeDeclaration, nil)
 	}
 	return nil
 }
@@ -139,44 +139,69 @@ func (i *incidentRun) listenForConfirmation() error {
 	return nil
 }
 
-// accept has the incident act by a declaration that is proved. One that follows another leaves out no key of what waits for it.
+// accept has the incident act by a declaration that is proved: for all credentials that it lists, and that act by no other.
 func (i *incidentRun) accept(declaration signed.Envelope, declared activities.Declared) error {
 	d := declared.Declaration
-	first := i.signatures == 0
-	for _, m := range i.status.Credentials {
-		for _, id := range m.Exposed {
-			if m.Unconfirmed && !slices.Contains(d.Keys(m.Credential), id) {
-				return fmt.Errorf("it leaves out key %s of %s", id, m.Credential)
+	names := workflow.DeterministicKeys(d.Exposed)
+	for _, name := range names {
+		switch m := i.member(name); {
+		case m == nil && i.begun:
+			return fmt.Errorf("%s is not one of its credentials", name)
+		case m != nil && !m.Unconfirmed && !i.begun:
+			return fmt.Errorf("%s is listed twice", name)
+		case m != nil && m.Unconfirmed:
+			for _, id := range m.Exposed {
+				if !slices.Contains(d.Keys(name), id) {
+					return fmt.Errorf("it leaves out key %s of %s", id, name)
+				}
 			}
 		}
 	}
-	i.declaration = declaration
+	i.Declarations = append(i.Declarations, declaration)
 	i.signatures++
-	i.status.Reason, i.status.DeclaredBy, i.status.Drill, i.status.Deadline = d.Reason, declared.By, d.Drill, d.Begun(i.status.Since).Add(d.Deadline.Std())
-	i.note("declared by %s: %s", declared.By, d.Reason)
-	if !first {
+	for _, name := range names {
+		switch m := i.member(name); {
+		case m == nil:
+			i.Status.Credentials = append(i.Status.Credentials, IncidentMember{Credential: name, Exposed: d.Keys(name), State: "beginning"})
+		case m.Unconfirmed:
+			m.Exposed, m.Unconfirmed = d.Keys(name), false
+		default:
+			continue // it acts by another one
+		}
+		i.By[name] = len(i.Declarations) - 1
+	}
+	if i.begun {
+		i.note("declared again by %s, for %s", declared.By, strings.Join(names, ", "))
 		return nil
 	}
-	began := i.status.Credentials
-	i.status.Credentials = nil
-	for _, name := range workflow.DeterministicKeys(d.Exposed) {
-		i.status.Credentials = append(i.status.Credentials, IncidentMember{Credential: name, Exposed: d.Keys(name), State: "beginning"})
+	i.Status.Reason, i.Status.DeclaredBy, i.Status.Drill, i.Status.Deadline = d.Reason, declared.By, d.Drill, d.Begun(i.Status.Since).Add(d.Deadline.Std())
+	if len(i.Declarations) == 1 {
+		i.note("declared by %s: %s", declared.By, d.Reason)
 	}
-	for _, m := range began {
-		if len(d.Keys(m.Credential)) == 0 {
+	i.Status.Credentials = slices.DeleteFunc(i.Status.Credentials, func(m IncidentMember) bool {
+		if m.Unconfirmed {
 			i.note("%s: no key of it is exposed, as %s says; its rotation goes on", m.Credential, declared.By)
 		}
-	}
+		return m.Unconfirmed
+	})
 	return nil
+}
+
+// member is the credential with this name; nil for none.
+func (i *incidentRun) member(name string) *IncidentMember {
+	n := slices.IndexFunc(i.Status.Credentials, func(m IncidentMember) bool { return m.Credential == name })
+	if n < 0 {
+		return nil
+	}
+	return &i.Status.Credentials[n]
 }
 
 // signedAnew waits until somebody signs again for a credential for which nothing was begun in time. It tells whether somebody did.
 func (i *incidentRun) signedAnew(ctx workflow.Context, m *IncidentMember) bool {
-	i.became(m, "the declaration was too old when it began, and waits for another one: keyturn incident confirm "+i.status.Incident+" --sign KEY")
 	m.Unconfirmed = true
-	before := i.signatures
+	i.became(m, "the declaration was too old when it began, and waits for another one: keyturn incident confirm "+i.Status.Incident+" --sign KEY")
 	i.tell(ctx, activities.NewsUnconfirmed)
-	again, _ := workflow.AwaitWithTimeout(ctx, confirmWithin, func() bool { return i.signatures > before })
+	again, _ := workflow.AwaitWithTimeout(ctx, confirmWithin, func() bool { return !m.Unconfirmed })
 	m.Unconfirmed = false
 	return again
 }

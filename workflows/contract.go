@@ -80,8 +80,8 @@ type EmergencyNews struct {
 	Report     Report `json:"report"`
 }
 
-// DeclarationName is the query that returns by what an incident acts: a signed.Envelope, empty when nobody signed.
-const DeclarationName = "declaration"
+// DeclarationsName is the query that returns by what an incident acts: each a signed.Envelope, none when nobody signed.
+const DeclarationsName = "declarations"
 
 // StatusName is the query that returns a Status, PlanName the one that returns the policy.Plan, SpecName
 // the one that returns the inventory.SignedSpec.

@@ -25,13 +25,16 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var asked Unfreeze
 		signals.Receive(ctx, &asked)
-		i.thaw = cmp.Or(asked.By, "somebody")
+		i.Thaw = cmp.Or(asked.By, "somebody")
 	})
+	if i.Thaw != "" && i.Status.FrozenUntil.IsZero() { // in the run before
+		return
+	}
 	said := ""
-	for over := false; !over; {
+	for over := i.Thaw != ""; !over; {
 		until := workflow.Now(ctx).Add(freezeLasts)
 		frozen, err := i.hooks(ctx, act.Freeze, until)
-		nothing := i.status.FrozenUntil.IsZero()
+		nothing := i.Status.FrozenUntil.IsZero()
 		switch {
 		case err != nil && nothing:
 			i.note("deployments are not frozen: %s", cause(err))
@@ -42,26 +45,26 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 			return // there are no hooks
 		}
 		if len(frozen.Done) > 0 {
-			i.status.FrozenUntil = until
+			i.Status.FrozenUntil = until
 			i.stale = true
 		}
 		if now := frozen.text("frozen by"); now != said {
 			said = now
-			i.note("deployments: %s; override with: keyturn incident unfreeze %s", now, i.status.Incident)
+			i.note("deployments: %s; override with: keyturn incident unfreeze %s", now, i.Status.Incident)
 		}
 		again := freezeRenews
 		if len(frozen.Failed) > 0 {
 			again = freezeRetries
 		}
-		over, _ = workflow.AwaitWithTimeout(ctx, again, func() bool { return i.over || i.thaw != "" })
+		over, _ = workflow.AwaitWithTimeout(ctx, again, func() bool { return i.over || i.Thaw != "" })
 	}
-	if i.thaw != "" {
-		i.note("deployments go on, as %s asked for", i.thaw)
+	if i.Thaw != "" {
+		i.note("deployments go on, as %s asked for", i.Thaw)
 	}
 	for range 3 {
 		frozen, err := i.hooks(ctx, act.Unfreeze, time.Time{})
 		if err == nil && len(frozen.Failed) == 0 {
-			i.status.FrozenUntil = time.Time{}
+			i.Status.FrozenUntil = time.Time{}
 			i.note("deployments: %s", frozen.text("unfrozen by"))
 			return
 		}
@@ -71,12 +74,12 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 		}
 		_ = workflow.Sleep(ctx, 10*time.Second)
 	}
-	i.note("deployments may be frozen until %s, when that ends by itself: %s", i.status.FrozenUntil.UTC().Format(time.RFC3339), said)
+	i.note("deployments may be frozen until %s, when that ends by itself: %s", i.Status.FrozenUntil.UTC().Format(time.RFC3339), said)
 }
 
 // hooks asks all freeze hooks.
 func (i *incidentRun) hooks(ctx workflow.Context, activity any, until time.Time) (frozen frozenHooks, err error) {
-	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: i.emergency().Emergency, Until: until}).Get(ctx, &frozen)
+	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: activities.Emergency{Declaration: i.Declarations[0], Since: i.Status.Since}, Until: until}).Get(ctx, &frozen)
 	return frozen, err
 }
 

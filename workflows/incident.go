@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
@@ -22,6 +23,9 @@ import (
 // destroyed until somebody confirms it by one.
 type IncidentInput struct {
 	Declaration signed.Envelope `json:"declaration,omitzero"`
+	// More are further declarations of the same incident, of other credentials: one is of a hundred at most, since it goes along with the
+	// emergency of each.
+	More []signed.Envelope `json:"more,omitempty"`
 	// Credentials are those of which a key is exposed, as somebody says who does not sign, and Reason is why.
 	Credentials []string `json:"credentials,omitempty"`
 	Reason      string   `json:"reason,omitempty"`
@@ -36,6 +40,21 @@ type IncidentInput struct {
 	ExposedSince time.Time `json:"exposedSince,omitzero"`
 	// RequestedBy is for the record.
 	RequestedBy string `json:"requestedBy,omitempty"`
+	// Carried is set by a run that goes on in this one.
+	Carried *CarriedIncident `json:"carried,omitempty"`
+}
+
+// CarriedIncident is what one run of an incident hands to the next.
+type CarriedIncident struct {
+	Status       IncidentStatus    `json:"status"`
+	Declarations []signed.Envelope `json:"declarations"`
+	// By is the declaration of each credential, by its place.
+	By map[string]int `json:"by"`
+	// LateAt is when it is said next that an exposed key may be alive; Contained: it was said that none is.
+	LateAt    time.Time `json:"lateAt,omitzero"`
+	Contained bool      `json:"contained,omitempty"`
+	// Thaw is who wanted deployments to go on.
+	Thaw string `json:"thaw,omitempty"`
 }
 
 // The outcomes of an incident, and the states of its credentials.
@@ -98,24 +117,24 @@ type IncidentMoment struct {
 
 // incidentRun is one run of an incident.
 type incidentRun struct {
-	ctx    workflow.Context
-	in     IncidentInput
-	status IncidentStatus
-	// declaration is by what it acts, and signatures how many there were so far.
-	declaration signed.Envelope
-	signatures  int
+	ctx workflow.Context
+	in  IncidentInput
+	// CarriedIncident is by what it acts, and what it said so far; begun: its emergencies begin, so that no credential comes to it.
+	CarriedIncident
+	begun bool
+	// signatures is how many declarations came so far, telling how many messages are on their way.
+	signatures, telling int
 	// news are the ends that emergencies told of, by credential.
 	news map[string]Report
+	// tells is held by who tells people: what comes later is told later.
+	tells workflow.Mutex
 	// turns is held by who waits for the next workflow task; asked counts what was asked for in the one that begins at task.
 	turns       workflow.Mutex
 	task, asked int
 	stale       bool // what is shown
 	// over: every emergency has ended; thaw is why people end the freeze before that; freezing is done once that has ended.
 	over     bool
-	thaw     string
 	freezing workflow.WaitGroup
-	// telling is done once people were told all there was to tell.
-	telling workflow.WaitGroup
 }
 
 // Incident ends the exposed keys of some credentials: it starts the emergency of each, or has the rotation that runs become that, and
@@ -123,26 +142,34 @@ type incidentRun struct {
 // finished by what it began with: a cancellation of it stops nothing.
 func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, turns: workflow.NewMutex(own), freezing: workflow.NewWaitGroup(own), telling: workflow.NewWaitGroup(own)}
-	i.status = IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}
-	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.status, nil },
+	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, tells: workflow.NewMutex(own), turns: workflow.NewMutex(own), freezing: workflow.NewWaitGroup(own)}
+	i.CarriedIncident = CarriedIncident{Status: IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}, By: map[string]int{}}
+	if in.Carried != nil {
+		i.CarriedIncident = *in.Carried
+		if len(i.Declarations) == 0 || i.By == nil {
+			return i.Status, temporal.NewNonRetryableApplicationError("what an incident goes on with has no declaration: nothing was touched", FailedType, nil)
+		}
+	}
+	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.Status, nil },
 		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
 	if err != nil {
-		return i.status, err
+		return i.Status, err
 	}
-	err = workflow.SetQueryHandlerWithOptions(ctx, DeclarationName, func() (signed.Envelope, error) { return i.declaration, nil },
-		workflow.QueryHandlerOptions{Description: "The declaration by which the incident acts, with its signature"})
+	err = workflow.SetQueryHandlerWithOptions(ctx, DeclarationsName, func() ([]signed.Envelope, error) { return i.Declarations, nil },
+		workflow.QueryHandlerOptions{Description: "The declarations by which the incident acts, with their signatures"})
 	if err != nil {
-		return i.status, err
+		return i.Status, err
 	}
 	if err := i.listenForConfirmation(); err != nil {
-		return i.status, err
+		return i.Status, err
 	}
 	workflow.Go(i.ctx, i.keepShown)
 	confirmed := true
-	if len(in.Declaration.Body) > 0 {
+	switch {
+	case in.Carried != nil:
+	case len(in.Declaration.Body) > 0:
 		err = i.prove()
-	} else {
+	default:
 		confirmed, err = i.unsigned()
 	}
 	switch {
@@ -152,41 +179,56 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		return i.ends(NotContained, fmt.Sprintf("NOT CONTAINED: nobody signed for it within %s, so that no key was destroyed. The rotations that it began go on.", inventory.Duration(confirmWithin))), nil
 	}
 	workflow.Go(i.ctx, i.listen)
-	i.tell(i.ctx, activities.NewsBegun)
+	if i.begun = true; in.Carried == nil {
+		i.LateAt = i.Status.Deadline.Add(lateAfter)
+		i.tell(i.ctx, activities.NewsBegun)
+	}
 	workflow.Go(i.ctx, i.watchDeadline)
 	if !in.NoFreeze {
 		i.freezing.Add(1)
 		workflow.Go(i.ctx, i.freeze)
 	}
-	done := workflow.NewWaitGroup(i.ctx)
-	for n := range i.status.Credentials {
-		done.Add(1)
+	left := 0
+	for n := range i.Status.Credentials {
+		m := &i.Status.Credentials[n]
+		if m.Outcome != "" {
+			continue
+		}
+		left++
 		workflow.Go(i.ctx, func(ctx workflow.Context) {
-			defer done.Done()
-			i.awaitOthers(ctx, &i.status.Credentials[n])
-			i.contain(ctx, &i.status.Credentials[n])
+			i.awaitOthers(ctx, m)
+			i.contain(ctx, m)
+			left--
 		})
 	}
-	done.Wait(i.ctx)
+	_ = workflow.Await(i.ctx, func() bool { return left == 0 || i.full() })
+	if left > 0 {
+		in.Carried, in.Declaration, in.More = &i.CarriedIncident, signed.Envelope{}, nil
+		return i.Status, workflow.NewContinueAsNewError(i.ctx, Incident, in)
+	}
 	i.over = true
 	i.end()
 	i.tell(i.ctx, activities.NewsEnded)
 	i.freezing.Wait(i.ctx)
 	i.close()
-	return i.status, nil
+	return i.Status, nil
+}
+
+// full tells whether the history is long enough, and nothing of this run's is waited for: its emergencies go on, and tell the next run.
+func (i *incidentRun) full() bool {
+	return workflow.GetInfo(i.ctx).GetContinueAsNewSuggested() && i.telling == 0 && workflow.AllHandlersFinished(i.ctx)
 }
 
 // ends is the end of an incident that ended no key.
 func (i *incidentRun) ends(outcome Outcome, message string) IncidentStatus {
-	i.status.Outcome, i.status.Message, i.status.EndedAt = outcome, message, workflow.Now(i.ctx)
+	i.Status.Outcome, i.Status.Message, i.Status.EndedAt = outcome, message, workflow.Now(i.ctx)
 	i.close()
-	return i.status
+	return i.Status
 }
 
 // close waits for what goes on beside: nobody is left without an answer.
 func (i *incidentRun) close() {
-	i.telling.Wait(i.ctx)
-	_ = workflow.Await(i.ctx, func() bool { return workflow.AllHandlersFinished(i.ctx) })
+	_ = workflow.Await(i.ctx, func() bool { return i.telling == 0 && workflow.AllHandlersFinished(i.ctx) })
 	i.show()
 }
 
@@ -213,30 +255,38 @@ func (i *incidentRun) turn(ctx workflow.Context) {
 
 // prove sees who declared the incident.
 func (i *incidentRun) prove() error {
-	declared, err := i.proved(i.ctx, i.in.Declaration)
-	if err != nil {
-		return err
+	if len(i.in.More) >= incident.MaxParts {
+		return fmt.Errorf("it has %d declarations: at most %d, of %d credentials each", len(i.in.More)+1, incident.MaxParts, incident.MaxCredentials)
 	}
-	return i.accept(i.in.Declaration, declared)
+	for _, one := range append([]signed.Envelope{i.in.Declaration}, i.in.More...) {
+		declared, err := i.proved(i.ctx, one)
+		if err == nil {
+			err = i.accept(one, declared)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // proved is what a declaration proves that is one of this incident.
 func (i *incidentRun) proved(ctx workflow.Context, declaration signed.Envelope) (declared activities.Declared, err error) {
-	input := activities.DeclarationInput{Emergency: activities.Emergency{Declaration: declaration, Since: i.status.Since}}
+	input := activities.DeclarationInput{Emergency: activities.Emergency{Declaration: declaration, Since: i.Status.Since}}
 	if err := declaring.start(ctx, TaskQueue, act.ProveDeclaration, input).Get(ctx, &declared); err != nil {
 		return declared, err
 	}
-	if d := declared.Declaration; d.Incident != i.status.Incident {
-		return declared, fmt.Errorf("the declaration is one of %q, and this is %q", d.Incident, i.status.Incident)
+	if d := declared.Declaration; d.Incident != i.Status.Incident {
+		return declared, fmt.Errorf("the declaration is one of %q, and this is %q", d.Incident, i.Status.Incident)
 	}
 	return declared, nil
 }
 
-// emergency is by what that of each credential acts.
-func (i *incidentRun) emergency() *Emergency {
+// emergency is by what that of a credential acts.
+func (i *incidentRun) emergency(credential string) *Emergency {
 	return &Emergency{
-		Emergency: activities.Emergency{Declaration: i.declaration, Since: i.status.Since},
-		Incidents: []string{i.status.Incident}, ExposedSince: i.in.ExposedSince,
+		Emergency: activities.Emergency{Declaration: i.Declarations[min(i.By[credential], len(i.Declarations)-1)], Since: i.Status.Since},
+		Incidents: []string{i.Status.Incident}, ExposedSince: i.in.ExposedSince,
 	}
 }
 
@@ -250,8 +300,8 @@ func (i *incidentRun) listen(ctx workflow.Context) {
 			i.news[told.Credential] = told.Report
 			continue
 		}
-		for n := range i.status.Credentials {
-			if m := &i.status.Credentials[n]; m.Credential == told.Credential && m.Outcome == "" {
+		for n := range i.Status.Credentials {
+			if m := &i.Status.Credentials[n]; m.Credential == told.Credential && m.Outcome == "" {
 				m.Current = told.Report.Incoming
 				i.dead(m, told.Report.Contained)
 				if len(m.alive(m.Contained)) == 0 {
@@ -266,15 +316,15 @@ func (i *incidentRun) listen(ctx workflow.Context) {
 func (i *incidentRun) dead(m *IncidentMember, keys []ContainedKey) {
 	m.Contained = keys
 	for _, k := range keys {
-		if !k.Absent && k.At.After(i.status.ContainedAt) {
-			i.status.ContainedAt = k.At
+		if !k.Absent && k.At.After(i.Status.ContainedAt) {
+			i.Status.ContainedAt = k.At
 		}
 	}
 }
 
 // contained tells whether every exposed key is dead.
 func (i *incidentRun) contained() bool {
-	dead, exposed := i.status.Dead()
+	dead, exposed := i.Status.Dead()
 	return dead == exposed
 }
 
@@ -287,35 +337,37 @@ const (
 
 // watchDeadline says that the deadline has passed, as long as an exposed key may be alive, and when all are dead.
 func (i *incidentRun) watchDeadline(ctx workflow.Context) {
-	wait := i.status.Deadline.Add(lateAfter).Sub(workflow.Now(ctx))
-	for {
-		intime, _ := workflow.AwaitWithTimeout(ctx, wait, func() bool { return i.over || i.contained() })
+	for !i.Contained {
+		intime, _ := workflow.AwaitWithTimeout(ctx, i.LateAt.Sub(workflow.Now(ctx)), func() bool { return i.over || i.contained() })
 		switch {
 		case i.over:
 			return
 		case intime:
-			i.status.Message = ""
+			i.Contained, i.Status.Message = true, ""
 			i.note("contained: every exposed key is dead")
 			i.tell(ctx, activities.NewsContained)
 			return
 		}
 		var alive []string
-		for _, m := range i.status.Credentials {
+		for _, m := range i.Status.Credentials {
 			if left := m.alive(m.Contained); len(left) > 0 {
 				alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.State))
 			}
 		}
-		i.status.Message = outside.Lines("NOT CONTAINED YET, and the deadline has passed: "+strings.Join(alive, "; "), 4*outside.MaxText)
-		i.note("%s", i.status.Message)
+		i.Status.Message = outside.Lines("NOT CONTAINED YET, and the deadline has passed: "+strings.Join(alive, "; "), 4*outside.MaxText)
+		i.note("%s", i.Status.Message)
 		i.tell(ctx, activities.NewsLate)
-		wait = lateAgain
+		i.LateAt = workflow.Now(ctx).Add(lateAgain)
 	}
 }
 
 // tell has all notifiers told how the incident stands; nothing waits for that but its end.
 func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
-	input := activities.NewsInput{Emergency: i.emergency().Emergency, News: news, At: workflow.Now(ctx).UTC(), Deadline: i.status.Deadline, Alive: map[string][]string{}}
-	for _, m := range i.status.Credentials {
+	input := activities.NewsInput{News: news, At: workflow.Now(ctx).UTC(), Deadline: i.Status.Deadline, Alive: map[string][]string{}}
+	if len(i.Declarations) > 0 {
+		input.Declaration, input.More = i.Declarations[0], i.Declarations[1:]
+	}
+	for _, m := range i.Status.Credentials {
 		if left := m.alive(m.Contained); len(left) > 0 {
 			input.Alive[m.Credential] = left
 		} else if m.Outcome != Completed {
@@ -325,9 +377,13 @@ func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
 			input.Unconfirmed = append(input.Unconfirmed, m.Credential)
 		}
 	}
-	i.telling.Add(1)
+	i.telling++
 	workflow.Go(ctx, func(ctx workflow.Context) {
-		defer i.telling.Done()
+		defer func() { i.telling-- }()
+		if i.tells.Lock(ctx) != nil {
+			return
+		}
+		defer i.tells.Unlock()
 		if err := announcing.start(ctx, EmergencyQueue, act.TellOfIncident, input).Get(ctx, nil); err != nil {
 			i.note("not everybody was told that it is %s: %s", news, cause(err))
 		}
@@ -338,7 +394,7 @@ func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
 func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
 	after := i.in.After[m.Credential]
 	over := func() bool {
-		return !slices.ContainsFunc(i.status.Credentials, func(o IncidentMember) bool {
+		return !slices.ContainsFunc(i.Status.Credentials, func(o IncidentMember) bool {
 			return o.Outcome == "" && o.Credential != m.Credential && slices.Contains(after, o.Credential)
 		})
 	}
@@ -346,7 +402,7 @@ func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
 		return
 	}
 	i.became(m, "waits for "+strings.Join(after, ", ")+", which it was made with")
-	_, _ = workflow.AwaitWithTimeout(ctx, i.status.Deadline.Sub(i.status.Since)/2, over)
+	_, _ = workflow.AwaitWithTimeout(ctx, i.Status.Deadline.Sub(i.Status.Since)/2, over)
 }
 
 // ended takes over what an emergency says of its end.
@@ -401,35 +457,35 @@ func (i *incidentRun) became(m *IncidentMember, state string) {
 }
 
 func (i *incidentRun) note(format string, args ...any) {
-	if len(i.status.Timeline) == maxTimeline {
-		i.status.Timeline = slices.Delete(i.status.Timeline, maxTimeline/2, maxTimeline/2+1)
+	if len(i.Status.Timeline) == maxTimeline {
+		i.Status.Timeline = slices.Delete(i.Status.Timeline, maxTimeline/2, maxTimeline/2+1)
 	}
-	i.status.Timeline = append(i.status.Timeline, IncidentMoment{workflow.Now(i.ctx), clip(fmt.Sprintf(format, args...))})
+	i.Status.Timeline = append(i.Status.Timeline, IncidentMoment{workflow.Now(i.ctx), clip(fmt.Sprintf(format, args...))})
 	i.stale = true
 }
 
 // end says how it all ended, what is not contained first.
 func (i *incidentRun) end() {
 	var alive, owed []string
-	for _, m := range i.status.Credentials {
+	for _, m := range i.Status.Credentials {
 		if left := m.alive(m.Contained); len(left) > 0 {
 			alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.Message))
 		} else if m.Outcome != Completed {
 			owed = append(owed, fmt.Sprintf("%s: %s", m.Credential, m.Message))
 		}
 	}
-	took := i.status.ContainedAt.Sub(i.status.Since).Round(time.Second)
+	took := i.Status.ContainedAt.Sub(i.Status.Since).Round(time.Second)
 	switch {
 	case len(alive) > 0:
-		i.status.Outcome, i.status.Message = NotContained, "NOT CONTAINED: "+strings.Join(append(alive, owed...), "; ")
+		i.Status.Outcome, i.Status.Message = NotContained, "NOT CONTAINED: "+strings.Join(append(alive, owed...), "; ")
 	case len(owed) > 0:
-		i.status.Outcome, i.status.Message = ContainedWithDebt, fmt.Sprintf("Every exposed key is dead, after %s. Still owed: %s", took, strings.Join(owed, "; "))
+		i.Status.Outcome, i.Status.Message = ContainedWithDebt, fmt.Sprintf("Every exposed key is dead, after %s. Still owed: %s", took, strings.Join(owed, "; "))
 	default:
-		i.status.Outcome, i.status.Message = Contained, fmt.Sprintf("Every exposed key is dead, after %s, and all consumers are on another one.", took)
+		i.Status.Outcome, i.Status.Message = Contained, fmt.Sprintf("Every exposed key is dead, after %s, and all consumers are on another one.", took)
 	}
-	i.status.Message = outside.Lines(i.status.Message, 4*outside.MaxText)
-	i.status.EndedAt = workflow.Now(i.ctx)
-	i.note("%s", i.status.Message)
+	i.Status.Message = outside.Lines(i.Status.Message, 4*outside.MaxText)
+	i.Status.EndedAt = workflow.Now(i.ctx)
+	i.note("%s", i.Status.Message)
 }
 
 // keepShown shows the status, once however many notes came before: a page for each of hundreds of credentials takes longer than a workflow
@@ -442,8 +498,11 @@ func (i *incidentRun) keepShown(ctx workflow.Context) {
 
 func (i *incidentRun) show() {
 	i.stale = false
-	workflow.SetCurrentDetails(i.ctx, i.status.Markdown())
+	workflow.SetCurrentDetails(i.ctx, i.Status.Markdown())
 }
+
+// mostRows bounds the credentials on a page of the Web UI: those with a key that may be alive come first.
+const mostRows = 100
 
 // Markdown is the incident as the Web UI shows it.
 func (s IncidentStatus) Markdown() string {
@@ -470,7 +529,13 @@ func (s IncidentStatus) Markdown() string {
 	}
 	if len(s.Credentials) > 0 {
 		line("\n| credential | exposed | state | dead since | current |\n|---|---|---|---|---|")
-		for _, m := range s.Credentials {
+		rows := slices.Clone(s.Credentials)
+		slices.SortStableFunc(rows, func(a, b IncidentMember) int { return len(b.alive(b.Contained)) - len(a.alive(a.Contained)) })
+		for n, m := range rows {
+			if n == mostRows {
+				line("| and %d more, see `keyturn incident show %s` | | | | |", len(rows)-n, text(s.Incident))
+				break
+			}
 			var dead []string
 			for _, k := range m.Contained {
 				dead = append(dead, fmt.Sprintf("%s %s", k.KeyID, k.At.UTC().Format(time.TimeOnly)))

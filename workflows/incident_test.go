@@ -33,12 +33,19 @@ func newIncidents(t *testing.T) *crisis { return newIncidentsWith(t, workflows.E
 func newIncidentsWith(t *testing.T, emergency func(workflow.Context, workflows.RotationInput) (workflows.Report, error)) *crisis {
 	t.Helper()
 	c := newCrisis(t)
+	c.another(emergency)
+	return c
+}
+
+// another gives incidents another environment, at the time of the one before.
+func (c *crisis) another(emergency func(workflow.Context, workflows.RotationInput) (workflows.Report, error)) {
+	now := c.env.Now()
 	c.env = temporaltest.NewEnvironment()
+	c.env.SetStartTime(now)
 	c.clock.Store(c.env)
 	c.env.RegisterActivity(c.do)
 	c.env.RegisterWorkflowWithOptions(emergency, workflow.RegisterOptions{Name: "EmergencyRotation"})
 	c.env.RegisterWorkflow(workflows.Incident)
-	return c
 }
 
 // beside runs incidents, by their names, beside something that has the ID of the credential's rotation, and returns how each ended.

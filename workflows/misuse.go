@@ -56,7 +56,7 @@ func (i *incidentRun) misused(m *IncidentMember, found *policy.Misuse) {
 	if found == nil {
 		return
 	}
-	i.status.misused(m, *found)
+	i.Status.misused(m, *found)
 	if found.Unusual > 0 {
 		i.note("%s: somebody used the exposed keys as nobody should: %d unusual uses", m.Credential, found.Unusual)
 	}

@@ -23,9 +23,13 @@ const (
 // contain begins the emergency of a credential, as often as it takes for one to come to its end: as a child, or, while a rotation runs,
 // by asking that. A rotation that ends in between is followed by a child, and so is whatever does not answer, which is ended.
 func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
-	input := RotationInput{Credential: m.Credential, Emergency: i.emergency(), Reason: i.status.Reason, RequestedBy: i.in.RequestedBy}
+	input := RotationInput{Credential: m.Credential, Emergency: i.emergency(m.Credential), Reason: i.Status.Reason, RequestedBy: i.in.RequestedBy}
 	if spec, given := i.in.Specs[m.Credential]; given {
 		input.Spec = spec
+	}
+	if m.Unconfirmed && !i.signedAnew(ctx, m) { // since the run before
+		i.ended(m, Report{Outcome: Failed, Message: "nobody signed for it again"})
+		return
 	}
 	told := func() bool { _, told := i.news[m.Credential]; return told }
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
@@ -42,7 +46,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 			i.awaitEnd(ctx, m, child.IsReady, func() error { return nil })
 			report, ended := i.reported(child, ctx)
 			if ended && report.Unconfirmed && i.signedAnew(ctx, m) {
-				input.Emergency = i.emergency()
+				input.Emergency = i.emergency(m.Credential)
 				continue
 			}
 			if ended {
@@ -54,7 +58,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 			i.awaitEnd(ctx, m, told, func() error { return i.takeOver(ctx, m) })
 			report, news := i.news[m.Credential]
 			delete(i.news, m.Credential)
-			if news && (report.Incident == i.status.Incident || len(m.alive(report.Contained)) == 0) {
+			if news && (report.Incident == i.Status.Incident || len(m.alive(report.Contained)) == 0) {
 				i.ended(m, report)
 				return
 			}
@@ -72,7 +76,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 func (i *incidentRun) takeOver(ctx workflow.Context, m *IncidentMember) error {
 	i.turn(ctx)
 	err := workflow.SignalExternalWorkflow(ctx, WorkflowID(m.Credential), "", CompromisedName, Compromised{
-		Incident: i.status.Incident, Reason: i.status.Reason, Emergency: i.emergency(),
+		Incident: i.Status.Incident, Reason: i.Status.Reason, Emergency: i.emergency(m.Credential),
 	}).Get(ctx, nil)
 	if err == nil {
 		i.became(m, "asked the rotation that runs")
@@ -90,17 +94,17 @@ func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over fun
 		if is != activities.TakeoverHeard && is != activities.TakeoverActs && ask() != nil && silent.IsZero() {
 			wait = time.Second // it has ended, or takes no signal any more
 		}
-		if left := i.status.Deadline.Add(takeoverTimeout).Sub(asked); left > 0 {
+		if left := i.Status.Deadline.Add(takeoverTimeout).Sub(asked); left > 0 {
 			wait = min(wait, max(left, askAgain), firstLook) // it is not left alone before the deadline, nor until it has to be ended
 		}
 		if ended, _ := workflow.AwaitWithTimeout(ctx, wait, over); ended {
 			return
 		}
-		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Credential: m.Credential}, Incident: i.status.Incident}
+		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Credential: m.Credential}, Incident: i.Status.Incident}
 		input.End = !silent.IsZero() && workflow.Now(ctx).Sub(silent) >= takeoverTimeout
-		input.Late = is == activities.TakeoverHeard && workflow.Now(ctx).Sub(i.status.Deadline) >= takeoverTimeout
+		input.Late = is == activities.TakeoverHeard && workflow.Now(ctx).Sub(i.Status.Deadline) >= takeoverTimeout
 		if input.End || input.Late {
-			input.Emergency = i.emergency().Emergency
+			input.Emergency = i.emergency(m.Credential).Emergency
 		}
 		i.turn(ctx)
 		if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {

@@ -31,8 +31,10 @@ const (
 	DefaultDeadline = inventory.Duration(15 * time.Minute)
 	maxDeadline     = inventory.Duration(7 * 24 * time.Hour)
 	// lasts is for how long after its deadline an incident may see to what it began.
-	lasts          = 24 * time.Hour
-	maxCredentials = 2000
+	lasts = 24 * time.Hour
+	// MaxCredentials is how many one is of: it goes along with the emergency of each. An incident of more has several, MaxParts at most.
+	MaxCredentials = 100
+	MaxParts       = 20
 	maxKeys        = 20 // of one credential
 	maxReason      = 1000
 )
@@ -125,7 +127,7 @@ func (d Declaration) Validate() error {
 	check(IsID(d.Incident), "its incident is %q, not %s and a name of small letters, digits, dots and hyphens", d.Incident, prefix)
 	check(strings.TrimSpace(d.Reason) != "" && len(d.Reason) <= maxReason, "it gives no reason, or one of more than %d bytes", maxReason)
 	check(d.Deadline >= 0 && d.Deadline <= maxDeadline, "its revokeDeadline is %s: write 0s to %s", d.Deadline, maxDeadline)
-	check(len(d.Exposed) > 0 && len(d.Exposed) <= maxCredentials, "it has %d credentials: name 1 to %d", len(d.Exposed), maxCredentials)
+	check(len(d.Exposed) > 0 && len(d.Exposed) <= MaxCredentials, "it has %d credentials: name 1 to %d", len(d.Exposed), MaxCredentials)
 	for credential, keys := range d.Exposed {
 		check(credential != "" && len(keys) > 0 && len(keys) <= maxKeys, "credential %q has %d exposed keys: name 1 to %d", credential, len(keys), maxKeys)
 		for _, id := range keys {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,10 +22,24 @@ type Review struct {
 	Schema    string `json:"schema"`
 	Namespace string `json:"namespace"`
 	Incident  string `json:"incident"`
-	// Declaration is the digest of what the incident acted by.
-	Declaration string    `json:"declaration"`
-	Comment     string    `json:"comment"`
-	SignedAt    time.Time `json:"signedAt"`
+	// Declarations are the digests of what the incident acted by, sorted.
+	Declarations []string  `json:"declarations"`
+	Comment      string    `json:"comment"`
+	SignedAt     time.Time `json:"signedAt"`
+}
+
+// Digests names several declarations, sorted.
+func Digests(declarations []signed.Envelope) ([]string, error) {
+	var all []string
+	for _, e := range declarations {
+		digest, err := Digest(e)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, digest)
+	}
+	slices.Sort(all)
+	return all, nil
 }
 
 // ReviewID is the workflow ID of an incident's review.
@@ -60,7 +75,7 @@ func (r Review) Validate() error {
 	}
 	check(r.Schema == ReviewSchema, "its schema is %q, not %s", r.Schema, ReviewSchema)
 	check(IsID(r.Incident), "its incident is %q, not %s and a name", r.Incident, prefix)
-	check(r.Declaration != "", "it names no declaration")
+	check(len(r.Declarations) > 0, "it names no declaration")
 	check(strings.TrimSpace(r.Comment) != "" && len(r.Comment) <= maxReason, "it gives no comment, or one of more than %d bytes", maxReason)
 	check(!r.SignedAt.IsZero(), "it does not say when it is signed")
 	return errors.Join(wrong...)
