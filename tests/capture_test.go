@@ -28,6 +28,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/workflows"
@@ -370,8 +371,8 @@ func TestLivesOfAHeldRotation(t *testing.T) {
 func TestLivesOfAnEmergency(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	signers, ines := filepath.Join(folder, "signers"), newPerson(t, folder, "ines")
-	trust(t, signers, ines)
+	signers, ines, omar := filepath.Join(folder, "signers"), newPerson(t, folder, "ines"), newPerson(t, folder, "omar")
+	trust(t, signers, ines, omar)
 	f := newFieldWith(t, sharedServer(t), fmt.Sprintf("trust: {incidents: %q}\n", signers))
 	r := f.begins(t, "taken over", func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Hour) }, nil)
 	first := r.run.GetRunID()
@@ -399,6 +400,36 @@ func TestLivesOfAnEmergency(t *testing.T) {
 	r.keepsOf(r.id, "", "emergency/taken-over")
 	r.keepsOf(workflows.WorkflowID(alone), "", "emergency/alone")
 	r.keepsOf(run.GetID(), run.GetRunID(), "emergency/incident")
+
+	declarations := []signed.Envelope{declaration}
+	digests, err := incident.Digests(declarations)
+	require.NoError(t, err)
+	review, err := incident.Review{Namespace: f.namespace, Incident: d.Incident, Declarations: digests, Comment: "right key, right time", SignedAt: time.Now().UTC()}.Sign(omar.key)
+	require.NoError(t, err)
+	run, err = f.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: incident.ReviewID(d.Incident), TaskQueue: workflows.TaskQueue},
+		workflows.Review, workflows.ReviewInput{Declarations: declarations, Review: review})
+	require.NoError(t, err)
+	var reviewed workflows.Reviewed
+	require.NoError(t, run.Get(ctx, &reviewed))
+	r.keepsOf(run.GetID(), run.GetRunID(), "emergency/review")
+
+	const later = "bench-unsigned"
+	spec = f.plant(t, later, func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Hour) })
+	d.Incident, d.Exposed, d.Nonce = incident.ID("unsigned"), map[string][]string{later: {later + "-key-old"}}, "n2"
+	run, err = f.client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: d.Incident, TaskQueue: workflows.EmergencyQueue},
+		workflows.Incident, workflows.IncidentInput{Credentials: []string{later}, Reason: d.Reason, Specs: map[string]inventory.SignedSpec{later: spec}})
+	require.NoError(t, err)
+	declaration, err = d.Sign(ines.key)
+	require.NoError(t, err)
+	eventually(t, func() bool { // refused as long as it does not wait
+		handle, err := f.client.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+			WorkflowID: d.Incident, UpdateName: workflows.ConfirmName, WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{workflows.Confirmation{Declaration: declaration}},
+		})
+		return err == nil && handle.Get(ctx, nil) == nil
+	}, patience, 100*time.Millisecond)
+	require.NoError(t, run.Get(ctx, &status))
+	require.Equal(t, workflows.Contained, status.Outcome, status.Message)
+	r.keepsOf(run.GetID(), run.GetRunID(), "emergency/confirmed")
 }
 
 // TestLivesOfAFlood makes the histories of a rotation whose gate is closed by more requests than a run takes, and opened
