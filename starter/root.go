@@ -99,6 +99,7 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 		newRollback(t),
 		newVersion(t),
 	)
+	t.complete(root)
 	return root
 }
 

@@ -1,0 +1,71 @@
+package tests
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The pipeline of examples/ci runs as it stands: what would change is shown, applied, and one credential rotated, with exit codes that say
+// how it went.
+func TestAPipeline(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "--overlap", "1s")
+	s.rewrite(s.place.Inventory, "revoke: {count: 1, trust: any}", "revoke: {count: 0, trust: any}")
+	bin := t.TempDir()
+	starter, err := filepath.Abs(filepath.Join(programs, "starter"))
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(starter, filepath.Join(bin, "keyturn")))
+	run := func(script string, args ...string) (string, int) {
+		cmd := exec.Command("../examples/ci/"+script, args...)
+		cmd.Env = append(s.environment(), "INVENTORY="+s.place.Inventory, "PATH="+bin+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		var failed *exec.ExitError
+		if err != nil && !errors.As(err, &failed) {
+			require.NoError(t, err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	out, code := run("pull-request.sh")
+	require.Zero(t, code, out)
+	assert.Contains(t, out, credential)
+	out, code = run("rotate.sh", credential)
+	assert.Equal(t, 4, code, "a pull request applies nothing: %s", out)
+	assert.Contains(t, out, "no such credential is applied")
+	out, code = run("merge.sh")
+	require.Zero(t, code, out)
+	out, code = run("rotate.sh", credential, "1ms")
+	assert.Equal(t, 5, code, out)
+	out, code = run("rotate.sh", credential)
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "rotated")
+	s.nobodyRefused()
+
+	out, code = s.starter("__complete", "status", "")
+	require.Zero(t, code, out)
+	assert.Contains(t, out, credential+"\n", "the shell completes what was applied")
+	s.rewrite(s.place.Inventory, "owner:", "woner:")
+	out, code = run("pull-request.sh")
+	assert.Equal(t, 2, code, out)
+	assert.Contains(t, out, "woner")
+
+	text, err := os.ReadFile("../examples/ci/github.yaml")
+	require.NoError(t, err)
+	var pipeline struct {
+		Jobs map[string]struct{ Steps []struct{ Run string } }
+	}
+	require.NoError(t, yaml.Unmarshal(text, &pipeline))
+	for job, j := range pipeline.Jobs {
+		last := j.Steps[len(j.Steps)-1].Run
+		name, _, _ := strings.Cut(strings.TrimPrefix(last, "./"), " ")
+		assert.Equal(t, job+".sh", name)
+		assert.FileExists(t, "../examples/ci/"+name)
+	}
+}
