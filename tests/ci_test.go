@@ -2,6 +2,7 @@ package tests
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,14 +12,15 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/keyturn/keyturn/workflows"
 )
 
 // The pipeline of examples/ci runs as it stands: what would change is shown, applied, and one credential rotated, with exit codes that say
 // how it went.
 func TestAPipeline(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "--overlap", "1s")
-	s.rewrite(s.place.Inventory, "revoke: {count: 1, trust: any}", "revoke: {count: 0, trust: any}")
+	s := newStage(t, "--overlap", "3s")
 	bin := t.TempDir()
 	starter, err := filepath.Abs(filepath.Join(programs, "starter"))
 	require.NoError(t, err)
@@ -41,11 +43,19 @@ func TestAPipeline(t *testing.T) {
 	assert.Contains(t, out, "no such credential is applied")
 	out, code = run("merge.sh")
 	require.Zero(t, code, out)
-	out, code = run("rotate.sh", credential, "1ms")
-	assert.Equal(t, 5, code, out)
-	out, code = run("rotate.sh", credential)
+	rotated := make(chan string, 1)
+	go func() {
+		out, code := run("rotate.sh", credential, patience.String())
+		rotated <- fmt.Sprint(code, " ", out)
+	}()
+	s.await(workflows.PhaseRevokeGate)
+	out, code = s.starter("approve", credential, "--gate", "revoke")
 	require.Zero(t, code, out)
-	assert.Contains(t, out, "rotated")
+	out = <-rotated
+	assert.True(t, strings.HasPrefix(out, "0 ") && strings.HasSuffix(out, "rotated\n"), out)
+	out, code = run("rotate.sh", credential, "10s")
+	assert.Equal(t, 5, code, "nobody approves it: %s", out)
+	assert.Contains(t, out, "it goes on: look with: keyturn status "+credential)
 	s.nobodyRefused()
 
 	out, code = s.starter("__complete", "status", "")
