@@ -104,7 +104,11 @@ func (a *Activities) holdsTo(ctx context.Context, s *site, r Rotation) error {
 	}
 	_, err = s.amend(ctx, func(m *key.Metadata) error {
 		if m.Incident != nil && m.Incident.Digest == digest {
-			return errUnchanged
+			before := len(m.Exposed)
+			if m.Exposed = exposedBy(m.Exposed, d, name); len(m.Exposed) == before {
+				return errUnchanged
+			}
+			return nil // a worker of before has begun it
 		}
 		if unproved != nil {
 			return unproved

@@ -32,7 +32,7 @@ func TestAReviewAsksTheIssuerAndTheAccessLogs(t *testing.T) {
 	since, dead := c.now().Add(-time.Hour), c.now()
 	require.NoError(t, os.WriteFile(log, []byte(
 		line(since.Add(-time.Hour), "key-old", "10.0.0.7", "200")+line(dead.Add(-time.Minute), "key-old", "10.0.0.7", "200")+
-			line(dead.Add(-time.Minute), "key-old", "192.0.2.1", "200")+line(dead.Add(time.Minute), "key-old", "192.0.2.1", "401")+
+			line(dead.Add(-time.Minute), "key-old", "192.0.2.1", "200")+line(dead.Add(5*time.Minute), "key-old", "192.0.2.1", "401")+
 			line(dead, "key-of-another", "192.0.2.9", "200")), 0o600))
 	config := *c.do.Config()
 	config.AccessLogs = []accesslog.Log{

@@ -24,6 +24,8 @@ type News string
 const (
 	// NewsUnconfirmed: credentials wait until somebody signs for them.
 	NewsUnconfirmed News = "unconfirmed"
+	// NewsUnsigned: nobody ever signed for it, and it has ended.
+	NewsUnsigned News = "unsigned"
 	// NewsBegun: it is declared, and its emergencies begin.
 	NewsBegun News = "begun"
 	// NewsLate: its deadline has passed, and an exposed key may be alive.
@@ -55,21 +57,22 @@ type NewsInput struct {
 // keep the others from hearing; it is tried again, with the same ID. ErrDeclaration.
 func (a *Activities) TellOfIncident(ctx context.Context, in NewsInput) error {
 	id := activity.GetInfo(ctx).WorkflowExecution.ID
-	var subject, body string
-	if in.News == NewsUnconfirmed {
-		if !incident.IsID(id) {
-			return forTemporal(fmt.Errorf("telling of an incident: %w: not in one", ErrDeclaration))
+	subject, body, err := in.unsigned(id)
+	if in.News != NewsUnconfirmed && in.News != NewsUnsigned {
+		d, by, lasts, proved := a.declaredIn(append([]signed.Envelope{in.Declaration}, in.More...))
+		switch {
+		case proved != nil:
+			return forTemporal(proved)
+		case lasts: // else what the declaration says is not told again, and keyturn's own words are
+			subject, body = in.text(d, by)
+			id, err = d.Incident, nil
 		}
-		subject, body = "An incident waits for a signature: nothing is destroyed before", in.unconfirmed(id)
-	} else {
-		d, by, err := a.declaredIn(append([]signed.Envelope{in.Declaration}, in.More...))
-		if err != nil {
-			return forTemporal(err)
-		}
-		id = d.Incident
-		if subject, body = in.text(d, by); d.Drill {
+		if d.Drill {
 			subject = "DRILL: " + subject
 		}
+	}
+	if err != nil {
+		return forTemporal(err)
 	}
 	return forTemporal(a.send(ctx, providers.Notification{
 		ID: id + "/" + string(in.News) + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.incident." + string(in.News), Severity: providers.Alert,
@@ -77,32 +80,48 @@ func (a *Activities) TellOfIncident(ctx context.Context, in NewsInput) error {
 	}, nil))
 }
 
-// declaredIn is what several declarations of an incident that goes on say together.
-func (a *Activities) declaredIn(declarations []signed.Envelope) (all incident.Declaration, by string, err error) {
+// declaredIn is what several declarations of an incident say together, and whether all may be followed still.
+func (a *Activities) declaredIn(declarations []signed.Envelope) (all incident.Declaration, by string, lasts bool, err error) {
+	lasts = true
 	for n, e := range declarations {
 		d, who, err := a.declaration(Emergency{Declaration: e})
 		if err != nil {
-			return all, "", err
+			return all, "", false, err
 		}
-		if err = d.Lasts(a.Now()); err == nil && n > 0 && d.Incident != all.Incident {
-			err = fmt.Errorf("it is of %s, and another one of %s", d.Incident, all.Incident)
+		if n > 0 && d.Incident != all.Incident {
+			return all, "", false, fmt.Errorf("%w: it is of %s, and another one of %s", ErrDeclaration, d.Incident, all.Incident)
 		}
-		if err != nil {
-			return all, "", fmt.Errorf("%w: %w", ErrDeclaration, err)
-		}
+		lasts = lasts && d.Lasts(a.Now()) == nil
 		if n == 0 {
 			all, by = d, who
 			continue
 		}
 		maps.Copy(all.Exposed, d.Exposed)
 	}
-	return all, by, nil
+	return all, by, lasts, nil
 }
 
-// unconfirmed is what people read of an incident that waits for a signature. Names of credentials have a form, and are no words.
-func (in NewsInput) unconfirmed(id string) string {
-	names := slices.DeleteFunc(slices.Clone(in.Unconfirmed), func(name string) bool { return !inventory.IsName(name) })
-	return fmt.Sprintf("NOT CONTAINED: somebody says that a key is exposed of %s, and nobody whom trust.incidents names has signed for it. Is it so, sign: keyturn incident confirm %s --sign KEY", some(names), id)
+// unsigned is what people read of an incident for which nobody has signed, or whose declaration is too old to be told: names of credentials
+// have a form, and are no words. ErrDeclaration out of an incident.
+func (in NewsInput) unsigned(id string) (subject, body string, err error) {
+	if !incident.IsID(id) {
+		return "", "", fmt.Errorf("telling of an incident: %w: not in one", ErrDeclaration)
+	}
+	form := func(names []string) string {
+		return some(slices.DeleteFunc(names, func(name string) bool { return !inventory.IsName(name) }))
+	}
+	waits, alive := form(slices.Clone(in.Unconfirmed)), form(slices.Sorted(maps.Keys(in.Alive)))
+	switch {
+	case in.News == NewsUnconfirmed:
+		return "An incident waits for a signature: nothing is destroyed before",
+			fmt.Sprintf("NOT CONTAINED: somebody says that a key is exposed of %s, and nobody whom trust.incidents names has signed for it. Is it so, sign: keyturn incident confirm %s --sign KEY", waits, id), nil
+	case in.News == NewsUnsigned:
+		return "NOT CONTAINED: nobody signed for an incident, and it has ended",
+			fmt.Sprintf("NOT CONTAINED: somebody said that a key is exposed of %s, and nobody whom trust.incidents names signed for it in time. Is it so, begin another one: keyturn emergency ... --sign KEY", waits), nil
+	case len(in.Alive) > 0:
+		return "NOT CONTAINED: an incident is older than its declaration", fmt.Sprintf("NOT CONTAINED: a key of %s may be alive. See why with: keyturn incident show %s", alive, id), nil
+	}
+	return "An incident is older than its declaration: every exposed key is dead", "See how it stands with: keyturn incident show " + id, nil
 }
 
 // text is what people read: what is not contained first.

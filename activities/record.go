@@ -88,7 +88,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err != nil {
 		return Recorded{}, err
 	}
-	unsure := len(debt(facts, s.spec.Credential.Adopt, nil, nil, nil, a.Now())) > 0 || len(dead(facts)) > 0
+	unsure := len(debt(facts, s.spec.Credential.Adopt, nil, nil, nil, a.Now())) > 0 || len(dead(facts)) > 0 || len(facts.Metadata.Exposed) > 0
 	if settle := facts.Capabilities.ConsistentWithin; settle > 0 && unsure {
 		// The issuer may still list what was destroyed a moment ago, and not list what it has.
 		if err := patience.Pause(ctx, settle); err != nil {

@@ -3,8 +3,10 @@ package activities
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/audit"
@@ -239,13 +241,22 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 		refusing(ctx, d)
 		return d, s.noWayBack(ctx, facts, key.Ref{KeyID: policy.KeptBeside(s.spec.Credential, facts, unwanted)})
 	}
+	var left []string
 	for _, ref := range unwanted {
-		if err := a.discardOne(ctx, s, r, facts, ref); err != nil {
+		switch err := a.discardOne(ctx, s, r, facts, ref); {
+		case errors.Is(err, errUnproved) && ctx.Err() == nil: // Record says what is owed, and each that follows tries it again
+			logger(ctx).Warn("a key that the issuer does not list is not proved to be dead", "key", ref.KeyID, "error", err.Error())
+			left = append(left, ref.KeyID)
+		case err != nil:
 			return policy.Decision{}, err
 		}
 	}
-	return policy.Decision{OK: true, Reason: policy.Allowed, Message: fmt.Sprintf("%d unwanted keys destroyed", len(unwanted))},
-		a.clearPending(ctx, s)
+	d = policy.Decision{OK: true, Reason: policy.Allowed, Message: fmt.Sprintf("%d unwanted keys destroyed", len(unwanted)-len(left))}
+	if len(left) > 0 { // by their values they can be tried again
+		d.Message += fmt.Sprintf("; not proved to be dead, though the issuer does not list them: %s", strings.Join(left, ", "))
+		return d, nil
+	}
+	return d, a.clearPending(ctx, s)
 }
 
 // whileWaiting looks after the key that consumers are left with while something keeps others from being destroyed, which may take a
@@ -324,6 +335,9 @@ func unwantedKeys(s *site, f policy.Facts) []key.Ref {
 	return slices.DeleteFunc(refs, spared)
 }
 
+// errUnproved: a key that consumers had is not listed by the issuer, and nothing refuses it.
+var errUnproved = errors.New("not proved to be dead")
+
 // discardOne destroys a key, then its stored version and the copies of it, then the record of it: whenever the process
 // dies, the record still names what is left to do. An orphan gets one first. Copies that an instance does not remove are
 // debt, and with them the record stays. What consumers had and the issuer does not list is forgotten only once it is refused, where
@@ -345,7 +359,7 @@ func (a *Activities) discardOne(ctx context.Context, s *site, r Rotation, facts 
 			return fmt.Errorf("destroying key %s: %w", ref.KeyID, err)
 		}
 	} else if _, err := a.probe(ctx, s, facts, ref); err != nil { // nobody judged whether it may go: an attempt before did, or the issuer lists late
-		return fmt.Errorf("seeing that key %s is dead, since the issuer does not list it: %w", ref.KeyID, err)
+		return fmt.Errorf("%w: %w", errUnproved, err)
 	}
 	if ref.StoreVersion != "" {
 		if err := s.prune(ctx, ref.StoreVersion); err != nil {

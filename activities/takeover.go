@@ -28,7 +28,8 @@ type Takeover string
 
 // What a rotation may be.
 const (
-	// TakeoverActs: it answers that it is the incident's emergency; TakeoverHeard, that it becomes that at its next safe point.
+	// TakeoverActs: it answers that it is the incident's emergency; TakeoverHeard, that it becomes that at its next safe point, or is the
+	// emergency of another incident with the same keys, which has a deadline of its own.
 	TakeoverActs  Takeover = "acts"
 	TakeoverHeard Takeover = "heard"
 	// TakeoverSilent: it runs, and does not say so: it is stuck, or no rotation of ours, or no worker has it.
@@ -74,9 +75,9 @@ func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, er
 	case !run.Running:
 		return TakeoverGone, nil
 	}
-	heard := a.heard(ctx, in.Credential, run.ID, d.Incident)
+	heard, acts := a.heard(ctx, in.Credential, run.ID, d.Incident)
 	switch {
-	case heard && run.Type == emergencyType:
+	case heard && acts && run.Type == emergencyType:
 		return TakeoverActs, nil
 	case heard && !in.Late:
 		return TakeoverHeard, nil
@@ -99,12 +100,14 @@ func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, er
 	return TakeoverEnded, nil
 }
 
-// heard asks a run which incidents it follows. Who does not answer has not heard.
-func (a *Activities) heard(ctx context.Context, credential, run, by string) bool {
+// heard asks a run which incidents it follows, and whether it acts by this one's declaration, and so at its deadline. Who does not answer
+// has not heard.
+func (a *Activities) heard(ctx context.Context, credential, run, by string) (heard, acts bool) {
 	ctx, done := context.WithTimeout(ctx, askedFor)
 	defer done()
 	var status struct {
 		Incidents []string `json:"incidents"`
+		ActsBy    string   `json:"actsBy"`
 	}
 	value, err := a.Runs.QueryWorkflow(ctx, WorkflowID(credential), run, "status")
 	if err == nil {
@@ -112,6 +115,7 @@ func (a *Activities) heard(ctx context.Context, credential, run, by string) bool
 	}
 	if err != nil {
 		logger(ctx).Warn("a rotation does not answer an incident", "credential", credential, "run", run, "error", err.Error())
+		return false, false
 	}
-	return err == nil && slices.Contains(status.Incidents, by)
+	return slices.Contains(status.Incidents, by), status.ActsBy == by
 }

@@ -26,6 +26,7 @@ type aRun struct {
 	activities.Runs
 	running bool
 	of      string // its workflow type
+	actsBy  string // whose emergency it says that it is
 	// follows are the incidents of which it says that it has heard; silence is why it says nothing.
 	follows []string
 	silence error
@@ -44,7 +45,7 @@ func (r *aRun) DescribeWorkflowExecution(context.Context, string, string) (*work
 }
 
 func (r *aRun) QueryWorkflow(context.Context, string, string, string, ...any) (converter.EncodedValue, error) {
-	return temporaltest.Answer{Of: map[string]any{"incidents": r.follows}}, r.silence
+	return temporaltest.Answer{Of: map[string]any{"incidents": r.follows, "actsBy": r.actsBy}}, r.silence
 }
 
 func (r *aRun) TerminateWorkflow(_ context.Context, _, run, why string, _ ...any) error {
@@ -78,10 +79,12 @@ func TestARotationThatDoesNotAnswerAnIncidentIsEnded(t *testing.T) {
 		"none runs":                           {aRun{}, true, true, activities.TakeoverGone, 0},
 		"it has heard":                        {aRun{running: true, of: "Rotation", follows: []string{incident.ID("leak")}}, true, false, activities.TakeoverHeard, 0},
 		"it has heard, and that was long ago": {aRun{running: true, of: "Rotation", follows: []string{incident.ID("leak")}}, false, true, activities.TakeoverEnded, 1},
-		"it is the emergency":                 {aRun{running: true, of: "EmergencyRotation", follows: []string{incident.ID("leak")}}, true, true, activities.TakeoverActs, 0},
-		"it does not answer":                  {aRun{running: true, silence: errors.New("nobody polls")}, false, true, activities.TakeoverSilent, 0},
-		"it does not answer for too long":     {aRun{running: true, silence: errors.New("nobody polls")}, true, false, activities.TakeoverEnded, 1},
-		"it follows another incident":         {aRun{running: true, follows: []string{incident.ID("other")}}, true, false, activities.TakeoverEnded, 1},
+		"it is the emergency":                 {aRun{running: true, of: "EmergencyRotation", follows: []string{incident.ID("leak")}, actsBy: incident.ID("leak")}, true, true, activities.TakeoverActs, 0},
+		"it is that of another incident with the same keys": {aRun{running: true, of: "EmergencyRotation", follows: []string{incident.ID("leak")}, actsBy: incident.ID("slow")}, false, false, activities.TakeoverHeard, 0},
+		"and the deadline of this one has passed":           {aRun{running: true, of: "EmergencyRotation", follows: []string{incident.ID("leak")}, actsBy: incident.ID("slow")}, false, true, activities.TakeoverEnded, 1},
+		"it does not answer":                                {aRun{running: true, silence: errors.New("nobody polls")}, false, true, activities.TakeoverSilent, 0},
+		"it does not answer for too long":                   {aRun{running: true, silence: errors.New("nobody polls")}, true, false, activities.TakeoverEnded, 1},
+		"it follows another incident":                       {aRun{running: true, follows: []string{incident.ID("other")}}, true, false, activities.TakeoverEnded, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -205,6 +205,8 @@ const (
 	suspectRetiring = "retiring"
 	suspectIncoming = "incoming"
 	suspectBoth     = "both"
+	// suspectOnlyRetiring is what nobody writes: the retiring one, and no other when that is dead.
+	suspectOnlyRetiring = "only-retiring"
 )
 
 // suspects are the keys of a rotation that runs that are exposed. One that has only one of them yet has that.
@@ -224,6 +226,8 @@ func suspects(s workflows.Status, suspect string) []string {
 		keys = []string{incoming}
 	case suspectBoth:
 		keys = []string{retiring, incoming}
+	case suspectOnlyRetiring:
+		keys = []string{retiring}
 	default:
 		keys = []string{cmp.Or(retiring, incoming)}
 	}
@@ -244,6 +248,9 @@ func inUse(ctx context.Context, c client.Client, name string, spec inventory.Sig
 		if keys := suspects(status, suspect); len(keys) > 0 {
 			return keys, nil
 		}
+	}
+	if suspect == suspectOnlyRetiring {
+		return nil, exit(exitRefused, fmt.Errorf("the rotation of %s retires no key any more: name the exposed one with --key %s=ID", name, name))
 	}
 	if suspect == suspectIncoming {
 		return nil, exit(exitRefused, fmt.Errorf("no rotation of %s has an incoming key now: leave --suspect out, or name the exposed key with --key %s=ID", name, name))

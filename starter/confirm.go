@@ -19,25 +19,22 @@ func newConfirm(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "confirm ID --sign KEY", Short: "Signs for an incident that nobody has signed for: its exposed keys end now", Args: oneIncident,
 		Long: `Signs for an incident that began without a signature, or whose signature was too old for what had not begun by then. From then on
-it is an emergency like any other. Which key is exposed is the one that consumers are sent to, or were before the rotation that runs;
---suspect and --key say another one.`,
+it is an emergency like any other. Which key is exposed is what was said when it began, or the one that the rotation which runs retires; --key says another one. Compare it
+with what the issuer lists: nobody has proved it.`,
 		Example: `  keyturn incident confirm incident/2026-05-01-031500 --sign ~/.ssh/id_ed25519`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if e.sign == "" {
 				return usage("say with which key to sign: --sign KEY")
 			}
-			e.reason = "confirmed"
-			if err := e.check(args); err != nil {
+			e.suspect = suspectOnlyRetiring
+			if err := e.checkKeys(); err != nil {
 				return err
 			}
 			return t.confirmIncident(cmd.Context(), e, incidentID(args[0]))
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&e.file, "file", "f", "", "an inventory file that has the credentials (default what was applied)")
-	f.StringVar(&e.signSpec, "sign-spec", "", "with -f: the key that signs the file's specs, where it is not that of --sign")
 	f.StringArrayVar(&e.keys, "key", nil, "an exposed key as CREDENTIAL=ID, more than once for several")
-	f.StringVar(&e.suspect, "suspect", suspectRetiring, "which key of a rotation that runs is exposed: retiring, incoming or both")
 	f.DurationVar(&e.deadline, "deadline", incident.DefaultDeadline.Std(), "when the exposed keys are destroyed whoever uses them; 0: at once, before there are others")
 	signFlag(cmd, &e.sign)
 	f.BoolVar(&e.yes, "yes", false, "do not ask before it goes on")
@@ -54,11 +51,11 @@ func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) 
 	if err != nil {
 		return err
 	}
-	who, err := t.unconfirmed(ctx, c, ns, e, status)
+	who, err := t.unconfirmed(ctx, c, e, status)
 	if err != nil {
 		return err
 	}
-	e.reason = status.Reason
+	e.reason, e.drill = status.Reason, status.Drill
 	parts := e.declarations(ns, id, who)
 	for _, d := range parts {
 		if err := d.Validate(); err != nil {
@@ -87,25 +84,28 @@ func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) 
 }
 
 // unconfirmed are the credentials of an incident that wait for a signature, with the keys to be ended.
-func (t *terminal) unconfirmed(ctx context.Context, c client.Client, ns string, e emergency, status workflows.IncidentStatus) ([]affected, error) {
-	var who, unknown []affected
+func (t *terminal) unconfirmed(ctx context.Context, c client.Client, e emergency, status workflows.IncidentStatus) ([]affected, error) {
+	var who []affected
 	for _, m := range status.Credentials {
 		if !m.Unconfirmed {
 			continue
 		}
 		a := affected{Credential: m.Credential, Because: "one that waits for a signature", Exposed: m.Exposed}
-		who = append(who, a)
 		named := slices.ContainsFunc(e.keys, func(k string) bool { return strings.HasPrefix(k, m.Credential+"=") })
-		if len(a.Exposed) == 0 && !named && !isRunning(ctx, c, m.Credential) { // what runs says it by itself
-			unknown = append(unknown, a)
+		switch {
+		case len(a.Exposed) > 0, named:
+		case e.yes:
+			return nil, usage("which key of %s is exposed is said by who did not sign: name it with --key %s=ID, or leave --yes out and see it", m.Credential, m.Credential)
+		case len(m.Suspects) > 0:
+			a.Exposed = m.Suspects
+		case isRunning(ctx, c, m.Credential): // it says which key it retires
+		default: // its rotation may have ended, so that the key in use is the good one
+			return nil, exit(exitRefused, fmt.Errorf("which key of %s is exposed is not known: name it with --key %s=ID", m.Credential, m.Credential))
 		}
+		who = append(who, a)
 	}
 	if len(who) == 0 {
 		return nil, exit(exitRefused, fmt.Errorf("nothing of %s waits for a signature; see how it stands with: keyturn incident show %s", status.Incident, status.Incident))
 	}
-	specs, err := t.specsOf(ctx, c, ns, e, unknown)
-	if err != nil {
-		return nil, err
-	}
-	return who, e.expose(ctx, c, who, specs)
+	return who, e.expose(ctx, c, who, nil)
 }

@@ -63,9 +63,9 @@ for somebody who may sign for it: keyturn incident confirm ID --sign KEY.`,
 				return usage("--revoke-first is --deadline 0s: say one of them")
 			}
 			if e.sign == "" && !e.dryRun {
-				for _, flag := range []string{"drill", "key", "suspect", "deadline", "revoke-first", "no-freeze"} {
+				for _, flag := range []string{"drill", "deadline", "revoke-first", "no-freeze"} {
 					if cmd.Flags().Changed(flag) {
-						return usage("--%s is for whoever signs: add --sign KEY, or say it to keyturn incident confirm", flag)
+						return usage("--%s is for whoever signs: add --sign KEY", flag)
 					}
 				}
 			}
@@ -105,16 +105,20 @@ func (e *emergency) check(names []string) error {
 	case !slices.Contains([]string{suspectRetiring, suspectIncoming, suspectBoth}, e.suspect):
 		return usage("--suspect %q: write retiring, incoming or both", e.suspect)
 	}
-	for _, k := range e.keys {
-		if name, id, ok := strings.Cut(k, "="); !ok || name == "" || id == "" {
-			return usage("--key %q: write CREDENTIAL=ID", k)
-		}
-	}
 	if _, err := exposedSince(e.since, time.Now()); err != nil {
 		return err
 	}
 	if e.revokeFirst {
 		e.deadline = 0
+	}
+	return e.checkKeys()
+}
+
+func (e *emergency) checkKeys() error {
+	for _, k := range e.keys {
+		if name, id, ok := strings.Cut(k, "="); !ok || name == "" || id == "" {
+			return usage("--key %q: write CREDENTIAL=ID", k)
+		}
 	}
 	return nil
 }
@@ -149,24 +153,28 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 	if e.file != "" {
 		input.Specs = specs
 	}
-	if e.sign == "" && !e.dryRun {
-		return t.report(ctx, c, e, who, input)
-	}
-	if err := e.drills(specs); err != nil {
-		return err
-	}
-	if err := e.expose(ctx, c, who, specs); err != nil {
-		return err
-	}
-	if input.ExposedSince, err = exposedSince(e.since, time.Now().UTC()); err != nil {
-		return err
-	}
-	id := incident.ID(cmp.Or(e.name, defaultName()))
 	for _, a := range who {
 		if len(a.After) > 0 {
 			input.After[a.Credential] = a.After
 		}
 	}
+	if input.ExposedSince, err = exposedSince(e.since, time.Now().UTC()); err != nil {
+		return err
+	}
+	if err := e.drills(specs); err != nil {
+		return err
+	}
+	unsigned := e.sign == "" && !e.dryRun
+	switch err := e.expose(ctx, c, who, specs); {
+	case err != nil && unsigned: // whoever signs says it
+		fmt.Fprintf(t.err, "note: which keys are exposed is not said: %s\n", err)
+	case err != nil:
+		return err
+	}
+	if unsigned {
+		return t.report(ctx, c, e, who, input)
+	}
+	id := incident.ID(cmp.Or(e.name, defaultName()))
 	parts := e.declarations(ns, id, who)
 	if len(parts) > incident.MaxParts {
 		return usage("it is of %d credentials: begin several incidents, of %d at most", len(who), incident.MaxParts*incident.MaxCredentials)
@@ -228,9 +236,9 @@ func (t *terminal) report(ctx context.Context, c client.Client, e emergency, who
 	if len(who) > workflows.MaxUnsigned {
 		return usage("it is of %d credentials, and without a signature it may be of %d: add --sign KEY", len(who), workflows.MaxUnsigned)
 	}
-	input.Reason = e.reason
+	input.Reason, input.Suspects = e.reason, map[string][]string{}
 	for _, a := range who {
-		input.Credentials = append(input.Credentials, a.Credential)
+		input.Credentials, input.Suspects[a.Credential] = append(input.Credentials, a.Credential), a.Exposed
 	}
 	id := incident.ID(cmp.Or(e.name, defaultName()))
 	fmt.Fprintf(t.err, "NOT SIGNED: no key is destroyed before somebody signs whom trust.incidents names: keyturn incident confirm %s --sign KEY\n", id)
@@ -293,11 +301,5 @@ func (t *terminal) declare(ctx context.Context, c client.Client, id, reason stri
 	if err := t.show(status, func(w io.Writer) { printIncident(w, status) }); err != nil {
 		return err
 	}
-	switch status.Outcome {
-	case workflows.Contained, workflows.ContainedWithDebt:
-		return nil
-	case workflows.Refused:
-		return exit(exitRefused, nil)
-	}
-	return exit(exitFailed, nil)
+	return endOf(status)
 }

@@ -156,12 +156,27 @@ func (t *terminal) showIncident(ctx context.Context, id string, watch bool) erro
 		return err
 	}
 	shown := reviewedIncident{status, reviewOf(ctx, c, id)}
-	return t.show(shown, func(w io.Writer) {
+	err = t.show(shown, func(w io.Writer) {
 		printIncident(w, status)
 		if line := reviewLine(status, shown.Review); line != "" {
 			fmt.Fprintln(w, line)
 		}
 	})
+	if err == nil && watch {
+		err = endOf(status)
+	}
+	return err
+}
+
+// endOf is the exit code of who waited for an incident's end.
+func endOf(status workflows.IncidentStatus) error {
+	switch status.Outcome {
+	case workflows.Contained, workflows.ContainedWithDebt:
+		return nil
+	case workflows.Refused:
+		return exit(exitRefused, nil)
+	}
+	return exit(exitFailed, nil)
 }
 
 // reviewedIncident is an incident with its review; without one when there is none.

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
@@ -54,11 +55,13 @@ func (i *incidentRun) unsigned() (bool, error) {
 	}
 	i.Status.Reason = clip(i.in.Reason)
 	for _, name := range names {
-		i.Status.Credentials = append(i.Status.Credentials, IncidentMember{Credential: name, State: "beginning", Unconfirmed: true})
+		i.Status.Credentials = append(i.Status.Credentials, IncidentMember{Credential: name, State: "beginning", Unconfirmed: true, Suspects: bounded(i.in.Suspects[name])})
 	}
 	i.note("begun, and nobody has signed for it: %s", i.Status.Reason)
-	for n := range i.Status.Credentials {
-		i.rotate(&i.Status.Credentials[n])
+	for _, name := range names {
+		if i.rotate(name); i.signatures > 0 { // somebody was as quick
+			return true, nil
+		}
 	}
 	i.Status.Message = fmt.Sprintf("NOT CONTAINED: nobody has signed for it, so that no key is destroyed before somebody does whom trust.incidents names: keyturn incident confirm %s --sign KEY", i.Status.Incident)
 	i.stale = true
@@ -69,20 +72,24 @@ func (i *incidentRun) unsigned() (bool, error) {
 			return true, nil
 		}
 	}
+	i.tell(i.ctx, activities.NewsUnsigned)
 	return false, nil
 }
 
 // rotate begins the routine rotation of a credential, unless one runs.
-func (i *incidentRun) rotate(m *IncidentMember) {
-	input := RotationInput{Credential: m.Credential, Reason: i.Status.Incident + ": " + i.Status.Reason, RequestedBy: i.in.RequestedBy}
-	if spec, given := i.in.Specs[m.Credential]; given {
+func (i *incidentRun) rotate(name string) {
+	input := RotationInput{Credential: name, Reason: i.Status.Incident + ": " + i.Status.Reason, RequestedBy: i.in.RequestedBy}
+	if spec, given := i.in.Specs[name]; given {
 		input.Spec = spec
 	}
 	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(i.ctx, workflow.ChildWorkflowOptions{
-		WorkflowID: WorkflowID(m.Credential), TaskQueue: TaskQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
-		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, StaticSummary: summary("rotation of " + m.Credential),
+		WorkflowID: WorkflowID(name), TaskQueue: TaskQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
+		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, StaticSummary: summary("rotation of " + name),
 	}), Rotation, input)
-	switch err := child.GetChildWorkflowExecution().Get(i.ctx, nil); {
+	err := child.GetChildWorkflowExecution().Get(i.ctx, nil)
+	m := i.member(name)
+	switch {
+	case m == nil || !m.Unconfirmed: // somebody has signed meanwhile
 	case err == nil:
 		i.became(m, "rotates as a routine; waits for a signature")
 	case temporal.IsWorkflowExecutionAlreadyStartedError(err):
@@ -94,6 +101,8 @@ func (i *incidentRun) rotate(m *IncidentMember) {
 
 // confirm has the incident act by a declaration from now on.
 func (i *incidentRun) confirm(ctx workflow.Context, c Confirmation) (Confirmed, error) {
+	i.confirming++
+	defer func() { i.confirming-- }()
 	declared, err := i.proved(ctx, c.Declaration)
 	if err == nil {
 		err = i.accept(c.Declaration, declared)
@@ -129,6 +138,7 @@ func (i *incidentRun) listenForConfirmation() error {
 		for {
 			var c Confirmation
 			signals.Receive(ctx, &c)
+			i.heard++
 			if err := i.waits(ctx, c); err != nil {
 				i.note("a confirmation was not taken: %s", cause(err))
 				continue
@@ -143,6 +153,9 @@ func (i *incidentRun) listenForConfirmation() error {
 func (i *incidentRun) accept(declaration signed.Envelope, declared activities.Declared) error {
 	d := declared.Declaration
 	names := workflow.DeterministicKeys(d.Exposed)
+	if i.begun && !slices.ContainsFunc(names, func(name string) bool { m := i.member(name); return m != nil && m.Unconfirmed }) {
+		return errors.New("it is of nothing that waits for a signature")
+	}
 	for _, name := range names {
 		switch m := i.member(name); {
 		case m == nil && i.begun:
@@ -175,6 +188,7 @@ func (i *incidentRun) accept(declaration signed.Envelope, declared activities.De
 		return nil
 	}
 	i.Status.Reason, i.Status.DeclaredBy, i.Status.Drill, i.Status.Deadline = d.Reason, declared.By, d.Drill, d.Begun(i.Status.Since).Add(d.Deadline.Std())
+	i.Half = i.Status.Deadline.Add(-d.Deadline.Std() / 2)
 	if len(i.Declarations) == 1 {
 		i.note("declared by %s: %s", declared.By, d.Reason)
 	}
@@ -196,12 +210,24 @@ func (i *incidentRun) member(name string) *IncidentMember {
 	return &i.Status.Credentials[n]
 }
 
-// signedAnew waits until somebody signs again for a credential for which nothing was begun in time. It tells whether somebody did.
-func (i *incidentRun) signedAnew(ctx workflow.Context, m *IncidentMember) bool {
-	m.Unconfirmed = true
-	i.became(m, "the declaration was too old when it began, and waits for another one: keyturn incident confirm "+i.Status.Incident+" --sign KEY")
-	i.tell(ctx, activities.NewsUnconfirmed)
-	again, _ := workflow.AwaitWithTimeout(ctx, confirmWithin, func() bool { return !m.Unconfirmed })
-	m.Unconfirmed = false
-	return again
+// signedAnew waits until somebody signs again for a credential by whose declaration nothing was begun, and says so each hour. It tells
+// whether somebody did.
+func (i *incidentRun) signedAnew(ctx workflow.Context, m *IncidentMember, why string) bool {
+	m.Unconfirmed, m.Message = true, outside.Lines(why, maxMember)
+	i.became(m, "its declaration was refused, and it waits for another one: keyturn incident confirm "+i.Status.Incident+" --sign KEY: "+m.Message)
+	for until := workflow.Now(ctx).Add(confirmWithin); m.Unconfirmed && workflow.Now(ctx).Before(until); {
+		i.tell(ctx, activities.NewsUnconfirmed)
+		_, _ = workflow.AwaitWithTimeout(ctx, confirmAgain, func() bool { return !m.Unconfirmed })
+	}
+	signed := !m.Unconfirmed
+	m.Unconfirmed, m.Message = false, ""
+	return signed
+}
+
+// bounded are the first of some key IDs, of a length that key IDs have.
+func bounded(ids []string) (few []string) {
+	for _, id := range ids[:min(len(ids), 5)] {
+		few = append(few, outside.Text(id, 200))
+	}
+	return few
 }

@@ -90,7 +90,8 @@ func TestAnIncidentThatNobodyEverSigns(t *testing.T) {
 	require.ErrorContains(t, *other, `the declaration is one of "incident/another"`)
 	require.ErrorContains(t, *untrusted, "the signer is not trusted")
 	assert.Contains(t, fmt.Sprint(end.Timeline), "a confirmation was not taken")
-	assert.Len(t, c.news(), 24)
+	assert.Len(t, c.news(), 25)
+	assert.Equal(t, "unsigned", c.news()[24])
 }
 
 // What an incident cannot be of is said, and nothing is touched.
@@ -145,4 +146,19 @@ func TestADeclarationThatIsTooOldForWhatBeginsLate(t *testing.T) {
 	assert.Equal(t, workflows.Contained, end.Outcome, "%s %v", end.Message, end.Timeline)
 	assert.Equal(t, []string{"new-1 active"}, c.keys())
 	assert.Contains(t, c.news(), string(activities.NewsUnconfirmed))
+}
+
+// Somebody who signs while the rotations begin is heard, also when it is for fewer credentials.
+func TestAConfirmationThatComesAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newIncidentsWith(t, func(_ workflow.Context, in workflows.RotationInput) (workflows.Report, error) {
+		return workflows.Report{Outcome: workflows.Completed, Contained: []workflows.ContainedKey{{KeyID: "key-of-" + in.Credential}}}, nil
+	})
+	c.env.RegisterDelayedCallback(func() {
+		c.env.SignalWorkflow(workflows.ConfirmName, workflows.Confirmation{Declaration: c.declaredFor("a")})
+	}, 0)
+	end := c.begun(workflows.IncidentInput{Credentials: []string{"a", "b"}, Reason: "key in a public repository"}, ended)
+	assert.Equal(t, workflows.Contained, end.Outcome, "%s %v", end.Message, end.Timeline)
+	require.Len(t, end.Credentials, 1)
+	assert.Contains(t, fmt.Sprint(end.Timeline), "b: no key of it is exposed, as ines says")
 }

@@ -187,6 +187,8 @@ type Status struct {
 	Evidence *policy.Evidence `json:"evidence,omitempty"`
 	// Incidents are those whose emergency the run is, or becomes at its next safe point.
 	Incidents []string `json:"incidents,omitempty"`
+	// ActsBy is the one by whose declaration, and at whose deadline, an emergency acts.
+	ActsBy string `json:"actsBy,omitempty"`
 	// NoWayBack is why a rollback is impossible now; empty when it is possible.
 	NoWayBack string `json:"noWayBack,omitempty"`
 	// Notices are what everybody who looks at the run should know.

@@ -81,6 +81,7 @@ func (r *rotation) emergency() error {
 	}
 	r.Turn, r.Breach, r.Soak, r.Status.Gate, r.Status.Evidence, r.Plan = nil, nil, nil, nil, nil, policy.Plan{}
 	r.Status.Waves, r.Status.Incidents, r.Report.Incident = nil, r.in.Emergency.Incidents, d.Incident
+	r.Status.ActsBy = d.Incident
 	if r.in.Carried == nil {
 		if err := r.accept(act.Recognise); err != nil {
 			return err
@@ -94,7 +95,7 @@ func (r *rotation) emergency() error {
 			d.Incident, d.Reason, strings.Join(exposed, ", "), deadline.UTC().Format(time.RFC3339), d.Incident))
 	r.until(deadline)
 	r.waitFor("every consumer to be on another key", "time: at the deadline it goes on without those that are not")
-	replaced, err := r.replaceBy(deadline, exposed)
+	replaced, err := r.replaceBy(deadline)
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (r *rotation) emergency() error {
 	}
 	if !replaced {
 		r.waitFor("the consumers that have no key that works", "whoever runs them")
-		if err := r.replace(time.Time{}, exposed); err != nil {
+		if err := r.replace(time.Time{}); err != nil {
 			return failed(StepFailed, "%s But not every consumer has another one: %s", r.contained(), cause(err))
 		}
 	}
@@ -118,9 +119,9 @@ var errLate = errors.New("the incident's deadline has passed")
 
 // replaceBy brings every consumer to a key that is not exposed, and tells whether it did before the deadline. What fails is tried again
 // and again until then.
-func (r *rotation) replaceBy(deadline time.Time, exposed []string) (bool, error) {
+func (r *rotation) replaceBy(deadline time.Time) (bool, error) {
 	for said := ""; workflow.Now(r.ctx).Before(deadline); {
-		err := r.replace(deadline, exposed)
+		err := r.replace(deadline)
 		switch {
 		case err == nil:
 			return true, nil
@@ -144,7 +145,7 @@ func (r *rotation) replaceBy(deadline time.Time, exposed []string) (bool, error)
 }
 
 // replace brings every consumer to a key that is not exposed: the one in CURRENT, or else one that is made CURRENT.
-func (r *rotation) replace(until time.Time, exposed []string) error {
+func (r *rotation) replace(until time.Time) error {
 	var x policy.Exposure
 	if err := r.before(until, assessing, act.AssessExposure, r.subject(), &x); err != nil {
 		return err
@@ -157,7 +158,7 @@ func (r *rotation) replace(until time.Time, exposed []string) error {
 	if r.Status.Retiring = x.Current; !x.Incoming.IsZero() {
 		r.Status.Incoming = x.Incoming
 	}
-	if id := r.Status.Incoming.KeyID; id != "" && (slices.Contains(exposed, id) || !slices.Contains(x.Stored, id)) {
+	if id := r.Status.Incoming.KeyID; id != "" && !slices.Contains(x.Stored, id) {
 		r.Status.Incoming = key.Ref{} // what was minted for this rotation is exposed, too, or gone, or its value is
 		r.Ordinal++
 	}

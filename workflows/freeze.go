@@ -25,6 +25,7 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var asked Unfreeze
 		signals.Receive(ctx, &asked)
+		i.heard++
 		i.Thaw = cmp.Or(asked.By, "somebody")
 	})
 	if i.Thaw != "" && i.Status.FrozenUntil.IsZero() { // in the run before

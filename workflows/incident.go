@@ -26,9 +26,11 @@ type IncidentInput struct {
 	// More are further declarations of the same incident, of other credentials: one is of a hundred at most, since it goes along with the
 	// emergency of each.
 	More []signed.Envelope `json:"more,omitempty"`
-	// Credentials are those of which a key is exposed, as somebody says who does not sign, and Reason is why.
-	Credentials []string `json:"credentials,omitempty"`
-	Reason      string   `json:"reason,omitempty"`
+	// Credentials are those of which a key is exposed, as somebody says who does not sign, and Reason is why. Suspects are the keys, where
+	// they say that, too: those in use when it began, which the one who signs is shown.
+	Credentials []string            `json:"credentials,omitempty"`
+	Reason      string              `json:"reason,omitempty"`
+	Suspects    map[string][]string `json:"suspects,omitempty"`
 	// Specs are those of credentials that no Schedule has, by name; all others are found.
 	Specs map[string]inventory.SignedSpec `json:"specs,omitempty"`
 	// After says of credentials which others were made with: one's emergency begins when theirs have ended, or half of the time until
@@ -50,9 +52,14 @@ type CarriedIncident struct {
 	Declarations []signed.Envelope `json:"declarations"`
 	// By is the declaration of each credential, by its place.
 	By map[string]int `json:"by"`
+	// Half is when half of the time until the deadline has passed: then nothing waits for another credential any more.
+	Half time.Time `json:"half,omitzero"`
 	// LateAt is when it is said next that an exposed key may be alive; Contained: it was said that none is.
 	LateAt    time.Time `json:"lateAt,omitzero"`
 	Contained bool      `json:"contained,omitempty"`
+	// Asked are the credentials whose emergency was begun, or asked for, and News what came of some and was not taken yet.
+	Asked map[string]bool   `json:"asked,omitempty"`
+	News  map[string]Report `json:"news,omitempty"`
 	// Thaw is who wanted deployments to go on.
 	Thaw string `json:"thaw,omitempty"`
 }
@@ -97,8 +104,9 @@ type IncidentMember struct {
 	Exposed    []string `json:"exposed"`
 	// State is what goes on, and at the end how that ended.
 	State string `json:"state"`
-	// Unconfirmed: nobody has signed for it yet, or not in time.
+	// Unconfirmed: nobody has signed for it yet, or not in time. Suspects are the keys that somebody named who did not sign.
 	Unconfirmed bool           `json:"unconfirmed,omitempty"`
+	Suspects    []string       `json:"suspects,omitempty"`
 	Outcome     Outcome        `json:"outcome,omitempty"`
 	Message     string         `json:"message,omitempty"`
 	Contained   []ContainedKey `json:"contained,omitempty"`
@@ -122,10 +130,9 @@ type incidentRun struct {
 	// CarriedIncident is by what it acts, and what it said so far; begun: its emergencies begin, so that no credential comes to it.
 	CarriedIncident
 	begun bool
-	// signatures is how many declarations came so far, telling how many messages are on their way.
-	signatures, telling int
-	// news are the ends that emergencies told of, by credential.
-	news map[string]Report
+	// signatures is how many declarations came so far, confirming how many are being proved, telling how many messages are on their way,
+	// and heard how many signals were taken.
+	signatures, confirming, telling, heard int
 	// tells is held by who tells people: what comes later is told later.
 	tells workflow.Mutex
 	// turns is held by who waits for the next workflow task; asked counts what was asked for in the one that begins at task.
@@ -142,12 +149,18 @@ type incidentRun struct {
 // finished by what it began with: a cancellation of it stops nothing.
 func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	own, _ := workflow.NewDisconnectedContext(ctx)
-	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, news: map[string]Report{}, tells: workflow.NewMutex(own), turns: workflow.NewMutex(own), freezing: workflow.NewWaitGroup(own)}
-	i.CarriedIncident = CarriedIncident{Status: IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}, By: map[string]int{}}
+	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}), in: in, tells: workflow.NewMutex(own), turns: workflow.NewMutex(own), freezing: workflow.NewWaitGroup(own)}
+	i.CarriedIncident = CarriedIncident{Status: IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}, By: map[string]int{}, Asked: map[string]bool{}, News: map[string]Report{}}
 	if in.Carried != nil {
 		i.CarriedIncident = *in.Carried
 		if len(i.Declarations) == 0 || i.By == nil {
 			return i.Status, temporal.NewNonRetryableApplicationError("what an incident goes on with has no declaration: nothing was touched", FailedType, nil)
+		}
+		if i.Asked == nil {
+			i.Asked = map[string]bool{}
+		}
+		if i.News == nil {
+			i.News = map[string]Report{}
 		}
 	}
 	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.Status, nil },
@@ -203,6 +216,9 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	}
 	_ = workflow.Await(i.ctx, func() bool { return left == 0 || i.full() })
 	if left > 0 {
+		i.drain()
+	}
+	if left > 0 {
 		in.Carried, in.Declaration, in.More = &i.CarriedIncident, signed.Envelope{}, nil
 		return i.Status, workflow.NewContinueAsNewError(i.ctx, Incident, in)
 	}
@@ -214,9 +230,30 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	return i.Status, nil
 }
 
-// full tells whether the history is long enough, and nothing of this run's is waited for: its emergencies go on, and tell the next run.
+// full tells whether the history is long enough, every emergency was begun, and nothing of this run's is waited for: its emergencies go on,
+// and tell the next run.
 func (i *incidentRun) full() bool {
-	return workflow.GetInfo(i.ctx).GetContinueAsNewSuggested() && i.telling == 0 && workflow.AllHandlersFinished(i.ctx)
+	if !workflow.GetInfo(i.ctx).GetContinueAsNewSuggested() || i.telling > 0 {
+		return false
+	}
+	return !slices.ContainsFunc(i.Status.Credentials, func(m IncidentMember) bool {
+		return m.Outcome == "" && !m.Unconfirmed && !i.Asked[m.Credential] && !i.waitsForOthers(m)
+	})
+}
+
+// drain waits until what has arrived is taken: what comes with the last task of a run is not lost.
+func (i *incidentRun) drain() {
+	for {
+		before := i.heard
+		gaveWay := false // which lets every receiver take what has arrived for it
+		workflow.Go(i.ctx, func(workflow.Context) { gaveWay = true })
+		_ = workflow.Await(i.ctx, func() bool {
+			return gaveWay && i.confirming == 0 && i.telling == 0 && workflow.AllHandlersFinished(i.ctx)
+		})
+		if before == i.heard {
+			return
+		}
+	}
 }
 
 // ends is the end of an incident that ended no key.
@@ -296,8 +333,9 @@ func (i *incidentRun) listen(ctx workflow.Context) {
 	for {
 		var told EmergencyNews
 		signals.Receive(ctx, &told)
+		i.heard++
 		if told.Report.Outcome != "" {
-			i.news[told.Credential] = told.Report
+			i.News[told.Credential] = told.Report
 			continue
 		}
 		for n := range i.Status.Credentials {
@@ -337,7 +375,11 @@ const (
 
 // watchDeadline says that the deadline has passed, as long as an exposed key may be alive, and when all are dead.
 func (i *incidentRun) watchDeadline(ctx workflow.Context) {
-	for !i.Contained {
+	for {
+		if i.Contained {
+			_ = workflow.Await(ctx, func() bool { return i.over || !i.contained() }) // the end may know better
+			i.Contained = false
+		}
 		intime, _ := workflow.AwaitWithTimeout(ctx, i.LateAt.Sub(workflow.Now(ctx)), func() bool { return i.over || i.contained() })
 		switch {
 		case i.over:
@@ -346,7 +388,7 @@ func (i *incidentRun) watchDeadline(ctx workflow.Context) {
 			i.Contained, i.Status.Message = true, ""
 			i.note("contained: every exposed key is dead")
 			i.tell(ctx, activities.NewsContained)
-			return
+			continue
 		}
 		var alive []string
 		for _, m := range i.Status.Credentials {
@@ -392,23 +434,30 @@ func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
 
 // awaitOthers waits for the emergencies of those that a credential was made with.
 func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
-	after := i.in.After[m.Credential]
-	over := func() bool {
-		return !slices.ContainsFunc(i.Status.Credentials, func(o IncidentMember) bool {
-			return o.Outcome == "" && o.Credential != m.Credential && slices.Contains(after, o.Credential)
-		})
-	}
-	if over() {
+	if !i.waitsForOthers(*m) {
 		return
 	}
-	i.became(m, "waits for "+strings.Join(after, ", ")+", which it was made with")
-	_, _ = workflow.AwaitWithTimeout(ctx, i.Status.Deadline.Sub(i.Status.Since)/2, over)
+	i.became(m, "waits for "+strings.Join(i.in.After[m.Credential], ", ")+", which it was made with")
+	if left := i.Half.Sub(workflow.Now(ctx)); left > 0 {
+		_, _ = workflow.AwaitWithTimeout(ctx, left, func() bool { return !i.waitsForOthers(*m) })
+	}
 }
+
+// waitsForOthers tells whether an emergency has not ended that a credential waits for, and has the time to.
+func (i *incidentRun) waitsForOthers(m IncidentMember) bool {
+	after := i.in.After[m.Credential]
+	return workflow.Now(i.ctx).Before(i.Half) && slices.ContainsFunc(i.Status.Credentials, func(o IncidentMember) bool {
+		return o.Outcome == "" && o.Credential != m.Credential && slices.Contains(after, o.Credential)
+	})
+}
+
+// maxMember bounds what an incident keeps of each end: it may be of thousands, and its status is one value.
+const maxMember = 400
 
 // ended takes over what an emergency says of its end.
 func (i *incidentRun) ended(m *IncidentMember, report Report) {
 	i.dead(m, report.Contained)
-	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, report.Message, report.Incoming, report.Debt
+	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, outside.Lines(report.Message, maxMember), report.Incoming, report.Debt
 	i.misused(m, report.Misuse)
 	m.State = string(NotContained)
 	if len(m.alive(m.Contained)) == 0 {

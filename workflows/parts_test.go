@@ -103,6 +103,7 @@ func TestAnIncidentGoesOnInAnotherRun(t *testing.T) {
 	require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(again.Input, &next))
 	require.NotNil(t, next.Carried)
 	before := next.Carried.Status
+	assert.True(t, next.Carried.Asked["b"])
 	assert.Contains(t, before.Message, "NOT CONTAINED YET, and the deadline has passed: b (key-of-b)")
 
 	told := c.news()

@@ -27,12 +27,23 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 	if spec, given := i.in.Specs[m.Credential]; given {
 		input.Spec = spec
 	}
-	if m.Unconfirmed && !i.signedAnew(ctx, m) { // since the run before
+	if m.Unconfirmed && !i.signedAnew(ctx, m, m.Message) { // since the run before
 		i.ended(m, Report{Outcome: Failed, Message: "nobody signed for it again"})
 		return
 	}
-	told := func() bool { _, told := i.news[m.Credential]; return told }
+	told := func() bool { _, told := i.News[m.Credential]; return told }
+	follows := i.Asked[m.Credential] // what the run before began, or asked, tells this one
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		if follows {
+			follows = false
+			i.awaitEnd(ctx, m, told, func() error { return i.takeOver(ctx, m) }, activities.TakeoverHeard)
+			if i.tookNews(ctx, m) {
+				return
+			}
+			continue
+		}
+		delete(i.News, m.Credential) // of one that ended before
+		input.Emergency = i.emergency(m.Credential)
 		i.turn(ctx)
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
@@ -42,11 +53,11 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 		err := child.GetChildWorkflowExecution().Get(ctx, nil)
 		switch {
 		case err == nil:
+			i.Asked[m.Credential] = true
 			i.became(m, "containing")
-			i.awaitEnd(ctx, m, child.IsReady, func() error { return nil })
+			i.awaitEnd(ctx, m, child.IsReady, func() error { return nil }, "")
 			report, ended := i.reported(child, ctx)
-			if ended && report.Unconfirmed && i.signedAnew(ctx, m) {
-				input.Emergency = i.emergency(m.Credential)
+			if ended && report.Unconfirmed && i.signedAnew(ctx, m, report.Message) {
 				continue
 			}
 			if ended {
@@ -55,21 +66,32 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 			}
 			i.became(m, "its emergency was stopped: "+report.Message)
 		case temporal.IsWorkflowExecutionAlreadyStartedError(err):
-			i.awaitEnd(ctx, m, told, func() error { return i.takeOver(ctx, m) })
-			report, news := i.news[m.Credential]
-			delete(i.news, m.Credential)
-			if news && (report.Incident == i.Status.Incident || len(m.alive(report.Contained)) == 0) {
-				i.ended(m, report)
+			i.awaitEnd(ctx, m, told, func() error { return i.takeOver(ctx, m) }, "")
+			if i.tookNews(ctx, m) {
 				return
-			}
-			if news {
-				i.became(m, "another emergency has ended, which did not end these keys")
 			}
 		default:
 			i.became(m, "cannot begin: "+cause(err))
 		}
 		_ = workflow.Sleep(ctx, pause)
 	}
+}
+
+// tookNews takes what an emergency told of its end that is no child of this run. It tells whether that is the end of this one's, too.
+func (i *incidentRun) tookNews(ctx workflow.Context, m *IncidentMember) bool {
+	report, news := i.News[m.Credential]
+	delete(i.News, m.Credential)
+	switch {
+	case !news:
+		return false
+	case report.Incident != i.Status.Incident && len(m.alive(report.Contained)) > 0:
+		i.became(m, "another emergency has ended, which did not end these keys")
+		return false
+	case report.Unconfirmed && i.signedAnew(ctx, m, report.Message):
+		return false
+	}
+	i.ended(m, report)
+	return true
 }
 
 // takeOver asks the rotation that runs to become the emergency.
@@ -79,16 +101,17 @@ func (i *incidentRun) takeOver(ctx workflow.Context, m *IncidentMember) error {
 		Incident: i.Status.Incident, Reason: i.Status.Reason, Emergency: i.emergency(m.Credential),
 	}).Get(ctx, nil)
 	if err == nil {
+		i.Asked[m.Credential] = true
 		i.became(m, "asked the rotation that runs")
 	}
 	return err
 }
 
 // awaitEnd waits until what has the credential's workflow ID has ended, and sees now and then whether it answers, after asking it. What
-// does not for a while is ended, and so is what has only heard when the deadline has passed.
-func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over func() bool, ask func() error) {
+// does not for a while is ended, and so is what has only heard when the deadline has passed. is how it stood when it was asked last; empty
+// when it was not.
+func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over func() bool, ask func() error, is activities.Takeover) {
 	var silent time.Time // since when it does not answer; zero when it does
-	var is activities.Takeover
 	for every, wait := firstLook, askAgain; ; {
 		asked := workflow.Now(ctx)
 		if is != activities.TakeoverHeard && is != activities.TakeoverActs && ask() != nil && silent.IsZero() {
@@ -108,6 +131,9 @@ func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over fun
 		}
 		i.turn(ctx)
 		if err := following.start(ctx, EmergencyQueue, act.Follow, input).Get(ctx, &is); err != nil {
+			if isType(err, activities.TypeDeclaration) && i.signedAnew(ctx, m, cause(err)) {
+				continue
+			}
 			i.became(m, "nobody can tell how its rotation stands: "+cause(err))
 			wait, every = every, min(2*every, lastLook)
 			continue

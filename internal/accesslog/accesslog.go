@@ -81,12 +81,21 @@ const (
 	tried = 1000
 )
 
+// readings bounds how many logs the process reads at once: a large incident asks for hundreds of keys, and its workers have more to do.
+var readings = make(chan struct{}, 2)
+
 // Read tells who used a key since then, by the log. Only that it cannot be read at all is an error; reading ends with the context, and
 // what was not read is said.
 func (l *Log) Read(ctx context.Context, keyID string, since time.Time) (key.Uses, error) {
 	uses := key.Uses{Teller: l.Path}
 	if err := ctx.Err(); err != nil {
 		return uses, err
+	}
+	select {
+	case readings <- struct{}{}:
+		defer func() { <-readings }()
+	case <-ctx.Done():
+		return uses, ctx.Err()
 	}
 	file, err := os.OpenFile(l.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would keep us waiting
 	if err != nil {
@@ -207,7 +216,7 @@ func (l *Log) count(r *reading, line []byte, keyID string, since time.Time) {
 	if at.Before(since) {
 		return
 	}
-	named := func(pointer string) string { return gatewayfile.Sender(text(find(whole, pointer))) }
+	named := func(pointer string) string { return Name(text(find(whole, pointer))) }
 	r.tally.Add(key.Use{
 		KeyID: keyID, Action: Shown(text(find(whole, l.Action))), Principal: named(l.Principal), Source: named(l.Source), Region: named(l.Region), Error: refusal(find(whole, l.Error)),
 	}, at)
@@ -298,7 +307,21 @@ const (
 )
 
 // wordForm is a part of a path, an operation or a reason that is no part of a key: words of letters, a version, a small number.
-var wordForm = regexp.MustCompile(`^([A-Za-z]{2,16}([._:-][A-Za-z]{2,16}){0,2}|v?[0-9]{1,3}(\.[0-9]{1,2})?)$`)
+var wordForm = regexp.MustCompile(`^(` + word + `([._:-]` + word + `){0,2}|v?[0-9]{1,3}(\.[0-9]{1,2})?)$`)
+
+// word is of one case, or of several words that begin with a capital each: letters of a key are mixed.
+const word = `([a-z]{2,16}|[A-Z]{2,16}|[a-z]{0,12}([A-Z][a-z]{2,12}|[A-Z]{2,5}){1,6}(V[0-9]{1,2})?)`
+
+// nameForm is that of who uses a key, or of a region: small words, with a number at the end of one.
+var nameForm = regexp.MustCompile(`^[A-Z]?[a-z]{1,16}[0-9]{0,3}([._@-]([A-Z]?[a-z]{1,16}[0-9]{0,3}|[0-9]{1,3})){0,5}$`)
+
+// Name is what is kept of a name that a log has, or an address: a key that somebody logs in its place has another form.
+func Name(s string) string {
+	if s == "" || nameForm.MatchString(s) && len(s) <= maxShown || gatewayfile.IsAddress(s) {
+		return s
+	}
+	return gatewayfile.NotNamed
+}
 
 // Shown is what is kept of a text that anybody wrote: what follows "?" or "#" goes, since keys are sent there, and so does each part
 // that has not the form of a word: it may be a key, or a piece of one.

@@ -62,15 +62,15 @@ var senderForm = regexp.MustCompile(`^[A-Za-z0-9]{1,24}([._:@-]{1,2}[A-Za-z0-9]{
 
 // Sender is what is kept of who used a key, an address or a name: it goes into evidence and messages.
 func Sender(from string) string {
-	if from == "" || len(from) <= maxFrom && (senderForm.MatchString(from) || isAddress(from)) {
+	if from == "" || len(from) <= maxFrom && (senderForm.MatchString(from) || IsAddress(from)) {
 		return from
 	}
 	return NotNamed
 }
 
-// isAddress tells whether a text is an IP address, with or without a port. A zone may be any text, so it has the form of an
+// IsAddress tells whether a text is an IP address, with or without a port. A zone may be any text, so it has the form of an
 // interface's name.
-func isAddress(s string) bool {
+func IsAddress(s string) bool {
 	address, err := netip.ParseAddr(s)
 	if withPort, other := netip.ParseAddrPort(s); other == nil {
 		address, err = withPort.Addr(), nil

@@ -19,17 +19,18 @@ type Exposure struct {
 	// Frees is the exposed key that must end before another one can be issued, since all slots are taken: first of all one that
 	// consumers are not sent to. Zero when there is a slot, or none is needed.
 	Frees key.Ref `json:"frees,omitzero"`
-	// Alive are the exposed keys that the issuer still has, Stored the IDs of all that it has whose value is in the store.
+	// Alive are the exposed keys that the issuer still has, Stored the IDs of all others that it has whose value is in the store.
 	Alive  []key.Ref `json:"alive,omitempty"`
 	Stored []string  `json:"stored,omitempty"`
 }
 
 // Expose tells how the keys of a credential stand when those are exposed that an incident declared so, to the emergency with that
-// rotation ID.
+// rotation ID. Those that earlier incidents declared are no better to send consumers to, but it ends none of them.
 func Expose(c inventory.Credential, f Facts, exposed []string, rotation string) Exposure {
 	var x Exposure
+	unfit := func(keyID string) bool { return slices.Contains(exposed, keyID) || !f.notExposed(keyID).OK }
 	if k, live := f.Live(f.currentKeyID(c.Adopt)); live {
-		x.Current, x.CurrentExposed = f.Ref(k), slices.Contains(exposed, k.KeyID)
+		x.Current, x.CurrentExposed = f.Ref(k), unfit(k.KeyID)
 	} else if v, ok := f.Version(key.Current); ok {
 		x.Current, x.CurrentExposed = key.Ref{StoreVersion: v.ID}, true // whoever reads it gets a key that is dead
 	}
@@ -38,12 +39,12 @@ func Expose(c inventory.Credential, f Facts, exposed []string, rotation string) 
 		owned, _ := f.Metadata.Key(keyID)
 		ref := f.Ref(k)
 		usable := standing == StandingIncoming && k.State == key.Active && !owned.VerifiedAt.IsZero() && ref.StoreVersion != ""
-		if usable && !slices.Contains(exposed, keyID) && (owned.Rotation == rotation || MayResume(c, f, ref).OK) {
+		if usable && !unfit(keyID) && (owned.Rotation == rotation || MayResume(c, f, ref).OK) {
 			x.Incoming, x.Rotation = ref, owned.Rotation
 		}
 	}
 	for _, k := range f.Keys {
-		if f.Ref(k).StoreVersion != "" {
+		if f.Ref(k).StoreVersion != "" && !unfit(k.KeyID) {
 			x.Stored = append(x.Stored, k.KeyID)
 		}
 		if slices.Contains(exposed, k.KeyID) {

@@ -95,3 +95,41 @@ func disabled() policy.Facts {
 	f.Keys[0].State, f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt = key.Disabled, now.Add(-time.Hour), now.Add(-time.Hour)
 	return f
 }
+
+// What an earlier incident declared exposed is nothing to send consumers to, and nothing that this one ends.
+func TestAKeyThatAnEarlierIncidentExposed(t *testing.T) {
+	t.Parallel()
+	f := promoted()
+	expose(&f, "key-new")
+	got := policy.Expose(credential(), f, []string{"key-old"}, "the-emergency")
+	assert.True(t, got.CurrentExposed)
+	assert.Empty(t, got.Incoming.KeyID)
+	assert.Equal(t, "key-old", got.Frees.KeyID, "no other key is ended for a slot")
+	assert.NotContains(t, got.Stored, "key-new")
+}
+
+// An exposed CURRENT is no way back, and no reason to end the one other key.
+func TestARoutineBesideAnExposedKey(t *testing.T) {
+	t.Parallel()
+	f := before()
+	expose(&f, "key-old")
+	plan := policy.Make(spec(credential()), f, noPulls, anyOnly)
+	assert.Empty(t, plan.Refusals, "a routine rotation leads away from it")
+	assert.False(t, plan.CanRollBack)
+	assert.Contains(t, plan.NoWayBack, "exposed, by incident/leak")
+
+	f = staged()
+	expose(&f, "key-old")
+	f.Keys[1].State = key.Disabled // what consumers have is refused
+	plan = policy.Make(spec(credential()), f, noPulls, anyOnly)
+	assert.Empty(t, plan.TakeBack, "nobody is sent to the exposed one")
+	assert.Empty(t, plan.Discard)
+	assert.False(t, policy.MayDiscard(credential(), f, incoming).OK)
+
+	f = promoted()
+	assert.True(t, policy.Gather(credential(), f, retiring, incoming).Complete)
+	expose(&f, "key-new")
+	assert.False(t, policy.MayDisable(credential(), f, retiring, incoming, nil).OK, "it would be all that is left")
+	assert.Equal(t, policy.KeyExposed, policy.MayDisable(credential(), f, retiring, incoming, nil).Reason)
+	assert.Equal(t, policy.KeyExposed, policy.StillKept(credential(), f, "key-new").Reason)
+}

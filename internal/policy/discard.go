@@ -88,14 +88,14 @@ func IsAlone(c inventory.Credential, f Facts, minted key.Ref) bool {
 }
 
 // keptBeside is the key that consumers are left with when another one is discarded: the one in CURRENT, or, when somebody has
-// put there what is no key, the last one of ours that was CURRENT before. Empty when there is none.
+// put there what is no key, the last one of ours that was CURRENT before. Empty when there is none, or none but an exposed one.
 func (f Facts) keptBeside(c inventory.Credential, unwanted key.Ref) string {
-	if current := f.currentKeyID(c.Adopt); current != "" {
+	if current := f.currentKeyID(c.Adopt); current != "" && f.notExposed(current).OK {
 		return current
 	}
 	standings, kept := f.Standings(c.Adopt), ""
 	for _, k := range f.Keys { // oldest first
-		if k.KeyID != unwanted.KeyID && standings[k.KeyID] == StandingRetired {
+		if k.KeyID != unwanted.KeyID && standings[k.KeyID] == StandingRetired && f.notExposed(k.KeyID).OK {
 			kept = k.KeyID
 		}
 	}
@@ -118,6 +118,9 @@ func KeptBeside(c inventory.Credential, f Facts, unwanted []key.Ref) string {
 func StillKept(c inventory.Credential, f Facts, kept string) Decision {
 	if kept == "" {
 		return allow("consumers had none of them")
+	}
+	if d := f.notExposed(kept); !d.OK {
+		return d
 	}
 	return f.notRefused(c, kept, RetiringKeyNotLive)
 }

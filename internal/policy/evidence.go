@@ -66,6 +66,9 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 	miss := func(r Reason, format string, args ...any) { e.Missing = append(e.Missing, refuse(r, format, args...)) }
 
 	e.Missing = append(e.Missing, named(converged(f.Instances, retiring, incoming))...)
+	if d := f.notExposed(incoming.KeyID); !d.OK && f.notExposed(retiring.KeyID).OK { // else it would be all that is left
+		besides = append(besides, d)
+	}
 	for _, d := range append(besides, f.accepted(c, incoming.KeyID, IncomingNotLive)) {
 		if !d.OK {
 			e.Missing = append(e.Missing, d)

@@ -26,11 +26,13 @@ const (
 	UsedOtherwise UseKind = "for something new"
 	// UsedByAnybody: nobody said when the key was exposed, so that nothing tells who is a stranger.
 	UsedByAnybody UseKind = "not known whose"
+	// TriedByConsumer: an instance that has no other key yet, or who used it before, tried it after its end.
+	TriedByConsumer UseKind = "tried after its end by who used it before"
 	// UsedAsExpected: by an instance of a consumer, or as before the time of exposure.
 	UsedAsExpected UseKind = "expected"
 )
 
-var useKinds = []UseKind{UsedDead, TriedDead, UsedByStranger, UsedOtherwise, UsedByAnybody, UsedAsExpected}
+var useKinds = []UseKind{UsedDead, TriedDead, UsedByStranger, UsedOtherwise, UsedByAnybody, TriedByConsumer, UsedAsExpected}
 
 // Unusual tells whether somebody should look at it.
 func (k UseKind) Unusual() bool {
@@ -171,15 +173,22 @@ func expected(c inventory.Credential, told Told) usual {
 	return u
 }
 
+// clocksDiffer is by how much the clocks of issuers and logs may be ahead of Temporal's.
+const clocksDiffer = time.Minute
+
 func (u usual) kind(one key.Use, told Told) UseKind {
 	dead, ended := told.Dead[one.KeyID]
+	ended = ended && one.Last.After(dead.Add(clocksDiffer))
 	actions, known := u.before[one.Source]
+	ours := slices.Contains(u.instances, one.Source)
 	switch {
-	case ended && one.Last.After(dead) && one.Error == "":
+	case ended && one.Error == "":
 		return UsedDead
-	case ended && one.Last.After(dead):
+	case ended && (ours || known):
+		return TriedByConsumer
+	case ended:
 		return TriedDead
-	case slices.Contains(u.instances, one.Source), one.Last.Before(told.Since):
+	case ours, one.Last.Before(told.Since):
 		return UsedAsExpected
 	case told.Since.IsZero():
 		return UsedByAnybody

@@ -16,7 +16,7 @@ func TestUsesAreJudgedByWhatIsExpected(t *testing.T) {
 	t.Parallel()
 	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	dead := since.Add(time.Hour)
-	before, after, later := since.Add(-time.Hour), since.Add(time.Minute), dead.Add(time.Minute)
+	before, after, later := since.Add(-time.Hour), since.Add(time.Minute), dead.Add(2*time.Minute)
 	c := inventory.Credential{Name: "payments-api", Consumers: []inventory.Consumer{{Name: "checkout", Instances: []string{"a", "b"}}}}
 	use := func(source, action string, first, last time.Time, refused string) key.Use {
 		return key.Use{KeyID: "key-old", Source: source, Action: action, First: first, Last: last, Count: 3, Error: refused}
@@ -32,6 +32,8 @@ func TestUsesAreJudgedByWhatIsExpected(t *testing.T) {
 		"it was accepted after its end, from a familiar source":  {use: use("10.0.0.7", "read", before, later, ""), others: []key.Use{usual}, want: policy.UsedDead},
 		"it was accepted after its end, by an instance":          {use: use("checkout/a", "read", before, later, ""), want: policy.UsedDead},
 		"it was tried after its end":                             {use: use("192.0.2.1", "read", later, later, "refused"), want: policy.TriedDead},
+		"it was tried after its end, by an instance":             {use: use("checkout/a", "read", before, later, "refused"), want: policy.TriedByConsumer},
+		"it was used as it ended, by a clock that is ahead":      {use: use("10.0.0.7", "read", before, dead.Add(2*time.Second), ""), others: []key.Use{usual}, want: policy.UsedAsExpected},
 		"an end that nobody saw is none":                         {use: use("10.0.0.7", "read", before, later, ""), alive: true, want: policy.UsedAsExpected},
 		"from where nobody used it before":                       {use: use("192.0.2.1", "read", after, after, ""), others: []key.Use{usual}, want: policy.UsedByStranger},
 		"from where nobody used it before, and was refused":      {use: use("192.0.2.1", "read", after, after, "denied"), others: []key.Use{usual}, want: policy.UsedByStranger},

@@ -126,6 +126,9 @@ func (p Plan) retires(ref key.Ref, standing Standing) bool {
 // noWayBack is why the retiring key cannot be gone back to, empty when it can, and until when that is so where it ends by
 // itself: one that ends before all have the incoming key is no way back.
 func noWayBack(c inventory.Credential, f Facts, plan Plan) (why string, ends time.Time) {
+	if d := f.notExposed(plan.Retiring.KeyID); !d.OK {
+		return d.Message, ends
+	}
 	if plan.Retiring.StoreVersion == "" {
 		return "the value of the retiring key is in no store", ends
 	}
@@ -302,6 +305,11 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 			}
 			if owned, _ := f.Metadata.Key(k.KeyID); plan.Retiring == nil && !owned.DeliveredAt.IsZero() && len(onAnyOf(f.Instances, []key.Ref{f.Ref(k)})) == 0 {
 				add(UnfinishedRotation, "key %s of a rotation that did not end was delivered, and there is no earlier key to go back to: put its value into CURRENT, or destroy it at the issuer if nobody uses it", k.KeyID)
+			}
+			if plan.Retiring != nil && !f.notExposed(plan.Retiring.KeyID).OK {
+				add(KeyExposed, "key %s of a rotation that did not end cannot be gone on with, and the current key %s is exposed: keyturn emergency %s --key %s=%s --sign KEY --reason ...",
+					k.KeyID, plan.Retiring.KeyID, c.Name, c.Name, plan.Retiring.KeyID)
+				continue
 			}
 			for _, name := range onAnyOf(f.Instances, []key.Ref{f.Ref(k)}) {
 				if !slices.Contains(plan.TakeBack, name) {

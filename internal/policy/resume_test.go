@@ -82,7 +82,8 @@ func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
 				return
 			}
 			assert.Equal(t, "key-old", plan.Retiring.KeyID)
-			assert.True(t, plan.CanRollBack)
+			_, exposed := c.facts.Metadata.Exposed["key-old"]
+			assert.Equal(t, !exposed, plan.CanRollBack)
 			var said []string
 			for _, s := range plan.Steps {
 				said = append(said, s.What)

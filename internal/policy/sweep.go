@@ -273,7 +273,7 @@ func (s *sweeping) keys() {
 		by, exposed := f.Metadata.Exposed[k.KeyID]
 		if exposed {
 			s.find(FoundExposedAlive, k.KeyID, fmt.Sprintf("key %s is exposed, by %s, and still alive (%s, last used %s)", k.KeyID, by, k.State, ago(k.LastUsedAt)),
-				fmt.Sprintf("end it: keyturn emergency %s --key %s --sign KEY --reason ...", c.Name, k.KeyID))
+				fmt.Sprintf("end it: keyturn emergency %s --key %s=%s --sign KEY --reason ...", c.Name, c.Name, k.KeyID))
 		}
 		switch standings[k.KeyID] {
 		case StandingCurrent:

@@ -88,7 +88,7 @@ func TestSweepFinds(t *testing.T) {
 			c.Facts.Keys[0].State, c.Facts.Keys[0].LastUsedAt, c.Facts.Keys[0].LastUsedBy = key.Disabled, now, "night-batch"
 			c.Facts.Metadata.Keys[0].DisablingAt, c.Facts.Metadata.Keys[0].DisabledAt = now.Add(-time.Hour), now.Add(-time.Hour)
 		}, policy.FoundRetiredMissed, "was used by night-batch", "enable it at the issuer"},
-		"a current key that is exposed": {settled, func(c *policy.SweptCredential) { expose(&c.Facts, "key-new") }, policy.FoundExposedAlive, "exposed, by incident/leak, and still alive", "keyturn emergency payments-api --key key-new"},
+		"a current key that is exposed": {settled, func(c *policy.SweptCredential) { expose(&c.Facts, "key-new") }, policy.FoundExposedAlive, "exposed, by incident/leak, and still alive", "keyturn emergency payments-api --key payments-api=key-new "},
 		"one that is exposed and disabled: nobody is told to enable it": {settled, func(c *policy.SweptCredential) {
 			expose(&c.Facts, "key-new")
 			c.Facts.Keys[0].State = key.Disabled

@@ -77,8 +77,10 @@ func (i *issuer) Uses(ctx context.Context, k key.Ref, since time.Time) (key.Uses
 	for _, region := range regions {
 		err := r.read(ctx, config, region, k.KeyID, begin)
 		switch {
-		case passing(err):
+		case passing(err) && len(r.seen) == 0:
 			return key.Uses{}, err
+		case passing(err): // what was read is told
+			say("CloudTrail of %s was not read to its end: it was busy, or time was up.", region)
 		case errors.Is(err, providers.ErrDenied):
 			say("CloudTrail of %s was not asked: allow the worker cloudtrail:LookupEvents, see docs/aws-review-policy.json.", region)
 		case err != nil:
