@@ -140,3 +140,24 @@ func TestWhatAChangeDoesToARotationThatRuns(t *testing.T) {
 		})
 	}
 }
+
+// So does an emergency, an incident, and a review of one.
+func TestEmergenciesOfEveryRelease(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/histories/*/emergency/*.json")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			whole := golden(t, file)
+			replayer := patientReplayer(t)
+			for _, w := range []any{workflows.EmergencyRotation, workflows.Incident, workflows.Review} {
+				replayer.RegisterWorkflow(w)
+			}
+			id := whole.Events[0].GetWorkflowExecutionStartedEventAttributes().GetWorkflowId()
+			require.NoError(t, replayer.ReplayWorkflowHistoryWithOptions(log.NewStructuredLogger(slog.New(slog.DiscardHandler)), whole,
+				worker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: id}}))
+		})
+	}
+}
