@@ -265,12 +265,8 @@ func (t *terminal) followIncident(ctx context.Context, c client.Client, id, run 
 			said.say(t, status)
 			return status, nil
 		case <-every.C:
-			now, err := incidentStatus(ctx, c, id, "", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
-			if err != nil { // else the next time
-				continue
-			}
-			if said.say(t, now); now.Outcome != "" { // what is left is to tell people, and to end the freeze
-				return now, nil
+			if now, err := incidentStatus(ctx, c, id, "", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING); err == nil { // else the next time
+				said.say(t, now)
 			}
 		}
 	}
