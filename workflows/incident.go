@@ -1,7 +1,6 @@
 package workflows
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,9 +12,7 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
-	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
-	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
@@ -62,65 +59,6 @@ type CarriedIncident struct {
 	News  map[string]Report `json:"news,omitempty"`
 	// Thaw is who wanted deployments to go on.
 	Thaw string `json:"thaw,omitempty"`
-}
-
-// The outcomes of an incident, and the states of its credentials.
-const (
-	// Contained: every exposed key is dead, and all consumers are on another one.
-	Contained Outcome = "contained"
-	// ContainedWithDebt: every exposed key is dead, and something is still owed.
-	ContainedWithDebt Outcome = "contained-with-debt"
-	// NotContained: an exposed key may be alive.
-	NotContained Outcome = "not-contained"
-)
-
-// IncidentStatus is where an incident stands, and its result.
-type IncidentStatus struct {
-	Incident string `json:"incident"`
-	Reason   string `json:"reason,omitempty"`
-	// DeclaredBy signed the declaration.
-	DeclaredBy string `json:"declaredBy,omitempty"`
-	// Drill: no key leaked.
-	Drill bool      `json:"drill,omitempty"`
-	Since time.Time `json:"since"`
-	// Deadline is when exposed keys are destroyed whoever uses them.
-	Deadline time.Time `json:"deadline,omitzero"`
-	// Outcome is empty while it goes on.
-	Outcome Outcome `json:"outcome,omitempty"`
-	// Message says first what is not contained.
-	Message string `json:"message,omitempty"`
-	// ContainedAt is when the last exposed key was seen dead.
-	ContainedAt time.Time `json:"containedAt,omitzero"`
-	EndedAt     time.Time `json:"endedAt,omitzero"`
-	// FrozenUntil is when the freeze of deployments ends by itself; zero when there is none.
-	FrozenUntil time.Time        `json:"frozenUntil,omitzero"`
-	Credentials []IncidentMember `json:"credentials,omitempty"`
-	Timeline    []IncidentMoment `json:"timeline,omitempty"`
-}
-
-// IncidentMember is one credential of an incident.
-type IncidentMember struct {
-	Credential string   `json:"credential"`
-	Exposed    []string `json:"exposed"`
-	// State is what goes on, and at the end how that ended.
-	State string `json:"state"`
-	// Unconfirmed: nobody has signed for it yet, or not in time. Suspects are the keys that somebody named who did not sign.
-	Unconfirmed bool           `json:"unconfirmed,omitempty"`
-	Suspects    []string       `json:"suspects,omitempty"`
-	Outcome     Outcome        `json:"outcome,omitempty"`
-	Message     string         `json:"message,omitempty"`
-	Contained   []ContainedKey `json:"contained,omitempty"`
-	// Current is the key that consumers are sent to now.
-	Current key.Ref           `json:"current,omitzero"`
-	Debt    []activities.Debt `json:"debt,omitempty"`
-	// Misuse is what is known of who used the exposed keys, the most alarming alone; that of the emergency has more.
-	Misuse *policy.Misuse `json:"misuse,omitempty"`
-}
-
-// IncidentMoment is one line of an incident's timeline.
-type IncidentMoment struct {
-	At   time.Time `json:"at"`
-	What string    `json:"what"`
 }
 
 // incidentRun is one run of an incident.
@@ -366,72 +304,6 @@ func (i *incidentRun) contained() bool {
 	return dead == exposed
 }
 
-// Past the deadline it is said how often that an exposed key may be alive. The first time is late enough for what the deadline sets off
-// to end.
-const (
-	lateAfter = time.Minute
-	lateAgain = time.Hour
-)
-
-// watchDeadline says that the deadline has passed, as long as an exposed key may be alive, and when all are dead.
-func (i *incidentRun) watchDeadline(ctx workflow.Context) {
-	for {
-		if i.Contained {
-			_ = workflow.Await(ctx, func() bool { return i.over || !i.contained() }) // the end may know better
-			i.Contained = false
-		}
-		intime, _ := workflow.AwaitWithTimeout(ctx, i.LateAt.Sub(workflow.Now(ctx)), func() bool { return i.over || i.contained() })
-		switch {
-		case i.over:
-			return
-		case intime:
-			i.Contained, i.Status.Message = true, ""
-			i.note("contained: every exposed key is dead")
-			i.tell(ctx, activities.NewsContained)
-			continue
-		}
-		var alive []string
-		for _, m := range i.Status.Credentials {
-			if left := m.alive(m.Contained); len(left) > 0 {
-				alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.State))
-			}
-		}
-		i.Status.Message = outside.Lines("NOT CONTAINED YET, and the deadline has passed: "+strings.Join(alive, "; "), 4*outside.MaxText)
-		i.note("%s", i.Status.Message)
-		i.tell(ctx, activities.NewsLate)
-		i.LateAt = workflow.Now(ctx).Add(lateAgain)
-	}
-}
-
-// tell has all notifiers told how the incident stands; nothing waits for that but its end.
-func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
-	input := activities.NewsInput{News: news, At: workflow.Now(ctx).UTC(), Deadline: i.Status.Deadline, Alive: map[string][]string{}}
-	if len(i.Declarations) > 0 {
-		input.Declaration, input.More = i.Declarations[0], i.Declarations[1:]
-	}
-	for _, m := range i.Status.Credentials {
-		if left := m.alive(m.Contained); len(left) > 0 {
-			input.Alive[m.Credential] = left
-		} else if m.Outcome != Completed {
-			input.Owed = append(input.Owed, m.Credential)
-		}
-		if m.Unconfirmed {
-			input.Unconfirmed = append(input.Unconfirmed, m.Credential)
-		}
-	}
-	i.telling++
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		defer func() { i.telling-- }()
-		if i.tells.Lock(ctx) != nil {
-			return
-		}
-		defer i.tells.Unlock()
-		if err := announcing.start(ctx, EmergencyQueue, act.TellOfIncident, input).Get(ctx, nil); err != nil {
-			i.note("not everybody was told that it is %s: %s", news, cause(err))
-		}
-	})
-}
-
 // awaitOthers waits for the emergencies of those that a credential was made with.
 func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
 	if !i.waitsForOthers(*m) {
@@ -464,37 +336,6 @@ func (i *incidentRun) ended(m *IncidentMember, report Report) {
 		m.State = string(Contained)
 	}
 	i.note("%s: %s: %s", m.Credential, m.State, m.Message)
-}
-
-// Dead counts the exposed keys that are dead, and all that are exposed.
-func (s IncidentStatus) Dead() (dead, exposed int) {
-	for _, m := range s.Credentials {
-		exposed += len(m.Exposed)
-		dead += len(m.Exposed) - len(m.alive(m.Contained))
-	}
-	return dead, exposed
-}
-
-// Progress says how many exposed keys are dead at a time, and when all will be if it goes on like that; empty when it has ended, or nobody
-// has signed for it.
-func (s IncidentStatus) Progress(now time.Time) string {
-	dead, exposed := s.Dead()
-	if s.Outcome != "" || exposed == 0 {
-		return ""
-	}
-	line := fmt.Sprintf("%d of %d exposed keys are dead", dead, exposed)
-	if elapsed := now.Sub(s.Since); dead > 0 && dead < exposed && elapsed > 0 {
-		all := s.Since.Add(time.Duration(float64(elapsed) * float64(exposed) / float64(dead)))
-		line += ", at this rate all by " + all.UTC().Format(time.TimeOnly)
-	}
-	return line
-}
-
-// alive are the exposed keys that are not among those that somebody saw dead.
-func (m IncidentMember) alive(dead []ContainedKey) []string {
-	return slices.DeleteFunc(slices.Clone(m.Exposed), func(id string) bool {
-		return slices.ContainsFunc(dead, func(k ContainedKey) bool { return k.KeyID == id && !k.Absent })
-	})
 }
 
 // became notes what goes on with a credential, once.
@@ -548,59 +389,4 @@ func (i *incidentRun) keepShown(ctx workflow.Context) {
 func (i *incidentRun) show() {
 	i.stale = false
 	workflow.SetCurrentDetails(i.ctx, i.Status.Markdown())
-}
-
-// mostRows bounds the credentials on a page of the Web UI: those with a key that may be alive come first.
-const mostRows = 100
-
-// Markdown is the incident as the Web UI shows it.
-func (s IncidentStatus) Markdown() string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	if s.Message != "" {
-		line("**%s**", text(s.Message))
-		line("")
-	}
-	line("### %s%s: %s", map[bool]string{true: "DRILL "}[s.Drill], text(s.Incident), text(s.Reason))
-	line("")
-	line("- **Declared by:** %s", text(cmp.Or(s.DeclaredBy, "nobody who may")))
-	line("- **Begun:** %s", s.Since.UTC().Format(time.RFC3339))
-	if !s.Deadline.IsZero() {
-		line("- **Deadline:** %s; then exposed keys end whoever uses them", s.Deadline.UTC().Format(time.RFC3339))
-	}
-	if n := len(s.Timeline); n > 0 && s.Outcome == "" {
-		if progress := s.Progress(s.Timeline[n-1].At); progress != "" {
-			line("- **Progress:** %s", progress)
-		}
-	}
-	if !s.FrozenUntil.IsZero() {
-		line("- **Deployments are frozen** until %s, or the end; override with `keyturn incident unfreeze %s`", s.FrozenUntil.UTC().Format(time.RFC3339), text(s.Incident))
-	}
-	if len(s.Credentials) > 0 {
-		line("\n| credential | exposed | state | dead since | current |\n|---|---|---|---|---|")
-		rows := slices.Clone(s.Credentials)
-		slices.SortStableFunc(rows, func(a, b IncidentMember) int { return len(b.alive(b.Contained)) - len(a.alive(a.Contained)) })
-		for n, m := range rows {
-			if n == mostRows {
-				line("| and %d more, see `keyturn incident show %s` | | | | |", len(rows)-n, text(s.Incident))
-				break
-			}
-			var dead []string
-			for _, k := range m.Contained {
-				dead = append(dead, fmt.Sprintf("%s %s", k.KeyID, k.At.UTC().Format(time.TimeOnly)))
-			}
-			line("| %s | %s | %s | %s | %s |", text(m.Credential), text(strings.Join(m.Exposed, ", ")), text(m.State), text(strings.Join(dead, ", ")), text(m.Current.KeyID))
-		}
-	}
-	if lines := s.MisuseLines(); len(lines) > 0 {
-		line("\n#### Who used the exposed keys, unusual uses first\n")
-		for _, l := range lines {
-			line("- %s", text(l))
-		}
-	}
-	line("")
-	for _, m := range s.Timeline {
-		line("1. %s %s", m.At.UTC().Format(time.TimeOnly), text(m.What))
-	}
-	return b.String()
 }

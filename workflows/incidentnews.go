@@ -1,0 +1,78 @@
+package workflows
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/outside"
+)
+
+// Past the deadline it is said how often that an exposed key may be alive. The first time is late enough for what the deadline sets off
+// to end.
+const (
+	lateAfter = time.Minute
+	lateAgain = time.Hour
+)
+
+// watchDeadline says that the deadline has passed, as long as an exposed key may be alive, and when all are dead.
+func (i *incidentRun) watchDeadline(ctx workflow.Context) {
+	for {
+		if i.Contained {
+			_ = workflow.Await(ctx, func() bool { return i.over || !i.contained() }) // the end may know better
+			i.Contained = false
+		}
+		intime, _ := workflow.AwaitWithTimeout(ctx, i.LateAt.Sub(workflow.Now(ctx)), func() bool { return i.over || i.contained() })
+		switch {
+		case i.over:
+			return
+		case intime:
+			i.Contained, i.Status.Message = true, ""
+			i.note("contained: every exposed key is dead")
+			i.tell(ctx, activities.NewsContained)
+			continue
+		}
+		var alive []string
+		for _, m := range i.Status.Credentials {
+			if left := m.alive(m.Contained); len(left) > 0 {
+				alive = append(alive, fmt.Sprintf("%s (%s): %s", m.Credential, strings.Join(left, ", "), m.State))
+			}
+		}
+		i.Status.Message = outside.Lines("NOT CONTAINED YET, and the deadline has passed: "+strings.Join(alive, "; "), 4*outside.MaxText)
+		i.note("%s", i.Status.Message)
+		i.tell(ctx, activities.NewsLate)
+		i.LateAt = workflow.Now(ctx).Add(lateAgain)
+	}
+}
+
+// tell has all notifiers told how the incident stands; nothing waits for that but its end.
+func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
+	input := activities.NewsInput{News: news, At: workflow.Now(ctx).UTC(), Deadline: i.Status.Deadline, Alive: map[string][]string{}}
+	if len(i.Declarations) > 0 {
+		input.Declaration, input.More = i.Declarations[0], i.Declarations[1:]
+	}
+	for _, m := range i.Status.Credentials {
+		if left := m.alive(m.Contained); len(left) > 0 {
+			input.Alive[m.Credential] = left
+		} else if m.Outcome != Completed {
+			input.Owed = append(input.Owed, m.Credential)
+		}
+		if m.Unconfirmed {
+			input.Unconfirmed = append(input.Unconfirmed, m.Credential)
+		}
+	}
+	i.telling++
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer func() { i.telling-- }()
+		if i.tells.Lock(ctx) != nil {
+			return
+		}
+		defer i.tells.Unlock()
+		if err := announcing.start(ctx, EmergencyQueue, act.TellOfIncident, input).Get(ctx, nil); err != nil {
+			i.note("not everybody was told that it is %s: %s", news, cause(err))
+		}
+	})
+}
