@@ -303,9 +303,7 @@ func checkSchedule(a at, c Credential) {
 		field string
 		value Duration
 	}{{"jitter", s.Jitter}, {"window", s.Window}} {
-		if d.value < 0 || d.value > Duration(7*day) {
-			a.wrong(d.field, "is negative or longer than 7d", "write a duration of zero or more")
-		}
+		a.within(d.field, d.value, 0, 7*Duration(day))
 	}
 	sound := checkBlackouts(a, s)
 	if s.At == "" {

@@ -17,8 +17,6 @@ const (
 	maxKeyword    = 255
 	maxLabelBytes = 2000
 	maxText       = 1000
-	// maxTerm bounds every duration, so that sums of them and of the present time do not overflow.
-	maxTerm = 3650 * Duration(day)
 )
 
 var (
@@ -172,12 +170,7 @@ func checkTerms(a at, c Credential, catalog Catalog) {
 		{"rotateEvery", c.RotateEvery}, {"overlap", c.Overlap}, {"quietWindow", c.QuietWindow}, {"waveSoak", c.WaveSoak},
 		{"waveTimeout", c.WaveTimeout}, {"disableSoak", c.DisableSoak}, {"expires", c.Expires},
 	} {
-		if d.value < 0 {
-			a.wrong(d.field, "is negative", "write a duration of zero or more")
-		}
-		if d.value > maxTerm {
-			a.wrong(d.field, fmt.Sprintf("is %s, longer than %s", d.value, maxTerm), "write a shorter duration")
-		}
+		a.within(d.field, d.value, 0, maxTerm)
 	}
 	if c.RotateEvery <= 0 {
 		a.wrong("rotateEvery", "is zero", "write how often the key shall be rotated, such as 90d")
@@ -229,15 +222,11 @@ func checkBudget(a at, b ErrorBudget, signals int) {
 	if b.Ratio < 0 || b.Ratio > 1 {
 		a.wrong("errorBudget.ratio", fmt.Sprintf("is %g", b.Ratio), "write a ratio from 0 to 1, such as 0.01")
 	}
-	if b.Window <= 0 {
-		a.wrong("errorBudget.window", "is zero or negative", "write a duration, such as 5m")
-	}
+	a.within("errorBudget.window", b.Window, Duration(day)/24/60/60, 7*Duration(day))
 	if b.MinTotal < 0 {
 		a.wrong("errorBudget.minTotal", "is negative", "write the least number of requests for which a ratio means anything")
 	}
-	if b.MaxHold <= 0 {
-		a.wrong("errorBudget.maxHold", "is zero or negative", "write a duration, such as 24h")
-	}
+	a.within("errorBudget.maxHold", b.MaxHold, Duration(day)/24/60/60, 90*Duration(day))
 	if b.OnBreach != BreachRollback && b.OnBreach != BreachPause {
 		a.wrong("errorBudget.onBreach", fmt.Sprintf("is %q", b.OnBreach), "write rollback or pause")
 	}
@@ -254,13 +243,14 @@ func checkApproval(a at, approval Approval) {
 		a.wrong("from", "is missing, and signed approvals come from groups", "name groups of the worker configuration")
 	}
 	checkNames(a, "from", approval.From)
-	for _, d := range []struct {
-		field string
-		value Duration
-	}{{"requestExpires", approval.RequestExpires}, {"approvalExpires", approval.ApprovalExpires}} {
-		if d.value < 0 {
-			a.wrong(d.field, "is negative", "write a duration of zero or more")
-		}
+	a.within("requestExpires", approval.RequestExpires, 0, 90*Duration(day))
+	a.within("approvalExpires", approval.ApprovalExpires, 0, 90*Duration(day))
+}
+
+// within refuses a duration beyond its bounds.
+func (a at) within(field string, value, least, most Duration) {
+	if value < least || value > most {
+		a.wrong(field, "is "+value.String(), fmt.Sprintf("write a duration from %s to %s", least, most))
 	}
 }
 

@@ -3,7 +3,6 @@ package inventory
 import (
 	"errors"
 	"fmt"
-	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -17,6 +16,9 @@ import (
 type Duration time.Duration
 
 const day = 24 * time.Hour
+
+// maxTerm is the longest that anybody can write, so that sums of durations and of the present time do not overflow.
+const maxTerm = 3650 * Duration(day)
 
 var (
 	durationForm = regexp.MustCompile(`^(?:(\d+)d)?((?:\d+(?:\.\d+)?(?:h|ms|m|s))*)$`)
@@ -33,19 +35,23 @@ func ParseDuration(s string) (Duration, error) {
 	var total time.Duration
 	if parts[1] != "" {
 		days, err := strconv.ParseInt(parts[1], 10, 64)
-		if err != nil || days > math.MaxInt64/int64(day) {
-			return 0, fmt.Errorf("%w: %q is longer than 292 years", ErrDuration, clip(s))
+		if err != nil || days > int64(maxTerm.Std()/day) {
+			return 0, tooLong(s)
 		}
 		total = time.Duration(days) * day
 	}
 	if parts[2] != "" {
 		rest, err := time.ParseDuration(parts[2])
-		if err != nil || rest > math.MaxInt64-total {
-			return 0, fmt.Errorf("%w: %q is longer than 292 years", ErrDuration, clip(s))
+		if err != nil || rest > maxTerm.Std()-total {
+			return 0, tooLong(s)
 		}
 		total += rest
 	}
 	return Duration(total), nil
+}
+
+func tooLong(s string) error {
+	return fmt.Errorf("%w: %q is longer than %s; write a shorter one", ErrDuration, clip(s), maxTerm)
 }
 
 // Std is d as the standard library has it.

@@ -1,7 +1,6 @@
 package inventory_test
 
 import (
-	"math"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +18,7 @@ func TestParseDuration(t *testing.T) {
 	const day = 24 * time.Hour
 	for text, want := range map[string]time.Duration{
 		"90d": 90 * day, "12h": 12 * time.Hour, "1d12h": 36 * time.Hour, "0s": 0, "0d": 0, "1.5h": 90 * time.Minute, "250ms": 250 * time.Millisecond,
-		"1d2h3m4s5ms": day + 2*time.Hour + 3*time.Minute + 4*time.Second + 5*time.Millisecond, "106751d": 106751 * day,
+		"1d2h3m4s5ms": day + 2*time.Hour + 3*time.Minute + 4*time.Second + 5*time.Millisecond, "3650d": 3650 * day,
 	} {
 		got, err := inventory.ParseDuration(text)
 		require.NoError(t, err, text)
@@ -28,7 +27,7 @@ func TestParseDuration(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing": "", "no unit": "90", "zero without unit": "0", "a unit alone": "d", "a sign": "-1h", "a plus": "+1h", "space before": " 1h", "space within": "1d 12h",
 		"a unit that is none": "1w", "half a day": "1.5d", "days after hours": "12h1d", "days twice": "1d1d", "microseconds": "1us", "a comma": "1,5h",
-		"a line after it": "1h\n", "too long for 64 bits": "106752d", "too long with hours": "106751d24h", "far too long": "99999999999999999999d", "hours that overflow": "9999999999h", "an exponent": "1e3h",
+		"a line after it": "1h\n", "longer than a key lives": "3651d", "too long with hours": "3650d1h", "too long in hours": "87601h", "too long for 64 bits": "106752d", "far too long": "99999999999999999999d", "hours that overflow": "9999999999h", "an exponent": "1e3h",
 	} {
 		_, err := inventory.ParseDuration(text)
 		assert.ErrorIs(t, err, inventory.ErrDuration, name)
@@ -49,7 +48,7 @@ func TestDurationSaysItselfInTheShortestForm(t *testing.T) {
 func TestEveryDurationReadsBackAsItself(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		d := inventory.Duration(rapid.Int64Range(0, math.MaxInt64/int64(time.Millisecond)).Draw(t, "ms") * int64(time.Millisecond))
+		d := inventory.Duration(rapid.Int64Range(0, (3650*24*time.Hour).Milliseconds()).Draw(t, "ms") * int64(time.Millisecond))
 		again, err := inventory.ParseDuration(d.String())
 		require.NoError(t, err, d.String())
 		assert.Equal(t, d, again)

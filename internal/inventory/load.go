@@ -39,10 +39,13 @@ func ptr[T any](v T) *T { return &v }
 // all that is wrong, each with file, line, column and field. It changes nothing and calls nobody.
 func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
 	doc := strictyaml.Parse(file, data, plaintextSecret)
+	if !doc.Readable() {
+		return nil, doc.Err() // all else would be said to be missing
+	}
 	known := providerHook(doc, catalog)
 	doc.On(reflect.TypeFor[Provider](), known)
 	doc.On(reflect.TypeFor[Approval](), approvalHook(doc))
-	doc.On(reflect.TypeFor[ErrorBudget](), budgetHook(doc))
+	doc.On(reflect.TypeFor[*ErrorBudget](), budgetHook(doc))
 	doc.On(reflect.TypeFor[WaveStep](), stepHook(doc))
 
 	inv := &Inventory{}
@@ -72,6 +75,7 @@ func providerHook(doc *strictyaml.Document, catalog Catalog) strictyaml.Hook {
 		if !ok {
 			doc.Report(strictyaml.Problem{Field: path + ".type", What: fmt.Sprintf("is %q, which cannot be used as %s", typ, role),
 				Write: "write " + strings.Join(catalog.Types(role), " or ")})
+			into.Set(reflect.ValueOf(Provider{Type: typ})) // it is not missing
 			return
 		}
 		config, ours := found.NewConfig(), []string{"type"}
@@ -106,15 +110,19 @@ func approvalHook(doc *strictyaml.Document) strictyaml.Hook {
 	}
 }
 
+// budgetHook lays a budget over the one that was inherited; null removes that.
 func budgetHook(doc *strictyaml.Document) strictyaml.Hook {
-	type plain ErrorBudget
 	return func(path string, into reflect.Value) {
-		b := plain(into.Interface().(ErrorBudget))
-		if b == (plain{}) {
-			b = plain{Window: minute(5), MinTotal: 20, MaxHold: DefaultMaxHold, OnBreach: BreachRollback}
+		if doc.IsNull(path) {
+			into.SetZero()
+			return
+		}
+		b := ErrorBudget{Window: minute(5), MinTotal: 20, MaxHold: DefaultMaxHold, OnBreach: BreachRollback}
+		if inherited := into.Interface().(*ErrorBudget); inherited != nil {
+			b = *inherited
 		}
 		doc.Decode(path, &b)
-		into.Set(reflect.ValueOf(ErrorBudget(b)))
+		into.Set(reflect.ValueOf(&b))
 	}
 }
 

@@ -91,9 +91,17 @@ func TestWhatAnInventoryMayNotHave(t *testing.T) {
 		"a wrong type":                        {"purpose: charges", "purpose: [charges]", "credentials[0].purpose is a list; write text"},
 		"a duration without unit":             {"    policy: normal\n", "    policy: normal\n    overlap: \"10\"\n", "credentials[0].overlap is not a duration: \"10\"; write numbers with units"},
 		"a duration as a number":              {"    policy: normal\n", "    policy: normal\n    overlap: 10\n", "credentials[0].overlap is a number; write text, such as 90d or 12h"},
-		"a duration that overflows":           {"    policy: normal\n", "    policy: normal\n    overlap: 200000d\n", "credentials[0].overlap is not a duration: \"200000d\" is longer than 292 years"},
+		"a duration that overflows":           {"    policy: normal\n", "    policy: normal\n    overlap: 200000d\n", "credentials[0].overlap is not a duration: \"200000d\" is longer than 3650d; write a shorter one"},
 		"a negative duration":                 {"    policy: normal\n", "    policy: normal\n    overlap: -1h\n", "credentials[0].overlap is not a duration"},
 		"bytes that are not UTF-8":            {"purpose: charges", "purpose: \xff", "inventory.yaml:10:14: is not UTF-8"},
+		"a request that nobody lives to see":  {"    policy: normal\n", "    policy: normal\n    approvals: {revoke: {from: [owners], requestExpires: 91d}}\n", "credentials[0].approvals.revoke.requestExpires is 91d; write a duration from 0s to 90d"},
+		"an approval for ever":                {"    policy: normal\n", "    policy: normal\n    approvals: {revoke: {from: [owners], approvalExpires: 91d}}\n", "credentials[0].approvals.revoke.approvalExpires is 91d; write a duration from 0s to 90d"},
+		"a budget of months":                  {"    policy: normal\n", "    policy: normal\n    errorBudget: {window: 8d}\n", "credentials[0].errorBudget.window is 8d; write a duration from 1s to 7d"},
+		"a hold of years":                     {"    policy: normal\n", "    policy: normal\n    errorBudget: {maxHold: 91d}\n", "credentials[0].errorBudget.maxHold is 91d; write a duration from 1s to 90d"},
+		"a jitter of weeks":                   {"    policy: normal\n", "    policy: normal\n    schedule: {at: \"02:00\", jitter: 8d}\n", "credentials[0].schedule.jitter is 8d; write a duration from 0s to 7d"},
+		"a window of weeks":                   {"    policy: normal\n", "    policy: normal\n    schedule: {at: \"02:00\", window: 8d}\n", "credentials[0].schedule.window is 8d; write a duration from 0s to 7d"},
+		"a purpose that reads otherwise":      {"purpose: charges", "purpose: \u202echarges", "inventory.yaml:10:14: has a character that nobody sees, U+202E; remove it"},
+		"a budget that was forgotten":         {"    policy: normal\n", "    policy: normal\n    errorBudget:\n", "credentials[0].errorBudget is empty; write a mapping"},
 		"a path in a credential's name":       {"name: payments-api", "name: ../payments", "credentials[0].name is no name; write up to 63"},
 		"two dots in a name":                  {"name: payments-api", "name: a..b", "credentials[0].name is no name"},
 		"a control character in a name":       {"name: payments-api", `name: "a\nb"`, "credentials[0].name is no name"},
@@ -116,7 +124,7 @@ func TestWhatAnInventoryMayNotHave(t *testing.T) {
 		"a quiet window below the lag":        {"    policy: normal\n", "    policy: normal\n    quietWindow: 999ms\n", "credentials[0].quietWindow is 999ms, below the 1s with which issuer type gateway reports usage"},
 		"a budget without health signal":      {"    policy: normal\n", "    policy: normal\n    errorBudget: {ratio: 0.1}\n", "credentials[0].errorBudget has no health signal to judge by"},
 		"a ratio above one":                   {"    policy: normal\n", "    policy: normal\n    errorBudget: {ratio: 1.5}\n", "credentials[0].errorBudget.ratio is 1.5"},
-		"a hold of no time":                   {"    policy: normal\n", "    policy: normal\n    errorBudget: {maxHold: 0s}\n", "credentials[0].errorBudget.maxHold is zero or negative; write a duration, such as 24h"},
+		"a hold of no time":                   {"    policy: normal\n", "    policy: normal\n    errorBudget: {maxHold: 0s}\n", "credentials[0].errorBudget.maxHold is 0s; write a duration from 1s to 90d"},
 		"a budget with an unknown reaction":   {"    policy: normal\n", "    policy: normal\n    errorBudget: {onBreach: panic}\n", "credentials[0].errorBudget.onBreach is \"panic\"; write rollback or pause"},
 		"a canary that is the whole fleet":    {"      - name: checkout\n", "      - name: checkout\n        wave: canary\n", "credentials[0].consumers are all in the canary wave"},
 		"no consumer and no flag":             {base[strings.Index(base, "    consumers:"):], "", "credentials[0].consumers is missing; declare who uses the key, or write noConsumers: true"},
@@ -290,6 +298,7 @@ func TestASecretInTheFileIsFoundAndNotRepeated(t *testing.T) {
 		"a key of the gateway":  "ktg_ABCDEFGHIJKLMNOP_" + strings.Repeat("ABCDEFGHIJKLM", 4) + "012345",
 		"a password in a URL":   "https://user:hunter2hunter2@edge.internal/",
 		"a token inside a text": "use ghp_" + strings.Repeat("Ab1", 12) + " please",
+		"a secret key of AWS":   "wJalrXUtnFEMI/K7MDENG" + "/bPxRfiCYEXAMPLEKEY",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -317,6 +326,19 @@ func TestASecretInTheFileIsFoundAndNotRepeated(t *testing.T) {
 		_, err = inventory.ParseSpec(spec.Body, real)
 		assert.NoError(t, err)
 	})
+	for name, purpose := range map[string]string{
+		"a digest":           "the one of commit 3f786850e387550fdab836ed7e6dc881de23001b",
+		"a path":             "/usr/local/Share/keyturn/v2/inventories/x",
+		"a name of 40":       "PaymentsThroughTheInternalGatewayVersion2",
+		"a public key":       "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl",
+		"a digest in base64": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+	} {
+		t.Run(name+" is no secret", func(t *testing.T) {
+			t.Parallel()
+			_, err := load(strings.Replace(base, "purpose: charges", "purpose: \""+purpose+"\"", 1))
+			assert.NoError(t, err)
+		})
+	}
 	t.Run("a placeholder is no secret", func(t *testing.T) {
 		t.Parallel()
 		_, err := load(strings.Replace(base, "    policy: normal\n", "    policy: normal\n    verify: [{type: http, url: \"https://e.internal/\", header: \"Authorization: Bearer {value}\"}]\n", 1))
@@ -418,4 +440,41 @@ func TestAProvidersObjectIsKeptAsCanonicalJSON(t *testing.T) {
 	var again inventory.Provider
 	require.NoError(t, json.Unmarshal(c.Issuer.Config, &again))
 	assert.Equal(t, c.Issuer, again)
+}
+
+// What cannot be parsed has nothing that could be missing.
+func TestASyntaxErrorComesAlone(t *testing.T) {
+	t.Parallel()
+	_, err := load(base + "  - [\n")
+	require.Error(t, err)
+	assert.NotContains(t, err.Error(), "\n")
+	assert.Contains(t, err.Error(), "has a syntax error")
+}
+
+func TestAMistypedTypeIsOneError(t *testing.T) {
+	t.Parallel()
+	_, err := load(strings.Replace(base, "type: gateway", "type: gatway", 1))
+	require.Error(t, err)
+	assert.NotContains(t, err.Error(), "\n")
+}
+
+func TestNullRemovesABudgetThatIsInherited(t *testing.T) {
+	t.Parallel()
+	budget := "    errorBudget: {ratio: 0.02, window: 10m}\n"
+	health := "    health: [{type: http, url: \"http://127.0.0.1:8081/stats\"}]\n"
+	inherited := strings.Replace(strings.Replace(base, "risk: standard\n", "risk: standard\n"+budget, 1), "    policy: normal\n", "    policy: normal\n"+health, 1)
+	require.Contains(t, inherited, budget)
+	for _, c := range []struct {
+		says string
+		want *inventory.ErrorBudget
+	}{
+		{"", &inventory.ErrorBudget{Ratio: 0.02, Window: inventory.Duration(10 * time.Minute), MinTotal: 20, MaxHold: inventory.DefaultMaxHold, OnBreach: inventory.BreachRollback}},
+		{"    errorBudget: {ratio: 0.5}\n", &inventory.ErrorBudget{Ratio: 0.5, Window: inventory.Duration(10 * time.Minute), MinTotal: 20, MaxHold: inventory.DefaultMaxHold, OnBreach: inventory.BreachRollback}},
+		{"    errorBudget: null\n", nil},
+		{"    errorBudget: ~\n", nil},
+	} {
+		inv, err := load(strings.Replace(inherited, "    policy: normal\n", "    policy: normal\n"+c.says, 1))
+		require.NoError(t, err, c.says)
+		assert.Equal(t, c.want, inv.Credentials[0].ErrorBudget, c.says)
+	}
 }

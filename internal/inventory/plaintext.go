@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/keyturn/keyturn/internal/strictyaml"
 )
@@ -39,6 +40,21 @@ func (f secretForm) in(text string) bool {
 	return strings.Contains(text, f.mark) && f.pattern.MatchString(text)
 }
 
+// accessKey is a word of the length and the alphabet of AWS's secret access keys, which have no mark.
+var accessKey = regexp.MustCompile(`(?:^|[^A-Za-z0-9/+=_-])([A-Za-z0-9/+]{40})(?:$|[^A-Za-z0-9/+=_-])`)
+
+// hasAccessKey tells whether such a word in the text is as mixed as random ones are: no digest in hexadecimal, path or name is.
+func hasAccessKey(text string) bool {
+	return slices.ContainsFunc(accessKey.FindAllStringSubmatch(text, -1), func(found []string) bool {
+		upper, lower, digit, distinct := false, false, false, map[rune]bool{}
+		for _, r := range found[1] {
+			upper, lower, digit = upper || unicode.IsUpper(r), lower || unicode.IsLower(r), digit || unicode.IsDigit(r)
+			distinct[r] = true
+		}
+		return upper && lower && digit && len(distinct) > 20 && strings.Count(found[1], "/") < 5
+	})
+}
+
 // secretFields are names of fields whose value is a secret, unless it is a placeholder.
 var secretFields = regexp.MustCompile(`(?i)(^|[._-])(password|passwd|secret|token|api[_-]?key|private[_-]?key|credentials?)$`)
 
@@ -55,7 +71,7 @@ func plaintextSecret(path, text string) (strictyaml.Problem, bool) {
 		return strictyaml.Problem{}, false
 	}
 	name := path[strings.LastIndexAny(path, ".]")+1:]
-	isSecret := slices.ContainsFunc(secretForms, func(f secretForm) bool { return f.in(text) }) ||
+	isSecret := slices.ContainsFunc(secretForms, func(f secretForm) bool { return f.in(text) }) || hasAccessKey(text) ||
 		secretFields.MatchString(name) && text != "" && !placeholder.MatchString(text)
 	return strictyaml.Problem{Field: path, What: "looks like a secret in plain text", Write: "remove it and treat it as exposed; secrets stand only in issuer, store and consumer"}, isSecret
 }

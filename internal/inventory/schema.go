@@ -51,6 +51,11 @@ func schemaWith(catalog Catalog, comment func(t reflect.Type, field string) stri
 	consumer.AnyOf = []*jsonschema.Schema{{Required: []string{"check", "attestation"}}, {Required: []string{"longestRun"}}}
 	propertyOf(consumer, "name").Pattern = nameForm.String()
 
+	for _, terms := range []*jsonschema.Schema{credential, propertyOf(s, "defaults"), propertyOf(s, "policies").AdditionalProperties} {
+		budget := propertyOf(terms, "errorBudget")
+		budget.Type, budget.OneOf = "", []*jsonschema.Schema{{Type: "object"}, {Type: "null"}}
+	}
+
 	for _, role := range []Role{RoleIssuer, RoleStore} {
 		provider(r, catalog, role, propertyOf(credential, string(role)))
 	}

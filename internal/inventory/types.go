@@ -98,7 +98,7 @@ type Terms struct {
 	WaveParallel int `json:"waveParallel,omitzero" jsonschema:"minimum=1,maximum=256"`
 	// DisableSoak is how long a disabled key is watched before it is destroyed.
 	DisableSoak Duration `json:"disableSoak"`
-	// ErrorBudget is the rate of errors that turns a rotation back.
+	// ErrorBudget is the rate of errors that turns a rotation back; null removes the one of the policy.
 	ErrorBudget *ErrorBudget `json:"errorBudget,omitempty"`
 	// Approvals are the gates that wait for people.
 	Approvals Approvals `json:"approvals"`

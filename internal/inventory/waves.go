@@ -235,9 +235,7 @@ func checkFreshness(a at, c Credential, consumer Consumer) {
 		field string
 		value Duration
 	}{{"cacheTTL", consumer.CacheTTL}, {"longestRun", consumer.LongestRun}} {
-		if d.value < 0 || d.value > maxTerm {
-			a.wrong(d.field, fmt.Sprintf("is %s", d.value), fmt.Sprintf("write a duration of zero or more, up to %s", maxTerm))
-		}
+		a.within(d.field, d.value, 0, maxTerm)
 	}
 	if consumer.LongestRun > c.Overlap {
 		a.wrong("longestRun", fmt.Sprintf("is %s, longer than the overlap of %s: a run that began with the retiring key would be cut off", consumer.LongestRun, c.Overlap),

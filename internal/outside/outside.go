@@ -5,6 +5,7 @@ package outside
 import (
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -12,6 +13,13 @@ import (
 const MaxText = 1024
 
 const ellipsis = "…"
+
+// Hidden tells whether a reader would not see a character, or see others elsewhere for it: what is no printed one (controls, line
+// separators, directions and joiners), and what is printed as nothing (fillers, variation selectors, the blank of braille).
+func Hidden(r rune) bool {
+	const blankOfBraille = '\u2800'
+	return !strconv.IsPrint(r) || r == blankOfBraille || unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
+}
 
 // Text returns s with every control, invisible or invalid character written out as Go would ("\n",
 // "\x1b", "\u202e"), cut to limit bytes at a character, "…" included. Text of a Text is the same. A
@@ -35,8 +43,8 @@ func written(s string, limit int, kept string) string {
 	for rest := s; rest != ""; {
 		r, size := utf8.DecodeRuneInString(rest)
 		shown := rest[:size]
-		if !strings.ContainsRune(kept, r) && !strconv.IsPrint(r) || r == utf8.RuneError && size == 1 {
-			quoted := strconv.Quote(shown)
+		if !strings.ContainsRune(kept, r) && Hidden(r) || r == utf8.RuneError && size == 1 {
+			quoted := strconv.QuoteToASCII(shown)
 			shown = quoted[1 : len(quoted)-1]
 		}
 		if b.Len()+len(shown) > limit {

@@ -24,6 +24,7 @@ func TestText(t *testing.T) {
 		"an escape sequence does not reach terminal": {"\x1b[31mred", 100, `\x1b[31mred`},
 		"text direction cannot be turned":            {"a\u202eb", 100, `a\u202eb`},
 		"a zero-width character is shown":            {"a\u200bb", 100, `a\u200bb`},
+		"what is printed as nothing is shown":        {"a\u3164\u2800\ufe0fb", 100, `a\u3164\u2800\ufe0fb`},
 		"invalid UTF-8 is written out":               {"a\xffb", 100, `a\xffb`},
 		"a replacement character is text":            {"a\ufffdb", 100, "a\ufffdb"},
 		"exactly the limit is not cut":               {"abcdef", 6, "abcdef"},

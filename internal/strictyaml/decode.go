@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
 // On lets a hook decode all values of a type.
@@ -24,6 +25,16 @@ func (d *Document) Decode(path string, into any, ignore ...string) {
 	if n, ok := d.nodes[path]; ok {
 		d.decode(path, n, reflect.ValueOf(into).Elem(), ignore)
 	}
+}
+
+// IsNull tells whether the document says at the path that there is nothing, by the word null. A field without any value is a mistake.
+func (d *Document) IsNull(path string) bool {
+	n := d.nodes[path]
+	if pair, ok := n.(*ast.MappingValueNode); ok {
+		n = pair.Value
+	}
+	null, ok := n.(*ast.NullNode)
+	return ok && null.Token.Type == token.NullType
 }
 
 // Has tells whether the document has something at the path.

@@ -14,12 +14,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/keyturn/keyturn/internal/outside"
 )
 
 // Error is one error of a file.
@@ -86,7 +89,7 @@ const forbiddenText = "REDACTED"
 type Hook func(path string, into reflect.Value)
 
 // Parse reads a document and checks its form: UTF-8, one document, no repeated keys, no anchors, aliases,
-// tags or merge keys, no control characters. It returns a document even when that fails, for Err; only a
+// tags or merge keys, no character that nobody sees. It returns a document even when that fails, for Err; only a
 // syntax error leaves nothing to decode.
 func Parse(file string, data []byte, forbid ...Forbid) *Document {
 	d := &Document{file: file, nodes: map[string]ast.Node{}, hooks: map[reflect.Type]Hook{}, forbid: forbid}
@@ -101,8 +104,9 @@ func Parse(file string, data []byte, forbid ...Forbid) *Document {
 	case bytes.HasPrefix(data, []byte("\uFEFF")):
 		data = data[len("\uFEFF"):]
 	}
-	if line, column, found := controlCharacter(data); found {
-		d.add(line, column, Problem{What: "has a control character", Write: "remove it"})
+	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n")) // or a text over several lines would have other ones
+	if r, line, column, found := unseen(data); found {
+		d.add(line, column, hiddenProblem(r))
 		return d
 	}
 	root := d.parse(data)
@@ -139,7 +143,7 @@ func (d *Document) parse(data []byte) (root ast.Node) {
 	}
 	var bodies []ast.Node
 	for _, doc := range file.Docs {
-		if doc.Body != nil && doc.Body.Type() != ast.CommentType {
+		if doc.Body != nil && doc.Body.Type() != ast.CommentType && doc.Body.Type() != ast.DirectiveType {
 			bodies = append(bodies, doc.Body)
 		}
 	}
@@ -221,9 +225,7 @@ func (d *Document) walkMapping(path string, values []*ast.MappingValueNode, leve
 			continue
 		}
 		seen[name] = at
-		if !printable(name) {
-			d.addAt(v.Key, below, Problem{What: "has a control character", Write: "remove it"})
-		}
+		d.checkSeen(below, v.Key, name)
 		d.walk(below, v.Value, level+1)
 		if _, null := v.Value.(*ast.NullNode); null {
 			d.nodes[below] = v // an empty value has no place of its own
@@ -237,9 +239,7 @@ func (d *Document) checkText(path string, n ast.Node, text string) string {
 		d.addAt(n, path, p)
 		return forbiddenText
 	}
-	if !printable(text) {
-		d.addAt(n, path, Problem{What: "has a control character", Write: "remove it"})
-	}
+	d.checkSeen(path, n, text)
 	return text
 }
 
@@ -252,11 +252,28 @@ func (d *Document) forbidden(path, text string) (Problem, bool) {
 	return Problem{}, false
 }
 
-// printable tells whether a text is free of control characters.
-func printable(text string) bool {
-	return strings.IndexFunc(text, func(r rune) bool {
-		return r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError
-	}) < 0
+// checkSeen refuses a text in which somebody who reads it would not see all that there is.
+func (d *Document) checkSeen(path string, n ast.Node, text string) {
+	if i := strings.IndexFunc(text, hidden); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(text[i:])
+		d.addAt(n, path, hiddenProblem(r))
+	}
+}
+
+// hidden tells whether a text, or an escape in it, has a character that nobody sees who reads it. A blank of another width is seen.
+func hidden(r rune) bool {
+	return r != '\n' && r != '\t' && outside.Hidden(r) && !unicode.Is(unicode.Zs, r) || r == utf8.RuneError
+}
+
+func hiddenProblem(r rune) Problem {
+	what := "a character that nobody sees"
+	switch {
+	case unicode.IsControl(r):
+		what = "a control character"
+	case r == utf8.RuneError:
+		what = "the sign of a character that was lost"
+	}
+	return Problem{What: fmt.Sprintf("has %s, %U", what, r), Write: "remove it"}
 }
 
 // keyText is a mapping's key as text; merge keys and complex keys are none.
@@ -341,6 +358,9 @@ func (d *Document) keep(e Error) {
 	}
 }
 
+// Readable tells whether there is anything to decode: after a syntax error there is not.
+func (d *Document) Readable() bool { return len(d.nodes) > 0 }
+
 // Err returns all errors so far as Errors, nil when there are none.
 func (d *Document) Err() error {
 	if len(d.errs) == 0 {
@@ -412,19 +432,20 @@ func invalidUTF8(data []byte) (line, column int) {
 	return line, column
 }
 
-func controlCharacter(data []byte) (line, column int, found bool) {
+// unseen finds a character, in a comment too, that nobody sees who reads the file.
+func unseen(data []byte) (r rune, line, column int, found bool) {
 	line, column = 1, 1
 	for _, r := range string(data) {
 		switch {
 		case r == '\n':
 			line, column = line+1, 1
 			continue
-		case r < ' ' && r != '\t' && r != '\r', r == 0x7f:
-			return line, column, true
+		case hidden(r):
+			return r, line, column, true
 		}
 		column++
 	}
-	return 0, 0, false
+	return 0, 0, 0, false
 }
 
 // tooDeep finds the token at which the nesting is too deep for a parser that recurses. Nesting by

@@ -134,6 +134,12 @@ func TestWhatIsRefused(t *testing.T) {
 		"bytes that are not UTF-8":              {"name: a\nshared: b\xff", "rule.yaml:2:10: is not UTF-8"},
 		"a control character":                   {"name: a\nshared: b\x07", "rule.yaml:2:10: has a control character"},
 		"a control character written as escape": {`name: "a\u0007"`, "rule.yaml:1:7: name has a control character"},
+		"a direction that turns":                {"name: \"a\u202eb\"", "rule.yaml:1:9: has a character that nobody sees, U+202E; remove it"},
+		"one written as escape":                 {`name: "a\u202eb"`, "rule.yaml:1:7: name has a character that nobody sees, U+202E"},
+		"one in a comment":                      {"name: a # \u2066b\u2069", "rule.yaml:1:11: has a character that nobody sees, U+2066"},
+		"a separator of lines":                  {`name: "a\u2028b"`, "rule.yaml:1:7: name has a character that nobody sees, U+2028"},
+		"a filler":                              {"shared: \"a\u3164b\"", "has a character that nobody sees, U+3164"},
+		"a return alone":                        {"name: a\rshared: b", "rule.yaml:1:8: has a control character, U+000D"},
 		"an escape of C1 in a name":             {`labels: {"a\u0085": b}`, "has a control character"},
 		"brackets deeper than any rule":         {"name: " + strings.Repeat("[", 40) + strings.Repeat("]", 40), "is nested deeper than 32 levels"},
 		"a hundred thousand brackets":           {strings.Repeat("[", 100_000), "is nested deeper than 32 levels"},
@@ -167,6 +173,8 @@ func TestWhatIsFine(t *testing.T) {
 		"a marker after it":                "name: a\n...\n",
 		"no end of line at the end":        "name: a",
 		"text in any script":               "name: a\nshared: Schlüssel 鍵 🔑",
+		"a directive":                      "%YAML 1.2\n---\nname: a\n",
+		"a wide blank":                     "name: a\nshared: \u9375\u3000\u9375\u00a0x",
 		"a mebibyte":                       "name: a #" + strings.Repeat("x", strictyaml.MaxBytes-9),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,6 +183,16 @@ func TestWhatIsFine(t *testing.T) {
 			require.NoError(t, read(text, &r))
 			assert.Equal(t, "a", r.Name)
 		})
+	}
+}
+
+func TestATextOverSeveralLinesIsTheSameOnEachSystem(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"name: \"two\n  lines\"\n", "name: 'two\n  lines'\n", "name: |\n  two\n  lines\n", "name: >-\n  two\n  lines\n", "name: two\n  lines\n"} {
+		var unix, windows rule
+		require.NoError(t, read(text, &unix))
+		require.NoError(t, read(strings.ReplaceAll(text, "\n", "\r\n"), &windows))
+		assert.Equal(t, unix.Name, windows.Name, "%q", text)
 	}
 }
 

@@ -74,6 +74,9 @@ func Load(file string, data []byte, descriptors []providers.Descriptor) (*Config
 
 func load(file string, data []byte, descriptors []providers.Descriptor, readSigners bool) (*Config, error) {
 	doc := strictyaml.Parse(file, data)
+	if !doc.Readable() {
+		return nil, doc.Err()
+	}
 	find := func(path, role string, fits func(providers.Descriptor) bool) (providers.Descriptor, bool) {
 		var known []string
 		typ, _ := doc.Text(path + ".type")
