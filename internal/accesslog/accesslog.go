@@ -198,7 +198,7 @@ func nextLine(lines *bufio.Reader) (line []byte, long bool, err error) {
 // count counts a line, when it is of the key.
 func (l *Log) count(r *reading, line []byte, keyID string, since time.Time) {
 	var whole any
-	if json.Unmarshal(line, &whole) != nil {
+	if json.Unmarshal(bytes.TrimPrefix(line, []byte("\uFEFF")), &whole) != nil {
 		r.unreadable++
 		return
 	}

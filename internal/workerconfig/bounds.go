@@ -1,6 +1,7 @@
 package workerconfig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -264,21 +264,73 @@ func dialer(allow func(address string) error) func(ctx context.Context, network,
 		if err != nil {
 			return nil, err
 		}
-		failed := fmt.Errorf("%s has no address", host)
-		if len(found) > 0 {
-			failed = nil
-		}
+		var addresses []string
+		var forbidden error
 		for _, a := range found {
 			if forbiddenAddr(a) {
-				failed = errors.Join(failed, fmt.Errorf("%w: %s is a link-local, multicast or unspecified address", providers.ErrDenied, a))
+				forbidden = errors.Join(forbidden, fmt.Errorf("%w: %s is a link-local, multicast or unspecified address", providers.ErrDenied, a))
 				continue
 			}
-			conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, net.JoinHostPort(netip.Addr.String(a), port))
-			if err == nil {
-				return conn, nil
-			}
-			failed = errors.Join(failed, err)
+			addresses = append(addresses, net.JoinHostPort(a.String(), port))
 		}
-		return nil, failed
+		if len(addresses) == 0 {
+			return nil, cmp.Or(forbidden, fmt.Errorf("%s has no address", host))
+		}
+		conn, err := firstOf(ctx, addresses, func(ctx context.Context, address string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, address)
+		})
+		if err != nil {
+			return nil, errors.Join(forbidden, err)
+		}
+		return conn, nil
+	}
+}
+
+// dialNext is after how long the next address is tried beside one that does not answer (RFC 8305 has 250 ms).
+const dialNext = 250 * time.Millisecond
+
+// firstOf is the first connection that comes about to one of several addresses: a name may have some that nobody answers at, such as
+// those of a family that is not routed. Each is dialled when the one before has failed, or not answered for a moment.
+func firstOf(ctx context.Context, addresses []string, dial func(ctx context.Context, address string) (net.Conn, error)) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result)
+	var failed error
+	begun, running := 0, 0
+	for next := time.After(0); ; {
+		select {
+		case <-next:
+			address := addresses[begun]
+			begun, running = begun+1, running+1
+			go func() {
+				conn, err := dial(ctx, address)
+				select {
+				case results <- result{conn, err}:
+				case <-ctx.Done():
+					if conn != nil {
+						_ = conn.Close()
+					}
+				}
+			}()
+			if next = nil; begun < len(addresses) {
+				next = time.After(dialNext)
+			}
+		case r := <-results:
+			if r.err == nil {
+				return r.conn, nil
+			}
+			failed = errors.Join(failed, r.err)
+			if running--; begun < len(addresses) {
+				next = time.After(0)
+			} else if running == 0 {
+				return nil, failed
+			}
+		case <-ctx.Done():
+			return nil, errors.Join(failed, ctx.Err())
+		}
 	}
 }

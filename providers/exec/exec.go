@@ -256,7 +256,7 @@ func (r reply) why() string {
 
 // decode reads a reply.
 func decode(output []byte) (reply, error) {
-	decoder := json.NewDecoder(bytes.NewReader(output))
+	decoder := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(output, []byte("\uFEFF")))) // some begin their UTF-8 with it
 	var r reply
 	if err := decoder.Decode(&r); err != nil {
 		// What it wrote instead may be the key.

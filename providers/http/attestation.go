@@ -92,7 +92,7 @@ func (a *attestor) ask(ctx context.Context, instance string) (key.Statement, err
 	if err != nil {
 		return key.Statement{}, err
 	}
-	if got.status/100 != 2 {
+	if got.status != stdhttp.StatusOK {
 		return key.Statement{}, r.refused(got)
 	}
 	document, err := r.document(got)

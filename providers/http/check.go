@@ -26,7 +26,8 @@ type CheckConfig struct {
 	Header string `json:"header,omitempty"`
 	// Headers are further headers of the same form.
 	Headers []string `json:"headers,omitempty"`
-	// Status lists the statuses of a peer that is well; any 2xx when empty.
+	// Status lists the statuses of a peer that is well; when empty, any 2xx but 203 and 206, which are not the peer's own word, or not
+	// the whole of it.
 	Status []int `json:"status,omitempty"`
 	// Timeout bounds the request; 5s when empty, 1m at most.
 	Timeout inventory.Duration `json:"timeout,omitzero"`
@@ -161,7 +162,7 @@ func (c *check) Check(ctx context.Context, in providers.CheckInput) error {
 
 func (c *check) wants(status int) bool {
 	if len(c.config.Status) == 0 {
-		return status/100 == 2
+		return status/100 == 2 && status != stdhttp.StatusNonAuthoritativeInfo && status != stdhttp.StatusPartialContent
 	}
 	return slices.Contains(c.config.Status, status)
 }
@@ -179,6 +180,8 @@ func (c *check) fill(b secret.Bundle) (filled stdhttp.Header, sends bool, err er
 				err = fmt.Errorf("%w: the header %s wants the field %q, and the key that is checked has none of that name", providers.ErrInvalid, h.name, name)
 			case !sendable(value) && err == nil:
 				err = fmt.Errorf("%w: the field %q has a control character, and no header can carry it", providers.ErrInvalid, name)
+			case strings.Trim(value, " \t") != value && err == nil:
+				err = fmt.Errorf("%w: the field %q begins or ends with a blank, which is cut off in a header", providers.ErrInvalid, name)
 			}
 			sends = true
 			return value

@@ -78,7 +78,7 @@ func (h *health) Sample(ctx context.Context, window time.Duration) (key.Sample, 
 		return key.Sample{}, fmt.Errorf("sampling: %w", err)
 	case got.status == stdhttp.StatusNoContent:
 		return key.Sample{}, fmt.Errorf("sampling: asking %s: %w: it answers %d %s", r.name(), providers.ErrNoData, got.status, stdhttp.StatusText(got.status))
-	case got.status/100 != 2:
+	case got.status != stdhttp.StatusOK:
 		return key.Sample{}, fmt.Errorf("sampling: %w", r.refused(got))
 	}
 	document, err := r.document(got)

@@ -234,6 +234,9 @@ func TestCheckStatus(t *testing.T) {
 	}{
 		"200 is well":                                     {answers: 200},
 		"204 is well":                                     {answers: 204},
+		"203 is another's word":                           {answers: 203, problem: "203 Non-Authoritative Information"},
+		"206 is not the whole":                            {answers: 206, problem: "206 Partial Content"},
+		"a listed 206 is well":                            {want: []int{206}, answers: 206},
 		"404 is not":                                      {answers: 404, problem: "404 Not Found"},
 		"only what is listed is well":                     {want: []int{201}, answers: 200, problem: "200 OK"},
 		"a listed 404 is well":                            {want: []int{404}, answers: 404},
@@ -282,6 +285,7 @@ func TestCheckSendsWhatIsConfigured(t *testing.T) {
 		assert.Equal(t, "application/json", got.Header.Get("Accept"))
 		assert.Equal(t, "AKIA1", got.Header.Get("X-Api-Key"))
 		assert.Equal(t, "keyturn", got.Header.Get("User-Agent"))
+		assert.Equal(t, "no-cache", got.Header.Get("Cache-Control"))
 	}
 }
 
@@ -290,6 +294,7 @@ func TestCheckNeverAsksWithHalfAKey(t *testing.T) {
 	for name, b := range map[string]secret.Bundle{
 		"no key":                              {},
 		"a key without the field":             secret.NewBundle(map[string]secret.Value{"other": secret.New([]byte(apiKey))}),
+		"a key that ends with a blank":        secret.Single(secret.New([]byte(apiKey + " "))),
 		"a key that would add another header": secret.Single(secret.New([]byte(apiKey + "\r\nX-Admin: yes"))),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -301,6 +306,32 @@ func TestCheckNeverAsksWithHalfAKey(t *testing.T) {
 		})
 	}
 }
+
+// What a cache kept of a peer is not how the peer is now: it could attest a key of yesterday.
+func TestACopyIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	for age, copied := range map[string]bool{"": false, "0": false, "1": true, "600": true, "x": true} {
+		base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+			if age != "" {
+				w.Header().Set("Age", age)
+			}
+			_, _ = w.Write([]byte(`{"key":"k1","errors":0,"total":1}`))
+		})
+		for _, err := range []error{
+			openCheck(t, keyturnhttp.CheckConfig{URL: base}).Check(t.Context(), providers.CheckInput{}),
+			second(openAttestor(t, keyturnhttp.AttestationConfig{URL: base}).Attest(t.Context(), []string{"a"})),
+			second(openHealth(t, keyturnhttp.HealthConfig{URL: base}).Sample(t.Context(), time.Minute)),
+		} {
+			if copied {
+				assert.ErrorContains(t, err, "a cache answers", age)
+			} else {
+				assert.NoError(t, err, age)
+			}
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
 
 func TestASlowReplyEndsWithItsTimeout(t *testing.T) {
 	t.Parallel()
@@ -456,10 +487,14 @@ func TestAttestationReplies(t *testing.T) {
 		"JSON and more":              {reply: `{"key":"k1"}{"key":"k2"}`, problem: "more than one JSON value"},
 		"an endless reply":           {reply: `{"key":"k1","x":"` + strings.Repeat("x", 64<<10) + `"}`, problem: "longer than 65536 bytes"},
 		"a redirect":                 {status: 302, problem: "redirects are never followed"},
+		"another's word":             {status: 203, reply: `{"key":"k1"}`, problem: "203 Non-Authoritative Information"},
+		"a part":                     {status: 206, reply: `{"key":"k1"}`, problem: "206 Partial Content"},
+		"with a byte order mark":     {reply: "\uFEFF" + `{"key":"k1"}`, want: []string{"k1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			base := serve(t, func(w stdhttp.ResponseWriter, r *stdhttp.Request) {
+				assert.Equal(t, "no-cache", r.Header.Get("Cache-Control"))
 				if c.status != 0 {
 					w.Header().Set("Location", "/")
 					w.WriteHeader(c.status)

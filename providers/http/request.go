@@ -9,6 +9,7 @@ import (
 	"io"
 	stdhttp "net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/endpoint"
@@ -17,6 +18,9 @@ import (
 
 // maxReply bounds what is read of a reply.
 const maxReply = 64 << 10
+
+// byteOrderMark is what some peers begin a text of UTF-8 with.
+const byteOrderMark = "\uFEFF"
 
 // request is one question to a peer. Of what the peer says, nothing goes into an error: a key may be in it, the one that was
 // sent or one of its own.
@@ -47,12 +51,20 @@ func (r request) ask(ctx context.Context, client *stdhttp.Client, keep func(stat
 		req.Header = stdhttp.Header{}
 	}
 	req.Header.Set("User-Agent", "keyturn")
+	for _, name := range []string{"Cache-Control", "Pragma"} { // what somebody keeps beside the peer is not the present
+		if req.Header.Get(name) == "" {
+			req.Header.Set(name, "no-cache")
+		}
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return reply{}, r.failed(err)
 	}
 	defer resp.Body.Close()
 	got := reply{status: resp.StatusCode}
+	if age := resp.Header.Get("Age"); resp.StatusCode/100 == 2 && strings.Trim(age, "0 ") != "" {
+		return got, fmt.Errorf("asking %s: a cache answers, with a copy that has an Age; write a URL that no cache is in front of, or have it not keep this one", r.name())
+	}
 	if !keep(resp.StatusCode) {
 		return got, nil
 	}
@@ -111,7 +123,7 @@ func (r request) document(got reply) (any, error) {
 	if len(got.body) > maxReply {
 		return nil, fmt.Errorf("asking %s: the reply is longer than %d bytes", r.name(), maxReply)
 	}
-	decoder := json.NewDecoder(bytes.NewReader(got.body))
+	decoder := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(got.body, []byte(byteOrderMark))))
 	decoder.UseNumber()
 	var document any
 	if err := decoder.Decode(&document); err != nil {

@@ -1,0 +1,4 @@
+package workerconfig
+
+// FirstOf is for the tests.
+var FirstOf = firstOf
