@@ -50,6 +50,15 @@ func Write(dir *os.Root, name string, data []byte, mode fs.FileMode, prepare fun
 	return replace(dir, name)
 }
 
+// Try tells whether Write could work now: it does all of it but the content and the last step, and leaves nothing behind. With an empty
+// name it tells so of any file in the folder.
+func Try(dir *os.Root, name string, mode fs.FileMode, prepare func(*os.File) error) error {
+	if err := Discard(dir, name); err != nil {
+		return err
+	}
+	return errors.Join(fill(dir, fresh(name), nil, mode, prepare), Discard(dir, name))
+}
+
 // Symlink is Write for a symbolic link.
 func Symlink(dir *os.Root, target, name string) error {
 	if err := Discard(dir, name); err != nil {

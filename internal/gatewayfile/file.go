@@ -87,6 +87,18 @@ func ChangeKeys(ctx context.Context, path string, edit func(*KeyFile) error) err
 	})
 }
 
+// TryKeys tells whether ChangeKeys could write the key file at path now: it does all of that but the change.
+func TryKeys(ctx context.Context, path string) error {
+	return locked(ctx, path, func() error {
+		dir, err := os.OpenRoot(filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = dir.Close() }()
+		return atomicfile.Try(dir, filepath.Base(path), 0o600, nil)
+	})
+}
+
 func locked(ctx context.Context, path string, act func() error) error {
 	unlock, err := atomicfile.Lock(ctx, path+lockSuffix)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -50,16 +51,31 @@ func (a *Account) Problems() []strictyaml.Problem {
 
 var _ providers.Prober = (*Account)(nil)
 
-// Probe implements providers.Prober: it looks at the folder and sees whether it can be written to.
-func (a *Account) Probe(context.Context, providers.Environment, providers.ProbeInput) (providers.Probed, error) {
+// Probe implements providers.Prober: it looks at the folder and sees whether files can be made and replaced in it.
+func (a *Account) Probe(ctx context.Context, _ providers.Environment, _ providers.ProbeInput) (providers.Probed, error) {
 	var probed providers.Probed
 	if err := trustFolder(a.Root); err != nil {
 		return probed, fmt.Errorf("looking at the folder of secrets: %w", err)
 	}
-	if !atomicfile.Writable(a.Root) {
-		probed.Lacks = append(probed.Lacks, fmt.Sprintf("folder %q cannot be written to by user %d: give the worker's user the right", a.Root, os.Geteuid()))
+	if err := a.try(ctx); err != nil {
+		probed.Lacks = append(probed.Lacks, fmt.Sprintf("in folder %q user %d cannot make files (%s): give the worker's user the right", a.Root, os.Geteuid(), outside.Text(err.Error(), outside.MaxText)))
 	}
 	return probed, nil
+}
+
+// try makes a file, and leaves nothing behind.
+func (a *Account) try(ctx context.Context) error {
+	unlock, err := atomicfile.LockDir(ctx, a.Root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	root, err := os.OpenRoot(a.Root)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	return atomicfile.Try(root, "probe", 0o600, nil)
 }
 
 // StoreConfig is a file store's part of a credential.

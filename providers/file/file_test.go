@@ -395,7 +395,7 @@ func TestAWrongModeIsMended(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(path, []byte("one"), 0o644)) //nolint:gosec // that is the point
-	require.NoError(t, openTarget(t, anywhere, file.TargetConfig{Path: path}).Deliver(t.Context(), providers.Delivery{Instance: "a", Bundle: bundle("value", "one")}))
+	require.NoError(t, openTarget(t, anywhere, file.TargetConfig{Path: path, Mode: "0600"}).Deliver(t.Context(), providers.Delivery{Instance: "a", Bundle: bundle("value", "one")}))
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	assert.Equal(t, fs.FileMode(0o600), info.Mode())

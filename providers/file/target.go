@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/strictyaml"
@@ -32,7 +31,7 @@ var instanceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 type TargetConfig struct {
 	// Path of the file; {instance} in it stands for the instance.
 	Path string `json:"path"`
-	// Mode of the file, in octal; "0600" by default, "0640" at most.
+	// Mode of the file, in octal, "0640" at most; without it a file keeps the mode that it has, and a new one gets "0600".
 	Mode string `json:"mode,omitempty"`
 	// Format is plain (default), json or env.
 	Format Format `json:"format,omitempty"`
@@ -62,7 +61,7 @@ func (c *TargetConfig) Problems() []strictyaml.Problem {
 	case strings.ContainsFunc(expanded, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		add("path", "has control characters", "a path without them")
 	}
-	if mode, err := c.mode(); err != nil || mode&^maxMode != 0 || mode&0o400 == 0 {
+	if mode, err := c.mode(); c.Mode != "" && (err != nil || mode&^maxMode != 0 || mode&0o400 == 0) {
 		add("mode", "is not an octal mode that its owner can read, its group can read at most, and nobody else", `"0600", "0400" or "0640"`)
 	}
 	switch c.Format {
@@ -99,9 +98,10 @@ func (c *TargetConfig) Problems() []strictyaml.Problem {
 	return list
 }
 
+// mode is the one that is configured; zero for none.
 func (c *TargetConfig) mode() (fs.FileMode, error) {
 	if c.Mode == "" {
-		return defaultMode, nil
+		return 0, nil
 	}
 	mode, err := strconv.ParseUint(c.Mode, 8, 12)
 	return fs.FileMode(mode), err
@@ -110,13 +110,14 @@ func (c *TargetConfig) mode() (fs.FileMode, error) {
 // target writes a consumer's key files.
 //
 // A file is replaced by a rename in its folder, so a consumer reads the old key or the new one, whole. It
-// keeps its owner and group; a new one gets, when keyturn runs as root, those of its folder. The folder
-// must exist: it is the consumer's, who decides about its rights.
+// keeps its rights (owner, group, mode, access control lists, security labels), or is not replaced. A new one gets, when keyturn
+// runs as root, owner and group of its folder, else the group where it may. The folder must exist: it is the consumer's, who
+// decides about its rights.
 //
 // The target keeps no copy, and what a crash leaves half written, the next delivery removes.
 type target struct {
 	config TargetConfig
-	mode   fs.FileMode
+	mode   fs.FileMode // zero: that of the file
 	allow  func(path string) error
 }
 
@@ -159,13 +160,17 @@ func (t *target) deliver(ctx context.Context, d providers.Delivery) error {
 	if err != nil {
 		return err
 	}
-	if old != nil && old.Mode().Perm() == t.mode && same(dir, name, content) {
+	if old != nil && (t.mode == 0 || old.Mode().Perm() == t.mode) && same(dir, name, content) {
 		return atomicfile.Discard(dir, name)
+	}
+	mode, err := t.replaceable(dir, name, old)
+	if err != nil {
+		return err
 	}
 	if err := t.allow(filepath.Join(dir.Name(), name)); err != nil {
 		return err
 	}
-	return atomicfile.Write(dir, name, content, t.mode, func(f *os.File) error { return own(f, old, dir) })
+	return atomicfile.Write(dir, name, content, mode, func(f *os.File) error { return likeBefore(f, dir, name, old) })
 }
 
 // Holds implements providers.Holder.
@@ -205,20 +210,31 @@ func (t *target) Reach(ctx context.Context, instance string) error {
 	return nil
 }
 
+// reach does what deliver does, short of the rename, with nothing in the file.
 func (t *target) reach(ctx context.Context, instance string) error {
 	dir, name, err := t.open(ctx, instance)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
-	if _, err := inspect(dir, name); err != nil {
+	unlock, err := atomicfile.LockDir(ctx, dir.Name())
+	if err != nil {
 		return err
 	}
-	const writeAndSearch = 0o3
-	if err := syscall.Access(dir.Name(), writeAndSearch); err != nil {
+	defer unlock()
+	old, err := inspect(dir, name)
+	if err != nil {
+		return err
+	}
+	mode, err := t.replaceable(dir, name, old)
+	if err != nil {
+		return err
+	}
+	err = atomicfile.Try(dir, name, mode, func(f *os.File) error { return likeBefore(f, dir, name, old) })
+	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, providers.ErrDenied) {
 		return fmt.Errorf("%w: the worker may not write in the folder: %w", providers.ErrDenied, err)
 	}
-	return nil
+	return err
 }
 
 func (t *target) path(instance string) string {
@@ -282,31 +298,4 @@ func same(dir *os.Root, name string, content []byte) bool {
 	have, err := readFile(dir, name)
 	defer clear(have)
 	return err == nil && bytes.Equal(have, content)
-}
-
-// own gives the new file the owner and group of the one that it replaces; else, for root, of its folder.
-func own(f *os.File, old fs.FileInfo, dir *os.Root) error {
-	like := old
-	if like == nil {
-		if os.Geteuid() != 0 {
-			return nil
-		}
-		var err error
-		if like, err = dir.Stat("."); err != nil {
-			return err
-		}
-	}
-	now, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	want, is := like.Sys().(*syscall.Stat_t), now.Sys().(*syscall.Stat_t)
-	if want.Uid == is.Uid && want.Gid == is.Gid {
-		return nil
-	}
-	if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
-		return fmt.Errorf("%w: the file belongs to user %d and group %d, which the worker may not give it; run the worker as that user, or as root: %w",
-			providers.ErrDenied, want.Uid, want.Gid, err)
-	}
-	return nil
 }

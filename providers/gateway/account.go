@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/gatewayfile"
 	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -70,8 +70,7 @@ func mapped(err error) error {
 	return err
 }
 
-// Probe implements providers.Prober: it reads both files, and sees whether the key file's folder can be
-// written to, since a change replaces the file.
+// Probe implements providers.Prober: it reads both files, and sees whether the key file can be replaced.
 func (a *Account) Probe(ctx context.Context, _ providers.Environment, _ providers.ProbeInput) (providers.Probed, error) {
 	if _, err := a.read(ctx); err != nil {
 		return providers.Probed{}, err
@@ -80,8 +79,9 @@ func (a *Account) Probe(ctx context.Context, _ providers.Environment, _ provider
 	if _, err := a.usage(); err != nil {
 		probed.Lacks = append(probed.Lacks, fmt.Sprintf("%v: without it nobody knows whether a key is in use, and nothing is revoked", err))
 	}
-	if folder := filepath.Dir(a.KeyFile); !atomicfile.Writable(folder) {
-		probed.Lacks = append(probed.Lacks, fmt.Sprintf("folder %q cannot be written to by user %d, and the key file is replaced in it: give the worker's user the right", folder, os.Geteuid()))
+	if err := gatewayfile.TryKeys(ctx, a.KeyFile); err != nil {
+		probed.Lacks = append(probed.Lacks, fmt.Sprintf("the key file is replaced in its folder %q, which user %d cannot do (%s): give the worker's user the right",
+			filepath.Dir(a.KeyFile), os.Geteuid(), outside.Text(err.Error(), outside.MaxText)))
 	}
 	return probed, nil
 }

@@ -1,6 +1,0 @@
-//go:build !unix
-
-package atomicfile
-
-// Writable cannot be told here without writing.
-func Writable(string) bool { return true }
