@@ -156,6 +156,9 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		return ref, ends, err
 	}
 	defer issued.Bundle.Close()
+	if err := s.fits(issued.Bundle); err != nil {
+		return ref, ends, fmt.Errorf("key %s, which was minted just now, was given to nobody, and the next rotation destroys it: %w", issued.Key.KeyID, err)
+	}
 	if err := s.mayWrite(ctx); err != nil { // else PENDING could become a key that another run destroys as an orphan
 		return ref, ends, err
 	}
@@ -168,6 +171,25 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		StoreVersion: version, Fingerprint: issued.Bundle.Fingerprint(),
 	}, []key.Intent{intent})
 	return ref, issued.Key.ExpiresAt, err
+}
+
+// fits tells whether all consumers, and the tests of the key, would get it as it was minted.
+func (s *site) fits(b secret.Bundle) error {
+	var wrong []error
+	judge := func(who string, carries any) {
+		if fitter, can := carries.(providers.Fitter); can {
+			if err := fitter.Fits(b); err != nil {
+				wrong = append(wrong, fmt.Errorf("%s: %w", who, err))
+			}
+		}
+	}
+	for i, check := range s.verify {
+		judge(fmt.Sprintf("verify[%d]", i), check)
+	}
+	for _, c := range s.consumers {
+		judge("consumer "+c.Name, c.target)
+	}
+	return errors.Join(wrong...)
 }
 
 // signedOff refuses a mint that nobody approved, where the sign-off gate asks for it: what a workflow waited for

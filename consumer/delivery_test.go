@@ -26,7 +26,7 @@ func TestWhatKeyturnDeliversIsRead(t *testing.T) {
 		"plain": {file.TargetConfig{Field: "secret"}, consumer.Options{Fields: []string{"secret"}}},
 		"json":  {file.TargetConfig{Format: file.JSON}, consumer.Options{Format: consumer.JSON, Fields: []string{"id", "secret"}}},
 		"env": {
-			file.TargetConfig{Format: file.Env, Variables: map[string]string{"id": "API_ID", "secret": "API_SECRET"}},
+			file.TargetConfig{Format: file.Env, Reader: file.Shell, Variables: map[string]string{"id": "API_ID", "secret": "API_SECRET"}},
 			consumer.Options{Format: consumer.Env, Fields: []string{"id", "secret"}, Variables: map[string]string{"id": "API_ID", "secret": "API_SECRET"}},
 		},
 	} {

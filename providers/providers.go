@@ -220,6 +220,13 @@ type Holder interface {
 	Holds(ctx context.Context, d Delivery) (bool, error)
 }
 
+// Fitter is a Target or a Check that can tell beforehand what it could not carry.
+type Fitter interface {
+	// Fits tells, asking nobody, whether each instance would get the bundle as it is: ErrInvalid when a part of it is missing, or
+	// would be changed on its way, by what reads it, too.
+	Fits(b secret.Bundle) error
+}
+
 // Attestor states which key the instances of one consumer use now.
 type Attestor interface {
 	// Attest returns one statement for each instance that answered. An error says why some did not; the

@@ -227,7 +227,8 @@ func TestFormats(t *testing.T) {
 		"json has all fields":               {file.TargetConfig{Format: file.JSON}, `{"endpoint":"https://x/?a=\"b\"\u0026c=$d","value":"ktg_A+/=b"}` + "\n"},
 		"json of some fields":               {file.TargetConfig{Format: file.JSON, Fields: []string{"value"}}, `{"value":"ktg_A+/=b"}` + "\n"},
 		"env without quotes where it can":   {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, "KEY=ktg_A+/=b\n"},
-		"env with quotes where it must": {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY", "endpoint": "URL"}},
+		"env for docker":                    {file.TargetConfig{Format: file.Env, Reader: file.Docker, Variables: map[string]string{"endpoint": "URL"}}, `URL=https://x/?a="b"&c=$d` + "\n"},
+		"env with quotes where it must": {file.TargetConfig{Format: file.Env, Reader: file.Systemd, Variables: map[string]string{"value": "KEY", "endpoint": "URL"}},
 			"URL=\"https://x/?a=\\\"b\\\"&c=\\$d\"\nKEY=ktg_A+/=b\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -251,6 +252,9 @@ func TestFormatsAreReadByConsumers(t *testing.T) {
 			file.Env:   {Format: consumer.Env, Variables: map[string]string{"value": "KEY"}},
 		} {
 			config := file.TargetConfig{Path: filepath.Join(t.TempDir(), "key"), Format: format, Variables: options.Variables}
+			if format == file.Env {
+				config.Reader = file.Shell
+			}
 			require.NoError(t, openTarget(t, anywhere, config).Deliver(t.Context(), providers.Delivery{Instance: "a", Bundle: bundle("value", value)}))
 			f, err := consumer.Open(config.Path, options)
 			require.NoError(t, err)
@@ -266,11 +270,15 @@ func TestAKeyThatAFormatCannotHoldIsRefused(t *testing.T) {
 		config file.TargetConfig
 		key    secret.Bundle
 	}{
-		"a line end in env":    {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret-a\nEVIL=1")},
-		"a field is missing":   {file.TargetConfig{Format: file.JSON, Fields: []string{"value", "other"}}, bundle("value", "secret-a")},
-		"plain has no value":   {file.TargetConfig{}, bundle("other", "secret-a")},
-		"the value is empty":   {file.TargetConfig{}, bundle("value", "")},
-		"env lacks a variable": {file.TargetConfig{Format: file.Env, Variables: map[string]string{"other": "KEY"}}, bundle("value", "secret-a")},
+		"a line end in env": {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret-a\nEVIL=1")},
+		"a blank in env, of which nobody says who reads it": {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret a")},
+		"what a shell would expand":                         {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "~secret")},
+		"a blank at the end for docker":                     {file.TargetConfig{Format: file.Env, Reader: file.Docker, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret-a ")},
+		"the end of a line in plain":                        {file.TargetConfig{}, bundle("value", "secret-a\n")},
+		"a field is missing":                                {file.TargetConfig{Format: file.JSON, Fields: []string{"value", "other"}}, bundle("value", "secret-a")},
+		"plain has no value":                                {file.TargetConfig{}, bundle("other", "secret-a")},
+		"the value is empty":                                {file.TargetConfig{}, bundle("value", "")},
+		"env lacks a variable":                              {file.TargetConfig{Format: file.Env, Variables: map[string]string{"other": "KEY"}}, bundle("value", "secret-a")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -435,9 +443,13 @@ func TestProblems(t *testing.T) {
 		"a mode with more bits":        {target(func(c *file.TargetConfig) { c.Mode = "4600" }), []string{"mode"}},
 		"a mode that is no number":     {target(func(c *file.TargetConfig) { c.Mode = "rw" }), []string{"mode"}},
 		"a format that is none":        {target(func(c *file.TargetConfig) { c.Format = "toml" }), []string{"format"}},
-		"env without names":            {target(func(c *file.TargetConfig) { c.Format = file.Env }), []string{"variables"}},
-		"fields for plain":             {target(func(c *file.TargetConfig) { c.Fields = []string{"value"} }), []string{"fields"}},
-		"a field for json":             {target(func(c *file.TargetConfig) { c.Format, c.Field = file.JSON, "value" }), []string{"field"}},
+		"an unknown reader of env": {target(func(c *file.TargetConfig) {
+			c.Format, c.Variables, c.Reader = file.Env, map[string]string{"value": "A"}, "perl"
+		}), []string{"reader"}},
+		"a reader of plain": {target(func(c *file.TargetConfig) { c.Reader = file.Shell }), []string{"reader"}},
+		"env without names": {target(func(c *file.TargetConfig) { c.Format = file.Env }), []string{"variables"}},
+		"fields for plain":  {target(func(c *file.TargetConfig) { c.Fields = []string{"value"} }), []string{"fields"}},
+		"a field for json":  {target(func(c *file.TargetConfig) { c.Format, c.Field = file.JSON, "value" }), []string{"field"}},
 		"no name of a variable": {target(func(c *file.TargetConfig) {
 			c.Format, c.Variables = file.Env, map[string]string{"value": "A=B"}
 		}), []string{"variables.value"}},

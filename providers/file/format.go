@@ -28,9 +28,20 @@ const (
 	Env Format = "env"
 )
 
+// Reader is who reads an env file.
+type Reader string
+
+// The readers. Shell and systemd take quotes off, and backslashes within them; docker (run --env-file) takes what
+// follows the equals sign as it is.
+const (
+	Shell   Reader = "shell"
+	Systemd Reader = "systemd"
+	Docker  Reader = "docker"
+)
+
 var (
 	variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	bareForm     = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=~-]+$`)
+	bareForm     = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
 	envQuotes    = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`")
 )
 
@@ -56,7 +67,7 @@ func (c *TargetConfig) render(b secret.Bundle) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			err = writeEnv(&lines, c.Variables[name], value)
+			err = writeEnv(&lines, c.Variables[name], value, c.Reader)
 			clear(value)
 			if err != nil {
 				return lines.Bytes(), fmt.Errorf("field %q: %w", name, err)
@@ -68,7 +79,12 @@ func (c *TargetConfig) render(b secret.Bundle) ([]byte, error) {
 	if c.Field != "" {
 		name = c.Field
 	}
-	return field(b, name)
+	value, err := field(b, name)
+	if bytes.HasSuffix(value, []byte("\n")) || bytes.HasSuffix(value, []byte("\r")) {
+		clear(value)
+		return nil, fmt.Errorf("%w: the field %q ends with the end of a line, which readers of a plain file drop; the issuer has to mint it without, or write format: json", providers.ErrInvalid, name)
+	}
+	return value, err
 }
 
 func field(b secret.Bundle, name string) ([]byte, error) {
@@ -79,13 +95,18 @@ func field(b secret.Bundle, name string) ([]byte, error) {
 	return v.Reveal(), nil
 }
 
-func writeEnv(lines *bytes.Buffer, variable string, value []byte) error {
+func writeEnv(lines *bytes.Buffer, variable string, value []byte, reader Reader) error {
 	if !utf8.Valid(value) || bytes.ContainsFunc(value, unicode.IsControl) {
 		return fmt.Errorf("%w: it has characters that no line of an environment file can hold", providers.ErrInvalid)
 	}
 	text := string(value)
-	if !bareForm.MatchString(text) {
+	switch {
+	case bareForm.MatchString(text):
+	case reader == Shell || reader == Systemd:
 		text = `"` + envQuotes.Replace(text) + `"`
+	case reader == Docker && strings.TrimSpace(text) == text:
+	default:
+		return fmt.Errorf("%w: it has characters that readers of environment files take differently; write reader: shell, systemd or docker", providers.ErrInvalid)
 	}
 	lines.WriteString(variable + "=" + text + "\n")
 	return nil

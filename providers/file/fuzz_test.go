@@ -28,7 +28,7 @@ func FuzzRender(f *testing.F) {
 			reads  consumer.Options
 		}{
 			{TargetConfig{Format: JSON}, consumer.Options{Format: consumer.JSON, Fields: []string{"value", "other"}}},
-			{TargetConfig{Format: Env, Variables: map[string]string{"value": "A", "other": "B"}},
+			{TargetConfig{Format: Env, Reader: Shell, Variables: map[string]string{"value": "A", "other": "B"}},
 				consumer.Options{Format: consumer.Env, Fields: []string{"value", "other"}, Variables: map[string]string{"value": "A", "other": "B"}}},
 		} {
 			content, err := c.target.render(b)

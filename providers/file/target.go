@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -41,6 +42,9 @@ type TargetConfig struct {
 	Fields []string `json:"fields,omitempty"`
 	// Variables name the variable that env writes for each field, such as {value: PAYMENTS_KEY}.
 	Variables map[string]string `json:"variables,omitempty"`
+	// Reader is who reads an env file, since they differ in quotes: shell, systemd or docker. Without it only values are written that
+	// need none.
+	Reader Reader `json:"reader,omitempty"`
 }
 
 // Place is the file that is written for an instance.
@@ -81,10 +85,14 @@ func (c *TargetConfig) Problems() []strictyaml.Problem {
 		{"field", c.Field != "", []Format{"", Plain}},
 		{"fields", len(c.Fields) > 0, []Format{JSON}},
 		{"variables", len(c.Variables) > 0, []Format{Env}},
+		{"reader", c.Reader != "", []Format{Env}},
 	} {
 		if f.used && !slices.Contains(f.formats, c.Format) {
-			add(f.field, fmt.Sprintf("means nothing with the format %q", c.Format), "field for plain, fields for json, variables for env")
+			add(f.field, fmt.Sprintf("means nothing with the format %q", c.Format), "field for plain, fields for json, variables and reader for env")
 		}
+	}
+	if !slices.Contains([]Reader{"", Shell, Systemd, Docker}, c.Reader) {
+		add("reader", fmt.Sprintf("is %q", c.Reader), "shell, systemd or docker")
 	}
 	names := map[string]bool{}
 	for field, name := range c.Variables {
@@ -171,6 +179,13 @@ func (t *target) deliver(ctx context.Context, d providers.Delivery) error {
 		return err
 	}
 	return atomicfile.Write(dir, name, content, mode, func(f *os.File) error { return likeBefore(f, dir, name, old) })
+}
+
+// Fits implements providers.Fitter.
+func (t *target) Fits(b secret.Bundle) error {
+	content, err := t.config.render(b)
+	clear(content)
+	return err
 }
 
 // Holds implements providers.Holder.

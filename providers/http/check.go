@@ -167,6 +167,12 @@ func (c *check) wants(status int) bool {
 	return slices.Contains(c.config.Status, status)
 }
 
+// Fits implements providers.Fitter.
+func (c *check) Fits(b secret.Bundle) error {
+	_, _, err := c.fill(b)
+	return err
+}
+
 // fill puts the key into the headers, and tells whether there is one in them.
 func (c *check) fill(b secret.Bundle) (filled stdhttp.Header, sends bool, err error) {
 	filled = stdhttp.Header{}
