@@ -10,13 +10,15 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/providers"
 )
 
 // Accepted says that this worker takes a spec.
 type Accepted struct {
-	// Signer is who signed the spec; empty for an unsigned one.
-	Signer string `json:"signer,omitempty"`
+	// Signer is who signed the spec; empty for an unsigned one. SignerKey is the fingerprint of the key.
+	Signer    string `json:"signer,omitempty"`
+	SignerKey string `json:"signerKey,omitempty"`
 	// Notice is what everybody who looks at the run should know: that its spec is unsigned.
 	Notice string `json:"notice,omitempty"`
 	// Quota: calls to the issuer account are bounded, and go to the account's own queue.
@@ -26,8 +28,8 @@ type Accepted struct {
 // Accept reads the spec strictly and checks that the worker configuration has what it names, so that a spec
 // whose account no worker has is refused instead of waiting for ever on a queue that nobody polls. It changes
 // nothing.
-func (a *Activities) Accept(ctx context.Context, signed inventory.SignedSpec) (Accepted, error) {
-	s, err := a.open(Rotation{Spec: signed})
+func (a *Activities) Accept(ctx context.Context, spec inventory.SignedSpec) (Accepted, error) {
+	s, err := a.open(Rotation{Spec: spec})
 	if err == nil {
 		err = a.current(s.spec)
 	}
@@ -41,8 +43,8 @@ func (a *Activities) Accept(ctx context.Context, signed inventory.SignedSpec) (A
 
 // Recognise tells who signed the spec of a rotation that runs already: until when one may begin by it does
 // not matter any more. It changes nothing.
-func (a *Activities) Recognise(ctx context.Context, signed inventory.SignedSpec) (Accepted, error) {
-	s, err := a.open(Rotation{Spec: signed})
+func (a *Activities) Recognise(ctx context.Context, spec inventory.SignedSpec) (Accepted, error) {
+	s, err := a.open(Rotation{Spec: spec})
 	if err != nil {
 		activity.GetLogger(ctx).Warn("spec not accepted", "reason", err.Error())
 		return Accepted{}, forTemporal(err)
@@ -52,8 +54,8 @@ func (a *Activities) Recognise(ctx context.Context, signed inventory.SignedSpec)
 
 func (s *site) accepted() Accepted {
 	c := s.spec.Credential
-	accepted := Accepted{Signer: s.signer, Quota: s.config().Accounts[c.Issuer.Account].Quota.PerSecond > 0}
-	if s.signer == "" {
+	accepted := Accepted{Signer: s.signer.Name, SignerKey: s.signer.Key, Quota: s.config().Accounts[c.Issuer.Account].Quota.PerSecond > 0}
+	if s.signer == (signed.Signer{}) {
 		accepted.Notice = fmt.Sprintf("The spec of %s is unsigned: the worker runs with --allow-unsigned.", c.Name)
 	}
 	return accepted
@@ -87,7 +89,7 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 			}
 			continue
 		}
-		plan := policy.Make(s.spec, facts, a.pulls, s.config().CannotApprove)
+		plan := policy.Make(s.spec, facts, a.pulls, s.cannotApprove)
 		if d := policy.MayRun(facts, r.ID); !d.OK {
 			plan.Refusals = append([]policy.Decision{d}, plan.Refusals...)
 		}

@@ -32,8 +32,9 @@ type IssueInput struct {
 // Issued is the key of one mint, and whether it works.
 type Issued struct {
 	Key key.Ref `json:"key"`
-	// Ends is the key's own end; zero for none.
-	Ends time.Time `json:"ends,omitzero"`
+	// Ends is the key's own end; zero for none. RotateBy is until when it is to be rotated itself.
+	Ends     time.Time `json:"ends,omitzero"`
+	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// Decision is OK when the key works everywhere, else KeyNotWorking.
 	Decision policy.Decision `json:"decision"`
 }
@@ -60,11 +61,11 @@ func (a *Activities) Issue(ctx context.Context, in IssueInput) (Issued, error) {
 		return Issued{}, forTemporal(fmt.Errorf("issuing key for %q: %w", s.spec.Credential.Name, err))
 	}
 	in.Incoming = ref
-	d, err := a.verify(ctx, s, in.Rotation)
+	mine, d, err := a.verify(ctx, s, in.Rotation)
 	if err != nil {
 		return Issued{}, forTemporal(fmt.Errorf("verifying key %s of %q: %w", ref.KeyID, s.spec.Credential.Name, err))
 	}
-	return Issued{Key: ref, Ends: ends, Decision: d}, nil
+	return Issued{Key: ref, Ends: ends, RotateBy: policy.RotateBy(s.spec.Credential, mine.IssuedAt, ends), Decision: d}, nil
 }
 
 // issueAndStage returns the staged key and its own end.
@@ -504,30 +505,30 @@ func (s *settling) over() bool {
 // verify tries the staged key as a consumer would: the issuer's self-test and the smoke tests, several
 // times in a row. It says no when the key is still refused after the issuer had time to settle. A key that
 // worked is not tried again: from then on its uses are those of consumers.
-func (a *Activities) verify(ctx context.Context, s *site, r Rotation) (policy.Decision, error) {
+func (a *Activities) verify(ctx context.Context, s *site, r Rotation) (mine key.Owned, d policy.Decision, err error) {
 	m, err := s.store.Metadata(ctx)
 	if err != nil {
-		return policy.Decision{}, fmt.Errorf("reading metadata of the store: %w", err)
+		return mine, d, fmt.Errorf("reading metadata of the store: %w", err)
 	}
-	if mine, _ := m.Key(r.Incoming.KeyID); mine.VerifiedAt.IsZero() {
+	if mine, _ = m.Key(r.Incoming.KeyID); mine.VerifiedAt.IsZero() {
 		refusal, err := a.refusal(ctx, s, r.Incoming)
 		switch {
 		case err != nil:
-			return policy.Decision{}, err
+			return mine, d, err
 		case refusal != nil:
-			d := policy.Decision{Reason: policy.KeyNotWorking, Message: capText(refusal.Error())}
+			d = policy.Decision{Reason: policy.KeyNotWorking, Message: capText(refusal.Error())}
 			refusing(ctx, d)
-			return d, nil
+			return mine, d, nil
 		}
 		now := a.Now().UTC()
 		if _, err := s.amend(ctx, func(m *key.Metadata) error {
 			owned(m, r.Incoming).VerifiedAt = now
 			return nil
 		}); err != nil {
-			return policy.Decision{}, fmt.Errorf("recording that it works: %w", err)
+			return mine, d, fmt.Errorf("recording that it works: %w", err)
 		}
 	}
-	return policy.Decision{OK: true, Reason: policy.Allowed}, a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyVerified, r.Incoming.KeyID, nil))
+	return mine, policy.Decision{OK: true, Reason: policy.Allowed}, a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyVerified, r.Incoming.KeyID, nil))
 }
 
 // refusal is how the key was refused, nil when it works.

@@ -20,6 +20,7 @@ import (
 	"github.com/keyturn/keyturn/internal/patience"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -27,7 +28,7 @@ import (
 // site is one credential with everything of it opened.
 type site struct {
 	spec       inventory.Spec
-	signer     string // empty for an unsigned spec
+	signer     signed.Signer // zero for an unsigned spec
 	config     func() *workerconfig.Config
 	principals []string
 	programs   []string
@@ -61,6 +62,11 @@ type consumer struct {
 	check    providers.Check
 	attestor providers.Attestor
 	purger   providers.Purger
+}
+
+// cannotApprove says why a gate could never be passed here; empty when it can.
+func (s *site) cannotApprove(needs inventory.Approval) string {
+	return s.config().CannotApprove(needs, s.signer, s.now())
 }
 
 // open reads the spec and opens its providers from the worker's own accounts. It calls nothing.

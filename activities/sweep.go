@@ -329,5 +329,5 @@ func (a *Activities) InspectDebt(ctx context.Context, r Rotation) (policy.Settle
 	if err != nil {
 		return policy.Settlement{}, forTemporal(fmt.Errorf("inspecting the debt of %q: %w", s.spec.Credential.Name, err))
 	}
-	return policy.Settle(s.spec, facts, r.Retiring.KeyID, s.config().CannotApprove), nil
+	return policy.Settle(s.spec, facts, r.Retiring.KeyID, s.cannotApprove), nil
 }

@@ -18,38 +18,38 @@ import (
 // spec reads the spec strictly, once it is proved that somebody signed it who may, for its environment and
 // for this namespace. Where nobody is trusted to sign for the environment, and only there, a worker that
 // allows it takes an unsigned one. by is empty then.
-func (a *Activities) spec(in inventory.SignedSpec) (spec inventory.Spec, by string, err error) {
+func (a *Activities) spec(in inventory.SignedSpec) (spec inventory.Spec, by signed.Signer, err error) {
 	if in.Signature == "" {
 		spec, err := a.unsigned(in)
-		return spec, "", err
+		return spec, by, err
 	}
 	peek, err := in.Peek()
 	if err != nil {
-		return spec, "", fmt.Errorf("reading spec: %w: it is no JSON object of a spec", ErrSpec)
+		return spec, by, fmt.Errorf("reading spec: %w: it is no JSON object of a spec", ErrSpec)
 	}
 	environment := peek.Credential.Environment
 	signers, err := a.Config().InventorySigners(environment)
 	if err != nil {
-		return spec, "", fmt.Errorf("reading spec: %w: %w", ErrUntrusted, err)
+		return spec, by, fmt.Errorf("reading spec: %w: %w", ErrUntrusted, err)
 	}
 	body, signer, err := in.Open(signed.Spec, signers, a.Now())
 	switch {
 	case errors.Is(err, signed.ErrUntrusted):
-		return spec, "", fmt.Errorf("reading spec of environment %q: %w: %w", environment, ErrUntrusted, err)
+		return spec, by, fmt.Errorf("reading spec of environment %q: %w: %w", environment, ErrUntrusted, err)
 	case err != nil:
-		return spec, "", fmt.Errorf("reading spec: %w: %w", ErrSpec, err)
+		return spec, by, fmt.Errorf("reading spec: %w: %w", ErrSpec, err)
 	}
 	spec, err = a.parse(body)
 	switch {
 	case err != nil:
-		return spec, "", err
+		return spec, by, err
 	case spec.Credential.Environment != environment:
 		// The envelope's own body said the environment twice, to choose other signers.
-		return spec, "", fmt.Errorf("reading spec: %w: it is not clear for which environment it is", ErrSpec)
+		return spec, by, fmt.Errorf("reading spec: %w: it is not clear for which environment it is", ErrSpec)
 	case spec.Namespace != a.Namespace:
-		return spec, "", fmt.Errorf("reading spec: %w: it is signed for namespace %q, and this is %q", ErrSpec, spec.Namespace, a.Namespace)
+		return spec, by, fmt.Errorf("reading spec: %w: it is signed for namespace %q, and this is %q", ErrSpec, spec.Namespace, a.Namespace)
 	}
-	return spec, signer.Name, nil
+	return spec, signer, nil
 }
 
 // current refuses a spec that was to be used until now: nothing may begin by it. What has begun may end.
@@ -278,7 +278,11 @@ func (a *Activities) approvals(ctx context.Context, s *site, gate inventory.Gate
 			why = append(why, "an approval has no signature")
 			continue
 		}
-		v, problem := a.prove(inventory.Approvals{Revoke: needs}, *c.Signed).Binds(here, a.Now())
+		proof := a.prove(inventory.Approvals{Revoke: needs}, *c.Signed)
+		v, problem := proof.Binds(here, a.Now())
+		if problem == "" && needs.FourEyes && proof.By.Same(s.signer) {
+			problem = "an approval is of who signed the spec"
+		}
 		if problem != "" {
 			why = append(why, problem)
 			continue

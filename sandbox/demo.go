@@ -128,7 +128,7 @@ func (o demoOptions) demonstrate(ctx context.Context, folder demo.Folder, out io
 		state: live.State{
 			RunURL: server.RunURL(run.GetID(), run.GetRunID()), Folder: string(folder),
 			Approve: []string{
-				"the Web UI: open the run, choose More Actions, Send a Signal, name approve, data {\"by\":\"you\"}",
+				"the Web UI: open the run, choose More Actions, Send a Signal, name approve, data {\"gate\":\"revoke\",\"by\":\"you\"}",
 				fmt.Sprintf("the CLI: TEMPORAL_ADDRESS=%s go run ./starter approve %s --gate revoke", server.Address(), demo.Credential),
 			},
 		},

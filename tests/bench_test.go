@@ -244,7 +244,7 @@ func BenchmarkHistory(b *testing.B) {
 		}, overlap+time.Minute, 100*time.Millisecond)
 		_, err = f.client.UpdateWorkflow(b.Context(), client.UpdateWorkflowOptions{
 			WorkflowID: run.GetID(), UpdateName: workflows.ApproveName, WaitForStage: client.WorkflowUpdateStageCompleted,
-			Args: []any{policy.Request{By: "ann"}},
+			Args: []any{policy.Request{Gate: inventory.GateRevoke, By: "ann"}},
 		})
 		require.NoError(b, err)
 		require.NoError(b, run.Get(b.Context(), nil))

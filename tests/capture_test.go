@@ -92,7 +92,7 @@ func (r *rotating) approve() {
 	r.t.Helper()
 	r.await(workflows.PhaseRevokeGate)
 	for _, by := range r.approvers() {
-		r.ask(policy.Approve, policy.Request{By: by})
+		r.ask(policy.Approve, policy.Request{Gate: inventory.GateRevoke, By: by})
 	}
 }
 
@@ -136,7 +136,7 @@ var lives = map[string]struct {
 	"completed, approved by signal": {nil, nil, func(r *rotating) {
 		r.await(workflows.PhaseRevokeGate)
 		for _, by := range r.approvers() {
-			require.NoError(r.t, r.client.SignalWorkflow(r.t.Context(), r.id, "", workflows.ApproveName, policy.Request{By: by}))
+			require.NoError(r.t, r.client.SignalWorkflow(r.t.Context(), r.id, "", workflows.ApproveName, policy.Request{Gate: inventory.GateRevoke, By: by}))
 		}
 	}, workflows.Completed, false},
 	"completed without a gate": {func(c *inventory.Credential) { c.Approvals = inventory.Approvals{} }, nil, nil, workflows.Completed, false},
@@ -144,7 +144,7 @@ var lives = map[string]struct {
 		c.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny, ApprovalExpires: inventory.Duration(time.Hour)}
 	}, nil, func(r *rotating) {
 		r.await(workflows.PhaseSignoff)
-		r.ask(policy.Approve, policy.Request{By: "ann"})
+		r.ask(policy.Approve, policy.Request{Gate: inventory.GateSignoff, By: "ann"})
 		r.approve()
 	}, workflows.Completed, false},
 	"extended": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(10 * time.Second) }, nil, func(r *rotating) {
@@ -160,7 +160,9 @@ var lives = map[string]struct {
 			return s.Gate != nil && len(s.Timeline) > 0 && s.Gate.OpenedAt.Sub(s.Timeline[0].At) > 2*time.Second
 		})
 		// It may just be closed again.
-		eventually(r.t, func() bool { return r.judged(policy.Approve, policy.Request{By: "ann"}).Accepted }, patience, 20*time.Millisecond)
+		eventually(r.t, func() bool {
+			return r.judged(policy.Approve, policy.Request{Gate: inventory.GateRevoke, By: "ann"}).Accepted
+		}, patience, 20*time.Millisecond)
 	}, workflows.Completed, false},
 	"evidence that lacked something": {func(c *inventory.Credential) { c.Overlap = inventory.Duration(time.Second) }, toldUses, func(r *rotating) {
 		r.awaitThat("evidence is awaited", func(s workflows.Status) bool { return s.Phase == workflows.PhaseEvidence && s.WaitsFor != "" })
@@ -190,11 +192,11 @@ var lives = map[string]struct {
 		c.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny, ApprovalExpires: inventory.Duration(time.Hour)}
 	}, nil, func(r *rotating) {
 		r.await(workflows.PhaseSignoff)
-		r.ask(policy.Reject, policy.Request{By: "ann", Reason: "not this week"})
+		r.ask(policy.Reject, policy.Request{Gate: inventory.GateSignoff, By: "ann", Reason: "not this week"})
 	}, workflows.Refused, false},
 	"rejected at the revoke gate": {nil, nil, func(r *rotating) {
 		r.await(workflows.PhaseRevokeGate)
-		r.ask(policy.Reject, policy.Request{By: "ann", Reason: "batch job tonight"})
+		r.ask(policy.Reject, policy.Request{Gate: inventory.GateRevoke, By: "ann", Reason: "batch job tonight"})
 	}, workflows.RolledBack, false},
 	"rolled back in issue": {nil, func(r *rotating) { r.world.Fail(memory.OpIssue, providers.ErrDenied, 1) }, nil, workflows.RolledBack, true},
 	"rolled back as the canary did not converge": {func(c *inventory.Credential) { c.WaveTimeout = inventory.Duration(5 * time.Second) }, func(r *rotating) {

@@ -99,7 +99,7 @@ func (r *rotating) approved() {
 			}
 			if gate := r.status().Gate; gate != nil && len(gate.Approvals) < gate.Needs.Count {
 				by := []string{"ann", "ben"}[len(gate.Approvals)]
-				_ = r.client.SignalWorkflow(ctx, r.id, "", workflows.ApproveName, policy.Request{By: by}) // or it has just ended
+				_ = r.client.SignalWorkflow(ctx, r.id, "", workflows.ApproveName, policy.Request{Gate: gate.Gate, By: by}) // or it has just ended
 			}
 		}
 	}()

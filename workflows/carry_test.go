@@ -97,7 +97,7 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 			first: func(s *script) {
 				s.in("signoff", time.Minute, func() {
 					s.env.SetCurrentHistoryLength(10_000)
-					s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+					s.ask(policy.Approve, policy.Request{Gate: "signoff", By: "ann"}, nil)
 				})
 			},
 			next: func(s *script) {
@@ -134,7 +134,7 @@ func TestAFullRunGoesOnInTheNextOne(t *testing.T) {
 			next: func(s *script) {
 				s.in("revoke-gate", time.Minute, func() { assert.Empty(s.t, s.status().Gate.Approvals) })
 				s.approveAt(2 * time.Minute)
-				s.in("revoke-gate", 3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
+				s.in("revoke-gate", 3*time.Minute, func() { s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "bob"}, nil) })
 			},
 			done: routine[:5], then: []string{"gather", "disable with 2 approvals", "destroy with 2 approvals", "record completed"}, want: workflows.Completed,
 		},
@@ -190,7 +190,7 @@ func TestWhatWasApprovedKeepsTheRunToTheDestroying(t *testing.T) {
 	s.plan.CanDisable = false
 	s.in("revoke-gate", atGate, func() {
 		s.env.SetContinueAsNewSuggested(true)
-		s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+		s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil)
 	})
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.True(t, s.has("destroy with 1 approvals"), s.asked)

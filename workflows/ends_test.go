@@ -107,7 +107,7 @@ func TestCompromised(t *testing.T) {
 		s := newScript(t)
 		s.in("revoke-gate", atGate, func() {
 			s.compromised()
-			s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil)
+			s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil)
 			s.ask(policy.Reject, policy.Request{By: "ann", Gate: "revoke", Reason: "errors"}, nil)
 		})
 		s.handsOver()
@@ -116,7 +116,7 @@ func TestCompromised(t *testing.T) {
 	t.Run("it stops a rollback before the exposed key is brought back", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
-		s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil); s.compromised() })
+		s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil); s.compromised() })
 		s.handsOver()
 		assert.NotContains(t, s.asked, "restore labels")
 	})

@@ -58,7 +58,7 @@ func TestRefusals(t *testing.T) {
 		"a plan with refusals": func(s *script) { s.plan.Refusals = []policy.Decision{no(policy.SlotsFull)} },
 		"a sign-off that is rejected": func(s *script) {
 			s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
-			s.in("signoff", time.Minute, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "not today"}, nil) })
+			s.in("signoff", time.Minute, func() { s.ask(policy.Reject, policy.Request{Gate: "signoff", By: "ann", Reason: "not today"}, nil) })
 		},
 		"a rollback before anything was changed": func(s *script) {
 			s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
@@ -85,12 +85,12 @@ func TestSignoffComesBeforeAnythingIsChanged(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	s.credential.Approvals.Signoff = &inventory.Approval{Count: 2, Trust: inventory.TrustAny, RequestExpires: minutes(60)}
-	s.in("signoff", time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
+	s.in("signoff", time.Minute, func() { s.ask(policy.Approve, policy.Request{Gate: "signoff", By: "ann"}, nil) })
 	s.in("signoff", 2*time.Minute, func() {
-		s.ask(policy.Approve, policy.Request{By: "ann"}, func(v policy.Verdict) { assert.Equal(t, policy.AlreadyCounted, v.Reason) })
+		s.ask(policy.Approve, policy.Request{Gate: "signoff", By: "ann"}, func(v policy.Verdict) { assert.Equal(t, policy.AlreadyCounted, v.Reason) })
 		assert.Empty(t, s.asked)
 	})
-	s.in("signoff", 3*time.Minute, func() { s.ask(policy.Approve, policy.Request{By: "bob"}, nil) })
+	s.in("signoff", 3*time.Minute, func() { s.ask(policy.Approve, policy.Request{Gate: "signoff", By: "bob"}, nil) })
 	s.approveAt(atGate + 5*time.Minute)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.Equal(t, routine, s.asked)
@@ -138,7 +138,7 @@ func TestConsumersThatPullFollowThePromotion(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
 	s.plan.Waves[1].ByPromotion = true
-	s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{Reason: "errors"}, nil) })
+	s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
 	assert.Equal(t, workflows.RolledBack, s.run().Outcome)
 	assert.Equal(t, []string{
 		"issue 1", "deliver key-new to [canary]", "promote", "deliver key-new to [checkout/a checkout/b]",

@@ -131,15 +131,15 @@ func TestNothingFromOutsideReachesTheHistoryAsItIs(t *testing.T) {
 		"a store that is read":    func(s *stage) { s.silenced(memory.OpRead) },
 		"a receiver of messages":  func(s *stage) { s.approve(); s.world.Fail(memory.OpNotify, hostileError(), 10_000) },
 		"a person's name": func(s *stage) {
-			s.request("revoke-gate", 20*time.Minute+30*time.Second, "approve", policy.Request{By: misleading})
+			s.request("revoke-gate", 20*time.Minute+30*time.Second, "approve", policy.Request{Gate: "revoke", By: misleading})
 			s.approve()
 		},
 		"a person's reason": func(s *stage) {
-			s.request("revoke-gate", 20*time.Minute+30*time.Second, "reject", policy.Request{By: misleading, Reason: misleading})
+			s.request("revoke-gate", 20*time.Minute+30*time.Second, "reject", policy.Request{Gate: "revoke", By: misleading, Reason: misleading})
 			s.approve()
 		},
 		"a person's endless reason": func(s *stage) {
-			s.request("revoke-gate", 20*time.Minute+30*time.Second, "reject", policy.Request{By: "ann", Reason: strings.Repeat("y", 1<<20)})
+			s.request("revoke-gate", 20*time.Minute+30*time.Second, "reject", policy.Request{Gate: "revoke", By: "ann", Reason: strings.Repeat("y", 1<<20)})
 			s.request("revoke-gate", 20*time.Minute+30*time.Second, "approve", policy.Request{By: "ann", Gate: "revoke", Run: strings.Repeat("y", 1<<20)})
 			s.approve()
 		},

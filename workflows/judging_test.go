@@ -148,7 +148,7 @@ func TestADisabledKeyIsEnabledByWhoGoesOn(t *testing.T) {
 	retiring := *s.plan.Retiring
 	s.plan.Resume = &policy.Resume{Rotation: "before", Incoming: incoming, Delivered: true, Moved: true, PromotedAt: s.env.Now(), Retiring: &retiring, Disabled: true}
 	s.in("overlap", 5*time.Minute, func() { assert.True(t, s.has("enable"), s.asked) })
-	s.at(4*time.Hour, func() { s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"}) })
+	s.at(4*time.Hour, func() { s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: "ann"}) })
 	report := s.run()
 	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 }

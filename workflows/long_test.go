@@ -153,7 +153,7 @@ func TestAnOverlapWithoutEndComesToItsEnd(t *testing.T) {
 		s.every(each, 200*time.Hour, extend)
 		s.every(5*time.Minute, 200*time.Hour, func() {
 			if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
-				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "bob"})
+				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: "bob"})
 			}
 		})
 		text, err := json.Marshal(in)

@@ -56,7 +56,7 @@ func TestAWaveThatNothingLeadsBackFromIsDeliveredToAgain(t *testing.T) {
 			c.prepare(s)
 			s.every(time.Minute, 6*time.Hour, func() {
 				if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
-					s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+					s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil)
 				}
 			})
 			report := s.run()

@@ -101,7 +101,7 @@ func TestNothingThatHappenedIsLost(t *testing.T) {
 		h := s.handed()
 		s.approveAt(atGate)
 		s.answers["Record"] = func(int) (any, error) {
-			s.env.SignalWorkflow(workflows.RollbackName, policy.Request{ID: "late", Reason: "late"})
+			s.env.SignalWorkflow(workflows.RollbackName, policy.Request{By: "ann", ID: "late", Reason: "late"})
 			return nil, nil
 		}
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
@@ -133,7 +133,7 @@ func TestAFloodOfWordsFitsIntoEveryMessage(t *testing.T) {
 	}
 	flood := func(s *script) {
 		for i := range many { // each of these takes six bytes in JSON
-			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{ID: fmt.Sprint("flood/", i), By: strings.Repeat("<", 999), Reason: strings.Repeat(">", 999)})
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", ID: fmt.Sprint("flood/", i), By: strings.Repeat("<", 999), Reason: strings.Repeat(">", 999)})
 		}
 	}
 	for name, c := range map[string]struct {
@@ -160,7 +160,7 @@ func TestAFloodOfWordsFitsIntoEveryMessage(t *testing.T) {
 				}
 				return nil, nil
 			}
-			s.in("revoke-gate", 4*time.Hour, func() { s.ask(policy.Approve, policy.Request{By: "ann"}, nil) })
+			s.in("revoke-gate", 4*time.Hour, func() { s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil) })
 		}, workflows.Completed},
 		"at the end": {func(s *script) {
 			s.approveAt(atGate)

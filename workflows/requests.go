@@ -1,7 +1,9 @@
 package workflows
 
 import (
+	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/internal/strictyaml"
 )
 
 // requests are what a person can ask a rotation for: each an update, whose result is the verdict, and a
@@ -22,10 +25,10 @@ var requests = []struct {
 	action      policy.Action
 	description string
 }{
-	{policy.Approve, `Approve the gate that waits, e.g. {"gate":"revoke","by":"you"}`},
-	{policy.Reject, `Reject the gate that waits, e.g. {"gate":"revoke","by":"you","reason":"..."}`},
-	{policy.Extend, `Make the overlap longer, e.g. {"by":"you","extension":"2h"}`},
-	{policy.Rollback, `Turn back to the retiring key, e.g. {"by":"you","reason":"..."}`},
+	{policy.Approve, "Approve the gate that waits, e.g. " + policy.Example(policy.Approve)},
+	{policy.Reject, "Reject the gate that waits, e.g. " + policy.Example(policy.Reject)},
+	{policy.Extend, "Make the overlap longer, e.g. " + policy.Example(policy.Extend)},
+	{policy.Rollback, "Turn back to the retiring key, e.g. " + policy.Example(policy.Rollback)},
 }
 
 // listen takes requests, and the news of an incident, until the run has ended.
@@ -55,9 +58,9 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			return err
 		}
 		r.receive(ctx, string(q.action), q.description, func(ctx workflow.Context, payload converter.RawValue) error {
-			var req policy.Request
-			if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &req); err != nil {
-				return err
+			req, err := r.request(payload)
+			if err != nil {
+				return fmt.Errorf("%w; write it as %s", err, policy.Example(q.action))
 			}
 			if req.ID == "" {
 				req.ID = fmt.Sprintf("signal/%d", r.Numbered)
@@ -114,7 +117,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		workflow.Go(r.ctx, func(ctx workflow.Context) {
 			defer r.background.Done()
 			why := r.lookBackFor(ctx, policy.Rollback)
-			if v := r.decide(policy.Rollback, policy.Request{ID: "cancel", Reason: "the run was cancelled"}, nil, why); !v.Accepted {
+			if v := r.decide(policy.Rollback, policy.Request{ID: "cancel", By: "whoever cancelled the run", Reason: "the run was cancelled"}, nil, why); !v.Accepted {
 				r.notice("the run was cancelled, which was not taken: %s", v.Message)
 			}
 		})
@@ -143,7 +146,9 @@ func (r *rotation) placed(action policy.Action) func(workflow.Context, policy.Re
 		if _, known := r.verdict(id); known {
 			return nil
 		}
-		v := policy.Misplaced(action, req, r.standpoint())
+		here := r.standpoint()
+		here.Named = true // what a validator refuses, no replay sees
+		v := policy.Misplaced(action, req, here)
 		if v.Reason == "" {
 			return nil
 		}
@@ -225,6 +230,10 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 	}
 	here := r.standpoint()
 	here.NoWayBack = cmp.Or(here.NoWayBack, noWayBack)
+	here.Named = r.named()
+	if here.Named {
+		here.RotateBy = r.RotateBy
+	}
 	v := policy.Judge(action, req, proof, here)
 	r.remember(v)
 	kind := audit.DecisionRejected
@@ -239,6 +248,23 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 	return v
 }
 
+// named tells whether a decision must say who decides, and on what.
+func (r *rotation) named() bool {
+	return workflow.GetVersion(r.ctx, "named-decisions", workflow.DefaultVersion, 1) >= 1
+}
+
+// request is what a signal asks for. A name that is misspelt is said, and nothing is assumed in its place.
+func (r *rotation) request(payload converter.RawValue) (req policy.Request, err error) {
+	if !r.named() {
+		return req, converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &req)
+	}
+	text := bytes.TrimSpace(payload.Payload().GetData())
+	if string(payload.Payload().GetMetadata()[converter.MetadataEncoding]) != converter.MetadataEncodingJSON || !bytes.HasPrefix(text, []byte("{")) {
+		return req, errors.New("it is no JSON object")
+	}
+	return req, strictyaml.DecodeJSON(text, &req)
+}
+
 func (r *rotation) standpoint() policy.Standpoint {
 	info := workflow.GetInfo(r.ctx)
 	s := policy.Standpoint{
@@ -249,7 +275,7 @@ func (r *rotation) standpoint() policy.Standpoint {
 		},
 		Disabled: r.Disabled, Revoke: r.credential.Approvals.Revoke,
 		InOverlap: r.Status.Phase == PhaseOverlap, OverlapEnds: r.OverlapEnds, LatestEnd: r.lastOverlapEnd,
-		NoWayBack: r.noWayBack(workflow.Now(r.ctx)),
+		NoWayBack: r.noWayBack(workflow.Now(r.ctx)), Requester: r.Signer,
 	}
 	switch {
 	case r.over() || r.Status.Phase == PhaseRecord:

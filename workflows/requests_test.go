@@ -50,19 +50,55 @@ func TestRequests(t *testing.T) {
 		s.approveAt(atGate)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
+	t.Run("a signal that is misspelt, or says not who decides on what, counts for nobody", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.in("revoke-gate", atGate, func() {
+			for _, vague := range []any{map[string]string{"gat": "revoke", "name": "ann"}, map[string]string{}, map[string]string{"by": "ann"}, map[string]string{"gate": "revoke"}} {
+				s.env.SignalWorkflow(workflows.ApproveName, vague)
+			}
+			s.ask(policy.Approve, policy.Request{Gate: "revoke"}, func(v policy.Verdict) { assert.Equal(t, policy.Unnamed, v.Reason) })
+			s.ask(policy.Approve, policy.Request{By: "ann"}, func(v policy.Verdict) { assert.Equal(t, policy.Unnamed, v.Reason) })
+		})
+		s.in("revoke-gate", atGate+time.Minute, func() {
+			assert.Empty(t, s.status().Gate.Approvals)
+			notices := fmt.Sprint(s.status().Notices)
+			assert.Contains(t, notices, `unknown field "gat"; write it as {"gate":"revoke","by":"you"}`)
+			assert.Contains(t, notices, `approve by signal was not taken: say who decides, as {"gate":"revoke","by":"you"}, or with --as`)
+			assert.Contains(t, notices, `say which gate it is for`)
+		})
+		s.approveAt(atGate + 2*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
+	t.Run("no overlap is extended past the day on which the incoming key is to be rotated", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.answers["Issue"] = func(int) (any, error) {
+			return activities.Issued{Key: incoming, RotateBy: s.env.Now().Add(3 * time.Hour), Decision: policy.Decision{OK: true}}, nil
+		}
+		s.in("overlap", inOverlap, func() {
+			s.ask(policy.Extend, policy.Request{By: "ann", Extension: minutes(30)}, func(v policy.Verdict) { assert.True(t, v.Accepted, v.Message) })
+			s.ask(policy.Extend, policy.Request{By: "ann", Extension: minutes(600)}, func(v policy.Verdict) {
+				assert.Equal(t, policy.BadExtension, v.Reason)
+				assert.Contains(t, v.Message, "the incoming key is itself to be rotated by")
+			})
+		})
+		s.approveAt(atGate + 30*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
 	t.Run("a repeated decision gets its first verdict and counts once", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)
 		s.credential.Approvals.Revoke.Count = 2
 		var first policy.Verdict
 		s.in("revoke-gate", atGate, func() {
-			s.ask(policy.Approve, policy.Request{ID: "d1", By: "ann"}, func(v policy.Verdict) { first = v })
+			s.ask(policy.Approve, policy.Request{Gate: "revoke", ID: "d1", By: "ann"}, func(v policy.Verdict) { first = v })
 		})
 		s.in("revoke-gate", atGate+time.Minute, func() {
-			s.ask(policy.Approve, policy.Request{ID: "d1", By: "bob"}, func(v policy.Verdict) { assert.Equal(t, first, v) })
+			s.ask(policy.Approve, policy.Request{Gate: "revoke", ID: "d1", By: "bob"}, func(v policy.Verdict) { assert.Equal(t, first, v) })
 		})
 		s.in("revoke-gate", atGate+2*time.Minute, func() { assert.Len(t, s.status().Gate.Approvals, 1) })
-		s.in("revoke-gate", atGate+3*time.Minute, func() { s.ask(policy.Approve, policy.Request{ID: "d2", By: "bob"}, nil) })
+		s.in("revoke-gate", atGate+3*time.Minute, func() { s.ask(policy.Approve, policy.Request{Gate: "revoke", ID: "d2", By: "bob"}, nil) })
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
 	t.Run("an extension lengthens the overlap", func(t *testing.T) {
@@ -118,11 +154,11 @@ func TestRequests(t *testing.T) {
 		answered := 0
 		s.when("Record", func() {
 			for i := range 5 {
-				s.ask(policy.Rollback, policy.Request{ID: fmt.Sprint(i), Reason: "late"}, func(v policy.Verdict) {
+				s.ask(policy.Rollback, policy.Request{By: "ann", ID: fmt.Sprint(i), Reason: "late"}, func(v policy.Verdict) {
 					answered++
 					assert.Equal(t, policy.NoWayBack, v.Reason)
 				})
-				s.env.SignalWorkflow(workflows.RollbackName, policy.Request{ID: fmt.Sprint("s", i), Reason: "late"})
+				s.env.SignalWorkflow(workflows.RollbackName, policy.Request{By: "ann", ID: fmt.Sprint("s", i), Reason: "late"})
 			}
 		})
 		report := s.run()
@@ -139,7 +175,7 @@ func TestRequests(t *testing.T) {
 			s.ask(action, req, func(v policy.Verdict) { reasons[what] = v.Reason })
 		}
 		s.in("canary soaking", inFirstSoak, func() {
-			refused("no gate is open", policy.Approve, policy.Request{By: "ann"})
+			refused("no gate is open", policy.Approve, policy.Request{Gate: "revoke", By: "ann"})
 			refused("there is no overlap yet", policy.Extend, policy.Request{By: "ann", Extension: minutes(1)})
 			refused("no reason", policy.Rollback, policy.Request{By: "ann"})
 			refused("a text is too long", policy.Rollback, policy.Request{By: "ann", Reason: strings.Repeat("x", 1001)})
@@ -147,7 +183,7 @@ func TestRequests(t *testing.T) {
 		})
 		s.in("overlap", inOverlap, func() { refused("by nothing", policy.Extend, policy.Request{By: "ann"}) })
 		s.in("revoke-gate", atGate, func() {
-			refused("for another run", policy.Approve, policy.Request{By: "ann", Run: "another"}) // only the content says so
+			refused("for another run", policy.Approve, policy.Request{Gate: "revoke", By: "ann", Run: "another"}) // only the content says so
 		})
 		s.approveAt(atGate + time.Minute)
 		report := s.run()
@@ -176,7 +212,7 @@ func TestRequests(t *testing.T) {
 		longer := policy.Request{ID: "longer", By: "ann", Extension: minutes(30)}
 		s.in("overlap", inOverlap, func() {
 			for i := range 300 {
-				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{ID: fmt.Sprint(i), By: "bot"})
+				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", ID: fmt.Sprint(i), By: "bot"})
 			}
 		})
 		var first time.Time
@@ -191,7 +227,7 @@ func TestRequests(t *testing.T) {
 		s := newScript(t)
 		s.in("revoke-gate", atGate, func() {
 			for i := range 50 {
-				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{ID: fmt.Sprint(i), By: fmt.Sprint("ann", i)})
+				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", ID: fmt.Sprint(i), By: fmt.Sprint("ann", i)})
 			}
 		})
 		assert.Equal(t, workflows.Completed, s.run().Outcome)

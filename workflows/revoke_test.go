@@ -180,7 +180,7 @@ func TestWhoMissesAKeyThatIsNotDestroyedYetGetsItBack(t *testing.T) {
 	}
 	s.every(20*time.Minute, 8*time.Hour, func() {
 		if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
-			s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+			s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil)
 		}
 	})
 	report := s.run()

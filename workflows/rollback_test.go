@@ -78,7 +78,9 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 			s.in("overlap", inOverlap, s.env.CancelWorkflow)
 		}, 4, allBack},
 		"somebody rejects the revoke gate": {func(s *script) {
-			s.in("revoke-gate", atGate, func() { s.ask(policy.Reject, policy.Request{By: "ann", Reason: "batch job tonight"}, nil) })
+			s.in("revoke-gate", atGate, func() {
+				s.ask(policy.Reject, policy.Request{Gate: "revoke", By: "ann", Reason: "batch job tonight"}, nil)
+			})
 		}, 5, allBack},
 		"disabling fails": {func(s *script) { s.approveAt(atGate); fails("Disable", 1)(s) }, 6,
 			append([]string{"enable"}, allBack...)},

@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 )
 
 // Rotation rotates the key of one credential. Its workflow ID is rotation/<credential>, so that Temporal
@@ -96,7 +97,7 @@ func (r *rotation) accept(by any) error {
 	if err := r.ask(accepting, by, r.in.Spec, &accepted); err != nil {
 		return refusal(err, "the worker does not take the spec")
 	}
-	r.Queue = issuerQueue(r.credential, accepted)
+	r.Queue, r.Signer = issuerQueue(r.credential, accepted), signed.Signer{Name: accepted.Signer, Key: accepted.SignerKey}
 	if accepted.Notice != "" {
 		r.notice("%s", accepted.Notice)
 	} else {
@@ -204,7 +205,7 @@ func (r *rotation) issue() error {
 	if err := r.step(issuing(r.credential), act.Issue, &input, &issued); err != nil {
 		return err
 	}
-	r.Status.Incoming, r.IncomingEnds = issued.Key, issued.Ends
+	r.Status.Incoming, r.IncomingEnds, r.RotateBy = issued.Key, issued.Ends, issued.RotateBy
 	r.became(RoleIncoming, map[bool]KeyState{false: KeyPending, true: KeyCurrent}[r.Promoted])
 	if r.Plan.Resume == nil {
 		r.note("issued key %s, stored as PENDING in version %s", issued.Key.KeyID, issued.Key.StoreVersion)

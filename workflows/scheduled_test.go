@@ -430,7 +430,7 @@ func TestARotationWaitsForTheEndOfABlackout(t *testing.T) {
 	s.every(10*time.Minute, 4*time.Hour, func() {
 		if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
 			assert.False(t, s.env.Now().Before(to), "nobody is asked in a blackout")
-			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: "ann"})
 		}
 	})
 	s.in("evidence", 90*time.Minute, func() { assert.Contains(t, s.status().WaitsFor, "a blackout lasts until") })

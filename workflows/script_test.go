@@ -321,7 +321,7 @@ func (s *script) refused(err error) (v policy.Verdict) {
 func (s *script) approveAt(after time.Duration) {
 	s.at(after, func() {
 		assert.NotNil(s.t, s.status().Gate, "after %s", after)
-		s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+		s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil)
 	})
 }
 

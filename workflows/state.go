@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 )
 
 // State is all that a run knows of its rotation. A run whose history is full hands it to the next one, which goes on from
@@ -37,7 +38,11 @@ type State struct {
 	// Promoted: CURRENT may be on the incoming key. Moving it was asked for, and not refused.
 	Promoted     bool      `json:"promoted,omitempty"`
 	IncomingEnds time.Time `json:"incomingEnds,omitzero"` // by itself; zero for never
-	OverlapEnds  time.Time `json:"overlapEnds,omitzero"`
+	// RotateBy is until when the incoming key is to be rotated itself; zero where the worker did not tell.
+	RotateBy time.Time `json:"rotateBy,omitzero"`
+	// Signer signed the spec; zero when nobody did.
+	Signer      signed.Signer `json:"signer,omitzero"`
+	OverlapEnds time.Time     `json:"overlapEnds,omitzero"`
 	// Gathering is how far that of the evidence came; nil when none is gathered.
 	Gathering *Gathering `json:"gathering,omitempty"`
 	// Revokes counts how often what the revoke gate allows was begun.

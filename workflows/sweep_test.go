@@ -148,7 +148,7 @@ func TestARetiredKeyThatIsLeft(t *testing.T) {
 		happens []string
 	}{
 		"somebody says no": {func(s *stage) {
-			s.request("revoke-gate", time.Hour, "reject", policy.Request{By: "ann", Reason: "a batch needs it in April"})
+			s.request("revoke-gate", time.Hour, "reject", policy.Request{Gate: "revoke", By: "ann", Reason: "a batch needs it in April"})
 		}, both, workflows.Refused, nil},
 		"nobody decides": {func(*stage) {}, both, workflows.Refused, nil},
 		"it is asked for when it is disabled": {func(s *stage) {

@@ -71,6 +71,7 @@ func (r *rotation) resign(ctx workflow.Context, s inventory.SignedSpec) policy.V
 		return v
 	}
 	r.in.Spec, r.resigned = s, true
+	r.Signer = signed.Signer{Name: accepted.Signer, Key: accepted.SignerKey}
 	v.Accepted, v.Reason, v.By, v.Verified = true, policy.Accepted, accepted.Signer, true
 	v.Message = "the rotation goes on"
 	r.note("%s signed the spec anew", accepted.Signer)

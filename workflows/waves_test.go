@@ -273,7 +273,7 @@ func TestTheEvidenceIsGatheredAgainWhenTheKeyIsMissed(t *testing.T) {
 	}
 	s.every(20*time.Minute, atGate+6*time.Hour, func() {
 		if gate := s.status().Gate; gate != nil && s.env.Now().Sub(s.began) > atGate && len(gate.Approvals) == 0 {
-			s.ask(policy.Approve, policy.Request{By: "ann"}, nil)
+			s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil)
 		}
 	})
 	report := s.run()

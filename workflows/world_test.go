@@ -406,7 +406,7 @@ func TestDefaultTermsComeToTheirEnd(t *testing.T) {
 			_ = s.world.Request(name)
 		}
 		if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
-			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: "ann"})
 		}
 	})
 	report := s.run()

@@ -242,6 +242,9 @@ func checkApproval(a at, approval Approval) {
 	if approval.Trust == TrustSigned && approval.Count > 0 && len(approval.From) == 0 {
 		a.wrong("from", "is missing, and signed approvals come from groups", "name groups of the worker configuration")
 	}
+	if approval.FourEyes && approval.Trust != TrustSigned {
+		a.wrong("fourEyes", "is set, and the trust is "+string(approval.Trust)+": whoever approves may give any name", "write trust: signed, or remove it")
+	}
 	checkNames(a, "from", approval.From)
 	a.within("requestExpires", approval.RequestExpires, 0, 90*Duration(day))
 	a.within("approvalExpires", approval.ApprovalExpires, 0, 90*Duration(day))

@@ -181,6 +181,8 @@ type Approval struct {
 	Count int `json:"count" jsonschema:"minimum=0,maximum=20"`
 	// Trust is signed (default) or any.
 	Trust Trust `json:"trust"`
+	// FourEyes: who signed the spec that is followed does not approve it. It takes signed specs and signed approvals.
+	FourEyes bool `json:"fourEyes,omitempty"`
 	// RequestExpires is how long a gate waits before its evidence is gathered anew.
 	RequestExpires Duration `json:"requestExpires,omitzero"`
 	// ApprovalExpires is how long one approval stays valid while others are awaited.

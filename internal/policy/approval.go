@@ -24,9 +24,9 @@ const (
 type Request struct {
 	// ID makes a repetition harmless: it gets the first verdict. One is made of the content when empty.
 	ID string `json:"id,omitempty"`
-	// Gate that an approve or reject is for; the open one when empty.
+	// Gate that an approve or reject is for.
 	Gate inventory.Gate `json:"gate,omitempty"`
-	// By is who decides, as they say.
+	// By is who decides, as they say; a signed one says it by its signature.
 	By string `json:"by,omitempty"`
 	// Reason is asked for by reject and rollback.
 	Reason string `json:"reason,omitempty"`
@@ -62,6 +62,8 @@ const (
 	OtherAction     VerdictReason = "other-action"
 	OtherRotation   VerdictReason = "other-rotation"
 	TooLate         VerdictReason = "expired"
+	Unnamed         VerdictReason = "unnamed"
+	ByRequester     VerdictReason = "requester"
 )
 
 // Verdict is the answer to a request.
@@ -123,6 +125,12 @@ type Standpoint struct {
 	// by itself. Nil cuts nothing.
 	OverlapEnds time.Time
 	LatestEnd   func(time.Time) time.Time
+	// RotateBy is that of the incoming key: no extension goes past it. Zero bounds none.
+	RotateBy time.Time
+	// Named: a decision says who decides, and on which gate. Rotations that began before that was asked for take others.
+	Named bool
+	// Requester is who signed the spec; zero when nobody did. A gate with four eyes takes no approval of theirs.
+	Requester signed.Signer
 	// NoWayBack is why the rotation cannot be turned back; empty when it can.
 	NoWayBack string
 	// Disabled: the retiring key is disabled, or about to be. From then on turning back takes the trust that
@@ -178,7 +186,7 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 	if reason, why := misplaced(action, s); why != "" {
 		return no(reason, "%s", why)
 	}
-	if reason, why := incomplete(action, r); why != "" {
+	if reason, why := incomplete(action, r, s.Named); why != "" {
 		return no(reason, "%s", why)
 	}
 	switch action {
@@ -200,6 +208,9 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 		if action == Reject {
 			break
 		}
+		if s.Gate.Needs.FourEyes && proof != nil && proof.By.Same(s.Requester) {
+			return no(ByRequester, "%s signed the spec, and this gate wants the approval of somebody else", v.By)
+		}
 		if s.Gate.Passed(s.Now) {
 			return no(AlreadyCounted, "the gate has the approvals that it needs: it takes no more")
 		}
@@ -214,6 +225,8 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 	case Extend:
 		if end := s.OverlapEnds.Add(r.Extension.Std()); s.LatestEnd != nil && s.LatestEnd(end).Before(end) {
 			return no(BadExtension, "a key ends by itself soon after %s: the overlap cannot last longer", s.LatestEnd(end).UTC().Format(time.RFC3339))
+		} else if !s.RotateBy.IsZero() && end.After(s.RotateBy) {
+			return no(BadExtension, "the incoming key is itself to be rotated by %s: the overlap cannot last longer", s.RotateBy.UTC().Format(time.RFC3339))
 		}
 	case Rollback:
 		if s.Disabled && s.Revoke != nil && s.Revoke.Count > 0 && !trusted(v, *s.Revoke) {
@@ -235,7 +248,7 @@ func Misplaced(action Action, r Request, s Standpoint) Verdict {
 	if tooLong(r) {
 		return Verdict{Action: action, At: s.Now, Reason: TextTooLong, Message: fmt.Sprintf("a text is longer than %d bytes: shorten it", MaxText)}
 	}
-	v.Reason, v.Message = incomplete(action, r)
+	v.Reason, v.Message = incomplete(action, r, s.Named)
 	return v
 }
 
@@ -261,8 +274,12 @@ func misplaced(action Action, s Standpoint) (VerdictReason, string) {
 }
 
 // incomplete is what a request must say and does not.
-func incomplete(action Action, r Request) (VerdictReason, string) {
+func incomplete(action Action, r Request, named bool) (VerdictReason, string) {
 	switch {
+	case named && r.By == "":
+		return Unnamed, fmt.Sprintf("say who decides, as %s, or with --as: an unnamed decision counts for nobody", Example(action))
+	case named && r.Gate == "" && (action == Approve || action == Reject):
+		return Unnamed, fmt.Sprintf("say which gate it is for, as %s, or with --gate", Example(action))
 	case action == Reject && r.Reason == "":
 		return ReasonMissing, "say why: a rejection needs a reason"
 	case action == Rollback && r.Reason == "":
@@ -271,6 +288,19 @@ func incomplete(action Action, r Request) (VerdictReason, string) {
 		return BadExtension, "say by how much: a duration above zero, such as 2h"
 	}
 	return "", ""
+}
+
+// Example is how an unsigned request of an action is written.
+func Example(action Action) string {
+	switch action {
+	case Approve:
+		return `{"gate":"revoke","by":"you"}`
+	case Reject:
+		return `{"gate":"revoke","by":"you","reason":"why"}`
+	case Extend:
+		return `{"by":"you","extension":"2h"}`
+	}
+	return `{"by":"you","reason":"why"}`
 }
 
 func tooLong(r Request) bool {

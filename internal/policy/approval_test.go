@@ -31,6 +31,10 @@ func TestJudge(t *testing.T) {
 		return s
 	}
 	overlap := func(s *policy.Standpoint) { s.Gate, s.InOverlap, s.OverlapEnds = nil, true, now.Add(time.Hour) }
+	named := func(s *policy.Standpoint) { s.Named = true }
+	until := func(rotateBy time.Time) func(*policy.Standpoint) {
+		return func(s *policy.Standpoint) { overlap(s); s.RotateBy = rotateBy }
+	}
 	cases := map[string]struct {
 		action policy.Action
 		req    policy.Request
@@ -53,11 +57,17 @@ func TestJudge(t *testing.T) {
 			}), policy.Accepted},
 		"a gate that wants signatures takes none without": {policy.Approve, policy.Request{By: "ann"},
 			at(func(s *policy.Standpoint) { s.Gate.Needs.Trust = inventory.TrustSigned }), policy.SignatureNeeded},
-		"a rejection with a reason is taken":        {policy.Reject, policy.Request{By: "ann", Reason: "batch job at night"}, at(nil), policy.Accepted},
-		"a rejection without a reason is not taken": {policy.Reject, policy.Request{By: "ann"}, at(nil), policy.ReasonMissing},
-		"an extension in the overlap is taken":      {policy.Extend, policy.Request{Extension: hours(2)}, at(overlap), policy.Accepted},
-		"an extension outside of it is not taken":   {policy.Extend, policy.Request{Extension: hours(2)}, at(nil), policy.WrongPhase},
-		"an extension by nothing is not taken":      {policy.Extend, policy.Request{}, at(overlap), policy.BadExtension},
+		"a decision that says not by whom counts for nobody":    {policy.Approve, policy.Request{Gate: "revoke"}, at(named), policy.Unnamed},
+		"nor does one that says not on what":                    {policy.Reject, policy.Request{By: "ann", Reason: "r"}, at(named), policy.Unnamed},
+		"one that says both is taken":                           {policy.Approve, policy.Request{By: "ann", Gate: "revoke"}, at(named), policy.Accepted},
+		"an unnamed rollback turns nothing back":                {policy.Rollback, policy.Request{Reason: "errors"}, at(named), policy.Unnamed},
+		"an extension to the day of the next rotation is taken": {policy.Extend, policy.Request{Extension: hours(2)}, at(until(now.Add(3 * time.Hour))), policy.Accepted},
+		"one past it is not":                                    {policy.Extend, policy.Request{Extension: hours(2)}, at(until(now.Add(2 * time.Hour))), policy.BadExtension},
+		"a rejection with a reason is taken":                    {policy.Reject, policy.Request{By: "ann", Reason: "batch job at night"}, at(nil), policy.Accepted},
+		"a rejection without a reason is not taken":             {policy.Reject, policy.Request{By: "ann"}, at(nil), policy.ReasonMissing},
+		"an extension in the overlap is taken":                  {policy.Extend, policy.Request{Extension: hours(2)}, at(overlap), policy.Accepted},
+		"an extension outside of it is not taken":               {policy.Extend, policy.Request{Extension: hours(2)}, at(nil), policy.WrongPhase},
+		"an extension by nothing is not taken":                  {policy.Extend, policy.Request{}, at(overlap), policy.BadExtension},
 		"an extension past the retiring key's expiry is not taken": {policy.Extend, policy.Request{Extension: hours(2)},
 			at(func(s *policy.Standpoint) {
 				overlap(s)

@@ -36,27 +36,34 @@ func TestJudgeSigned(t *testing.T) {
 			Needs: inventory.Approval{Count: 1, Trust: inventory.TrustSigned, From: []string{"owners"}, ApprovalExpires: hours(1)},
 		}}
 	}
+	fourEyes := func(requester signed.Signer) func(*policy.Standpoint) {
+		return func(s *policy.Standpoint) { s.Gate.Needs.FourEyes, s.Requester = true, requester }
+	}
 	cases := map[string]struct {
 		proof  *policy.Proof
 		change func(*policy.Standpoint)
 		want   policy.VerdictReason
 	}{
-		"an approval by one of the group is taken":               {proof(nil), nil, policy.Accepted},
-		"a signature that does not hold is not taken":            {proof(func(p *policy.Proof) { p.Problem = "forged" }), nil, policy.SignatureBad},
-		"one of another group is not taken":                      {proof(func(p *policy.Proof) { p.Groups = []string{"guests"} }), nil, policy.SignatureNeeded},
-		"one for another namespace is not taken":                 {proof(func(p *policy.Proof) { p.Request.Namespace = "staging" }), nil, policy.OtherRotation},
-		"one for another workflow is not taken":                  {proof(func(p *policy.Proof) { p.Request.Workflow = "rotation/else" }), nil, policy.OtherRotation},
-		"one for another run, such as before a reset, is not":    {proof(func(p *policy.Proof) { p.Request.Run = "run-0" }), nil, policy.OtherRun},
-		"one for another rotation is not taken":                  {proof(func(p *policy.Proof) { p.Request.Rotation = "earlier" }), nil, policy.OtherRotation},
-		"one for another gate is not taken":                      {proof(func(p *policy.Proof) { p.Request.Gate = inventory.GateSignoff }), nil, policy.NotOpen},
-		"one for another retiring key is not taken":              {proof(func(p *policy.Proof) { p.Request.Retiring = "key-x" }), nil, policy.OtherRotation},
-		"one for another incoming key is not taken":              {proof(func(p *policy.Proof) { p.Request.Incoming = "key-x" }), nil, policy.OtherRotation},
-		"one of other evidence is not taken":                     {proof(func(p *policy.Proof) { p.Request.Evidence = "digest-0" }), nil, policy.OtherEvidence},
-		"a rejection that was sent as an approval is not":        {proof(func(p *policy.Proof) { p.Request.Action = policy.Reject }), nil, policy.OtherAction},
-		"one from the future is not taken":                       {proof(func(p *policy.Proof) { p.Request.SignedAt = now.Add(time.Hour) }), nil, policy.TooLate},
-		"one that was signed too long ago is not taken":          {proof(nil), func(s *policy.Standpoint) { s.Now = now.Add(2 * time.Hour) }, policy.TooLate},
-		"one that comes when no gate waits is not taken":         {proof(nil), func(s *policy.Standpoint) { s.Gate = nil }, policy.NotOpen},
-		"the same person does not count twice under another key": {proof(nil), func(s *policy.Standpoint) { s.Gate.Approvals = []policy.Verdict{verified("ann", "m")} }, policy.AlreadyCounted},
+		"an approval by one of the group is taken":                 {proof(nil), nil, policy.Accepted},
+		"a signature that does not hold is not taken":              {proof(func(p *policy.Proof) { p.Problem = "forged" }), nil, policy.SignatureBad},
+		"one of another group is not taken":                        {proof(func(p *policy.Proof) { p.Groups = []string{"guests"} }), nil, policy.SignatureNeeded},
+		"one for another namespace is not taken":                   {proof(func(p *policy.Proof) { p.Request.Namespace = "staging" }), nil, policy.OtherRotation},
+		"one for another workflow is not taken":                    {proof(func(p *policy.Proof) { p.Request.Workflow = "rotation/else" }), nil, policy.OtherRotation},
+		"one for another run, such as before a reset, is not":      {proof(func(p *policy.Proof) { p.Request.Run = "run-0" }), nil, policy.OtherRun},
+		"one for another rotation is not taken":                    {proof(func(p *policy.Proof) { p.Request.Rotation = "earlier" }), nil, policy.OtherRotation},
+		"one for another gate is not taken":                        {proof(func(p *policy.Proof) { p.Request.Gate = inventory.GateSignoff }), nil, policy.NotOpen},
+		"one for another retiring key is not taken":                {proof(func(p *policy.Proof) { p.Request.Retiring = "key-x" }), nil, policy.OtherRotation},
+		"one for another incoming key is not taken":                {proof(func(p *policy.Proof) { p.Request.Incoming = "key-x" }), nil, policy.OtherRotation},
+		"one of other evidence is not taken":                       {proof(func(p *policy.Proof) { p.Request.Evidence = "digest-0" }), nil, policy.OtherEvidence},
+		"a rejection that was sent as an approval is not":          {proof(func(p *policy.Proof) { p.Request.Action = policy.Reject }), nil, policy.OtherAction},
+		"one from the future is not taken":                         {proof(func(p *policy.Proof) { p.Request.SignedAt = now.Add(time.Hour) }), nil, policy.TooLate},
+		"one that was signed too long ago is not taken":            {proof(nil), func(s *policy.Standpoint) { s.Now = now.Add(2 * time.Hour) }, policy.TooLate},
+		"one that comes when no gate waits is not taken":           {proof(nil), func(s *policy.Standpoint) { s.Gate = nil }, policy.NotOpen},
+		"with four eyes, that of who signed the spec is not taken": {proof(nil), fourEyes(signed.Signer{Name: "ann", Key: "another key of hers"}), policy.ByRequester},
+		"nor is it under another name of the same key":             {proof(func(p *policy.Proof) { p.By.Key = "k" }), fourEyes(signed.Signer{Name: "ann at work", Key: "k"}), policy.ByRequester},
+		"with four eyes, that of somebody else is taken":           {proof(nil), fourEyes(signed.Signer{Name: "bob", Key: "k"}), policy.Accepted},
+		"where nobody signed the spec, nobody is left out":         {proof(nil), fourEyes(signed.Signer{}), policy.Accepted},
+		"the same person does not count twice under another key":   {proof(nil), func(s *policy.Standpoint) { s.Gate.Approvals = []policy.Verdict{verified("ann", "m")} }, policy.AlreadyCounted},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

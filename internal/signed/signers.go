@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,11 @@ type Signer struct {
 	Name string `json:"name"`
 	// Key is the SHA-256 fingerprint of the key that was used.
 	Key string `json:"key"`
+}
+
+// Same tells whether two signers may be one person: they have a name, or a key, in common. Nobody is the same as nobody.
+func (s Signer) Same(other Signer) bool {
+	return s.Name != "" && s.Name == other.Name || s.Key != "" && s.Key == other.Key
 }
 
 // Signers are the keys that may sign, as an OpenSSH allowed signers file names them.
@@ -166,14 +172,29 @@ func (s Signers) Names() []string {
 	return names
 }
 
+// Able lists who may sign for a purpose at a time: each key once, by the name that counts for it.
+func (s Signers) Able(p Purpose, at time.Time) []Signer {
+	var able []Signer
+	for _, k := range s {
+		by, err := s.find(k.key, p, at)
+		if err == nil && !slices.ContainsFunc(able, func(other Signer) bool { return other.Key == by.Key }) {
+			able = append(able, by)
+		}
+	}
+	return able
+}
+
 // Ends calls each for every line with a valid-before: whose key it is of, and until when it may sign.
 func (s Signers) Ends(each func(by Signer, until time.Time)) {
 	for _, k := range s {
 		if !k.before.IsZero() {
-			each(Signer{Name: k.name, Key: ssh.FingerprintSHA256(k.key)}, k.before)
+			each(k.Signer(), k.before)
 		}
 	}
 }
+
+// Signer is whose key it is.
+func (k allowedKey) Signer() Signer { return Signer{Name: k.name, Key: ssh.FingerprintSHA256(k.key)} }
 
 // find returns whose key it is. A key with several lines is allowed when one of them allows it.
 func (s Signers) find(public ssh.PublicKey, p Purpose, at time.Time) (Signer, error) {

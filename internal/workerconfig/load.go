@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -141,7 +142,7 @@ func load(file string, data []byte, descriptors []providers.Descriptor, readSign
 	doc.Decode("", c)
 	check(c, doc.Report)
 	if readSigners {
-		checkSigners(c.Trust, doc.Report)
+		checkSigners(c.Trust, time.Now(), doc.Report)
 	}
 	if err := doc.Err(); err != nil {
 		return nil, err
@@ -232,24 +233,36 @@ func check(c *Config, report func(strictyaml.Problem)) {
 }
 
 // checkSigners reads the files of those who may sign, so that a worker with a bad one does not start.
-func checkSigners(t Trust, report func(strictyaml.Problem)) {
-	look := func(field, file string) {
+func checkSigners(t Trust, now time.Time, report func(strictyaml.Problem)) {
+	names := map[string]string{} // of approvers' keys
+	look := func(field, file string, approves bool) {
 		signers, err := signed.LoadSigners(file)
 		switch {
 		case err != nil:
 			report(strictyaml.Problem{Field: field, What: "cannot be used: " + err.Error(), Write: "mend the file; see ssh-keygen(1), ALLOWED SIGNERS"})
 		case len(signers) == 0:
 			report(strictyaml.Problem{Field: field, What: file + " names nobody", Write: "write a line for each key: name ssh-ed25519 AAAA…"})
+		case approves && len(signers.Able(signed.Decision, now)) == 0:
+			report(strictyaml.Problem{Field: field, What: file + " has nobody who may sign now for " + string(signed.Decision), Write: "write a key that is valid, for that namespace or for all"})
+		}
+		for _, k := range signers {
+			by := k.Signer()
+			if other, known := names[by.Key]; approves && known && other != by.Name {
+				report(strictyaml.Problem{Field: field, What: fmt.Sprintf("%s has key %s of %s, which is that of %s, too: one person would be two", file, by.Key, by.Name, other), Write: "write it under one name"})
+			}
+			if approves {
+				names[by.Key] = by.Name
+			}
 		}
 	}
 	for i, in := range t.Inventory {
-		look(fmt.Sprintf("trust.inventory[%d].allowedSigners", i), in.AllowedSigners)
+		look(fmt.Sprintf("trust.inventory[%d].allowedSigners", i), in.AllowedSigners, false)
 	}
-	for group, file := range t.Approvers {
-		look(strictyaml.Entry("trust.approvers", group), file)
+	for _, group := range slices.Sorted(maps.Keys(t.Approvers)) {
+		look(strictyaml.Entry("trust.approvers", group), t.Approvers[group], true)
 	}
 	if t.Incidents != "" {
-		look("trust.incidents", t.Incidents)
+		look("trust.incidents", t.Incidents, false)
 	}
 }
 

@@ -3,6 +3,7 @@ package workerconfig
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/signed"
@@ -51,26 +52,42 @@ func (c *Config) IncidentSigners() (signed.Signers, error) {
 }
 
 // CannotApprove says why a gate that asks for signed approvals could never be passed here; empty when it
-// can, or when it takes any approval.
-func (c *Config) CannotApprove(a inventory.Approval) string {
+// can, or when it takes any approval. requester signed the spec; with four eyes theirs does not count.
+func (c *Config) CannotApprove(a inventory.Approval, requester signed.Signer, at time.Time) string {
 	if a.Count == 0 || a.Trust == inventory.TrustAny {
 		return ""
 	}
 	if len(a.From) == 0 {
 		return "it names no group in from, so that nobody could give one"
 	}
-	people := map[string]bool{}
-	for _, group := range a.From {
+	if a.FourEyes && requester == (signed.Signer{}) {
+		return "it wants four eyes, and nobody signed the spec, so that nobody knows whose the first two are"
+	}
+	names, people := map[string]string{}, map[string]bool{} // a key under two names is one person
+	for _, group := range slices.Sorted(slices.Values(a.From)) {
 		signers, err := c.Approvers(group)
 		if err != nil {
 			return err.Error()
 		}
-		for _, name := range signers.Names() {
-			people[name] = true
+		for _, by := range signers.Able(signed.Decision, at) {
+			if a.FourEyes && by.Same(requester) {
+				continue
+			}
+			if _, known := names[by.Key]; !known {
+				names[by.Key] = by.Name
+			}
+			people[names[by.Key]] = true
 		}
 	}
-	if len(people) < a.Count {
-		return fmt.Sprintf("only %d people can give one", len(people))
+	if len(people) >= a.Count {
+		return ""
 	}
-	return ""
+	others := ""
+	if a.FourEyes {
+		others = fmt.Sprintf(", beside %s, who signed the spec", requester.Name)
+	}
+	if len(people) == 1 {
+		return "only one person can give one" + others
+	}
+	return fmt.Sprintf("only %d people can give one%s", len(people), others)
 }

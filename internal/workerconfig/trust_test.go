@@ -5,11 +5,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -76,13 +78,61 @@ func TestGatesThatNobodyCouldPass(t *testing.T) {
 		"anybody may":                      {inventory.Approval{Count: 3, Trust: inventory.TrustAny}, ""},
 		"no group is named":                {inventory.Approval{Count: 1, Trust: inventory.TrustSigned}, "names no group"},
 		"a group that is not configured":   {inventory.Approval{Count: 1, From: []string{"x"}}, "not under trust.approvers"},
-		"more people than the groups have": {inventory.Approval{Count: 2, From: []string{"payments-owners"}}, "only 1 people"},
+		"more people than the groups have": {inventory.Approval{Count: 2, From: []string{"payments-owners"}}, "only one person can give one"},
 	} {
-		why := c.CannotApprove(g.gate)
+		why := c.CannotApprove(g.gate, signed.Signer{Name: "carl"}, time.Now())
 		if g.says == "" {
 			assert.Empty(t, why, name)
 			continue
 		}
 		assert.Contains(t, why, g.says, name)
 	}
+}
+
+// bens is another key than anns.
+const bens = "ben ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl\n"
+
+// Who can approve is counted as approvals are: by people whose key is valid now for that, without who asked where four eyes are wanted.
+func TestWhoCouldApprove(t *testing.T) {
+	t.Parallel()
+	gate := func(count int, fourEyes bool) inventory.Approval {
+		return inventory.Approval{Count: count, From: []string{"payments-owners"}, Trust: inventory.TrustSigned, FourEyes: fourEyes}
+	}
+	for name, c := range map[string]struct {
+		approvers string
+		gate      inventory.Approval
+		requester string
+		says      string
+	}{
+		"two people":                           {anns + bens, gate(2, false), "ann", ""},
+		"one of them asked":                    {anns + bens, gate(2, true), "ann", "only one person can give one, beside ann, who signed the spec"},
+		"somebody else asked":                  {anns + bens, gate(2, true), "carl", ""},
+		"nobody knows who asked":               {anns + bens, gate(1, true), "", "nobody signed the spec"},
+		"one whose key has ended":              {anns + strings.Replace(bens, "ben ", "ben valid-before=\"20200101Z\" ", 1), gate(2, false), "ann", "only one person"},
+		"one whose key is for something else":  {anns + strings.Replace(bens, "ben ", "ben namespaces=\"spec@keyturn.dev\" ", 1), gate(2, false), "ann", "only one person"},
+		"one whose key serves by another line": {anns + strings.Replace(bens, "ben ", "ben namespaces=\"x\" ", 1) + bens, gate(2, false), "ann", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config, _, err := withSigners(t, anns, c.approvers)
+			require.NoError(t, err)
+			why := config.CannotApprove(c.gate, signed.Signer{Name: c.requester}, time.Now())
+			if c.says == "" {
+				assert.Empty(t, why)
+			} else {
+				assert.Contains(t, why, c.says)
+			}
+		})
+	}
+}
+
+// One person is not two by two names, and a group can approve when the worker starts.
+func TestGroupsThatCannotWork(t *testing.T) {
+	t.Parallel()
+	_, _, err := withSigners(t, anns, anns+strings.Replace(anns, "ann ", "ann-at-work ", 1))
+	require.ErrorContains(t, err, "which is that of ann, too: one person would be two; write it under one name")
+	_, _, err = withSigners(t, anns, strings.Replace(anns, "ann ", "ann valid-before=\"20200101Z\" ", 1))
+	require.ErrorContains(t, err, "has nobody who may sign now for decision@keyturn.dev")
+	_, _, err = withSigners(t, anns, anns+anns)
+	require.NoError(t, err, "a line that is there twice changes nothing")
 }

@@ -714,10 +714,10 @@ func (p *play) decide() {
 		return
 	}
 	p.gates[opened] = true
-	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann"})
-	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: "ann", ID: "again"}) // counts once
-	for _, more := range []string{"bob", "cid"}[:st.Gate.Needs.Count-1] {               // one more than the policy says where no use is told
-		p.env.SignalWorkflow(workflows.ApproveName, policy.Request{By: more})
+	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: st.Gate.Gate, By: "ann"})
+	p.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: st.Gate.Gate, By: "ann", ID: "again"}) // counts once
+	for _, more := range []string{"bob", "cid"}[:st.Gate.Needs.Count-1] {                                   // one more than the policy says where no use is told
+		p.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: st.Gate.Gate, By: more})
 	}
 }
 
@@ -737,8 +737,12 @@ func (p *play) actInPhase() {
 
 func (p *play) act(a act) {
 	switch a.what {
-	case "rollback", "reject":
-		p.env.SignalWorkflow(a.what, policy.Request{By: "ann", Reason: "errors"})
+	case "rollback":
+		p.env.SignalWorkflow(workflows.RollbackName, policy.Request{By: "ann", Reason: "errors"})
+	case "reject":
+		for _, gate := range inventory.Gates { // of which one waits
+			p.env.SignalWorkflow(workflows.RejectName, policy.Request{Gate: gate, By: "ann", Reason: "errors"})
+		}
 	case "extend":
 		p.env.SignalWorkflow(workflows.ExtendName, policy.Request{By: "ann", Extension: inventory.Duration(30 * time.Minute)})
 	case "cancel":
