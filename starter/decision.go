@@ -108,7 +108,7 @@ func (d *decision) bind(ctx context.Context, t *terminal, c client.Client, names
 		return fmt.Errorf("describing the rotation of %q: %w", credential, err)
 	}
 	run := described.GetWorkflowExecutionInfo().GetExecution().GetRunId()
-	d.req, err = t.signRequest(d.req, d.action, d.sign, namespace, s, run)
+	d.req, err = t.signRequest(d.req, d.action, d.sign, namespace, s.Status, run)
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
+	"google.golang.org/grpc/codes"
 
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -55,6 +56,30 @@ func classify(err error) int {
 		return exitTimedOut
 	}
 	return exitFailed
+}
+
+// What keeps Temporal or a worker from answering.
+const (
+	troubleLate = "there was no answer in time"
+	troubleAway = "Temporal does not answer, or starts anew"
+	troubleBusy = "Temporal has too much to do"
+)
+
+// trouble names what keeps somebody from answering and may pass, in words that do not come from the network; "" for an answer.
+func trouble(err error) string {
+	var failed *temporal.WorkflowExecutionError
+	if err == nil || errors.As(err, &failed) {
+		return ""
+	}
+	switch serviceerror.ToStatus(err).Code() {
+	case codes.DeadlineExceeded:
+		return troubleLate
+	case codes.Unavailable, codes.Canceled, codes.Internal, codes.Aborted:
+		return troubleAway
+	case codes.ResourceExhausted:
+		return troubleBusy
+	}
+	return ""
 }
 
 // outcomeCode is the code of a rotation that was waited for.

@@ -168,12 +168,16 @@ func (t *terminal) printStatus(w io.Writer, s workflows.Status) {
 	columns(w, rows...)
 	if len(s.Timeline) > 0 {
 		fmt.Fprintln(w)
-		rows = nil
-		for _, m := range s.Timeline {
-			rows = append(rows, []string{m.At.Local().Format(time.TimeOnly), string(m.Phase), m.What})
-		}
-		columns(w, rows...)
+		printTimeline(w, s.Timeline)
 	}
+}
+
+func printTimeline(w io.Writer, timeline []workflows.Moment) {
+	var rows [][]string
+	for _, m := range timeline {
+		rows = append(rows, []string{m.At.Local().Format(time.TimeOnly), string(m.Phase), m.What})
+	}
+	columns(w, rows...)
 }
 
 func remaining(until time.Time) string {
