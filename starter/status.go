@@ -7,10 +7,12 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	commonpb "go.temporal.io/api/common/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -80,17 +82,24 @@ func runningRotations(ctx context.Context, c client.Client) (map[string]runningR
 			return nil, fmt.Errorf("listing rotations: %w", err)
 		}
 		for _, e := range answer.GetExecutions() {
-			fields := e.GetSearchAttributes().GetIndexedFields()
-			r := runningRotation{
-				Credential: decode(fields[workflows.AttributeCredential.GetName()]), Owner: decode(fields[workflows.AttributeOwner.GetName()]),
-				Phase: workflows.Phase(decode(fields[workflows.AttributePhase.GetName()])),
-				Since: e.GetStartTime().AsTime(), Run: e.GetExecution().GetRunId(),
-			}
+			r := runningAs(e)
 			rotations[r.Credential] = r
 		}
 		if page = answer.GetNextPageToken(); len(page) == 0 {
 			return rotations, nil
 		}
+	}
+}
+
+// runningAs is a rotation as visibility has it. Its credential is that of its ID: one that was begun in the Web UI has no search
+// attribute before its first task.
+func runningAs(e *workflowpb.WorkflowExecutionInfo) runningRotation {
+	fields := e.GetSearchAttributes().GetIndexedFields()
+	return runningRotation{
+		Credential: strings.TrimPrefix(e.GetExecution().GetWorkflowId(), workflows.WorkflowID("")),
+		Owner:      decode(fields[workflows.AttributeOwner.GetName()]),
+		Phase:      workflows.Phase(decode(fields[workflows.AttributePhase.GetName()])),
+		Since:      e.GetStartTime().AsTime(), Run: e.GetExecution().GetRunId(),
 	}
 }
 
