@@ -157,7 +157,7 @@ func update(ctx context.Context, c client.Client, credential, name, id string, b
 		case errors.As(err, &notReady):
 		case errors.As(err, &missing):
 			return v, exit(exitNotFound, fmt.Errorf("no rotation of %q is running", credential))
-		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		case errors.Is(ctx.Err(), context.DeadlineExceeded), trouble(err) == troubleLate:
 			return v, exit(exitTimedOut, fmt.Errorf("no worker answered for %s; the decision was not taken, or its answer was lost: ask again, a repetition is harmless", credential))
 		default:
 			return v, fmt.Errorf("sending %s to the rotation of %s: %w", name, credential, err)

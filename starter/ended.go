@@ -128,7 +128,7 @@ func (e *ending) message(credential string) string {
 const lookSince = 20 * time.Second
 
 // lookAfterTheEnd asks a worker what is true of both keys now.
-func (s *standing) lookAfterTheEnd(ctx context.Context, c client.Client) {
+func (s *standing) lookAfterTheEnd(ctx context.Context, c client.Client, tell func(string)) {
 	e := s.Ended
 	if e == nil {
 		return
@@ -143,7 +143,7 @@ func (s *standing) lookAfterTheEnd(ctx context.Context, c client.Client) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookSince)
 	defer cancel()
-	plan, err := lookAt(ctx, c, workflows.TaskQueue, s.Credential, workflows.InspectInput{Spec: e.asks.Spec, Credential: e.asks.Credential})
+	plan, err := lookAt(ctx, c, workflows.TaskQueue, s.Credential, workflows.InspectInput{Spec: e.asks.Spec, Credential: e.asks.Credential}, tell)
 	if err != nil {
 		e.Problem = plain(err.Error())
 		return

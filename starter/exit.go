@@ -52,7 +52,7 @@ func classify(err error) int {
 	switch {
 	case errors.As(err, &missing):
 		return exitNotFound
-	case errors.Is(err, context.DeadlineExceeded):
+	case trouble(err) == troubleLate:
 		return exitTimedOut
 	}
 	return exitFailed
@@ -105,20 +105,23 @@ func result(ctx context.Context, run client.WorkflowRun) (workflows.Report, erro
 		return report, nil
 	case errors.As(err, &ended) && ended.Type() == workflows.FailedType && ended.Details(&report) == nil:
 		return report, nil
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case trouble(err) == troubleLate:
 		return report, exit(exitTimedOut, errors.New("the rotation goes on; it did not end in the time that --timeout gave"))
 	}
 	return report, fmt.Errorf("waiting for the rotation: %w", err)
 }
 
-// noAnswer explains a wait that ended with the context.
-func noAnswer(ctx context.Context, doing string, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; is a worker running, and is its build current? See the run in the Web UI", doing))
-	}
+// noAnswer explains a wait that ended without an answer. What failed meanwhile is why, when it is known; else it may be a worker.
+func noAnswer(doing string, failing *retrying, err error) error {
 	var refused *temporal.ApplicationError
-	if errors.As(err, &refused) {
+	var ended *temporal.TimeoutError
+	switch {
+	case errors.As(err, &refused):
 		return exit(exitRefused, fmt.Errorf("%s: %s", doing, refused.Message()))
+	case !errors.As(err, &ended) && trouble(err) != troubleLate:
+		return fmt.Errorf("%s: %w", doing, err)
+	case failing != nil:
+		return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; the last failure was of %s", doing, failing))
 	}
-	return fmt.Errorf("%s: %w", doing, err)
+	return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; is a worker running, and is its build current? See the run in the Web UI", doing))
 }

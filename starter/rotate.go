@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/workflows"
@@ -67,6 +68,10 @@ func newRotate(t *terminal) *cobra.Command {
 				})
 			}
 			report, err := result(ctx, run)
+			var ended *temporal.WorkflowExecutionError
+			if errors.As(err, &ended) { // by Temporal, without a report
+				return t.tellStatus(ctx, c, args[0])
+			}
 			if err != nil {
 				return err
 			}

@@ -20,6 +20,8 @@ type standing struct {
 	workflows.Status
 	// Ended is set when Temporal ended the run, so that there is no report.
 	Ended *ending `json:"ended,omitempty"`
+	// Retrying is what keeps failing now, and is tried again.
+	Retrying *retrying `json:"retrying,omitempty"`
 	// pending are the activities that run; unheard: no worker answered for the run.
 	pending []*workflowpb.PendingActivityInfo
 	unheard bool
@@ -42,7 +44,7 @@ func (t *terminal) tellStatus(ctx context.Context, c client.Client, credential s
 	if err != nil {
 		return err
 	}
-	s.lookAfterTheEnd(ctx, c)
+	s.lookAfterTheEnd(ctx, c, t.warn)
 	if err := t.showStatus(s); err != nil {
 		return err
 	}
@@ -55,7 +57,7 @@ func (t *terminal) showStatus(s standing) error {
 			t.printEnded(w, s)
 			return
 		}
-		t.printStatus(w, s.Status)
+		t.printStatus(w, s)
 		if s.Report != nil {
 			fmt.Fprintln(w)
 			t.printReport(w, *s.Report)
@@ -78,6 +80,7 @@ func status(ctx context.Context, c client.Client, credential string) (standing, 
 	}
 	info := described.GetWorkflowExecutionInfo()
 	s.pending = described.GetPendingActivities()
+	s.Retrying = retryingIn(s.pending)
 	run := info.GetExecution().GetRunId()
 	asked := s.ask(ctx, c, id, run)
 	switch running := info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING; {

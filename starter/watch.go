@@ -132,7 +132,7 @@ func (a *answer) again(ctx context.Context, c client.Client, credential string) 
 		return exit(exitTimedOut, errors.New(said))
 	}
 	if err != nil || a.status.over() {
-		a.status.lookAfterTheEnd(ctx, c)
+		a.status.lookAfterTheEnd(ctx, c, func(string) {}) // a failure is in what is told of the end
 		return err
 	}
 	beside, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -235,6 +235,9 @@ func (v *lines) changed(p picture) error {
 		fmt.Fprintln(v.out)
 		v.printEnded(v.out, s)
 		return nil
+	}
+	if r := s.Retrying; r != nil && (v.last.Retrying == nil || r.Failure != v.last.Retrying.Failure) {
+		columns(v.out, []string{clock(time.Now()), "failing", r.String()})
 	}
 	if s.Phase != v.last.Phase || s.WaitsFor != v.last.WaitsFor {
 		columns(v.out, []string{clock(time.Now()), string(s.Phase), s.Doing, s.WaitsFor})
