@@ -280,6 +280,9 @@ func lookAt(ctx context.Context, c client.Client, queue, name string, in workflo
 	if err != nil {
 		return plan, fmt.Errorf("starting the dry run: %w", err)
 	}
+	if warning := noWorker(ctx, c, queue); warning != "" {
+		tell(warning)
+	}
 	err = await(ctx, c, run, &plan, "inspecting "+name, tell)
 	return plan, err
 }

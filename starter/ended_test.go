@@ -13,6 +13,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/serviceerror"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -36,6 +37,8 @@ type namespaceOf struct {
 	says    *workflows.Status
 	report  *workflows.Report
 	silence error
+	// nobodyPolls: there is no worker.
+	nobodyPolls bool
 	// plan is what a dry run finds, and asked what it was asked with.
 	plan  *policy.Plan
 	asked workflows.InspectInput
@@ -60,6 +63,13 @@ func (n *namespaceOf) QueryWorkflow(context.Context, string, string, string, ...
 		return nil, serviceerror.NewInvalidArgument("it has had no task")
 	}
 	return temporaltest.Answer{Of: *n.says}, nil
+}
+
+func (n *namespaceOf) DescribeTaskQueue(context.Context, string, enumspb.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error) {
+	if n.nobodyPolls {
+		return &workflowservice.DescribeTaskQueueResponse{}, nil
+	}
+	return &workflowservice.DescribeTaskQueueResponse{Pollers: []*taskqueuepb.PollerInfo{{Identity: "worker", LastAccessTime: timestamppb.Now()}}}, nil
 }
 
 // ran is a workflow that has ended.

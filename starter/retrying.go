@@ -9,6 +9,7 @@ import (
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
 
+	"github.com/keyturn/keyturn/internal/namespace"
 	"github.com/keyturn/keyturn/internal/retried"
 )
 
@@ -35,6 +36,14 @@ func (r *retrying) String() string {
 
 // oneLine is text from outside in one line.
 func oneLine(text string) string { return plain(strings.Join(strings.Fields(text), " ")) }
+
+// noWorker warns of what has been begun on a task queue that nobody polls; "" when somebody does.
+func noWorker(ctx context.Context, c client.Client, queue string) string {
+	if !namespace.NobodyPolls(ctx, c, queue) {
+		return ""
+	}
+	return "no worker polls task queue " + queue + ": it waits until one is started (keyturn-worker --config FILE), and loses nothing; see: keyturn doctor"
+}
 
 // lookForFailures is how often it is asked what keeps failing while somebody waits.
 const lookForFailures = time.Second

@@ -15,6 +15,7 @@ import (
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
 
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/retried"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -73,6 +74,17 @@ func TestWhoWaitsIsToldAtOnceWhatKeepsFailing(t *testing.T) {
 	assert.Equal(t, exitTimedOut, code(err))
 	assert.Contains(t, err.Error(), "the last failure was of Inspect, which is tried again (attempt 2): no such file")
 	assert.NotContains(t, err.Error(), "is a worker running", "it is known that one does")
+}
+
+func TestADryRunThatNobodyTakesIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	for nobody, want := range map[bool]int{true: 1, false: 0} {
+		n := &namespaceOf{nobodyPolls: nobody, plan: &policy.Plan{}}
+		var told []string
+		_, err := lookAt(t.Context(), n, workflows.TaskQueue, "payments-api", workflows.InspectInput{}, func(text string) { told = append(told, text) })
+		require.NoError(t, err)
+		assert.Len(t, told, want)
+	}
 }
 
 func TestAWarningIsOneLineOnTheStandardError(t *testing.T) {
