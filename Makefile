@@ -5,7 +5,7 @@ WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets takeovers incidents due steady sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady sandbox
 
 build:
 	go build ./... ./sandbox/...
@@ -76,6 +76,10 @@ proof:
 # A rotation that is reset at each of its workflow tasks, by the server.
 resets:
 	go test ./tests -run '^TestResetAtEachWorkflowTask$$' -resets -count 1 -timeout 60m -v
+
+# A run that is terminated in each of its phases, and the next one: two minutes.
+endings:
+	go test ./tests -run '^TestTheNextRotationTakesUpWhatTemporalEnded$$' -endings -count 1 -timeout 20m -v
 
 # What has a rotation's ID and does not answer an incident: two minutes.
 takeovers:

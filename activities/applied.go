@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/retried"
 )
 
 // Applied lists the credentials that are applied. It is an index: whoever may write to the namespace may have
@@ -99,14 +100,8 @@ func runOf(d *workflowservice.DescribeWorkflowExecutionResponse) policy.Run {
 	if task := d.GetPendingWorkflowTask(); task != nil {
 		r.TaskAttempts, r.TaskSince = int(task.GetAttempt()), task.GetOriginalScheduledTime().AsTime()
 	}
-	for _, p := range d.GetPendingActivities() {
-		failing := p.GetLastFailure()
-		if failing == nil || failing.GetApplicationFailureInfo().GetType() == TypeNotYet {
-			continue // it waits, as it should
-		}
-		if n := int(p.GetAttempt()); n > r.StepAttempts {
-			r.Step, r.StepID, r.StepAttempts, r.StepFailure = p.GetActivityType().GetName(), p.GetActivityId(), n, capText(failing.GetMessage())
-		}
+	if step, ok := retried.MostTried(d.GetPendingActivities()); ok {
+		r.Step, r.StepID, r.StepAttempts, r.StepFailure = step.Activity, step.ID, step.Attempts, capText(step.Failure)
 	}
 	return r
 }

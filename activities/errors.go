@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/retried"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -60,7 +61,7 @@ const (
 	TypeLeft        = "LeftTheInventory"
 	TypeThrottled   = "Throttled"
 	TypePending     = "Pending"
-	TypeNotYet      = "NotYet"
+	TypeNotYet      = retried.NotYet
 	TypePassing     = "Passing"
 )
 

@@ -236,3 +236,12 @@ func TestUsage(t *testing.T) {
 		})
 	}
 }
+
+func TestAnotherPortThanTheUsualOneIsSaidLast(t *testing.T) {
+	t.Parallel()
+	assert.Contains(t, howToUse("127.0.0.1:7233"), "Use it with TEMPORAL_ADDRESS=127.0.0.1:7233")
+	assert.NotContains(t, howToUse("127.0.0.1:7233"), "export")
+	lines := strings.Split(strings.TrimSpace(howToUse("127.0.0.1:40123")), "\n")
+	assert.Equal(t, "  export TEMPORAL_ADDRESS=127.0.0.1:40123", lines[len(lines)-1])
+	assert.Contains(t, howToUse("127.0.0.1:40123"), "ATTENTION")
+}

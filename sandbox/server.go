@@ -97,7 +97,19 @@ func announce(out io.Writer, output string, s served, took time.Duration) error 
   frontend   %s   namespace %s
   Web UI     %s
   database   %s
-Use it with TEMPORAL_ADDRESS=%s, end it with Ctrl-C.
-`, took.Round(10*time.Millisecond), s.Address, s.Namespace, ui, database, s.Address)
+%s`, took.Round(10*time.Millisecond), s.Address, s.Namespace, ui, database, howToUse(s.Address))
 	return err
+}
+
+// howToUse is said last: what keyturn and temporal do not find by themselves, loudly.
+func howToUse(address string) string {
+	if address == fmt.Sprintf("127.0.0.1:%d", devserver.DefaultPort) {
+		return "Use it with TEMPORAL_ADDRESS=" + address + ", end it with Ctrl-C.\n"
+	}
+	return fmt.Sprintf(`End it with Ctrl-C.
+
+ATTENTION: the port is not the usual %d, so that keyturn and temporal do not find this server by themselves. In each terminal, first:
+
+  export TEMPORAL_ADDRESS=%s
+`, devserver.DefaultPort, address)
 }

@@ -173,7 +173,7 @@ func (t *terminal) specsOf(ctx context.Context, c client.Client, namespace strin
 }
 
 // expose finds out which keys are exposed: those that --key names, and else by what is in use.
-func (e *emergency) expose(ctx context.Context, c client.Client, who []affected, specs map[string]inventory.SignedSpec) error {
+func (e *emergency) expose(ctx context.Context, c client.Client, t *terminal, who []affected, specs map[string]inventory.SignedSpec) error {
 	for _, k := range e.keys {
 		name, id, _ := strings.Cut(k, "=")
 		at := slices.IndexFunc(who, func(a affected) bool { return a.Credential == name })
@@ -185,12 +185,17 @@ func (e *emergency) expose(ctx context.Context, c client.Client, who []affected,
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	var mu sync.Mutex
+	tell := func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		t.warn(text)
+	}
 	for n := range who {
 		if len(who[n].Exposed) > 0 {
 			continue
 		}
 		group.Go(func() error {
-			keys, err := inUse(ctx, c, who[n].Credential, specs[who[n].Credential], e.suspect)
+			keys, err := inUse(ctx, c, who[n].Credential, specs[who[n].Credential], e.suspect, tell)
 			mu.Lock()
 			defer mu.Unlock()
 			who[n].Exposed = keys
@@ -235,7 +240,7 @@ func suspects(s workflows.Status, suspect string) []string {
 }
 
 // inUse finds out which keys of a credential are exposed: by the rotation that runs, and else, which consumers use, by a dry run.
-func inUse(ctx context.Context, c client.Client, name string, spec inventory.SignedSpec, suspect string) ([]string, error) {
+func inUse(ctx context.Context, c client.Client, name string, spec inventory.SignedSpec, suspect string, tell func(string)) ([]string, error) {
 	if isRunning(ctx, c, name) {
 		value, err := c.QueryWorkflow(ctx, workflows.WorkflowID(name), "", workflows.StatusName)
 		var status workflows.Status
@@ -243,7 +248,7 @@ func inUse(ctx context.Context, c client.Client, name string, spec inventory.Sig
 			err = value.Get(&status)
 		}
 		if err != nil {
-			return nil, noAnswer(ctx, fmt.Sprintf("the rotation of %s that runs does not say which key it retires (name the exposed one with --key %s=ID): asking it", name, name), err)
+			return nil, noAnswer(fmt.Sprintf("the rotation of %s that runs does not say which key it retires (name the exposed one with --key %s=ID): asking it", name, name), nil, err)
 		}
 		if keys := suspects(status, suspect); len(keys) > 0 {
 			return keys, nil
@@ -255,7 +260,7 @@ func inUse(ctx context.Context, c client.Client, name string, spec inventory.Sig
 	if suspect == suspectIncoming {
 		return nil, exit(exitRefused, fmt.Errorf("no rotation of %s has an incoming key now: leave --suspect out, or name the exposed key with --key %s=ID", name, name))
 	}
-	plan, err := lookAt(ctx, c, workflows.EmergencyQueue, name, spec)
+	plan, err := lookAt(ctx, c, workflows.EmergencyQueue, name, workflows.InspectInput{Spec: spec}, tell)
 	if err != nil {
 		return nil, err
 	}
@@ -265,20 +270,21 @@ func inUse(ctx context.Context, c client.Client, name string, spec inventory.Sig
 	return []string{plan.Retiring.KeyID}, nil
 }
 
-// lookAt is a dry run of a rotation. It changes nothing, so that the latest question counts.
-func lookAt(ctx context.Context, c client.Client, queue, name string, spec inventory.SignedSpec) (plan policy.Plan, err error) {
+// lookAt is a dry run of a rotation. It changes nothing, so that the latest question counts. What keeps failing meanwhile is told.
+func lookAt(ctx context.Context, c client.Client, queue, name string, in workflows.InspectInput, tell func(string)) (plan policy.Plan, err error) {
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: workflows.InspectID(name), TaskQueue: queue,
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
 		WorkflowExecutionTimeout: 10 * time.Minute, StaticSummary: "dry run for " + name,
-	}, workflows.Inspect, workflows.InspectInput{Spec: spec})
+	}, workflows.Inspect, in)
 	if err != nil {
 		return plan, fmt.Errorf("starting the dry run: %w", err)
 	}
-	if err := run.Get(ctx, &plan); err != nil {
-		return plan, noAnswer(ctx, "inspecting "+name, err)
+	if warning := noWorker(ctx, c, queue); warning != "" {
+		tell(warning)
 	}
-	return plan, nil
+	err = await(ctx, c, run, &plan, "inspecting "+name, tell)
+	return plan, err
 }
 
 // printAffected shows what an incident would destroy, and when.

@@ -81,7 +81,7 @@ func approvals(ctx context.Context, c client.Client) ([]awaited, error) {
 	for i := range list {
 		group.Go(func() error {
 			s, err := status(ctx, c, list[i].Credential)
-			list[i].complete(s, err)
+			list[i].complete(s.Status, err)
 			return nil
 		})
 	}

@@ -107,5 +107,5 @@ func (t *terminal) unconfirmed(ctx context.Context, c client.Client, e emergency
 	if len(who) == 0 {
 		return nil, exit(exitRefused, fmt.Errorf("nothing of %s waits for a signature; see how it stands with: keyturn incident show %s", status.Incident, status.Incident))
 	}
-	return who, e.expose(ctx, c, who, nil)
+	return who, e.expose(ctx, c, t, who, nil)
 }

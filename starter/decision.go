@@ -108,7 +108,7 @@ func (d *decision) bind(ctx context.Context, t *terminal, c client.Client, names
 		return fmt.Errorf("describing the rotation of %q: %w", credential, err)
 	}
 	run := described.GetWorkflowExecutionInfo().GetExecution().GetRunId()
-	d.req, err = t.signRequest(d.req, d.action, d.sign, namespace, s, run)
+	d.req, err = t.signRequest(d.req, d.action, d.sign, namespace, s.Status, run)
 	return err
 }
 
@@ -157,7 +157,7 @@ func update(ctx context.Context, c client.Client, credential, name, id string, b
 		case errors.As(err, &notReady):
 		case errors.As(err, &missing):
 			return v, exit(exitNotFound, fmt.Errorf("no rotation of %q is running", credential))
-		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		case errors.Is(ctx.Err(), context.DeadlineExceeded), trouble(err) == troubleLate:
 			return v, exit(exitTimedOut, fmt.Errorf("no worker answered for %s; the decision was not taken, or its answer was lost: ask again, a repetition is harmless", credential))
 		default:
 			return v, fmt.Errorf("sending %s to the rotation of %s: %w", name, credential, err)

@@ -165,7 +165,7 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 		return err
 	}
 	unsigned := e.sign == "" && !e.dryRun
-	switch err := e.expose(ctx, c, who, specs); {
+	switch err := e.expose(ctx, c, t, who, specs); {
 	case err != nil && unsigned: // whoever signs says it
 		fmt.Fprintf(t.err, "note: which keys are exposed is not said: %s\n", err)
 	case err != nil:

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
+	"google.golang.org/grpc/codes"
 
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -51,10 +52,34 @@ func classify(err error) int {
 	switch {
 	case errors.As(err, &missing):
 		return exitNotFound
-	case errors.Is(err, context.DeadlineExceeded):
+	case trouble(err) == troubleLate:
 		return exitTimedOut
 	}
 	return exitFailed
+}
+
+// What keeps Temporal or a worker from answering.
+const (
+	troubleLate = "there was no answer in time"
+	troubleAway = "Temporal does not answer, or starts anew"
+	troubleBusy = "Temporal has too much to do"
+)
+
+// trouble names what keeps somebody from answering and may pass, in words that do not come from the network; "" for an answer.
+func trouble(err error) string {
+	var failed *temporal.WorkflowExecutionError
+	if err == nil || errors.As(err, &failed) {
+		return ""
+	}
+	switch serviceerror.ToStatus(err).Code() {
+	case codes.DeadlineExceeded:
+		return troubleLate
+	case codes.Unavailable, codes.Canceled, codes.Internal, codes.Aborted:
+		return troubleAway
+	case codes.ResourceExhausted:
+		return troubleBusy
+	}
+	return ""
 }
 
 // outcomeCode is the code of a rotation that was waited for.
@@ -80,20 +105,23 @@ func result(ctx context.Context, run client.WorkflowRun) (workflows.Report, erro
 		return report, nil
 	case errors.As(err, &ended) && ended.Type() == workflows.FailedType && ended.Details(&report) == nil:
 		return report, nil
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case trouble(err) == troubleLate:
 		return report, exit(exitTimedOut, errors.New("the rotation goes on; it did not end in the time that --timeout gave"))
 	}
 	return report, fmt.Errorf("waiting for the rotation: %w", err)
 }
 
-// noAnswer explains a wait that ended with the context.
-func noAnswer(ctx context.Context, doing string, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; is a worker running, and is its build current? See the run in the Web UI", doing))
-	}
+// noAnswer explains a wait that ended without an answer. What failed meanwhile is why, when it is known; else it may be a worker.
+func noAnswer(doing string, failing *retrying, err error) error {
 	var refused *temporal.ApplicationError
-	if errors.As(err, &refused) {
+	var ended *temporal.TimeoutError
+	switch {
+	case errors.As(err, &refused):
 		return exit(exitRefused, fmt.Errorf("%s: %s", doing, refused.Message()))
+	case !errors.As(err, &ended) && trouble(err) != troubleLate:
+		return fmt.Errorf("%s: %w", doing, err)
+	case failing != nil:
+		return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; the last failure was of %s", doing, failing))
 	}
-	return fmt.Errorf("%s: %w", doing, err)
+	return exit(exitTimedOut, fmt.Errorf("%s: no answer in time; is a worker running, and is its build current? See the run in the Web UI", doing))
 }

@@ -87,7 +87,7 @@ func TestWhatHeartbeatsTell(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var p picture
-			p.take(answer{status: status, learned: learned{pending: c.pending}})
+			p.take(answer{status: standing{Status: status}, learned: learned{pending: c.pending}})
 			assert.Equal(t, c.delivered, p.delivered)
 			require.Len(t, p.errors, len(c.errors))
 			for i, want := range c.errors {

@@ -222,7 +222,7 @@ func incidentStatus(ctx context.Context, c client.Client, id, run string, state 
 		return status, exit(exitFailed, fmt.Errorf("%s was ended (%s) before it had seen its keys dead: the emergencies that it began go on; see them with: keyturn status", id, strings.ToLower(state.String())))
 	}
 	if err != nil {
-		return status, noAnswer(ctx, "asking "+id+" how it stands", err)
+		return status, noAnswer("asking "+id+" how it stands", nil, err)
 	}
 	return status, nil
 }
@@ -260,7 +260,7 @@ func (t *terminal) followIncident(ctx context.Context, c client.Client, id, run 
 		select {
 		case err := <-ended:
 			if err != nil {
-				return status, noAnswer(ctx, "waiting for "+id, err)
+				return status, noAnswer("waiting for "+id, nil, err)
 			}
 			said.say(t, status)
 			return status, nil

@@ -226,7 +226,7 @@ func (l listing) check(ctx context.Context, c client.Client, entries []entry, no
 			}
 			var found []workflows.Verified
 			if err := run.Get(ctx, &found); err != nil {
-				return noAnswer(ctx, "verifying", err)
+				return noAnswer("verifying", nil, err)
 			}
 			for i, v := range found {
 				chunk[i].Problem = cmp.Or(chunk[i].Problem, v.Problem)

@@ -11,12 +11,11 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
-	"github.com/keyturn/keyturn/workflows"
 )
 
 // picture is what a watch knows of a rotation.
 type picture struct {
-	status workflows.Status
+	status standing
 	// plan is what the rotation does, spec what it follows; zero while they are not known.
 	plan policy.Plan
 	spec inventory.Credential
@@ -24,7 +23,7 @@ type picture struct {
 	errors []reading
 	// delivered is how many instances of the wave that is delivered to have the incoming key.
 	delivered int
-	// heard is when somebody answered last, silent why nobody does now; empty while somebody does.
+	// heard is when somebody answered last, zero when nobody did yet; silent why nobody does now, empty while somebody does.
 	heard  time.Time
 	silent string
 }

@@ -15,19 +15,23 @@ import (
 func (d *drawing) headline() section {
 	s := d.status
 	state, i, since := string(s.Phase), going, d.started()
-	if s.Report != nil {
+	switch {
+	case s.Report != nil:
 		state = string(s.Report.Outcome)
 		i = map[workflows.Outcome]ink{workflows.Completed: good, workflows.CompletedWithDebt: alert, workflows.Superseded: alert}[s.Report.Outcome]
 		if i == nil {
 			i = bad
 		}
-	} else if s.Phase == workflows.PhaseRollback || s.Phase == workflows.PhaseContain {
+	case s.Ended != nil:
+		state, i = s.Ended.As, bad
+	case s.Phase == workflows.PhaseRollback || s.Phase == workflows.PhaseContain:
 		i = bad
 	}
 	head := d.in(strong, plain(s.Credential)) + "  " + d.in(i, plain(state))
 	switch {
 	case s.Report != nil:
 		head += "  in " + span(s.Report.EndedAt.Sub(s.Report.StartedAt))
+	case s.Ended != nil:
 	case !since.IsZero():
 		head += "  for " + span(d.now.Sub(s.Since)) + ", " + span(d.now.Sub(since)) + " in all"
 	}
@@ -36,14 +40,21 @@ func (d *drawing) headline() section {
 		head += strings.Repeat(" ", gap) + d.in(faint, owner)
 	}
 	rows := []string{head}
-	if d.silent != "" {
+	switch {
+	case d.silent != "" && d.heard.IsZero():
+		rows = append(rows, d.wrapped("", "Nobody has answered yet: "+d.silent+".", bad, 3)...)
+	case d.silent != "":
 		rows = append(rows, d.wrapped("", "Nobody has answered since "+d.clock(d.heard)+": "+d.silent+". This is how it was then.", bad, 3)...)
 	}
 	doing := s.Doing
 	if s.Report != nil {
 		doing = s.Report.Message
 	}
-	return section{append(rows, d.wrapped("", doing, nil, 4)...)}
+	most := 4
+	if s.Ended != nil {
+		most = 12 // all that is to be done is in it
+	}
+	return section{append(rows, d.wrapped("", doing, nil, most)...)}
 }
 
 // started is when the run began, as far as it tells.

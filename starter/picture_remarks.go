@@ -17,15 +17,25 @@ func (d *drawing) remarks() section {
 		rows = append(rows, d.wrapped("evidence", s.Evidence.Describe(), nil, 3)...)
 	}
 	rows = append(rows, d.wrapped("no way back", s.NoWayBack, alert, 2)...)
+	add := func(label, value string) {
+		if ansi.StringWidth(label) < d.label {
+			rows = append(rows, d.wrapped(label, value, nil, 4)...)
+		} else {
+			rows = append(rows, d.wrapped("because", value+" ("+label+")", nil, 4)...)
+		}
+	}
 	if s.Report != nil {
 		for _, row := range reportRows(*s.Report) {
-			switch label := plain(row[0]); {
-			case label == "took", len(s.Keys) > 0 && strings.HasSuffix(label, " key"): // said above
-			case ansi.StringWidth(label) < d.label:
-				rows = append(rows, d.wrapped(label, row[1], nil, 4)...)
-			default:
-				rows = append(rows, d.wrapped("because", row[1]+" ("+label+")", nil, 4)...)
+			label := plain(row[0])
+			if label == "took" || len(s.Keys) > 0 && strings.HasSuffix(label, " key") {
+				continue // said above
 			}
+			add(label, row[1])
+		}
+	}
+	if s.Ended != nil {
+		for _, row := range s.Ended.rows() {
+			add(plain(row[0]), row[1])
 		}
 	}
 	for n, notice := range s.Notices {
@@ -34,6 +44,9 @@ func (d *drawing) remarks() section {
 			break
 		}
 		rows = append(rows, d.wrapped("note", notice, nil, 2)...)
+	}
+	if s.Ended != nil {
+		return section{rows}
 	}
 	return section{rows, rows[:min(len(rows), 2)]}
 }

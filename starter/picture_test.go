@@ -54,7 +54,7 @@ func running(phase workflows.Phase, since, now float64, change func(*drawn)) dra
 	}
 	soak := inventory.Duration(10 * time.Minute)
 	d := drawn{now: after(now), paper: paper{width: 120, zone: time.UTC}, picture: picture{
-		status: workflows.Status{
+		status: standing{Status: workflows.Status{
 			Credential: "payments-api", Owner: "payments@example.com", Phase: phase, Since: after(since),
 			Waves: []workflows.WaveStatus{
 				{Name: "canary", Instances: []string{"checkout-canary"}, State: "waiting"},
@@ -64,7 +64,7 @@ func running(phase workflows.Phase, since, now float64, change func(*drawn)) dra
 			Keys:     []workflows.KeyMoment{{At: ten, Key: workflows.RoleRetiring, State: workflows.KeyCurrent}},
 			Notices:  []string{"nobody is asked before a key is issued"},
 			Timeline: []workflows.Moment{{At: ten, Phase: workflows.PhaseInspect, What: "ann@example.com signed the spec"}},
-		},
+		}},
 		plan: policy.Plan{
 			MadeAt: ten, CanDisable: true, CanRollBack: true, Retiring: &key.Ref{KeyID: "key-2025-11"},
 			Steps: every("issue", "issue", "deliver", "deliver", "deliver", "promote", "overlap", "revoke-gate", "disable", "revoke", "record"),
@@ -165,7 +165,7 @@ func pictures() map[string]drawn {
 	}
 	return map[string]drawn{
 		"begin": running(workflows.PhaseInspect, 0, 0.05, func(d *drawn) {
-			d.status = workflows.Status{
+			d.status.Status = workflows.Status{
 				Credential: "payments-api", Owner: "payments@example.com", Phase: workflows.PhaseInspect, Since: ten,
 				Doing: "Looking at issuer, store and consumers; nothing is changed yet.",
 			}
@@ -190,6 +190,20 @@ func pictures() map[string]drawn {
 		"overlap, nobody answers": running(workflows.PhaseOverlap, 36, 36+day, func(d *drawn) {
 			overlap(d)
 			d.heard, d.silent = after(30+day), "the rotation of payments-api is running, and no worker answers for it; start a worker, nothing is lost"
+		}),
+		"terminated": running(workflows.PhaseDeliver, 24, 26, func(d *drawn) {
+			d.passed(2)
+			d.status.Doing = "The run was terminated at 10:25:00 by ann@laptop (by mistake). It left no report, and took nothing back. What is true of both keys is below. The next rotation goes on from there: keyturn rotate payments-api"
+			d.status.Ended = &ending{
+				As: "terminated", At: after(25), Was: "Delivering the incoming key to wave rest (3 of 3).", Next: "keyturn rotate payments-api",
+				Keys: []keyNow{
+					{workflows.RoleRetiring, key.Ref{Principal: "payments-api", KeyID: "key-2025-11"}, "current"},
+					{workflows.RoleIncoming, key.Ref{Principal: "payments-api", KeyID: "key-2026-03"}, "pending, consumers may have it"},
+				},
+			}
+		}),
+		"begin, nobody answers": running(workflows.PhaseInspect, 0, 1, func(d *drawn) {
+			d.picture = picture{status: standing{Status: workflows.Status{Credential: "payments-api"}}, silent: "the rotation of payments-api is running, and no worker answers for it; start one, nothing is lost"}
 		}),
 		"evidence lacks": running(workflows.PhaseEvidence, 36+2*day, 36+2*day+90, func(d *drawn) {
 			d.promoted()
@@ -370,6 +384,10 @@ func TestEveryPictureFits(t *testing.T) {
 		if rapid.Bool().Draw(t, "ended") {
 			s.Report = &workflows.Report{Outcome: workflows.Outcome(text.Draw(t, "outcome")), Message: text.Draw(t, "message"), StartedAt: moment.Draw(t, "started"), EndedAt: moment.Draw(t, "end")}
 		}
+		var end *ending
+		if rapid.Bool().Draw(t, "terminated") {
+			end = &ending{As: text.Draw(t, "as"), Was: text.Draw(t, "was"), Keys: []keyNow{{Key: ref.Draw(t, "left"), Is: text.Draw(t, "is")}}, Next: text.Draw(t, "next")}
+		}
 		for range rapid.IntRange(0, 14).Draw(t, "waves") {
 			s.Waves = append(s.Waves, workflows.WaveStatus{
 				Name: text.Draw(t, "wave"), Instances: make([]string, rapid.IntRange(0, 2000).Draw(t, "instances")),
@@ -383,7 +401,7 @@ func TestEveryPictureFits(t *testing.T) {
 				State: workflows.KeyState(rapid.SampledFrom([]string{"pending", "current", "previous", "disabled", "destroyed", "else", ""}).Draw(t, "is")),
 			})
 		}
-		p := picture{status: s, delivered: rapid.Int().Draw(t, "delivered"), silent: text.Draw(t, "silent"), heard: ten}
+		p := picture{status: standing{Status: s, Ended: end}, delivered: rapid.Int().Draw(t, "delivered"), silent: text.Draw(t, "silent"), heard: ten}
 		p.spec.ErrorBudget = &inventory.ErrorBudget{Ratio: rapid.Float64().Draw(t, "ratio")}
 		for range rapid.IntRange(0, 4).Draw(t, "readings") {
 			p.errors = append(p.errors, reading{at: moment.Draw(t, "read"), errors: rapid.Float64().Draw(t, "errors"), total: rapid.Float64().Draw(t, "total")})

@@ -21,7 +21,11 @@ func (d *drawing) waiting() section {
 	if s.Report != nil {
 		return section{}
 	}
-	rows := slices.Concat(d.wrapped("waits for", s.WaitsFor, nil, 4), d.wrapped("unblocked by", s.UnblockedBy, nil, 2))
+	failing := ""
+	if s.Retrying != nil {
+		failing = s.Retrying.String()
+	}
+	rows := slices.Concat(d.wrapped("failing", failing, bad, 3), d.wrapped("waits for", s.WaitsFor, nil, 4), d.wrapped("unblocked by", s.UnblockedBy, nil, 2))
 	if !s.Until.IsZero() {
 		begin, until := s.Since, timed[s.Phase]
 		if slices.ContainsFunc(s.Waves, func(is workflows.WaveStatus) bool { return is.State == "held" }) {

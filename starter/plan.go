@@ -35,7 +35,7 @@ func newPlan(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			plan, err := lookAt(ctx, c, workflows.TaskQueue, args[0], spec)
+			plan, err := lookAt(ctx, c, workflows.TaskQueue, args[0], workflows.InspectInput{Spec: spec}, t.warn)
 			if err != nil {
 				return err
 			}

@@ -61,6 +61,18 @@ func (t *terminal) advise(text string) {
 	}
 }
 
+// warn tells at once of what keeps a command from its end: for programs as a line of JSON, on the standard error.
+func (t *terminal) warn(text string) {
+	switch text = outside.Text(text, 4*outside.MaxText); {
+	case t.quiet:
+	case t.output == "table":
+		fmt.Fprintln(t.err, "warning: "+text)
+	default:
+		line, _ := json.Marshal(map[string]string{"warning": text})
+		fmt.Fprintln(t.err, string(line))
+	}
+}
+
 // bold marks what matters most, on a person's terminal.
 func (t *terminal) bold(s string) string {
 	if !t.colored() {
@@ -132,13 +144,16 @@ func (t *terminal) printPlan(w io.Writer, p policy.Plan) {
 	}
 }
 
-func (t *terminal) printStatus(w io.Writer, s workflows.Status) {
+func (t *terminal) printStatus(w io.Writer, s standing) {
 	fmt.Fprintf(w, "%s  %s\n", t.bold(plain(s.Credential+": "+string(s.Phase))), plain(s.Doing))
 	rows := [][]string{{"since", clock(s.Since)}}
 	add := func(name, value string) {
 		if value != "" {
 			rows = append(rows, []string{name, value})
 		}
+	}
+	if s.Retrying != nil {
+		add("failing", s.Retrying.String())
 	}
 	add("waits for", s.WaitsFor)
 	add("unblocked by", s.UnblockedBy)
@@ -168,12 +183,16 @@ func (t *terminal) printStatus(w io.Writer, s workflows.Status) {
 	columns(w, rows...)
 	if len(s.Timeline) > 0 {
 		fmt.Fprintln(w)
-		rows = nil
-		for _, m := range s.Timeline {
-			rows = append(rows, []string{m.At.Local().Format(time.TimeOnly), string(m.Phase), m.What})
-		}
-		columns(w, rows...)
+		printTimeline(w, s.Timeline)
 	}
+}
+
+func printTimeline(w io.Writer, timeline []workflows.Moment) {
+	var rows [][]string
+	for _, m := range timeline {
+		rows = append(rows, []string{m.At.Local().Format(time.TimeOnly), string(m.Phase), m.What})
+	}
+	columns(w, rows...)
 }
 
 func remaining(until time.Time) string {

@@ -33,7 +33,7 @@ func TestATerminalObeysNothingThatARotationSays(t *testing.T) {
 		Credential: bad, Retiring: &ref, Steps: []policy.Step{{Phase: bad, What: bad, Undo: bad}}, Refusals: decisions, Warnings: []string{long},
 	}
 	for name, print := range map[string]func(*terminal, *bytes.Buffer){
-		"status": func(t *terminal, out *bytes.Buffer) { t.printStatus(out, status) },
+		"status": func(t *terminal, out *bytes.Buffer) { t.printStatus(out, standing{Status: status}) },
 		"report": func(t *terminal, out *bytes.Buffer) { t.printReport(out, report) },
 		"plan":   func(t *terminal, out *bytes.Buffer) { t.printPlan(out, plan) },
 	} {

@@ -64,7 +64,7 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 		err = value.Get(&input.Declarations)
 	}
 	if err != nil {
-		return noAnswer(ctx, "asking "+id+" by what it acted", err)
+		return noAnswer("asking "+id+" by what it acted", nil, err)
 	}
 	if len(input.Declarations) == 0 {
 		return exit(exitRefused, fmt.Errorf("nobody signed for %s, so that there is nothing to review", id))
@@ -97,7 +97,7 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 	}
 	var reviewed workflows.Reviewed
 	if err := started.Get(ctx, &reviewed); err != nil {
-		return noAnswer(ctx, "reviewing "+id, err)
+		return noAnswer("reviewing "+id, nil, err)
 	}
 	return t.show(reviewed, func(w io.Writer) { fmt.Fprintln(w, reviewLine(status, &reviewed)) })
 }

@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"golang.org/x/term"
 
+	"github.com/keyturn/keyturn/internal/commandline"
 	"github.com/keyturn/keyturn/internal/connection"
 )
 
@@ -72,7 +73,6 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 			return usage("-o %s: write table, json or yaml", t.output)
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit(exitUsage, err) })
 	f := root.PersistentFlags()
 	f.StringVarP(&t.output, "output", "o", "table", "table, json or yaml")
 	f.BoolVar(&t.noColor, "no-color", false, "plain text, also on a terminal")
@@ -100,7 +100,17 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 		newVersion(t),
 	)
 	t.complete(root)
+	commandline.Strict(root, wrongUse)
 	return root
+}
+
+// wrongUse gives an error of the command line its code, unless it has one.
+func wrongUse(err error) error {
+	var coded *exitError
+	if errors.As(err, &coded) {
+		return err
+	}
+	return exit(exitUsage, err)
 }
 
 // noArgs and oneCredential check arguments with the exit code of usage.

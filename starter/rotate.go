@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/workflows"
@@ -59,14 +60,22 @@ func newRotate(t *terminal) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("starting the rotation: %w", err)
 			}
+			begun := begun{Workflow: run.GetID(), Run: run.GetRunID(), Credential: args[0]}
+			if warning := noWorker(ctx, c, workflows.TaskQueue); warning != "" {
+				begun.Warnings = []string{warning}
+				t.warn(warning)
+			}
 			if !wait {
-				started := map[string]string{"workflow": run.GetID(), "run": run.GetRunID(), "credential": args[0]}
-				return t.show(started, func(w io.Writer) {
+				return t.show(begun, func(w io.Writer) {
 					fmt.Fprintf(w, "Rotation of %s has begun.\n", args[0])
 					columns(w, []string{"workflow", run.GetID()}, []string{"run", run.GetRunID()}, []string{"follow with", "keyturn status " + args[0] + " --watch"})
 				})
 			}
 			report, err := result(ctx, run)
+			var ended *temporal.WorkflowExecutionError
+			if errors.As(err, &ended) { // by Temporal, without a report
+				return t.tellStatus(ctx, c, args[0])
+			}
 			if err != nil {
 				return err
 			}
@@ -84,6 +93,14 @@ func newRotate(t *terminal) *cobra.Command {
 	f.BoolVar(&wait, "wait", false, "wait for the end and report it")
 	f.DurationVar(&timeout, "timeout", 0, "give up waiting after this long; the rotation goes on (0: never)")
 	return cmd
+}
+
+// begun is a rotation that runs from now on, and what keeps it from that.
+type begun struct {
+	Workflow   string   `json:"workflow"`
+	Run        string   `json:"run"`
+	Credential string   `json:"credential"`
+	Warnings   []string `json:"warnings,omitempty"`
 }
 
 // resignRunning is what rotate --sign does when a rotation runs: one that is held gets another signature.

@@ -106,7 +106,7 @@ func scanned(ctx context.Context, c client.Client, in workflows.ScanInput) (work
 		return report, nil, fmt.Errorf("starting the scan: %w", err)
 	}
 	if err := run.Get(ctx, &report); err != nil {
-		return report, nil, noAnswer(ctx, "scanning", err)
+		return report, nil, noAnswer("scanning", nil, err)
 	}
 	keys := report.Keys
 	for page := 1; page < report.Pages; page++ {

@@ -35,6 +35,7 @@ const shortRetention = 30 * 24 * time.Hour
 
 func newSetup(t *terminal) *cobra.Command {
 	var buildID string
+	var wait time.Duration
 	every := inventory.Duration(namespace.SweepEvery)
 	cmd := &cobra.Command{
 		Use: "setup", Short: "Prepares a Temporal namespace; may be run again", Args: noArgs,
@@ -45,13 +46,13 @@ left as it is, but for what a flag asks for.`,
 			if every.Std() < time.Minute {
 				return usage("--sweep-every %s: write a minute or more", every)
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
-			defer cancel()
-			c, ns, err := t.connect(ctx)
+			c, ns, err := t.connectWithin(cmd.Context(), wait)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
 			build := buildID
 			if !cmd.Flags().Changed("build-id") {
 				build = ""
@@ -65,8 +66,34 @@ left as it is, but for what a flag asks for.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&buildID, "build-id", version.ID(), "build to make current; without the flag only if none is")
+	f.DurationVar(&wait, "wait", 0, "wait this long for a server that does not answer yet")
 	f.TextVar(&every, "sweep-every", every, "how often Sweep runs; without the flag a Schedule that is there stays as it is")
 	return cmd
+}
+
+// connectAgain is how long a server that does not answer yet is left alone.
+const connectAgain = 500 * time.Millisecond
+
+// connectWithin reaches Temporal, and for so long goes on trying while nobody answers there.
+func (t *terminal) connectWithin(ctx context.Context, wait time.Duration) (c client.Client, namespace string, err error) {
+	patient, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		attempt, done := context.WithTimeout(ctx, 10*time.Second)
+		c, namespace, err = t.connect(attempt)
+		done()
+		if err == nil || trouble(err) == "" {
+			return c, namespace, err
+		}
+		select {
+		case <-patient.Done():
+			if wait > 0 {
+				err = exit(exitTimedOut, err)
+			}
+			return c, namespace, err
+		case <-time.After(connectAgain):
+		}
+	}
 }
 
 // setUp prepares a namespace. asked: how often Sweep runs was asked for, so that a Schedule that is there is changed.

@@ -3,17 +3,16 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	commonpb "go.temporal.io/api/common/v1"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -29,8 +28,11 @@ func newStatus(t *terminal) *cobra.Command {
 
 With --watch it goes on until the rotation ends, and ends with its exit code. On a terminal it draws the run: its phases, its
 waves, what became of both keys, the errors against their budget, and how much time is left. Elsewhere, and where TERM is
-dumb, it writes a line for whatever is new; with -o json or yaml a document for each change. While no worker answers it goes on
-asking; when nobody looks, for 10 minutes.`,
+dumb, it writes a line for whatever is new; with -o json or yaml a document for each change. While no worker or no server
+answers it goes on asking; when nobody looks, for 10 minutes.
+
+A run that Temporal ended (terminated, timed out) is said to be so, with what is true of both keys now and how to go on.
+Exit code 1: it ended so, or the rotation failed.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usage("name one credential, or none for all that run")
@@ -52,60 +54,11 @@ asking; when nobody looks, for 10 minutes.`,
 			case watch:
 				return t.watch(ctx, c, args[0])
 			}
-			s, err := status(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
-			return t.showStatus(s)
+			return t.tellStatus(ctx, c, args[0])
 		},
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until the rotation ends")
 	return cmd
-}
-
-func (t *terminal) showStatus(s workflows.Status) error {
-	return t.show(s, func(w io.Writer) {
-		t.printStatus(w, s)
-		if s.Report != nil {
-			fmt.Fprintln(w)
-			t.printReport(w, *s.Report)
-		}
-	})
-}
-
-// status asks the rotation itself. A run that has ended is answered by its result when no worker lives.
-func status(ctx context.Context, c client.Client, credential string) (workflows.Status, error) {
-	var s workflows.Status
-	ask, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	value, err := c.QueryWorkflow(ask, workflows.WorkflowID(credential), "", workflows.StatusName)
-	if err == nil {
-		return s, value.Get(&s)
-	}
-	var missing *serviceerror.NotFound
-	if errors.As(err, &missing) {
-		return s, exit(exitNotFound, fmt.Errorf("no rotation of %q is known; begin one with: keyturn rotate %s -f FILE", credential, credential))
-	}
-	return withoutWorker(ctx, c, credential, err)
-}
-
-func withoutWorker(ctx context.Context, c client.Client, credential string, asked error) (workflows.Status, error) {
-	s := workflows.Status{Credential: credential}
-	described, err := c.DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
-	if err != nil {
-		return s, fmt.Errorf("describing the rotation of %q: %w", credential, err)
-	}
-	info := described.GetWorkflowExecutionInfo()
-	if info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
-		return s, exit(exitTimedOut, fmt.Errorf("the rotation of %s is running, and no worker answers for it: %w; start a worker, nothing is lost", credential, asked))
-	}
-	report, err := result(ctx, c.GetWorkflow(ctx, info.GetExecution().GetWorkflowId(), info.GetExecution().GetRunId()))
-	if err != nil {
-		return s, fmt.Errorf("the rotation of %s ended as %s without a report: %w", credential, info.GetStatus(), err)
-	}
-	s.Phase, s.Since, s.Doing, s.Report = workflows.PhaseEnded, report.EndedAt, report.Message, &report
-	s.Rotation, s.Retiring, s.Incoming, s.Timeline = report.Rotation, report.Retiring, report.Incoming, report.Timeline
-	return s, nil
 }
 
 // runningRotation is a rotation that runs now, as visibility has it.
@@ -129,17 +82,24 @@ func runningRotations(ctx context.Context, c client.Client) (map[string]runningR
 			return nil, fmt.Errorf("listing rotations: %w", err)
 		}
 		for _, e := range answer.GetExecutions() {
-			fields := e.GetSearchAttributes().GetIndexedFields()
-			r := runningRotation{
-				Credential: decode(fields[workflows.AttributeCredential.GetName()]), Owner: decode(fields[workflows.AttributeOwner.GetName()]),
-				Phase: workflows.Phase(decode(fields[workflows.AttributePhase.GetName()])),
-				Since: e.GetStartTime().AsTime(), Run: e.GetExecution().GetRunId(),
-			}
+			r := runningAs(e)
 			rotations[r.Credential] = r
 		}
 		if page = answer.GetNextPageToken(); len(page) == 0 {
 			return rotations, nil
 		}
+	}
+}
+
+// runningAs is a rotation as visibility has it. Its credential is that of its ID: one that was begun in the Web UI has no search
+// attribute before its first task.
+func runningAs(e *workflowpb.WorkflowExecutionInfo) runningRotation {
+	fields := e.GetSearchAttributes().GetIndexedFields()
+	return runningRotation{
+		Credential: strings.TrimPrefix(e.GetExecution().GetWorkflowId(), workflows.WorkflowID("")),
+		Owner:      decode(fields[workflows.AttributeOwner.GetName()]),
+		Phase:      workflows.Phase(decode(fields[workflows.AttributePhase.GetName()])),
+		Since:      e.GetStartTime().AsTime(), Run: e.GetExecution().GetRunId(),
 	}
 }
 

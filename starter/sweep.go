@@ -82,7 +82,7 @@ func swept(ctx context.Context, c client.Client, now bool) (report sweeps, err e
 		return report, fmt.Errorf("starting the sweep: %w", err)
 	}
 	if err := run.Get(ctx, &report.SweepReport); err != nil {
-		return report, noAnswer(ctx, "sweeping", err)
+		return report, noAnswer("sweeping", nil, err)
 	}
 	return report, nil
 }

@@ -14,8 +14,6 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 	"github.com/goccy/go-yaml"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/term"
 
@@ -47,27 +45,36 @@ func follow(ctx context.Context, answers <-chan answer, v view) error {
 	again := time.NewTicker(drawEvery)
 	defer again.Stop()
 	var p picture
+	var begun time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return exit(exitFailed, nil) // whoever looked has seen enough
 		case a := <-answers:
-			switch known := !p.heard.IsZero(); {
+			if begun.IsZero() {
+				begun = a.at
+			}
+			switch since := latest(begun, p.heard); {
 			case a.err == nil:
 				p.take(a)
-			case !known, !passes(a.err), !v.forPeople() && a.at.Sub(p.heard) > watchPatient:
+			case !passes(a.err), !v.forPeople() && a.at.Sub(since) > watchPatient:
 				return a.err
+			case p.heard.IsZero():
+				p.status, p.silent = a.status, a.err.Error()
 			default:
 				p.silent = a.err.Error()
 			}
 			if err := v.changed(p); err != nil {
 				return err
 			}
-			if r := p.status.Report; r != nil {
-				return exit(outcomeCode(r.Outcome), nil)
+			switch s := p.status; {
+			case s.Report != nil:
+				return exit(outcomeCode(s.Report.Outcome), nil)
+			case s.Ended != nil:
+				return exit(exitFailed, nil)
 			}
 		case <-again.C:
-			if !p.heard.IsZero() {
+			if !begun.IsZero() {
 				v.redraw(p)
 			}
 		}
@@ -77,20 +84,24 @@ func follow(ctx context.Context, answers <-chan answer, v view) error {
 // passes tells whether an error may pass while the watch goes on: no worker answers, or no server.
 func passes(err error) bool {
 	var coded *exitError
-	var unavailable *serviceerror.Unavailable
-	var late *serviceerror.DeadlineExceeded
-	var busy *serviceerror.ResourceExhausted
 	if errors.As(err, &coded) {
 		return coded.code == exitTimedOut
 	}
-	return errors.As(err, &unavailable) || errors.As(err, &late) || errors.As(err, &busy) || errors.Is(err, context.DeadlineExceeded)
+	return trouble(err) != ""
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // answer is what was found by asking once.
 type answer struct {
 	learned
 	at     time.Time
-	status workflows.Status
+	status standing
 	err    error
 }
 
@@ -115,22 +126,18 @@ func ask(ctx context.Context, c client.Client, credential string, answers chan<-
 
 // again asks for the status, and for what a picture shows beside it. Of that, what cannot be had is not drawn.
 func (a *answer) again(ctx context.Context, c client.Client, credential string) (err error) {
-	a.pending = nil
-	if a.status, err = status(ctx, c, credential); err != nil || a.status.Report != nil {
+	a.status, err = status(ctx, c, credential)
+	a.pending = a.status.pending
+	if said := trouble(err); said != "" {
+		return exit(exitTimedOut, errors.New(said))
+	}
+	if err != nil || a.status.over() {
+		a.status.lookAfterTheEnd(ctx, c, func(string) {}) // a failure is in what is told of the end
 		return err
 	}
 	beside, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	id := workflows.WorkflowID(credential)
-	if described, err := c.DescribeWorkflowExecution(beside, id, ""); err == nil {
-		a.pending = described.GetPendingActivities()
-		if is := described.GetWorkflowExecutionInfo().GetStatus(); is != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
-			if a.status, err = status(ctx, c, credential); err != nil || a.status.Report != nil {
-				return err // it ended meanwhile
-			}
-			return fmt.Errorf("the rotation of %s ended as %s, without a report; what it was doing: %s", credential, is, a.status.Doing)
-		}
-	}
 	if a.plan.MadeAt.IsZero() && a.status.Phase != workflows.PhaseInspect {
 		if value, err := c.QueryWorkflow(beside, id, "", workflows.PlanName); err == nil {
 			_ = value.Get(&a.plan)
@@ -182,6 +189,9 @@ func (*documents) redraw(picture)  {}
 func (*documents) close()          {}
 
 func (v *documents) changed(p picture) error {
+	if p.heard.IsZero() {
+		return nil
+	}
 	text, err := json.Marshal(p.status)
 	if err != nil || bytes.Equal(text, v.last) {
 		return err
@@ -204,7 +214,7 @@ func (v *documents) changed(p picture) error {
 type lines struct {
 	*terminal
 	out    io.Writer
-	last   workflows.Status
+	last   standing
 	silent bool
 }
 
@@ -221,6 +231,14 @@ func (v *lines) changed(p picture) error {
 		columns(v.out, []string{clock(time.Now()), "answered again"})
 	}
 	v.silent = p.silent != ""
+	if s.Ended != nil {
+		fmt.Fprintln(v.out)
+		v.printEnded(v.out, s)
+		return nil
+	}
+	if r := s.Retrying; r != nil && (v.last.Retrying == nil || r.Failure != v.last.Retrying.Failure) {
+		columns(v.out, []string{clock(time.Now()), "failing", r.String()})
+	}
 	if s.Phase != v.last.Phase || s.WaitsFor != v.last.WaitsFor {
 		columns(v.out, []string{clock(time.Now()), string(s.Phase), s.Doing, s.WaitsFor})
 	}
@@ -259,7 +277,7 @@ type screen struct {
 func (*screen) forPeople() bool { return true }
 
 func (v *screen) changed(p picture) error {
-	if p.status.Report == nil {
+	if !p.status.over() {
 		v.redraw(p)
 		return nil
 	}

@@ -26,7 +26,7 @@ import (
 
 // The answers of a rotation that ends well.
 func says(phase workflows.Phase, timeline ...string) answer {
-	a := answer{at: ten, status: workflows.Status{Credential: "payments-api", Phase: phase, Doing: "Doing " + string(phase) + "."}}
+	a := answer{at: ten, status: standing{Status: workflows.Status{Credential: "payments-api", Phase: phase, Doing: "Doing " + string(phase) + "."}}}
 	for i, what := range timeline {
 		a.status.Timeline = append(a.status.Timeline, workflows.Moment{At: after(float64(i)), Phase: phase, What: what})
 	}
@@ -36,6 +36,13 @@ func says(phase workflows.Phase, timeline ...string) answer {
 func ends(outcome workflows.Outcome) answer {
 	a := says(workflows.PhaseEnded)
 	a.status.Report = &workflows.Report{Credential: "payments-api", Outcome: outcome, Message: "It is over.", StartedAt: ten, EndedAt: after(1)}
+	return a
+}
+
+func terminated() answer {
+	a := says(workflows.PhaseDeliver)
+	a.status.Ended = &ending{As: "terminated", At: after(1), Was: a.status.Doing, Next: "keyturn rotate payments-api"}
+	a.status.Doing = a.status.Ended.message("payments-api")
 	return a
 }
 
@@ -83,9 +90,10 @@ func TestAWatchEndsWithItsRotation(t *testing.T) {
 		"refused":                                    {[]answer{ends(workflows.Refused)}, exitRefused},
 		"after a worker was away":                    {[]answer{says("issue"), silence(1), silence(9), ends(workflows.Completed)}, exitDone},
 		"after the server was away":                  {[]answer{says("issue"), {at: ten, err: serviceerror.NewUnavailable("restarting")}, ends(workflows.Completed)}, exitDone},
-		"not while no worker has ever answered":      {[]answer{silence(1)}, exitTimedOut},
+		"after no worker had ever answered":          {[]answer{silence(1), silence(9), ends(workflows.Completed)}, exitDone},
+		"not while none has answered for too long":   {[]answer{silence(1), silence(12)}, exitTimedOut},
 		"not while nobody answers for too long":      {[]answer{says("issue"), silence(1), silence(11)}, exitTimedOut},
-		"as failed, when it was terminated":          {[]answer{says("issue"), {at: ten, err: errors.New("ended as Terminated, without a report")}}, exitFailed},
+		"as failed, when it was terminated":          {[]answer{says("issue"), terminated()}, exitFailed},
 		"as failed, when the namespace is forbidden": {[]answer{says("issue"), {at: ten, err: serviceerror.NewPermissionDenied("no", "no")}}, exitFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,6 +115,18 @@ func TestLinesTellWhatIsNewOnce(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(out, once), "%s in\n%s", once, out)
 	}
 	assert.NotContains(t, out, "\x1b")
+}
+
+func TestAWatchSaysThatItsRunWasTerminated(t *testing.T) {
+	t.Parallel()
+	out, _ := followed(t, &terminal{output: "table"}, says("deliver", "first"), terminated())
+	for _, once := range []string{"payments-api: terminated", "left no report", "go on with  keyturn rotate payments-api"} {
+		assert.Equal(t, 1, strings.Count(out, once), "%s in\n%s", once, out)
+	}
+	out, _ = followed(t, &terminal{output: "json"}, silence(1), says("deliver"), terminated())
+	documents := strings.Split(strings.TrimSpace(out), "\n")
+	require.Len(t, documents, 2, out)
+	assert.Contains(t, documents[1], `"ended":{"as":"terminated"`)
 }
 
 func TestAQuietWatchOnlyEnds(t *testing.T) {

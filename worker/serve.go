@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/log"
 
+	"github.com/keyturn/keyturn/internal/commandline"
 	"github.com/keyturn/keyturn/internal/connection"
 	"github.com/keyturn/keyturn/internal/host"
 	"github.com/keyturn/keyturn/internal/namespace"
@@ -31,23 +32,36 @@ type options struct {
 	allowUnsigned              bool
 }
 
-func newCommand() *cobra.Command {
+func newRoot() *cobra.Command {
+	root := newRun("keyturn-worker --config FILE")
+	root.Long += `
+
+Exit codes: 0 it was told to stop, 1 failed, 2 the command line or the worker configuration is wrong.`
+	root.Version = version.ID()
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.AddCommand(newRun("run --config FILE"), &cobra.Command{
+		Use: "version", Short: "Prints the build", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "keyturn-worker "+version.ID()) },
+	})
+	commandline.Strict(root, usage)
+	return root
+}
+
+// newRun runs the worker: without a command, too.
+func newRun(use string) *cobra.Command {
 	var o options
 	level := "info"
 	cmd := &cobra.Command{
-		Use:   "keyturn-worker --config FILE",
+		Use:   use,
 		Short: "Runs keyturn's workflows and activities",
 		Long: `Runs keyturn's workflows and activities, within what the worker configuration allows.
 
 The connection comes from Temporal's standard environment configuration (TEMPORAL_ADDRESS,
 TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the TOML file); flags go first.`,
-		Args:          cobra.NoArgs,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Version:       version.ID(),
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.logLevel.UnmarshalText([]byte(level)); err != nil {
-				return fmt.Errorf("reading --log-level: %w", err)
+				return usage(fmt.Errorf("reading --log-level: %w", err))
 			}
 			return serve(cmd.Context(), o, cmd.ErrOrStderr())
 		},
@@ -66,18 +80,18 @@ TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the TOML file); flags go first.`,
 func serve(ctx context.Context, o options, out io.Writer) error {
 	logger, err := newLogger(o, out)
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	config, err := workerconfig.LoadFile(o.config, all.Descriptors())
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	if !o.allowUnsigned && len(config.Trust.Inventory) == 0 {
-		return fmt.Errorf("%s names nobody under trust.inventory, so that no spec could be accepted: name who signs, or start with --allow-unsigned, which accepts specs from whoever may write to the namespace", o.config)
+		return usage(fmt.Errorf("%s names nobody under trust.inventory, so that no spec could be accepted: name who signs, or start with --allow-unsigned, which accepts specs from whoever may write to the namespace", o.config))
 	}
 	temporal, err := o.temporal.Options()
 	if err != nil {
-		return err
+		return usage(err)
 	}
 	temporal.Logger = log.NewStructuredLogger(logger)
 

@@ -82,18 +82,30 @@ func pollers(ctx context.Context, c client.Client, queue string, kind enumspb.Ta
 	return list, nil
 }
 
-// askWorkers finds out who polls, and asks each of them.
-func askWorkers(ctx context.Context, c client.Client, i *policy.Installation, patience time.Duration) error {
-	found, err := pollers(ctx, c, workflows.TaskQueue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
-	// Of a worker that has just started Temporal does not know at once.
+// pollersSoon are the workers that poll for workflow tasks. While there are none it asks a few times: of a worker that has just
+// started Temporal does not know at once.
+func pollersSoon(ctx context.Context, c client.Client, queue string) ([]policy.Poller, error) {
+	found, err := pollers(ctx, c, queue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
 	for look := 1; err == nil && len(found) == 0 && look < looks; look++ {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(lookAgain):
 		}
-		found, err = pollers(ctx, c, workflows.TaskQueue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
+		found, err = pollers(ctx, c, queue, enumspb.TASK_QUEUE_TYPE_WORKFLOW)
 	}
+	return found, err
+}
+
+// NobodyPolls tells whether what is begun on a task queue waits for a worker to be started. Not being able to tell counts as no.
+func NobodyPolls(ctx context.Context, c client.Client, queue string) bool {
+	found, err := pollersSoon(ctx, c, queue)
+	return err == nil && len(found) == 0
+}
+
+// askWorkers finds out who polls, and asks each of them.
+func askWorkers(ctx context.Context, c client.Client, i *policy.Installation, patience time.Duration) error {
+	found, err := pollersSoon(ctx, c, workflows.TaskQueue)
 	if err != nil {
 		return err
 	}

@@ -288,7 +288,7 @@ func (e *examination) workers() {
 	}
 	switch {
 	case len(e.i.Workers) == 0 && len(e.i.Silent) == 0:
-		e.failed(CheckWorkers, "no worker runs: rotations stand still, and lose nothing", "start one: worker --config keyturn-worker.yaml")
+		e.failed(CheckWorkers, "no worker runs: rotations stand still, and lose nothing", "start one: keyturn-worker --config keyturn-worker.yaml")
 	case current == 0:
 		e.failed(CheckWorkers, fmt.Sprintf("no worker of the current build %s answers: rotations stand still, and lose nothing", e.i.Build),
 			"start a worker of that build, or make another current: keyturn setup --build-id BUILD"+seenBuilds(builds))

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/temporal"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+)
+
+func TestATimeOutHasItsExitCode(t *testing.T) {
+	t.Parallel()
+	for name, err := range map[string]error{
+		"of the context":      context.DeadlineExceeded,
+		"as the server says":  serviceerror.NewDeadlineExceeded("context deadline exceeded"),
+		"as gRPC says":        grpcstatus.Error(codes.DeadlineExceeded, "context deadline exceeded"),
+		"of a dry run itself": temporal.NewTimeoutError(enumspb.TIMEOUT_TYPE_START_TO_CLOSE, nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wrapped := fmt.Errorf("asking: %w", err)
+			assert.Equal(t, exitTimedOut, code(noAnswer("inspecting payments-api", nil, wrapped)))
+			if name != "of a dry run itself" {
+				assert.Equal(t, exitTimedOut, classify(wrapped))
+			}
+		})
+	}
+	assert.Equal(t, exitNotFound, classify(serviceerror.NewNotFound("none")))
+	assert.Equal(t, exitFailed, classify(errors.New("else")))
+	assert.Equal(t, exitRefused, code(noAnswer("inspecting payments-api", nil, temporal.NewApplicationError("no", "Denied"))))
+}

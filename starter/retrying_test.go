@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	failurepb "go.temporal.io/api/failure/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/retried"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+// failingAt is an activity that was tried so often, and failed so.
+func failingAt(activity string, attempt int32, kind, message string) *workflowpb.PendingActivityInfo {
+	return &workflowpb.PendingActivityInfo{ActivityType: &commonpb.ActivityType{Name: activity}, Attempt: attempt, LastFailure: &failurepb.Failure{
+		Message: message, FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Type: kind}},
+	}}
+}
+
+func TestStatusSaysWhatKeepsFailing(t *testing.T) {
+	t.Parallel()
+	noFile := "reading keys: open /etc/edge/keys.json:\nno such file"
+	n := &namespaceOf{
+		is: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, says: &workflows.Status{Credential: "payments-api", Phase: workflows.PhaseInspect, Doing: "Looking."},
+		pending: []*workflowpb.PendingActivityInfo{failingAt("Watch", 99, retried.NotYet, "still fine"), failingAt("Inspect", 2, "Passing", noFile)},
+	}
+	var out bytes.Buffer
+	require.NoError(t, (&terminal{output: "table", out: &out}).tellStatus(t.Context(), n, "payments-api"))
+	assert.Contains(t, out.String(), "failing  Inspect, which is tried again (attempt 2): reading keys: open /etc/edge/keys.json: no such file\n")
+	assert.NotContains(t, out.String(), "still fine")
+
+	out.Reset()
+	require.NoError(t, (&terminal{output: "json", out: &out}).tellStatus(t.Context(), n, "payments-api"))
+	var told struct{ Retrying retrying }
+	require.NoError(t, json.Unmarshal(out.Bytes(), &told))
+	assert.Equal(t, retrying{Activity: "Inspect", Attempt: 2, Failure: "reading keys: open /etc/edge/keys.json: no such file"}, told.Retrying)
+
+	lines, _ := followed(t, &terminal{output: "table"}, answer{at: ten, status: standing{Status: *n.says, Retrying: &told.Retrying}}, ends(workflows.Completed))
+	assert.Contains(t, lines, "failing  Inspect")
+}
+
+// unanswered is a workflow that nobody has answered for until something was told.
+type unanswered struct {
+	client.WorkflowRun
+	told <-chan string
+	err  error
+}
+
+func (unanswered) GetID() string    { return "inspect/payments-api" }
+func (unanswered) GetRunID() string { return "run" }
+
+func (u unanswered) Get(context.Context, any) error {
+	<-u.told
+	return u.err
+}
+
+func TestWhoWaitsIsToldAtOnceWhatKeepsFailing(t *testing.T) {
+	t.Parallel()
+	n := &namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, pending: []*workflowpb.PendingActivityInfo{failingAt("Inspect", 2, "Passing", "no such file")}}
+	told := make(chan string, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	err := await(t.Context(), n, unanswered{told: told, err: ctx.Err()}, nil, "inspecting payments-api", func(text string) { told <- text })
+	assert.Equal(t, exitTimedOut, code(err))
+	assert.Contains(t, err.Error(), "the last failure was of Inspect, which is tried again (attempt 2): no such file")
+	assert.NotContains(t, err.Error(), "is a worker running", "it is known that one does")
+}
+
+func TestADryRunThatNobodyTakesIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	for nobody, want := range map[bool]int{true: 1, false: 0} {
+		n := &namespaceOf{nobodyPolls: nobody, plan: &policy.Plan{}}
+		var told []string
+		_, err := lookAt(t.Context(), n, workflows.TaskQueue, "payments-api", workflows.InspectInput{}, func(text string) { told = append(told, text) })
+		require.NoError(t, err)
+		assert.Len(t, told, want)
+	}
+}
+
+func TestAWarningIsOneLineOnTheStandardError(t *testing.T) {
+	t.Parallel()
+	for output, want := range map[string]string{"table": "warning: a\\nb\n", "json": `{"warning":"a\\nb"}` + "\n", "yaml": `{"warning":"a\\nb"}` + "\n"} {
+		var out, errOut bytes.Buffer
+		(&terminal{output: output, out: &out, err: &errOut}).warn("a\nb")
+		assert.Empty(t, out.String())
+		assert.Equal(t, strings.ReplaceAll(want, `\\\\`, `\\`), errOut.String())
+	}
+}

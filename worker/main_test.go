@@ -1,0 +1,47 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestTheWorkersExitCodes(t *testing.T) {
+	t.Parallel()
+	broken := filepath.Join(t.TempDir(), "keyturn-worker.yaml")
+	require.NoError(t, os.WriteFile(broken, []byte("apiVersion: keyturn/worker/v1\nacounts: {}\ntrsut: {}\n"), 0o600))
+	missing := filepath.Join(t.TempDir(), "none.yaml")
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		says string
+	}{
+		"its version":                       {[]string{"version"}, exitDone, "keyturn-worker "},
+		"its help":                          {[]string{"--help"}, exitDone, "Exit codes"},
+		"an unknown command":                {[]string{"frob"}, exitUsage, `keyturn-worker: unknown command "frob"`},
+		"an unknown flag":                   {[]string{"--nonsense"}, exitUsage, "keyturn-worker: unknown flag: --nonsense"},
+		"an unknown flag of a command":      {[]string{"run", "--nonsense"}, exitUsage, "keyturn-worker: unknown flag: --nonsense"},
+		"a configuration that is not there": {[]string{"--config", missing}, exitUsage, "none.yaml"},
+		"the same, asked to run":            {[]string{"run", "--config", missing}, exitUsage, "none.yaml"},
+		"a configuration that is invalid":   {[]string{"run", "--config", broken}, exitUsage, "acounts"},
+		"a level of logs that is none":      {[]string{"--log-level", "loud"}, exitUsage, "--log-level"},
+		"a format of logs that is none":     {[]string{"--log-format", "xml"}, exitUsage, "--log-format"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			assert.Equal(t, c.code, run(t.Context(), c.args, &out, &out), out.String())
+			assert.Contains(t, out.String(), c.says)
+			if c.code != exitDone {
+				for line := range strings.SplitSeq(strings.TrimSuffix(out.String(), "\n"), "\n") {
+					assert.True(t, strings.HasPrefix(line, "keyturn-worker: "), line)
+				}
+			}
+		})
+	}
+}
