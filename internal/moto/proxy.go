@@ -285,6 +285,13 @@ func (p *Proxy) Throttle(action string, after, times int) {
 	}})
 }
 
+// Swallow answers calls of an action as if they had taken effect, which they do not.
+func (p *Proxy) Swallow(action string, after, times int) {
+	p.hook(action, &hook{after: after, times: times, fault: func(w http.ResponseWriter, _ *http.Request, _ func() *httptest.ResponseRecorder) {
+		_, _ = io.WriteString(w, "{}")
+	}})
+}
+
 // Echo refuses calls of an action, and says back all that was sent and would have been answered.
 func (p *Proxy) Echo(action string, after, times int) {
 	service, _, _ := strings.Cut(action, ":")

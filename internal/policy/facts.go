@@ -83,6 +83,13 @@ func (f Facts) Version(l key.Label) (StoredKey, bool) {
 	return StoredKey{}, false
 }
 
+// Unfinished returns the version that bears PENDING of a rotation that did not promote it. One that is CURRENT as well was
+// promoted, and its label is merely not taken yet.
+func (f Facts) Unfinished() (StoredKey, bool) {
+	v, pending := f.Version(key.Pending)
+	return v, pending && !v.Has(key.Current)
+}
+
 // Live returns the issuer's record of a key.
 func (f Facts) Live(keyID string) (key.Info, bool) {
 	i := slices.IndexFunc(f.Keys, func(k key.Info) bool { return k.KeyID == keyID })

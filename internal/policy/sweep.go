@@ -252,7 +252,7 @@ func (s *sweeping) keys() {
 		}
 		s.find(FoundCurrentNotLive, current.ID, fmt.Sprintf("the store's CURRENT (version %s) is no live key: who reads it is refused", current.ID), do)
 	}
-	if pending, ok := f.Version(key.Pending); ok {
+	if pending, ok := f.Unfinished(); ok {
 		s.find(FoundPendingLeft, pending.ID, fmt.Sprintf("version %s of the store is PENDING, and no rotation runs", pending.ID),
 			"the next rotation clears it away: keyturn rotate "+c.Name)
 	}

@@ -12,8 +12,8 @@ import (
 )
 
 // move moves a staging label. from is who has it now, by which Secrets Manager compares and swaps; to may
-// be empty. When it refuses, that may be since the SDK repeated a call whose reply got lost: what counts is
-// where the label is.
+// be empty. Whether it says yes or refuses, what counts is where the label is then: the SDK may have repeated a call whose
+// reply got lost, and somebody may have moved it since. ErrConflict when it is elsewhere.
 func (s *store) move(ctx context.Context, c *secretsmanager.Client, stage, from, to string) error {
 	in := &secretsmanager.UpdateSecretVersionStageInput{SecretId: &s.name, VersionStage: &stage}
 	if from != "" {
@@ -24,17 +24,33 @@ func (s *store) move(ctx context.Context, c *secretsmanager.Client, stage, from,
 	}
 	_, err := c.UpdateSecretVersionStage(ctx, in)
 	err = s.failed("moving "+stage, err)
-	if !errors.Is(err, providers.ErrInvalid) && !errors.Is(err, providers.ErrNotFound) {
+	if err != nil && !errors.Is(err, providers.ErrInvalid) && !errors.Is(err, providers.ErrNotFound) {
 		return err
 	}
-	now, lookErr := s.look(ctx, c)
-	if lookErr != nil {
+	now, lookErr := s.describe(ctx, c)
+	switch {
+	case lookErr != nil:
 		return lookErr
-	}
-	if at := now.bearer(stage); to != "" && same(at, to) || to == "" && !same(at, from) {
+	case now != nil && moved(now.VersionIdsToStages, stage, from, to):
 		return nil
+	case err == nil:
+		return fmt.Errorf("moving %s of secret %q: %w: it is not where it was moved to: somebody else moves labels of this secret", stage, s.name, providers.ErrConflict)
 	}
 	return fmt.Errorf("%w: %w", providers.ErrConflict, err)
+}
+
+// moved tells by the labels of a secret's versions whether one was moved. AWSCURRENT leaves AWSPREVIOUS where it was: who has that
+// had the other, until somebody moved it on.
+func moved(labels map[string][]string, stage, from, to string) bool {
+	for version, has := range labels {
+		switch {
+		case to == "" && same(version, from) && slices.Contains(has, stage):
+			return false
+		case same(version, to) && (slices.Contains(has, stage) || stage == awsCurrent && slices.Contains(has, awsPrevious)):
+			return true
+		}
+	}
+	return to == ""
 }
 
 // Promote implements providers.Store. Secrets Manager moves AWSPREVIOUS along by itself, and leaves
@@ -63,11 +79,14 @@ func (s *store) Promote(ctx context.Context, from, to string) error {
 	return s.settle(ctx, c, to)
 }
 
-// settle takes AWSPENDING from the promoted version, and AWSPREVIOUS from the placeholder.
+// settle sees that the promoted version is CURRENT, and takes AWSPENDING from it, and AWSPREVIOUS from the placeholder.
 func (s *store) settle(ctx context.Context, c *secretsmanager.Client, promoted string) error {
 	st, err := s.look(ctx, c)
 	if err != nil {
 		return err
+	}
+	if current := st.bearer(awsCurrent); !same(current, promoted) {
+		return fmt.Errorf("promoting of secret %q: %w: AWSCURRENT is on %q again, not on %q", s.name, providers.ErrConflict, current, promoted)
 	}
 	if same(st.bearer(awsPending), promoted) {
 		if err := s.move(ctx, c, awsPending, st.bearer(awsPending), ""); err != nil {

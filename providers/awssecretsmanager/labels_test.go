@@ -21,6 +21,7 @@ import (
 	"github.com/keyturn/keyturn/internal/awsaccount"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/moto"
+	"github.com/keyturn/keyturn/providers"
 )
 
 // versionIDs are those of keyturn's versions, in JSON.
@@ -97,4 +98,73 @@ func shouted(t *testing.T, w *world) {
 	require.NoError(t, s.Prune(t.Context(), strings.ToLower(first)))
 	require.NoError(t, s.Prune(t.Context(), strings.ToLower(first)))
 	assert.Equal(t, map[string][]string{tokenB: {awsCurrent}}, w.Stages(name))
+}
+
+// What AWS answers is not what counts: it may say yes, and the label is elsewhere, since somebody moved it.
+func swallowed(t *testing.T, w *world) {
+	const moving = "secretsmanager:UpdateSecretVersionStage"
+	name := w.name()
+	w.put(t, name, `{"AccessKeyId":"old","SecretAccessKey":"x"}`)
+	s := w.open(name)
+	versions, err := s.Versions(t.Context())
+	require.NoError(t, err)
+	old := versions[0].ID
+	_, err = s.Stage(t.Context(), tokenA, keyOf("new"))
+	require.NoError(t, err)
+
+	w.Swallow(moving, 0, 1)
+	require.ErrorIs(t, s.Promote(t.Context(), old, tokenA), providers.ErrConflict)
+	assert.Equal(t, map[string][]string{old: {awsCurrent}, tokenA: {awsPending}}, w.Stages(name))
+
+	w.Swallow(moving, 1, 1)
+	require.ErrorIs(t, s.Promote(t.Context(), old, tokenA), providers.ErrConflict, "PENDING is left")
+	versions, err = s.Versions(t.Context())
+	require.NoError(t, err)
+	assert.ElementsMatch(t, []key.Label{key.Current, key.Pending}, versions[1].Labels)
+	require.NoError(t, s.Promote(t.Context(), old, tokenA))
+	assert.Equal(t, map[string][]string{old: {awsPrevious}, tokenA: {awsCurrent}}, w.Stages(name))
+
+	w.Swallow(moving, 0, 1)
+	require.ErrorIs(t, s.Promote(t.Context(), tokenA, old), providers.ErrConflict, "nor on the way back, to who is PREVIOUS")
+
+	w.Swallow(moving, 0, 1)
+	require.ErrorIs(t, s.Prune(t.Context(), old), providers.ErrConflict)
+	require.NoError(t, s.Prune(t.Context(), old))
+	assert.Equal(t, map[string][]string{tokenA: {awsCurrent}}, w.Stages(name))
+
+	s.putOver(t, large(1))
+	m, err := s.Metadata(t.Context())
+	require.NoError(t, err)
+	m.Generation = 8
+	w.Swallow(moving, 0, 1)
+	_, err = s.PutMetadata(t.Context(), m)
+	require.ErrorIs(t, err, providers.ErrConflict)
+	s.keeps(t, large(1))
+	_, err = s.PutMetadata(t.Context(), m)
+	require.NoError(t, err)
+	assert.Equal(t, large(1).Debt, m.Debt)
+}
+
+func TestALabelIsMoved(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		labels          map[string][]string
+		stage, from, to string
+		want            bool
+	}{
+		"when it is where it was moved to":                       {map[string][]string{"b": {awsCurrent}}, awsCurrent, "a", "b", true},
+		"in whatever case that is spelled":                       {map[string][]string{"B": {awsCurrent}}, awsCurrent, "a", "b", true},
+		"not when it is where it was":                            {map[string][]string{"a": {awsCurrent}, "b": {awsPending}}, awsCurrent, "a", "b", false},
+		"when somebody moved CURRENT on":                         {map[string][]string{"c": {awsCurrent}, "b": {awsPrevious}}, awsCurrent, "a", "b", true},
+		"not when somebody moved PENDING on":                     {map[string][]string{"c": {awsPending}, "b": {awsPrevious}}, awsPending, "a", "b", false},
+		"when it is taken":                                       {map[string][]string{"a": {awsCurrent}}, awsPending, "a", "", true},
+		"when its version has gone with it":                      {map[string][]string{}, awsPending, "a", "", true},
+		"when it is taken, and somebody gave it to another":      {map[string][]string{"a": {awsCurrent}, "b": {awsPending}}, awsPending, "a", "", true},
+		"not when it is still on the one that it was taken from": {map[string][]string{"a": {awsCurrent, awsPending}}, awsPending, "a", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, c.want, moved(c.labels, c.stage, c.from, c.to))
+		})
+	}
 }
