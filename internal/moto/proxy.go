@@ -279,9 +279,14 @@ func (p *Proxy) LoseReply(action string, after, times int) {
 
 // Throttle refuses calls of an action without effect.
 func (p *Proxy) Throttle(action string, after, times int) {
+	p.Refuse(action, "ThrottlingException", after, times)
+}
+
+// Refuse refuses calls of an action without effect, with an error code.
+func (p *Proxy) Refuse(action, code string, after, times int) {
 	service, _, _ := strings.Cut(action, ":")
 	p.hook(action, &hook{after: after, times: times, fault: func(w http.ResponseWriter, _ *http.Request, _ func() *httptest.ResponseRecorder) {
-		fail(w, service, http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
+		fail(w, service, http.StatusBadRequest, code, "refused by the proxy")
 	}})
 }
 

@@ -43,6 +43,8 @@ type StoredKey struct {
 	// KeyID is empty for a value that is no live key of the principal.
 	KeyID       string
 	Fingerprint string
+	// Empty: the version bears PENDING, and has no value. Whoever made it did not end: nothing is staged in it.
+	Empty bool
 }
 
 // Instance is what was seen of one instance of a consumer.

@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -143,6 +145,31 @@ func swallowed(t *testing.T, w *world) {
 	_, err = s.PutMetadata(t.Context(), m)
 	require.NoError(t, err)
 	assert.Equal(t, large(1).Debt, m.Debt)
+}
+
+// A rotation of somebody else's that failed left a label without a value, which Secrets Manager does not find then.
+func hollow(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{"AccessKeyId":"old","SecretAccessKey":"x"}`)
+	_, err := w.Secrets().PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{
+		SecretId: &name, ClientRequestToken: aws.String(tokenB), SecretString: aws.String("nobody gets it"), VersionStages: []string{awsPending},
+	})
+	require.NoError(t, err)
+	s := w.open(name)
+	versions, err := s.Versions(t.Context())
+	require.NoError(t, err)
+	require.Len(t, versions, 2, "it is listed")
+
+	w.Refuse("secretsmanager:GetSecretValue", "ResourceNotFoundException", 0, 2)
+	_, err = s.Read(t.Context(), tokenB)
+	require.ErrorIs(t, err, providers.ErrNotFound)
+	_, err = s.ReadLabel(t.Context(), key.Pending)
+	require.ErrorIs(t, err, providers.ErrNotFound)
+
+	w.Refuse("secretsmanager:GetSecretValue", "ResourceNotFoundException", 0, 1)
+	staged, err := s.Stage(t.Context(), tokenA, keyOf("new"))
+	require.NoError(t, err)
+	assert.Equal(t, map[string][]string{versions[0].ID: {awsCurrent}, staged: {awsPending}}, w.Stages(name), "the label is the new key's")
 }
 
 func TestALabelIsMoved(t *testing.T) {

@@ -87,6 +87,7 @@ func TestOnMoto(t *testing.T) {
 		"an empty companion that exists is filled":                           emptyCompanion,
 		"a companion that is about to be deleted is refused":                 deletedCompanion,
 		"AWS moves PREVIOUS along and leaves PENDING":                        facts,
+		"a pending version without a value is not staged":                    hollow,
 		"no label is taken for moved that is not":                            swallowed,
 		"tokens are the same in whatever case they come back":                shouted,
 	} {
