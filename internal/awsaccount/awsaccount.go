@@ -83,7 +83,7 @@ func (a *Account) Config(ctx context.Context) (aws.Config, error) {
 		return *a.loaded, nil
 	}
 	options := []func(*config.LoadOptions) error{
-		config.WithAPIOptions([]func(*middleware.Stack) error{boundReplies}),
+		config.WithAPIOptions([]func(*middleware.Stack) error{boundReplies, refuseSkew}),
 		config.WithLogger(logging.Nop{}), // what matters comes as an error; its own words may be those of a peer
 	}
 	if a.Region != "" {
@@ -259,6 +259,7 @@ var requestID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
 // Error says what was going on when AWS answered with an error, and wraps the sentinel that it means. Its text has what AWS
 // documents, which finds the whole in CloudTrail, and no words of the reply: a key may be in them.
 func Error(doing string, err error) error {
+	var skew *clockError
 	switch {
 	case err == nil:
 		return nil
@@ -266,6 +267,8 @@ func Error(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, cause(err))
 	case errors.Is(err, errTooLong):
 		return fmt.Errorf("%s: %w", doing, errTooLong)
+	case errors.As(err, &skew):
+		return fmt.Errorf("%s: %w", doing, skew)
 	}
 	if sentinel := codes[Code(err)]; sentinel != nil {
 		return fmt.Errorf("%s: %w: %s", doing, sentinel, text(err))
