@@ -235,9 +235,9 @@ func (a *Activities) takeUp(ctx context.Context, s *site, in IssueInput, facts p
 	return ref, k.ExpiresAt, err
 }
 
-// stagedBy is the version that a mint's key was staged in, if it was.
+// stagedBy is the version that a mint's key was staged in, if it was. A store may spell the token in other case.
 func stagedBy(token string, f policy.Facts) (policy.StoredKey, bool) {
-	at := slices.IndexFunc(f.Versions, func(v policy.StoredKey) bool { return v.Token == token })
+	at := slices.IndexFunc(f.Versions, func(v policy.StoredKey) bool { return strings.EqualFold(v.Token, token) && !v.Empty })
 	if at < 0 {
 		return policy.StoredKey{}, false
 	}

@@ -381,7 +381,7 @@ func debt(f policy.Facts, adopt []string, left, unproved map[string]string, befo
 			add(DebtIncomingAlive, k.KeyID)
 		}
 	}
-	if v, ok := f.Version(key.Pending); ok {
+	if v, ok := f.Unfinished(); ok {
 		add(DebtVersionLeft, v.ID)
 	}
 	for _, k := range f.Metadata.Keys {

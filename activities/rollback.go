@@ -280,8 +280,8 @@ func (a *Activities) whileWaiting(ctx context.Context, s *site, facts policy.Fac
 // finds it unused. A version that is pruned is not missed: metadata or mint intent name its key. That it is pruned is
 // recorded before, since nothing tells of it afterwards. Who reads PENDING may have read it since it was asked, so it is asked again.
 func (a *Activities) withdrawPending(ctx context.Context, s *site, r Rotation, facts policy.Facts) (policy.Decision, error) {
-	pending, staged := facts.Version(key.Pending)
-	if !s.pulls() || !staged || pending.Has(key.Current) ||
+	pending, staged := facts.Unfinished()
+	if !s.pulls() || !staged ||
 		pending.KeyID != "" && facts.Standings(s.spec.Credential.Adopt)[pending.KeyID] != policy.StandingIncoming {
 		return policy.Decision{OK: true}, nil
 	}
@@ -397,7 +397,7 @@ func (a *Activities) clearPending(ctx context.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	if v, ok := facts.Version(key.Pending); ok && v.KeyID == "" && !v.Has(key.Current) {
+	if v, ok := facts.Unfinished(); ok && v.KeyID == "" {
 		if err := s.prune(ctx, v.ID); err != nil {
 			return fmt.Errorf("pruning version %s: %w", v.ID, err)
 		}

@@ -291,8 +291,11 @@ func (s *site) versions(ctx context.Context, f policy.Facts) ([]policy.StoredKey
 			continue
 		}
 		bundle, err := s.store.Read(ctx, v.ID)
-		if errors.Is(err, providers.ErrNotFound) {
-			continue // pruned since it was listed
+		if errors.Is(err, providers.ErrNotFound) { // pruned since it was listed, or without a value from the start
+			if known.Empty = v.Has(key.Pending) && !v.Has(key.Current); known.Empty {
+				stored = append(stored, known)
+			}
+			continue
 		}
 		// What somebody once put there by mistake holds no key; only as CURRENT is it in the way.
 		mistake := errors.Is(err, providers.ErrInvalid)

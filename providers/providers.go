@@ -130,6 +130,13 @@ type Prober interface {
 	Probe(ctx context.Context, e Environment, in ProbeInput) (Probed, error)
 }
 
+// Paced is an account that bounds its calls by itself: with its quota, a call that is beyond it waits as long as its caller does. An
+// account's type that does not implement it is paced by the activities of its queue alone.
+type Paced interface {
+	// Pace is called once, before the account is used.
+	Pace(perSecond float64)
+}
+
 // ProbeInput says what the worker may have to do with.
 type ProbeInput struct {
 	// Principals and StorePaths are the bounds of all environments, as globs.

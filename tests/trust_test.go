@@ -128,19 +128,29 @@ func TestThreatModelNamesTests(t *testing.T) {
 	page, err := os.ReadFile("../docs/threat-model.md")
 	require.NoError(t, err)
 	var files strings.Builder
-	for _, folder := range []string{".", "../activities", "../workflows", "../internal/*", "../providers/*"} {
+	for _, folder := range []string{".", "../activities", "../workflows", "../internal/*", "../providers/*", "../sandbox/internal/*"} {
 		out, err := exec.Command("sh", "-c", "cat "+folder+"/*_test.go").Output()
 		require.NoError(t, err)
 		files.Write(out)
 	}
-	named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(string(page), -1)
-	assert.Greater(t, len(named), 20)
-	for _, name := range named {
-		assert.Contains(t, files.String(), "func "+name[1]+"(", "docs/threat-model.md names %s", name[1])
-	}
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z]+)`")
+	attacks, columns := 0, 0
 	for line := range strings.Lines(string(page)) {
-		if strings.HasPrefix(line, "| ") && !strings.HasPrefix(line, "| attack") && !strings.HasPrefix(line, "| who") && strings.Count(line, "|") == 4 {
-			assert.Contains(t, line, "`Test", "a line without a test: %s", line)
+		cells := strings.Count(strings.TrimSpace(line), " | ") + 1
+		switch {
+		case strings.HasPrefix(line, "| attack |"), strings.HasPrefix(line, "| who |"):
+			columns = cells
+		case strings.HasPrefix(line, "| "):
+			assert.Equal(t, columns, cells, "a line with other columns than its table: %s", line)
+			if columns == 3 {
+				attacks++
+				tests := line[strings.LastIndex(line, " | ")+1:]
+				assert.Regexp(t, named, tests, "a line without a test: %s", line)
+			}
 		}
+	}
+	assert.Greater(t, attacks, 20)
+	for _, name := range named.FindAllStringSubmatch(string(page), -1) {
+		assert.Contains(t, files.String(), "func "+name[1]+"(", "docs/threat-model.md names %s", name[1])
 	}
 }

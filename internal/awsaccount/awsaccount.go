@@ -25,6 +25,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"golang.org/x/time/rate"
 
 	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/outside"
@@ -45,7 +46,11 @@ type Account struct {
 
 	mu     sync.Mutex
 	loaded *aws.Config
+	// quota bounds the calls that are made by way of this; nil for no bound.
+	quota *rate.Limiter
 }
+
+var _ providers.Paced = (*Account)(nil)
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
@@ -82,8 +87,12 @@ func (a *Account) Config(ctx context.Context) (aws.Config, error) {
 	if a.loaded != nil {
 		return *a.loaded, nil
 	}
+	each := []func(*middleware.Stack) error{boundReplies, refuseSkew}
+	if a.quota != nil {
+		each = append(each, pace(a.quota))
+	}
 	options := []func(*config.LoadOptions) error{
-		config.WithAPIOptions([]func(*middleware.Stack) error{boundReplies}),
+		config.WithAPIOptions(each),
 		config.WithLogger(logging.Nop{}), // what matters comes as an error; its own words may be those of a peer
 	}
 	if a.Region != "" {
@@ -259,6 +268,7 @@ var requestID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
 // Error says what was going on when AWS answered with an error, and wraps the sentinel that it means. Its text has what AWS
 // documents, which finds the whole in CloudTrail, and no words of the reply: a key may be in them.
 func Error(doing string, err error) error {
+	var skew *clockError
 	switch {
 	case err == nil:
 		return nil
@@ -266,6 +276,10 @@ func Error(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, cause(err))
 	case errors.Is(err, errTooLong):
 		return fmt.Errorf("%s: %w", doing, errTooLong)
+	case errors.Is(err, errQuota):
+		return fmt.Errorf("%s: %w", doing, errQuota)
+	case errors.As(err, &skew):
+		return fmt.Errorf("%s: %w", doing, skew)
 	}
 	if sentinel := codes[Code(err)]; sentinel != nil {
 		return fmt.Errorf("%s: %w: %s", doing, sentinel, text(err))

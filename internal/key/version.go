@@ -16,7 +16,8 @@ const (
 type Version struct {
 	ID     string  `json:"id"`
 	Labels []Label `json:"labels,omitempty"`
-	// Token is the one that Stage was called with, where the store remembers it; often it is the ID.
+	// Token is the one that Stage was called with, where the store remembers it; often it is the ID. Its case
+	// does not count.
 	Token     string    `json:"token,omitempty"`
 	CreatedAt time.Time `json:"createdAt"`
 	// LabelledAt is when the version last got a label, zero where the store does not tell.

@@ -25,6 +25,8 @@ type Proxy struct {
 
 	mu       sync.Mutex
 	inactive map[string]bool
+	late     int            // calls that are refused of each new key
+	unknown  map[string]int // how many calls are still to be refused, by key
 	calls    []Call
 	hooks    map[string]*hook
 	around   func(action, key string, when When) (goOn bool)
@@ -53,7 +55,7 @@ type hook struct {
 }
 
 func newProxy(t T, address string) *Proxy {
-	p := &Proxy{inactive: map[string]bool{}, hooks: map[string]*hook{}, most: map[string]int{}, slots: map[string]map[string]bool{}}
+	p := &Proxy{inactive: map[string]bool{}, unknown: map[string]int{}, hooks: map[string]*hook{}, most: map[string]int{}, slots: map[string]map[string]bool{}}
 	p.forward = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(&url.URL{Scheme: "http", Host: address})
 		r.Out.Host = r.In.Host // it is signed
@@ -87,7 +89,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	pass := func() *httptest.ResponseRecorder {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		recorded := httptest.NewRecorder()
-		if p.isInactive(key) {
+		if p.refuses(key) {
 			refuse(recorded, service)
 		} else {
 			p.forward.ServeHTTP(recorded, r)
@@ -180,10 +182,21 @@ func asAWS(recorded *httptest.ResponseRecorder, service string) *httptest.Respon
 	return formed
 }
 
-func (p *Proxy) isInactive(key string) bool {
+func (p *Proxy) refuses(key string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.unknown[key] > 0 {
+		p.unknown[key]--
+		return true
+	}
 	return p.inactive[key]
+}
+
+// NewKeysAreLate lets the first calls of each key that is minted from now on be refused, as by hosts of IAM that do not know it yet.
+func (p *Proxy) NewKeysAreLate(calls int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.late = calls
 }
 
 var minted = regexp.MustCompile(`<AccessKeyId>([^<]+)</AccessKeyId>`)
@@ -203,7 +216,11 @@ func (p *Proxy) record(c Call, form url.Values, body string) {
 	case "iam:DeleteAccessKey":
 		delete(p.slots[user], id)
 	case "iam:CreateAccessKey":
-		p.held(user, minted.FindAllStringSubmatch(body, -1))
+		ids := minted.FindAllStringSubmatch(body, -1)
+		p.held(user, ids)
+		for _, id := range ids {
+			p.unknown[id[1]] = p.late
+		}
 	case "iam:ListAccessKeys":
 		p.slots[user] = nil
 		p.held(user, minted.FindAllStringSubmatch(body, -1))
@@ -279,9 +296,21 @@ func (p *Proxy) LoseReply(action string, after, times int) {
 
 // Throttle refuses calls of an action without effect.
 func (p *Proxy) Throttle(action string, after, times int) {
+	p.Refuse(action, "ThrottlingException", after, times)
+}
+
+// Refuse refuses calls of an action without effect, with an error code.
+func (p *Proxy) Refuse(action, code string, after, times int) {
 	service, _, _ := strings.Cut(action, ":")
 	p.hook(action, &hook{after: after, times: times, fault: func(w http.ResponseWriter, _ *http.Request, _ func() *httptest.ResponseRecorder) {
-		fail(w, service, http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
+		fail(w, service, http.StatusBadRequest, code, "refused by the proxy")
+	}})
+}
+
+// Swallow answers calls of an action as if they had taken effect, which they do not.
+func (p *Proxy) Swallow(action string, after, times int) {
+	p.hook(action, &hook{after: after, times: times, fault: func(w http.ResponseWriter, _ *http.Request, _ func() *httptest.ResponseRecorder) {
+		_, _ = io.WriteString(w, "{}")
 	}})
 }
 

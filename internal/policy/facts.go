@@ -43,6 +43,8 @@ type StoredKey struct {
 	// KeyID is empty for a value that is no live key of the principal.
 	KeyID       string
 	Fingerprint string
+	// Empty: the version bears PENDING, and has no value. Whoever made it did not end: nothing is staged in it.
+	Empty bool
 }
 
 // Instance is what was seen of one instance of a consumer.
@@ -81,6 +83,13 @@ func (f Facts) Version(l key.Label) (StoredKey, bool) {
 		}
 	}
 	return StoredKey{}, false
+}
+
+// Unfinished returns the version that bears PENDING of a rotation that did not promote it. One that is CURRENT as well was
+// promoted, and its label is merely not taken yet.
+func (f Facts) Unfinished() (StoredKey, bool) {
+	v, pending := f.Version(key.Pending)
+	return v, pending && !v.Has(key.Current)
 }
 
 // Live returns the issuer's record of a key.

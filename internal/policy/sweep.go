@@ -252,8 +252,12 @@ func (s *sweeping) keys() {
 		}
 		s.find(FoundCurrentNotLive, current.ID, fmt.Sprintf("the store's CURRENT (version %s) is no live key: who reads it is refused", current.ID), do)
 	}
-	if pending, ok := f.Version(key.Pending); ok {
-		s.find(FoundPendingLeft, pending.ID, fmt.Sprintf("version %s of the store is PENDING, and no rotation runs", pending.ID),
+	if pending, ok := f.Unfinished(); ok {
+		what := "is PENDING"
+		if pending.Empty {
+			what = "is PENDING without a value, so that whoever reads PENDING gets none"
+		}
+		s.find(FoundPendingLeft, pending.ID, fmt.Sprintf("version %s of the store %s, and no rotation runs", pending.ID, what),
 			"the next rotation clears it away: keyturn rotate "+c.Name)
 	}
 	for _, d := range f.Metadata.Debt {

@@ -82,6 +82,12 @@ func TestSweepFinds(t *testing.T) {
 		"a version that is left PENDING": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Versions = append(c.Facts.Versions, policy.StoredKey{Version: key.Version{ID: "v9", Labels: []key.Label{key.Pending}}})
 		}, policy.FoundPendingLeft, "v9", "clears it away"},
+		"one that has no value": {settled, func(c *policy.SweptCredential) {
+			c.Facts.Versions = append(c.Facts.Versions, policy.StoredKey{Version: key.Version{ID: "v9", Labels: []key.Label{key.Pending}}, Empty: true})
+		}, policy.FoundPendingLeft, "v9 of the store is PENDING without a value", "clears it away"},
+		"nothing when the version that is CURRENT bears PENDING still": {settled, func(c *policy.SweptCredential) {
+			c.Facts.Versions[0].Labels = append(c.Facts.Versions[0].Labels, key.Pending)
+		}, "", "", ""},
 		"a retired key that is alive": {owing, func(*policy.SweptCredential) {}, policy.FoundRetiredAlive, "key-old is still alive", "approve with: keyturn approve"},
 		"one that is still in use":    {owing, func(c *policy.SweptCredential) { c.Facts.Keys[0].LastUsedAt = now }, policy.FoundRetiredAlive, "still alive", "must be quiet"},
 		"one that was disabled, and is missed": {owing, func(c *policy.SweptCredential) {

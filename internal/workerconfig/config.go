@@ -51,7 +51,8 @@ func (c *Config) Slots() int {
 // Account is a named instance of an issuer or store type. Its other fields are the type's own.
 type Account struct {
 	Type string
-	// Quota bounds the calls to the account, by all workers together.
+	// Quota bounds the activities that call the account, by all workers together, where it is an issuer's. Where its type can,
+	// each worker keeps its own calls below it, too: one activity makes several.
 	Quota Rate
 	// Scan: Sweep looks at every key of the account for those that nobody declared, within the bounds. It may need
 	// rights that rotations do not: AWS's ListUsers.

@@ -114,6 +114,9 @@ func load(file string, data []byte, descriptors []providers.Descriptor, readSign
 		settings := d.Account()
 		doc.Decode(path, settings, "type", "quota", "scan")
 		problemsBelow(doc, path, settings)
+		if paced, can := settings.(providers.Paced); can && quota.Quota.PerSecond > 0 {
+			paced.Pace(quota.Quota.PerSecond)
+		}
 		into.Set(reflect.ValueOf(Account{Type: d.Type, Quota: quota.Quota, Scan: scan, Settings: settings}))
 	})
 	doc.On(reflect.TypeFor[Notifier](), func(path string, into reflect.Value) {

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/stretchr/testify/assert"
@@ -114,6 +115,21 @@ func TestProbeOnMoto(t *testing.T) {
 			assert.Equal(t, "iam:SimulatePrincipalPolicy", call.Action, "a probe changes nothing")
 		}
 	}
+}
+
+// So that doctor tells it.
+func TestAProbeTellsThatTheClockIsWrong(t *testing.T) {
+	w := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Date", time.Now().Add(-5*time.Minute).UTC().Format(http.TimeFormat))
+		rw.WriteHeader(http.StatusForbidden)
+	}))
+	t.Cleanup(w.Close)
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLEOFAWORKER")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "the-key-of-the-worker")
+	account := &Account{Account: awsaccount.Account{Region: moto.Region, Endpoint: w.URL}}
+	_, err := account.Probe(t.Context(), providers.Environment{}, providers.ProbeInput{})
+	require.ErrorContains(t, err, "asking AWS who the worker is: the clock of this worker is")
+	require.ErrorContains(t, err, "ahead of AWS's: set it right")
 }
 
 // fakeIAM answers as IAM's API reference says, where moto does not: pages of users, and the policy simulator.

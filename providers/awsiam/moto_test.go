@@ -86,16 +86,31 @@ func TestOnMoto(t *testing.T) {
 		}})
 	})
 	for name, test := range map[string]func(t *testing.T, w *world){
-		"a lost reply of CreateAccessKey is not repeated by the SDK": noRepetition,
-		"inactive keys count as slots":                               inactiveCounts,
-		"a session of STS is never a key to rotate":                  temporary,
-		"the names of the fields can be chosen":                      fieldNames,
-		"policies beyond the scopes are named":                       beyondScopes,
-		"an administrator is refused, whatever the scopes say":       administrators,
-		"the worker's own user is refused":                           itself,
-		"the last use attests for one instance":                      attestation,
+		"a lost reply of CreateAccessKey is not repeated by the SDK":   noRepetition,
+		"a new key that IAM does not know yet is refused, and no more": lateKey,
+		"inactive keys count as slots":                                 inactiveCounts,
+		"a session of STS is never a key to rotate":                    temporary,
+		"the names of the fields can be chosen":                        fieldNames,
+		"policies beyond the scopes are named":                         beyondScopes,
+		"an administrator is refused, whatever the scopes say":         administrators,
+		"the worker's own user is refused":                             itself,
+		"the last use attests for one instance":                        attestation,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, w) })
+	}
+}
+
+func lateKey(t *testing.T, w *world) {
+	i := w.user()
+	w.NewKeysAreLate(2)
+	defer w.NewKeysAreLate(0)
+	issued, err := i.Issue(t.Context(), providers.IssueRequest{Token: "t"})
+	require.NoError(t, err)
+	for range 2 {
+		require.ErrorIs(t, i.SelfTest(t.Context(), issued.Bundle), providers.ErrKeyRefused)
+	}
+	for range 3 {
+		require.NoError(t, i.SelfTest(t.Context(), issued.Bundle))
 	}
 }
 

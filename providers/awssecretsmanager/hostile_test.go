@@ -41,7 +41,8 @@ func TestHostileEndpoint(t *testing.T) {
 		putting: func(ctx context.Context, s *store) error {
 			c, err := s.client(ctx)
 			require.NoError(t, err)
-			return s.put(ctx, c, version, []byte(`{"value":"ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"}`))
+			_, err = s.put(ctx, c, version, []byte(`{"value":"ktg_Zq81mW0pLx7TRe2uA9sVfB3nKcYh5dJt"}`))
+			return err
 		},
 		"creating": func(ctx context.Context, s *store) error {
 			c, err := s.client(ctx)

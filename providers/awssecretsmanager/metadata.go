@@ -112,7 +112,7 @@ func (s *store) revision(ctx context.Context, c *secretsmanager.Client) (key.Rev
 	}
 	for version, stages := range described.VersionIdsToStages {
 		switch {
-		case !slices.Contains(stages, awsCurrent) || version == placeholder:
+		case !slices.Contains(stages, awsCurrent) || same(version, placeholder):
 		case !versionForm.MatchString(version):
 			return "", fmt.Errorf("looking at the record of secret %q: %w", s.name, errNoAnswer)
 		default:
@@ -132,7 +132,7 @@ func (s *store) contents(ctx context.Context, c *secretsmanager.Client, revision
 	if err != nil {
 		return "", record.failed("reading metadata", err)
 	}
-	if aws.ToString(out.VersionId) != string(revision) {
+	if !same(aws.ToString(out.VersionId), string(revision)) {
 		return "", fmt.Errorf("reading metadata of secret %q: %w", s.name, errNoAnswer)
 	}
 	text := aws.ToString(out.SecretString)
@@ -165,9 +165,9 @@ func (s *store) putMetadata(ctx context.Context, m key.Metadata) (key.Revision, 
 	switch revision, err := s.revision(ctx, c); {
 	case err != nil:
 		return "", err
-	case revision == next: // the reply of this write got lost
-		return next, nil
-	case revision != m.Revision:
+	case same(string(revision), string(next)): // the reply of this write got lost
+		return revision, nil
+	case !same(string(revision), string(m.Revision)):
 		return "", providers.Stale(m)
 	}
 	record, from := s.companion(), string(m.Revision)
@@ -180,12 +180,13 @@ func (s *store) putMetadata(ctx context.Context, m key.Metadata) (key.Revision, 
 		}
 		from = placeholder
 	}
-	if err := record.put(ctx, c, string(next), content); err != nil {
+	written, err := record.put(ctx, c, string(next), content)
+	if err != nil {
 		return "", err
 	}
-	if err := record.move(ctx, c, awsCurrent, from, string(next)); err != nil {
+	if err := record.move(ctx, c, awsCurrent, from, written); err != nil {
 		return "", err
 	}
-	s.records.keep(s.name, contents{next, string(content)})
-	return next, nil
+	s.records.keep(s.name, contents{key.Revision(written), string(content)})
+	return key.Revision(written), nil
 }

@@ -87,6 +87,9 @@ func TestOnMoto(t *testing.T) {
 		"an empty companion that exists is filled":                           emptyCompanion,
 		"a companion that is about to be deleted is refused":                 deletedCompanion,
 		"AWS moves PREVIOUS along and leaves PENDING":                        facts,
+		"a pending version without a value is not staged":                    hollow,
+		"no label is taken for moved that is not":                            swallowed,
+		"tokens are the same in whatever case they come back":                shouted,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, w) })
 	}
@@ -293,7 +296,8 @@ func damaged(t *testing.T, w *world) {
 	edited := w.open(name + companion)
 	c, err := edited.client(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, edited.put(t.Context(), c, tokenA, []byte(`{"generation":7,"more":1}`)))
+	_, err = edited.put(t.Context(), c, tokenA, []byte(`{"generation":7,"more":1}`))
+	require.NoError(t, err)
 	require.NoError(t, edited.move(t.Context(), c, awsCurrent, string(before.Revision), tokenA))
 	_, err = s.Metadata(t.Context())
 	require.ErrorIs(t, err, ErrDamaged)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
@@ -145,9 +146,13 @@ func (st state) bearer(stage string) string {
 	return ""
 }
 
+// same tells whether two names are those of one version. Secrets Manager compares tokens, and so the IDs of versions, without
+// regard to case: what it answers may be spelled in another way than what was sent. Everything keeps its spelling.
+func same(a, b string) bool { return strings.EqualFold(a, b) }
+
 func (st state) find(version string) (types.SecretVersionsListEntry, bool) {
-	i := slices.IndexFunc(st.versions, func(v types.SecretVersionsListEntry) bool { return aws.ToString(v.VersionId) == version })
-	if i < 0 || version == placeholder {
+	i := slices.IndexFunc(st.versions, func(v types.SecretVersionsListEntry) bool { return same(aws.ToString(v.VersionId), version) })
+	if i < 0 || same(version, placeholder) {
 		return types.SecretVersionsListEntry{}, false
 	}
 	return st.versions[i], true
@@ -166,7 +171,7 @@ func (s *store) Versions(ctx context.Context) ([]key.Version, error) {
 	var list []key.Version
 	for _, v := range st.versions {
 		id := aws.ToString(v.VersionId)
-		if id == placeholder {
+		if same(id, placeholder) {
 			continue
 		}
 		known := key.Version{ID: id, Token: id, CreatedAt: aws.ToTime(v.CreatedDate)}
@@ -204,7 +209,7 @@ func (s *store) read(ctx context.Context, doing string, in *secretsmanager.GetSe
 	if err != nil {
 		return secret.Bundle{}, s.failed(doing, err)
 	}
-	if len(out.VersionStages) == 0 || aws.ToString(out.VersionId) == placeholder {
+	if len(out.VersionStages) == 0 || same(aws.ToString(out.VersionId), placeholder) {
 		return secret.Bundle{}, fmt.Errorf("%s of secret %q: %w", doing, s.name, providers.ErrNotFound)
 	}
 	members, err := parse(out)
@@ -249,9 +254,9 @@ func (m members) bundle() secret.Bundle {
 	return secret.NewBundle(fields)
 }
 
-// Stage implements providers.Store. The token is the version's ID.
+// Stage implements providers.Store. The token is the version's ID, as Secrets Manager spells it.
 func (s *store) Stage(ctx context.Context, token string, b secret.Bundle) (string, error) {
-	if len(token) < minToken || token == placeholder || len(b.Names()) == 0 {
+	if len(token) < minToken || same(token, placeholder) || len(b.Names()) == 0 {
 		return "", fmt.Errorf("staging of secret %q: %w: bundle or token is too short", s.name, providers.ErrInvalid)
 	}
 	c, err := s.client(ctx)
@@ -265,8 +270,10 @@ func (s *store) Stage(ctx context.Context, token string, b secret.Bundle) (strin
 	staged, err := c.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.name, VersionId: &token})
 	err = s.failed("looking for the staged version", err)
 	switch {
+	case err == nil && !same(aws.ToString(staged.VersionId), token):
+		return "", fmt.Errorf("staging of secret %q: %w", s.name, errNoAnswer)
 	case err == nil:
-		return token, s.stageAgain(ctx, c, st, staged, b)
+		return aws.ToString(staged.VersionId), s.stageAgain(ctx, c, st, staged, b)
 	case !errors.Is(err, providers.ErrNotFound):
 		return "", err
 	}
@@ -278,22 +285,23 @@ func (s *store) Stage(ctx context.Context, token string, b secret.Bundle) (strin
 	if err != nil {
 		return "", fmt.Errorf("staging of secret %q: %w", s.name, err)
 	}
-	return token, s.put(ctx, c, token, encoded)
+	return s.put(ctx, c, token, encoded)
 }
 
-// put adds a version that is pending.
-func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string, content []byte) error {
+// put adds a version that is pending, and returns its ID.
+func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string, content []byte) (string, error) {
 	put, err := c.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
 		SecretId: &s.name, ClientRequestToken: &token, SecretString: aws.String(string(content)),
 		VersionStages: []string{awsPending}, // without, AWSCURRENT would move at once
 	})
 	if err != nil {
-		return s.failed("staging", err)
+		return "", s.failed("staging", err)
 	}
-	if aws.ToString(put.VersionId) != token {
-		return fmt.Errorf("staging of secret %q: %w", s.name, errNoAnswer)
+	id := aws.ToString(put.VersionId)
+	if !same(id, token) {
+		return "", fmt.Errorf("staging of secret %q: %w", s.name, errNoAnswer)
 	}
-	return nil
+	return id, nil
 }
 
 // stageAgain sees that a version of the token holds the same key, and has a label.
@@ -354,7 +362,7 @@ func (s *store) create(ctx context.Context, c *secretsmanager.Client) error {
 // content lays the bundle over the members of AWSCURRENT.
 func (s *store) content(ctx context.Context, c *secretsmanager.Client, st state, b secret.Bundle) (members, error) {
 	m := members{}
-	if current := st.bearer(awsCurrent); current != "" && current != placeholder {
+	if current := st.bearer(awsCurrent); current != "" && !same(current, placeholder) {
 		out, err := c.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.name, VersionId: &current})
 		if err != nil {
 			return nil, s.failed("reading the foreign fields", err)
@@ -371,96 +379,4 @@ func (s *store) content(ctx context.Context, c *secretsmanager.Client, st state,
 		return nil, fmt.Errorf("staging of secret %q: %w", s.name, providers.ErrInvalid)
 	}
 	return m, nil
-}
-
-// move moves a staging label. from is who has it now, by which Secrets Manager compares and swaps; to may
-// be empty. When it refuses, that may be since the SDK repeated a call whose reply got lost: what counts is
-// where the label is.
-func (s *store) move(ctx context.Context, c *secretsmanager.Client, stage, from, to string) error {
-	in := &secretsmanager.UpdateSecretVersionStageInput{SecretId: &s.name, VersionStage: &stage}
-	if from != "" {
-		in.RemoveFromVersionId = &from
-	}
-	if to != "" {
-		in.MoveToVersionId = &to
-	}
-	_, err := c.UpdateSecretVersionStage(ctx, in)
-	err = s.failed("moving "+stage, err)
-	if !errors.Is(err, providers.ErrInvalid) && !errors.Is(err, providers.ErrNotFound) {
-		return err
-	}
-	now, lookErr := s.look(ctx, c)
-	if lookErr != nil {
-		return lookErr
-	}
-	if at := now.bearer(stage); at == to && to != "" || at != from && to == "" {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", providers.ErrConflict, err)
-}
-
-// Promote implements providers.Store. Secrets Manager moves AWSPREVIOUS along by itself, and leaves
-// AWSPENDING where it is.
-func (s *store) Promote(ctx context.Context, from, to string) error {
-	c, err := s.client(ctx)
-	if err != nil {
-		return err
-	}
-	st, err := s.look(ctx, c)
-	if err != nil {
-		return err
-	}
-	if _, ok := st.find(to); !ok {
-		return fmt.Errorf("promoting of secret %q: %w: version %q", s.name, providers.ErrNotFound, to)
-	}
-	bearer := st.bearer(awsCurrent)
-	switch current := bearer; {
-	case current == to:
-	case current == from, from == "" && current == placeholder:
-		if err := s.move(ctx, c, awsCurrent, bearer, to); err != nil {
-			return err
-		}
-	default:
-		return fmt.Errorf("promoting of secret %q: %w: AWSCURRENT is on %q, not on %q", s.name, providers.ErrConflict, current, from)
-	}
-	return s.settle(ctx, c, to)
-}
-
-// settle takes AWSPENDING from the promoted version, and AWSPREVIOUS from the placeholder.
-func (s *store) settle(ctx context.Context, c *secretsmanager.Client, promoted string) error {
-	st, err := s.look(ctx, c)
-	if err != nil {
-		return err
-	}
-	if st.bearer(awsPending) == promoted {
-		if err := s.move(ctx, c, awsPending, promoted, ""); err != nil {
-			return err
-		}
-	}
-	if st.bearer(awsPrevious) == placeholder {
-		return s.move(ctx, c, awsPrevious, placeholder, "")
-	}
-	return nil
-}
-
-// Prune implements providers.Store: it takes the version's labels, and Secrets Manager does the rest.
-func (s *store) Prune(ctx context.Context, version string) error {
-	c, err := s.client(ctx)
-	if err != nil {
-		return err
-	}
-	st, err := s.look(ctx, c)
-	if err != nil {
-		return err
-	}
-	v, _ := st.find(version)
-	if slices.Contains(v.VersionStages, awsCurrent) {
-		return fmt.Errorf("pruning version %s of secret %q: %w: it is CURRENT", version, s.name, providers.ErrDenied)
-	}
-	for _, stage := range v.VersionStages {
-		if err := s.move(ctx, c, stage, version, ""); err != nil {
-			return err
-		}
-	}
-	return nil
 }
