@@ -184,7 +184,7 @@ func (s *stage) request(place string, after time.Duration, name string, req poli
 func (s *stage) approve() {
 	s.every(time.Minute, 20*time.Hour, func() {
 		if gate := s.status().Gate; gate != nil && len(gate.Approvals) < gate.Needs.Count {
-			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", By: []string{"ann", "ben"}[len(gate.Approvals)]}) // two, where no use is told
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: gate.Gate, By: []string{"ann", "ben"}[len(gate.Approvals)]}) // two, where no use is told
 		}
 	})
 }
