@@ -105,6 +105,8 @@ type Rotation struct {
 	AskedAt time.Time `json:"askedAt,omitzero"`
 	// Emergency is by what a rotation acts whose credential has exposed keys; nil for a routine one.
 	Emergency *Emergency `json:"emergency,omitempty"`
+	// Start is how the rotation was begun, as Inspect is told.
+	Start policy.Start `json:"start,omitzero"`
 	// KeysAlone has a watch look at nothing else.
 	KeysAlone bool `json:"keysAlone,omitempty"`
 	// Events are what the workflow saw since the last activity that changed something: gates, decisions,

@@ -307,6 +307,12 @@ func TestABlackoutKeepsTheRetiringKey(t *testing.T) {
 	var plan policy.Plan
 	c.execute("Inspect", c.subject(), &plan)
 	assert.Contains(t, fmt.Sprint(plan.Refusals), "a blackout lasts until")
+	now := c.subject()
+	now.Start.Now = true
+	plan = policy.Plan{}
+	c.execute("Inspect", now, &plan)
+	assert.NotContains(t, fmt.Sprint(plan.Refusals), "blackout", "whoever wants it now may begin")
+	assert.Contains(t, fmt.Sprint(plan.Warnings), "a blackout lasts until")
 
 	c.clock.Store(time.Date(2026, 3, 3, 6, 0, 0, 0, time.UTC).UnixNano())
 	approvals[0].At = c.now()

@@ -255,7 +255,7 @@ func inUse(ctx context.Context, c client.Client, name string, spec inventory.Sig
 	if suspect == suspectIncoming {
 		return nil, exit(exitRefused, fmt.Errorf("no rotation of %s has an incoming key now: leave --suspect out, or name the exposed key with --key %s=ID", name, name))
 	}
-	plan, err := lookAt(ctx, c, workflows.EmergencyQueue, name, spec)
+	plan, err := lookAt(ctx, c, workflows.EmergencyQueue, name, workflows.InspectInput{Spec: spec})
 	if err != nil {
 		return nil, err
 	}
@@ -266,12 +266,12 @@ func inUse(ctx context.Context, c client.Client, name string, spec inventory.Sig
 }
 
 // lookAt is a dry run of a rotation. It changes nothing, so that the latest question counts.
-func lookAt(ctx context.Context, c client.Client, queue, name string, spec inventory.SignedSpec) (plan policy.Plan, err error) {
+func lookAt(ctx context.Context, c client.Client, queue, name string, in workflows.InspectInput) (plan policy.Plan, err error) {
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: workflows.InspectID(name), TaskQueue: queue,
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
 		WorkflowExecutionTimeout: 10 * time.Minute, StaticSummary: "dry run for " + name,
-	}, workflows.Inspect, workflows.InspectInput{Spec: spec})
+	}, workflows.Inspect, in)
 	if err != nil {
 		return plan, fmt.Errorf("starting the dry run: %w", err)
 	}

@@ -101,6 +101,9 @@ type RotationInput struct {
 	// Settle is a retired key of the credential that was left alive: the run mints no other, but ends that one. It is
 	// what Sweep begins.
 	Settle string `json:"settle,omitempty"`
+	// Now begins it outside of the credential's windows and in a blackout, too. A blackout keeps the retiring key alive all the
+	// same.
+	Now bool `json:"now,omitempty"`
 	// Emergency makes it one: of an EmergencyRotation alone.
 	Emergency *Emergency `json:"emergency,omitempty"`
 	// Reason and RequestedBy are for the record.
@@ -114,6 +117,8 @@ type RotationInput struct {
 type InspectInput struct {
 	Spec       inventory.SignedSpec `json:"spec,omitzero"`
 	Credential string               `json:"credential,omitempty"`
+	// Now asks what a rotation would do that begins whatever the calendar says.
+	Now bool `json:"now,omitempty"`
 }
 
 // Phase is where a rotation is.
