@@ -296,7 +296,7 @@ func TestWhoWaitsForASlot(t *testing.T) {
 		}, patience, 200*time.Millisecond)
 	}
 	terms := func(name string) string {
-		return "    rotateEvery: 20m\n    overlap: 1m\n    quietWindow: 1s\n    risk: " + name + "\n"
+		return "    rotateEvery: 20m\n    overlap: 1m\n    quietWindow: 1s\n    disableSoak: 0s\n    risk: " + name + "\n"
 	}
 	s.apply(0, "-f", s.file("many.yaml", declared("many", []string{"low", "standard"}, terms)))
 	waiting(2)

@@ -50,6 +50,7 @@ func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
 	resolve(doc, inv, catalog)
 	strictyaml.Inspect(inv, doc.Report)
 	check(inv, catalog, doc.Report)
+	checkCadence(inv, catalog, doc.Report)
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
