@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 	_ "time/tzdata" // the same zones on every machine, also where none are installed
-
-	"github.com/keyturn/keyturn/internal/strictyaml"
 )
 
 // Day is a day of the week.
@@ -347,19 +345,6 @@ func checkWindow(a at, c Credential) bool {
 		}
 	}
 	return true
-}
-
-// adviseWindows says where windows are so rare that a key is overdue before the next one opens.
-func adviseWindows(inv *Inventory, advise report) {
-	for i, c := range inv.Credentials {
-		if gap := c.Schedule.gap(); c.Schedule.At != "" && c.RotateEvery > 0 && gap > c.Lead() {
-			advise(strictyaml.Problem{
-				Field: fmt.Sprintf("credentials[%d].schedule.at", i),
-				What:  fmt.Sprintf("leaves %s between two windows, and a key is rotated %s before its rotate-by at the earliest: it will be overdue at times", Duration(gap), Duration(c.Lead())),
-				Write: "open more windows, or rotate less often",
-			})
-		}
-	}
 }
 
 func checkBlackouts(a at, s Schedule) (sound bool) {
