@@ -60,7 +60,10 @@ func (a *Activities) LookWhetherDue(ctx context.Context, r Rotation) (Due, error
 		return Due{}, forTemporal(fmt.Errorf("looking whether %q is due: %w", c.Name, err))
 	}
 	state := policy.StateOf(c, facts)
-	due := Due{Decision: policy.IsDue(c, state, a.Now()), State: state}
+	due := Due{Decision: policy.MayFire(c, r.Start), State: state}
+	if due.Decision.OK {
+		due.Decision = policy.IsDue(c, state, a.Now())
+	}
 	if !due.Decision.OK {
 		due.NextRun = policy.NextRun(c, state, a.Now())
 		a.observe(ctx, s.spec, state)

@@ -122,6 +122,38 @@ func TestWhetherARoutineRotationIsDue(t *testing.T) {
 	}
 }
 
+// The clocks of New York show 01:30 twice on the first of November, and the server fires both times. The window is open for long, and
+// the key is due: because the first rotation failed, perhaps.
+func TestASecondFiringOfOneWindowRotatesNothing(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		nominal time.Time
+		want    policy.Reason
+	}{
+		"the first":            {time.Date(2026, 11, 1, 5, 30, 0, 0, time.UTC), policy.Allowed},
+		"the second":           {time.Date(2026, 11, 1, 6, 30, 0, 0, time.UTC), policy.Repeated},
+		"that of a day before": {time.Date(2026, 10, 31, 5, 30, 0, 0, time.UTC), policy.Allowed},
+		"what a person began":  {time.Time{}, policy.Allowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCase(t)
+			c.rewrite(func(credential *inventory.Credential) {
+				credential.Schedule = inventory.Schedule{TimeZone: "America/New_York", At: "01:30", Window: inventory.Duration(4 * time.Hour)}
+			})
+			c.clock.Store(time.Date(2026, 11, 1, 6, 45, 0, 0, time.UTC).UnixNano())
+			look := c.subject()
+			look.Start.Nominal = x.nominal
+			var due activities.Due
+			c.execute("LookWhetherDue", look, &due)
+			assert.Equal(t, x.want, due.Decision.Reason, due.Decision.Message)
+			if x.want == policy.Repeated {
+				assert.Equal(t, time.Date(2026, 11, 2, 6, 30, 0, 0, time.UTC), due.NextRun.UTC())
+			}
+		})
+	}
+}
+
 func TestTheRecordOfARotationReachesTheIndex(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)

@@ -150,7 +150,7 @@ func (s *scheduled) look(how step) (due activities.Due, accepted bool, err error
 	if s.ask(accepting, act.Accept, s.in.Spec, &by) != nil {
 		return due, false, s.ctx.Err()
 	}
-	subject := activities.Rotation{Spec: s.in.Spec, ID: workflow.GetInfo(s.ctx).FirstRunID}
+	subject := activities.Rotation{Spec: s.in.Spec, ID: workflow.GetInfo(s.ctx).FirstRunID, Start: policy.Start{Fired: true, Nominal: nominal(workflow.GetInfo(s.ctx).WorkflowExecution.ID)}}
 	if how.start(s.ctx, issuerQueue(s.credential, by), act.LookWhetherDue, subject).Get(s.ctx, &due) == nil {
 		return due, true, nil
 	}
@@ -158,6 +158,15 @@ func (s *scheduled) look(how step) (due activities.Due, accepted bool, err error
 		return due, false, err
 	}
 	return activities.Due{Decision: policy.Decision{OK: true}}, true, nil
+}
+
+// nominal is when a Schedule was to fire: Temporal ends the ID of what it starts with that. It is zero for what a person started.
+func nominal(id string) time.Time {
+	at, err := time.Parse(time.RFC3339, id[max(0, len(id)-len("2006-01-02T15:04:05Z")):])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 // slot waits for one, and tells whether it was had. Those who wait find each other by their search attributes, so that

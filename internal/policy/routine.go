@@ -15,6 +15,7 @@ const (
 	BlackedOut     Reason = "blacked-out"
 	WindowClosed   Reason = "window-closed"
 	NotDue         Reason = "not-due"
+	Repeated       Reason = "repeated"
 	LeftInventory  Reason = "left-the-inventory"
 )
 
@@ -33,6 +34,8 @@ func MayBegin(c inventory.Credential, at time.Time) Decision {
 type Start struct {
 	// Fired: not by a person. What began it has asked whether the window is open, which may close while the rotation begins.
 	Fired bool `json:"fired,omitempty"`
+	// Nominal is when a Schedule was to fire, the jitter not counted; zero where none did.
+	Nominal time.Time `json:"nominal,omitzero"`
 	// Now: it shall begin whatever the calendar says.
 	Now bool `json:"now,omitempty"`
 }
@@ -62,6 +65,15 @@ func (p Plan) Begun(c inventory.Credential, start Start) Plan {
 		p.Warnings = append(p.Warnings, d.Message)
 	}
 	return p
+}
+
+// MayFire judges whether a firing of a Schedule stands for a window. The first of two may have failed: that is no reason for another one an
+// hour later.
+func MayFire(c inventory.Credential, start Start) Decision {
+	if !start.Nominal.IsZero() && c.Schedule.Repeats(start.Nominal) {
+		return refuse(Repeated, "the clocks were set back, so that the window opened twice, and this is the second time; the next one opens %s", moment(c.Next(start.Nominal), c))
+	}
+	return allow("it is the only one of its window")
 }
 
 // Waiter is a routine rotation that waits for a slot.
