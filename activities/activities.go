@@ -60,6 +60,7 @@ type Activities struct {
 	slots     slots
 	specs     specs
 	standings standings
+	cutOffs   cutOffs
 }
 
 // Index is what activities know of Temporal itself: the credentials' Schedules, and what runs.

@@ -380,6 +380,9 @@ func otherName(stated []string, f Facts, retiring key.Ref) bool {
 	})
 }
 
+// Describe names the issuer's keys, with how each stands.
+func (f Facts) Describe(adopt []string) string { return describeKeys(f, f.Standings(adopt)) }
+
 func describeKeys(f Facts, standings map[string]Standing) string {
 	text := ""
 	for i, k := range f.Keys {
