@@ -74,7 +74,7 @@ type Index interface {
 	// Schedule is what a credential's Schedule in an inventory says now, not a moment ago. ErrLeft.
 	Schedule(ctx context.Context, inventory, credential string) (Scheduled, error)
 	// TakenSlots lists the slots of routine rotations that are taken; some may be so since a moment ago only.
-	TakenSlots(ctx context.Context) ([]int, error)
+	TakenSlots(ctx context.Context) ([]policy.Slot, error)
 	// Waiting lists the routine rotations that wait for a slot; some may not any more, since a moment ago.
 	Waiting(ctx context.Context) ([]policy.Waiter, error)
 }

@@ -75,26 +75,34 @@ func (a *Activities) Sweep(ctx context.Context, in SweepInput) (Swept, error) {
 	return out, nil
 }
 
-// slotsFull is how many slots routine rotations have when all are taken. Where that is not known, no finding says so.
-func (a *Activities) slotsFull(ctx context.Context) int {
+// slotsFull tells how many slots the routine rotations of an environment have when all are taken, and else 0. Where that is not known, no
+// finding says so.
+func (a *Activities) slotsFull(ctx context.Context) func(environment string) int {
+	never := func(string) int { return 0 }
 	if a.Index == nil {
-		return 0
+		return never
 	}
-	taken, err := a.Index.TakenSlots(ctx)
+	slots, err := a.Index.TakenSlots(ctx)
 	if err != nil {
 		activity.GetLogger(ctx).Warn("which slots are taken is not known", "error", err)
+		return never
+	}
+	taken := map[string]int{}
+	for _, s := range slots {
+		taken[s.Environment]++
+	}
+	return func(environment string) int {
+		if of, limit := a.Config().Slots(environment); taken[of] >= limit {
+			return limit
+		}
 		return 0
 	}
-	if limit := a.Config().Slots(); len(taken) >= limit {
-		return limit
-	}
-	return 0
 }
 
 // longestFinding bounds a sentence of a finding.
 const longestFinding = 600
 
-func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full int, out *Swept) {
+func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full func(environment string) int, out *Swept) {
 	declared, s, facts := a.survey(ctx, signed, true)
 	if declared.Problem != "" {
 		a.recordCutOff(ctx, e.Credential, declared.Run, nil, "")
@@ -107,7 +115,7 @@ func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.Signed
 	}
 	a.recordCutOff(ctx, e.Credential, declared.Run, facts.Metadata.LastRotation, facts.Describe(s.spec.Credential.Adopt))
 	swept := policy.SweptCredential{
-		Spec: s.spec, Facts: facts, Run: declared.Run, Paused: e.Paused, SlotsFull: full, FailedBefore: a.failedBefore(ctx, declared.Run, out),
+		Spec: s.spec, Facts: facts, Run: declared.Run, Paused: e.Paused, SlotsFull: full(s.spec.Credential.Environment), FailedBefore: a.failedBefore(ctx, declared.Run, out),
 	}
 	out.Findings = append(out.Findings, policy.Sweep(swept, a.Now())...)
 	if id := policy.TakeUp(swept, retryAfter, a.Now()); id != "" {

@@ -4,7 +4,9 @@
 package workflows
 
 import (
-	"fmt"
+	"path"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/activities"
@@ -308,10 +310,23 @@ type ScheduledReport struct {
 }
 
 // SlotID is the ID of a slot: one of those that routine rotations need, so that only so many run at once.
-func SlotID(number int) string { return fmt.Sprintf(SlotForm, number) }
+func SlotID(s policy.Slot) string {
+	return slotPrefix + path.Join(s.Environment, strconv.Itoa(s.Number))
+}
 
-// SlotForm is how a slot's ID is made of its number.
-const SlotForm = "slot/%d"
+// SlotOf is the slot with an ID; ok is false for what is none.
+func SlotOf(id string) (s policy.Slot, ok bool) {
+	rest, ok := strings.CutPrefix(id, slotPrefix)
+	number := rest
+	if environment, own, split := strings.Cut(rest, "/"); split {
+		s.Environment, number = environment, own
+	}
+	var err error
+	s.Number, err = strconv.Atoi(number)
+	return s, ok && err == nil
+}
+
+const slotPrefix = "slot/"
 
 // WorkflowID is the ID of a credential's rotation: one at a time.
 func WorkflowID(credential string) string { return activities.WorkflowID(credential) }

@@ -179,6 +179,9 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 		attributes := []temporal.SearchAttributeUpdate{
 			AttributeCredential.ValueSet(keyword(s.credential.Name)), AttributeRisk.ValueSet(keyword(string(s.credential.Risk))), AttributePhase.ValueSet(string(PhaseSlot)),
 		}
+		if workflow.GetVersion(s.ctx, "slot-environment", workflow.DefaultVersion, 1) >= 1 {
+			attributes = append(attributes, AttributeEnvironment.ValueSet(keyword(s.credential.Environment)))
+		}
 		if !rotateBy.IsZero() {
 			attributes = append(attributes, AttributeRotateBy.ValueSet(rotateBy))
 		}
@@ -193,7 +196,7 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 		if !slot.Decision.OK {
 			return false, s.end(Skipped, slot.Decision.Reason, "%s", slot.Decision.Message)
 		}
-		taken, err := s.take(slot.Number)
+		taken, err := s.take(policy.Slot{Environment: slot.Environment, Number: slot.Number})
 		if err != nil {
 			return false, err
 		}
@@ -209,9 +212,9 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 }
 
 // take starts the slot's workflow, which ends when this run does, however that ends.
-func (s *scheduled) take(number int) (bool, error) {
+func (s *scheduled) take(slot policy.Slot) (bool, error) {
 	ctx := workflow.WithChildOptions(s.ctx, workflow.ChildWorkflowOptions{
-		WorkflowID: SlotID(number), TaskQueue: TaskQueue, ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+		WorkflowID: SlotID(slot), TaskQueue: TaskQueue, ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
 		StaticSummary: "a slot of routine rotations, taken by that of " + s.credential.Name,
 	})
 	err := workflow.ExecuteChildWorkflow(ctx, RotationSlot).GetChildWorkflowExecution().Get(ctx, nil)

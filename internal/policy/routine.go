@@ -76,9 +76,17 @@ func MayFire(c inventory.Credential, start Start) Decision {
 	return allow("it is the only one of its window")
 }
 
+// Slot is one of those that routine rotations need: of an environment that has its own, or of those that all others share.
+type Slot struct {
+	Environment string
+	Number      int
+}
+
 // Waiter is a routine rotation that waits for a slot.
 type Waiter struct {
 	Credential string
+	// Environment is empty where it is not known.
+	Environment string
 	Risk       inventory.Risk
 	// RotateBy is zero where nobody knows how old the key is.
 	RotateBy time.Time
