@@ -87,7 +87,7 @@ type Waiter struct {
 	Credential string
 	// Environment is empty where it is not known.
 	Environment string
-	Risk       inventory.Risk
+	Risk        inventory.Risk
 	// RotateBy is zero where nobody knows how old the key is.
 	RotateBy time.Time
 	// Since is when it was fired.
