@@ -60,6 +60,7 @@ type Activities struct {
 	slots     slots
 	specs     specs
 	standings standings
+	cutOffs   cutOffs
 }
 
 // Index is what activities know of Temporal itself: the credentials' Schedules, and what runs.
@@ -73,7 +74,7 @@ type Index interface {
 	// Schedule is what a credential's Schedule in an inventory says now, not a moment ago. ErrLeft.
 	Schedule(ctx context.Context, inventory, credential string) (Scheduled, error)
 	// TakenSlots lists the slots of routine rotations that are taken; some may be so since a moment ago only.
-	TakenSlots(ctx context.Context) ([]int, error)
+	TakenSlots(ctx context.Context) ([]policy.Slot, error)
 	// Waiting lists the routine rotations that wait for a slot; some may not any more, since a moment ago.
 	Waiting(ctx context.Context) ([]policy.Waiter, error)
 }
@@ -105,6 +106,8 @@ type Rotation struct {
 	AskedAt time.Time `json:"askedAt,omitzero"`
 	// Emergency is by what a rotation acts whose credential has exposed keys; nil for a routine one.
 	Emergency *Emergency `json:"emergency,omitempty"`
+	// Start is how the rotation was begun, as Inspect and LookWhetherDue are told.
+	Start policy.Start `json:"start,omitzero"`
 	// KeysAlone has a watch look at nothing else.
 	KeysAlone bool `json:"keysAlone,omitempty"`
 	// Events are what the workflow saw since the last activity that changed something: gates, decisions,

@@ -91,7 +91,7 @@ func (a *Activities) run(ctx context.Context, credential string) (policy.Run, er
 func runOf(d *workflowservice.DescribeWorkflowExecutionResponse) policy.Run {
 	info := d.GetWorkflowExecutionInfo()
 	r := policy.Run{
-		ID: info.GetExecution().GetRunId(), Type: info.GetType().GetName(), Status: policy.RunStatus(info.GetStatus().String()), StartedAt: info.GetStartTime().AsTime(),
+		ID: info.GetExecution().GetRunId(), Rotation: info.GetFirstRunId(), Type: info.GetType().GetName(), Status: policy.RunStatus(info.GetStatus().String()), StartedAt: info.GetStartTime().AsTime(),
 		Running: info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING,
 	}
 	if info.GetCloseTime() != nil {

@@ -329,6 +329,27 @@ func TestTroubleOfDisablingPasses(t *testing.T) {
 }
 
 // Who approves nothing, signs off nothing and waits for nobody: an emergency mints, though the spec may not begin a rotation any more.
+// Neither to replace an exposed key, nor to end it.
+func TestAnEmergencyAsksNoCalendar(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.rewrite(func(credential *inventory.Credential) {
+		credential.Schedule.At = "03:00"
+		credential.Schedule.Blackouts = []inventory.Blackout{{From: "2026-02-20", To: "2026-04-01", Why: "launch"}}
+	})
+	var plan policy.Plan
+	c.execute("Inspect", c.subject(), &plan)
+	require.Contains(t, fmt.Sprint(plan.Refusals), "a blackout lasts until", "a routine rotation does")
+	c.declare("key-old")
+	for _, step := range []string{"Issue", "DeliverWave", "Promote"} {
+		c.run(step)
+	}
+	d, err := c.contains("key-old")
+	require.NoError(t, err)
+	assert.True(t, d.Decision.OK, d.Decision.Message)
+	assert.Equal(t, []string{c.incoming.KeyID + " active"}, c.keys())
+}
+
 func TestAnEmergencyAsksNobody(t *testing.T) {
 	t.Parallel()
 	c := newCase(t)

@@ -90,6 +90,9 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 			continue
 		}
 		plan := policy.Make(s.spec, facts, a.pulls, s.cannotApprove)
+		if len(facts.Denied) == 0 {
+			plan = plan.Begun(s.spec.Credential, r.Start)
+		}
 		if d := policy.MayRun(facts, r.ID); !d.OK {
 			plan.Refusals = append([]policy.Decision{d}, plan.Refusals...)
 		}

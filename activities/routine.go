@@ -60,7 +60,10 @@ func (a *Activities) LookWhetherDue(ctx context.Context, r Rotation) (Due, error
 		return Due{}, forTemporal(fmt.Errorf("looking whether %q is due: %w", c.Name, err))
 	}
 	state := policy.StateOf(c, facts)
-	due := Due{Decision: policy.IsDue(c, state, a.Now()), State: state}
+	due := Due{Decision: policy.MayFire(c, r.Start), State: state}
+	if due.Decision.OK {
+		due.Decision = policy.IsDue(c, state, a.Now())
+	}
 	if !due.Decision.OK {
 		due.NextRun = policy.NextRun(c, state, a.Now())
 		a.observe(ctx, s.spec, state)
@@ -149,8 +152,10 @@ type SlotInput struct {
 
 // Slot is an answer to SlotInput: a number that seems free, or why none is wanted any more.
 type Slot struct {
-	Number   int             `json:"number,omitempty"`
-	Decision policy.Decision `json:"decision"`
+	Number int `json:"number,omitempty"`
+	// Environment is the one whose own slot it is; empty for one that environments share.
+	Environment string          `json:"environment,omitempty"`
+	Decision    policy.Decision `json:"decision"`
 }
 
 // AwaitSlot answers "not yet" until one of the slots of routine rotations seems free, or the calendar lets no
@@ -167,15 +172,15 @@ func (a *Activities) AwaitSlot(ctx context.Context, in SlotInput) (Slot, error) 
 	if a.Index == nil {
 		return Slot{Number: 1, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}, nil
 	}
-	who := policy.Waiter{Credential: spec.Credential.Name, Risk: spec.Credential.Risk, RotateBy: in.RotateBy, Since: in.Since}
-	number, ahead, err := a.slots.give(ctx, a.Index, a.Now, a.Config().Slots(), in.Lost, who)
+	who := policy.Waiter{Credential: spec.Credential.Name, Environment: spec.Credential.Environment, Risk: spec.Credential.Risk, RotateBy: in.RotateBy, Since: in.Since}
+	slot, ahead, err := a.slots.give(ctx, a.Index, a.Now, a.Config().Slots, in.Lost, who)
 	if err != nil {
 		return Slot{}, forTemporal(fmt.Errorf("looking for a slot: %w", err))
 	}
-	if number == 0 {
+	if slot.Number == 0 {
 		return Slot{}, notYet(fmt.Sprintf("no slot of routine rotations is free, or not for this one: %d that wait are more urgent", ahead), time.Second+rand.N(slotPatience(ahead))) //nolint:gosec // only spreads
 	}
-	return Slot{Number: number, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}, nil
+	return Slot{Number: slot.Number, Environment: slot.Environment, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}, nil
 }
 
 // slotPatience bounds how long somebody waits before asking for a slot again: the longer, the more go first, so that
@@ -198,29 +203,32 @@ const (
 type slots struct {
 	mu     sync.Mutex
 	listed time.Time
-	taken  []int
+	taken  []policy.Slot
 	// given are those that the list does not show yet.
-	given map[int]time.Time
-	// freed is since when a number is seen to be free.
-	freed map[int]time.Time
+	given map[policy.Slot]time.Time
+	// freed is since when a slot is seen to be free.
+	freed map[policy.Slot]time.Time
 	// line are those who wait.
 	line    []policy.Waiter
 	linedUp time.Time
 }
 
-// give answers with a number, or with 0; ahead is how many who wait go first.
-func (s *slots) give(ctx context.Context, index Index, clock func() time.Time, limit, lost int, who policy.Waiter) (number, ahead int, err error) {
+// give answers with a slot, or with number 0; ahead is how many go first who wait for the same ones. bound says whose slots an
+// environment needs, and how many there are.
+func (s *slots) give(ctx context.Context, index Index, clock func() time.Time, bound func(environment string) (of string, limit int), lost int, who policy.Waiter) (slot policy.Slot, ahead int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.look(ctx, index, clock); err != nil {
-		return 0, 0, err
+		return slot, 0, err
 	}
 	now := clock()
+	of, limit := bound(who.Environment)
 	if lost > 0 {
-		s.given[lost] = now
+		s.given[policy.Slot{Environment: of, Number: lost}] = now
 	}
-	var free, anybodys []int
-	for n := 1; n <= limit; n++ {
+	var free, anybodys []policy.Slot
+	for number := 1; number <= limit; number++ {
+		n := policy.Slot{Environment: of, Number: number}
 		if slices.Contains(s.taken, n) || now.Sub(s.given[n]) <= heldFor {
 			delete(s.freed, n)
 			continue
@@ -234,7 +242,11 @@ func (s *slots) give(ctx context.Context, index Index, clock func() time.Time, l
 		}
 	}
 	for _, w := range s.line {
-		if w.Credential != who.Credential && w.Before(who) {
+		same := w.Environment == ""
+		if theirs, _ := bound(w.Environment); !same {
+			same = theirs == of
+		}
+		if same && w.Credential != who.Credential && w.Before(who) {
 			ahead++
 		}
 	}
@@ -242,19 +254,19 @@ func (s *slots) give(ctx context.Context, index Index, clock func() time.Time, l
 		free = anybodys
 	}
 	if len(free) == 0 {
-		return 0, ahead, nil
+		return slot, ahead, nil
 	}
-	number = free[rand.N(len(free))] //nolint:gosec // only spreads
-	s.given[number] = now
-	delete(s.freed, number)
+	slot = free[rand.N(len(free))] //nolint:gosec // only spreads
+	s.given[slot] = now
+	delete(s.freed, slot)
 	s.line = slices.DeleteFunc(s.line, func(w policy.Waiter) bool { return w.Credential == who.Credential })
-	return number, ahead, nil
+	return slot, ahead, nil
 }
 
 // look lists again what was listed too long ago.
 func (s *slots) look(ctx context.Context, index Index, clock func() time.Time) error {
 	if s.given == nil {
-		s.given, s.freed = map[int]time.Time{}, map[int]time.Time{}
+		s.given, s.freed = map[policy.Slot]time.Time{}, map[policy.Slot]time.Time{}
 	}
 	if clock().Sub(s.listed) > listedFor {
 		taken, err := index.TakenSlots(ctx)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +27,7 @@ type index struct {
 	states  map[string]inventory.State
 	running bool
 	taken   []int
+	takenOf string // the environment whose slots are taken; empty for those that are shared
 	paused  string
 	waiting []policy.Waiter
 	down    error
@@ -54,10 +57,13 @@ func (i *index) Schedule(ctx context.Context, _, credential string) (activities.
 
 func (i *index) Running(context.Context, string) (bool, error) { return i.running, nil }
 
-func (i *index) TakenSlots(context.Context) ([]int, error) {
+func (i *index) TakenSlots(context.Context) (taken []policy.Slot, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.taken, i.down
+	for _, n := range i.taken {
+		taken = append(taken, policy.Slot{Environment: i.takenOf, Number: n})
+	}
+	return taken, i.down
 }
 
 func (i *index) Waiting(context.Context) ([]policy.Waiter, error) {
@@ -118,6 +124,38 @@ func TestWhetherARoutineRotationIsDue(t *testing.T) {
 				assert.Equal(t, noon.Add(-time.Hour), state.KeyIssuedAt.UTC())
 			}
 			assert.Len(t, c.world.Ledger(), 1, "nothing was changed but by the case itself")
+		})
+	}
+}
+
+// The clocks of New York show 01:30 twice on the first of November, and the server fires both times. The window is open for long, and
+// the key is due: because the first rotation failed, perhaps.
+func TestASecondFiringOfOneWindowRotatesNothing(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		nominal time.Time
+		want    policy.Reason
+	}{
+		"the first":            {time.Date(2026, 11, 1, 5, 30, 0, 0, time.UTC), policy.Allowed},
+		"the second":           {time.Date(2026, 11, 1, 6, 30, 0, 0, time.UTC), policy.Repeated},
+		"that of a day before": {time.Date(2026, 10, 31, 5, 30, 0, 0, time.UTC), policy.Allowed},
+		"what a person began":  {time.Time{}, policy.Allowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCase(t)
+			c.rewrite(func(credential *inventory.Credential) {
+				credential.Schedule = inventory.Schedule{TimeZone: "America/New_York", At: "01:30", Window: inventory.Duration(4 * time.Hour)}
+			})
+			c.clock.Store(time.Date(2026, 11, 1, 6, 45, 0, 0, time.UTC).UnixNano())
+			look := c.subject()
+			look.Start.Nominal = x.nominal
+			var due activities.Due
+			c.execute("LookWhetherDue", look, &due)
+			assert.Equal(t, x.want, due.Decision.Reason, due.Decision.Message)
+			if x.want == policy.Repeated {
+				assert.Equal(t, time.Date(2026, 11, 2, 6, 30, 0, 0, time.UTC), due.NextRun.UTC())
+			}
 		})
 	}
 }
@@ -203,6 +241,52 @@ func TestSlotsAreGivenOutOnce(t *testing.T) {
 	var slot activities.Slot
 	c.execute("AwaitSlot", activities.SlotInput{Spec: c.spec}, &slot)
 	assert.Equal(t, policy.WindowClosed, slot.Decision.Reason)
+}
+
+// An environment with a bound of its own has slots of its own: it waits for no other one, and no other one for it.
+func TestAnEnvironmentHasItsOwnSlots(t *testing.T) {
+	t.Parallel()
+	const own = `
+apiVersion: keyturn/worker/v1
+maxRotations: 1
+accounts: {edge: {type: memory}, vault: {type: memory}}
+bounds: {test: {principals: ["payments-*"], storePaths: ["payments-*"], maxRotations: 2}}
+`
+	for name, x := range map[string]struct {
+		taken   []int
+		takenOf string
+		line    []policy.Waiter
+		want    []int // numbers, in some order
+	}{
+		"two of them":                      {nil, "", nil, []int{1, 2}},
+		"though all that others share are": {[]int{1}, "", nil, []int{1, 2}},
+		"but for those that are taken":     {[]int{2}, "test", nil, []int{1}},
+		"none when all are":                {[]int{1, 2}, "test", nil, nil},
+		"whoever waits in another environment": {nil, "", []policy.Waiter{
+			{Credential: "a", Environment: "other", Risk: inventory.RiskCritical}, {Credential: "b", Environment: "other", Risk: inventory.RiskCritical},
+		}, []int{1, 2}},
+		"after those who wait in this one": {nil, "", []policy.Waiter{
+			{Credential: "a", Environment: "test", Risk: inventory.RiskCritical}, {Credential: "b", Environment: "test", Risk: inventory.RiskCritical},
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCase(t)
+			config, err := workerconfig.Load("keyturn-worker.yaml", []byte(own), c.do.Descriptors)
+			require.NoError(t, err)
+			c.do.Config = func() *workerconfig.Config { return config }
+			c.index.taken, c.index.takenOf, c.index.waiting = x.taken, x.takenOf, x.line
+			given := map[int]bool{}
+			for range x.want {
+				var slot activities.Slot
+				c.execute("AwaitSlot", activities.SlotInput{Spec: c.spec}, &slot)
+				assert.Equal(t, "test", slot.Environment)
+				given[slot.Number] = true
+			}
+			assert.ElementsMatch(t, x.want, slices.Collect(maps.Keys(given)))
+			c.executeToNotYet("AwaitSlot", activities.SlotInput{Spec: c.spec})
+		})
+	}
 }
 
 // How soon a slot that is given out can be given again.
@@ -307,6 +391,12 @@ func TestABlackoutKeepsTheRetiringKey(t *testing.T) {
 	var plan policy.Plan
 	c.execute("Inspect", c.subject(), &plan)
 	assert.Contains(t, fmt.Sprint(plan.Refusals), "a blackout lasts until")
+	now := c.subject()
+	now.Start.Now = true
+	plan = policy.Plan{}
+	c.execute("Inspect", now, &plan)
+	assert.NotContains(t, fmt.Sprint(plan.Refusals), "blackout", "whoever wants it now may begin")
+	assert.Contains(t, fmt.Sprint(plan.Warnings), "a blackout lasts until")
 
 	c.clock.Store(time.Date(2026, 3, 3, 6, 0, 0, 0, time.UTC).UnixNano())
 	approvals[0].At = c.now()

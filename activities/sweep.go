@@ -46,7 +46,7 @@ type RetiredKey struct {
 }
 
 // Sweep looks at credentials: issuer, store, instances and the latest run, and judges. What cannot be looked at is
-// a finding, too; only the end of the activity's own time is an error. It changes nothing.
+// a finding, too; only the end of the activity's own time is an error. It changes nothing, but puts on record what a run that was cut off could not.
 func (a *Activities) Sweep(ctx context.Context, in SweepInput) (Swept, error) {
 	var out Swept
 	full := a.slotsFull(ctx)
@@ -75,28 +75,37 @@ func (a *Activities) Sweep(ctx context.Context, in SweepInput) (Swept, error) {
 	return out, nil
 }
 
-// slotsFull is how many slots routine rotations have when all are taken. Where that is not known, no finding says so.
-func (a *Activities) slotsFull(ctx context.Context) int {
+// slotsFull tells how many slots the routine rotations of an environment have when all are taken, and else 0. Where that is not known, no
+// finding says so.
+func (a *Activities) slotsFull(ctx context.Context) func(environment string) int {
+	never := func(string) int { return 0 }
 	if a.Index == nil {
-		return 0
+		return never
 	}
-	taken, err := a.Index.TakenSlots(ctx)
+	slots, err := a.Index.TakenSlots(ctx)
 	if err != nil {
 		activity.GetLogger(ctx).Warn("which slots are taken is not known", "error", err)
+		return never
+	}
+	taken := map[string]int{}
+	for _, s := range slots {
+		taken[s.Environment]++
+	}
+	return func(environment string) int {
+		if of, limit := a.Config().Slots(environment); taken[of] >= limit {
+			return limit
+		}
 		return 0
 	}
-	if limit := a.Config().Slots(); len(taken) >= limit {
-		return limit
-	}
-	return 0
 }
 
 // longestFinding bounds a sentence of a finding.
 const longestFinding = 600
 
-func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full int, out *Swept) {
+func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full func(environment string) int, out *Swept) {
 	declared, s, facts := a.survey(ctx, signed, true)
 	if declared.Problem != "" {
+		a.recordCutOff(ctx, e.Credential, declared.Run, nil, "")
 		owner := ""
 		if peek, err := signed.Peek(); err == nil {
 			owner = peek.Credential.Owner
@@ -104,8 +113,9 @@ func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.Signed
 		out.Findings = append(out.Findings, policy.NotSwept(declared, owner, s == nil))
 		return
 	}
+	a.recordCutOff(ctx, e.Credential, declared.Run, facts.Metadata.LastRotation, facts.Describe(s.spec.Credential.Adopt))
 	swept := policy.SweptCredential{
-		Spec: s.spec, Facts: facts, Run: declared.Run, Paused: e.Paused, SlotsFull: full, FailedBefore: a.failedBefore(ctx, declared.Run, out),
+		Spec: s.spec, Facts: facts, Run: declared.Run, Paused: e.Paused, SlotsFull: full(s.spec.Credential.Environment), FailedBefore: a.failedBefore(ctx, declared.Run, out),
 	}
 	out.Findings = append(out.Findings, policy.Sweep(swept, a.Now())...)
 	if id := policy.TakeUp(swept, retryAfter, a.Now()); id != "" {
@@ -144,7 +154,7 @@ const (
 )
 
 // SweepAstray looks at rotations of credentials that no inventory has applied: of a file, or removed since. Those that
-// ended as they should are not told of. More tells that there are others, beyond its bounds. It changes nothing.
+// ended as they should are not told of. More tells that there are others, beyond its bounds. It changes nothing, but for the record.
 func (a *Activities) SweepAstray(ctx context.Context) (Astray, error) {
 	if a.Runs == nil || a.Applied == nil {
 		return Astray{}, nil
@@ -194,6 +204,7 @@ func (a *Activities) SweepAstray(ctx context.Context) (Astray, error) {
 		if err != nil {
 			return Astray{}, forTemporal(err)
 		}
+		a.recordCutOff(ctx, name, run, nil, "")
 		out.Findings = append(out.Findings, policy.Astray(name, outside.Text(owners[name], longestOutside), run, a.failedBefore(ctx, run, &swept), a.Now())...)
 		activity.RecordHeartbeat(ctx)
 	}

@@ -36,7 +36,12 @@ func (t *terminal) complete(root *cobra.Command) {
 			}
 		}
 	}
-	_ = root.RegisterFlagCompletionFunc("output", fixed("table", "json", "yaml"))
+	_ = root.RegisterFlagCompletionFunc("output", func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if slices.Contains(csvToo, cmd.Name()) {
+			return fixed("table", "json", "yaml", "csv")(cmd, given, begun)
+		}
+		return fixed("table", "json", "yaml")(cmd, given, begun)
+	})
 }
 
 // credentials are the names that a command takes: those of the file that it names, or else those that were applied. Where nobody answers

@@ -15,6 +15,7 @@ import (
 
 func newPlan(t *terminal) *cobra.Command {
 	var file, sign string
+	var now bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "plan CREDENTIAL", Short: "Shows what a rotation would do, and whether it may; changes nothing", Args: oneCredential,
@@ -35,7 +36,7 @@ func newPlan(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			plan, err := lookAt(ctx, c, workflows.TaskQueue, args[0], workflows.InspectInput{Spec: spec}, t.warn)
+			plan, err := lookAt(ctx, c, workflows.TaskQueue, args[0], workflows.InspectInput{Spec: spec, Now: now}, t.warn)
 			if err != nil {
 				return err
 			}
@@ -55,6 +56,7 @@ func newPlan(t *terminal) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "an inventory file that has the credential (default what was applied)")
+	cmd.Flags().BoolVar(&now, "now", false, "as if it began whatever the calendar says")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait for a worker's answer")
 	signFlag(cmd, &sign)
 	return cmd

@@ -13,16 +13,17 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
 
 func newRotate(t *terminal) *cobra.Command {
 	var file, reason, as, sign string
-	var wait bool
+	var wait, now bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "rotate CREDENTIAL", Short: "Begins a routine rotation", Args: oneCredential,
-		Long: "Begins a routine rotation now, due or not. Without -f the credential is taken as the inventory has it that\nwas applied, with the signature that it was applied with.",
+		Long: "Begins a routine rotation now, due or not. Outside of the credential's windows and in a blackout it is refused\nwithout --now. Without -f the credential is taken as the inventory has it that was applied, with the signature\nthat it was applied with.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pick, err := t.pick(file, args[0], sign, rotateValid)
 			if err != nil {
@@ -43,13 +44,17 @@ func newRotate(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			// The worker judges it as well, by its own clock: of a rotation that was begun in another way.
+			if d := policy.MayStart(credential, policy.Start{Now: now}, false, time.Now()); !d.OK && !isRunning(ctx, c, args[0]) {
+				return exit(exitRefused, fmt.Errorf("nothing was begun: %s", d.Message))
+			}
 			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 				ID: workflows.WorkflowID(args[0]), TaskQueue: workflows.TaskQueue,
 				WorkflowExecutionErrorWhenAlreadyStarted: true,
 				TypedSearchAttributes:                    workflows.SearchAttributes(credential),
 				StaticSummary:                            "rotation of " + args[0],
 				StaticDetails:                            fmt.Sprintf("%s\n\nOwner: %s. Reason: %s", credential.Purpose, credential.Owner, orNone(reason)),
-			}, workflows.Rotation, workflows.RotationInput{Spec: spec, Reason: reason, RequestedBy: as})
+			}, workflows.Rotation, workflows.RotationInput{Spec: spec, Reason: reason, RequestedBy: as, Now: now})
 			var running *serviceerror.WorkflowExecutionAlreadyStarted
 			if errors.As(err, &running) && sign != "" {
 				return t.resignRunning(ctx, c, pick.wanted, ns, sign)
@@ -90,6 +95,7 @@ func newRotate(t *terminal) *cobra.Command {
 	f.StringVar(&reason, "reason", "", "why, for the record")
 	f.StringVar(&as, "as", me(), "who asks, for the record")
 	signFlag(cmd, &sign)
+	f.BoolVar(&now, "now", false, "begin outside of the windows and in a blackout, too; a blackout keeps the retiring key alive all the same")
 	f.BoolVar(&wait, "wait", false, "wait for the end and report it")
 	f.DurationVar(&timeout, "timeout", 0, "give up waiting after this long; the rotation goes on (0: never)")
 	return cmd

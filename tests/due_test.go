@@ -196,7 +196,7 @@ func TestAFiringAndItsSlot(t *testing.T) {
 	}
 
 	// Two want the slot that somebody has; the one that has it second is too late.
-	other := begin(workflows.SlotID(1), "RotationSlot")
+	other := begin(workflows.SlotID(policy.Slot{Number: 1}), "RotationSlot")
 	var firings []client.WorkflowRun
 	for n := range 2 {
 		firing := begin(fmt.Sprintf("%s-%d", workflows.ScheduledID("wanted"), n), workflows.ScheduledName, workflows.RotationInput{Credential: "wanted"})

@@ -283,7 +283,7 @@ func TestWhoWaitsForASlot(t *testing.T) {
 	t.Parallel()
 	s := openStage(onSharedServer(t), "maxRotations: 1\n")
 	_, c := s.schedules()
-	_, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: workflows.SlotID(1), TaskQueue: workflows.TaskQueue}, workflows.RotationSlot)
+	_, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: workflows.SlotID(policy.Slot{Number: 1}), TaskQueue: workflows.TaskQueue}, workflows.RotationSlot)
 	require.NoError(t, err)
 	s.startWorker()
 	waiting := func(n int) {
@@ -296,14 +296,14 @@ func TestWhoWaitsForASlot(t *testing.T) {
 		}, patience, 200*time.Millisecond)
 	}
 	terms := func(name string) string {
-		return "    rotateEvery: 20m\n    overlap: 1m\n    quietWindow: 1s\n    risk: " + name + "\n"
+		return "    rotateEvery: 20m\n    overlap: 1m\n    quietWindow: 1s\n    disableSoak: 0s\n    risk: " + name + "\n"
 	}
 	s.apply(0, "-f", s.file("many.yaml", declared("many", []string{"low", "standard"}, terms)))
 	waiting(2)
 	s.apply(0, "-f", s.file("many.yaml", declared("many", []string{"critical", "low", "standard"}, terms)))
 	waiting(3)
 	s.apply(0, "-f", s.file("many.yaml", declared("many", []string{"critical", "low"}, terms)), "--prune", "--yes")
-	require.NoError(t, c.CancelWorkflow(t.Context(), workflows.SlotID(1), ""))
+	require.NoError(t, c.CancelWorkflow(t.Context(), workflows.SlotID(policy.Slot{Number: 1}), ""))
 
 	ended := map[string]workflows.ScheduledReport{}
 	eventually(t, func() bool {

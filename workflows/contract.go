@@ -4,7 +4,9 @@
 package workflows
 
 import (
-	"fmt"
+	"path"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/activities"
@@ -101,6 +103,9 @@ type RotationInput struct {
 	// Settle is a retired key of the credential that was left alive: the run mints no other, but ends that one. It is
 	// what Sweep begins.
 	Settle string `json:"settle,omitempty"`
+	// Now begins it outside of the credential's windows and in a blackout, too. A blackout keeps the retiring key alive all the
+	// same.
+	Now bool `json:"now,omitempty"`
 	// Emergency makes it one: of an EmergencyRotation alone.
 	Emergency *Emergency `json:"emergency,omitempty"`
 	// Reason and RequestedBy are for the record.
@@ -114,6 +119,8 @@ type RotationInput struct {
 type InspectInput struct {
 	Spec       inventory.SignedSpec `json:"spec,omitzero"`
 	Credential string               `json:"credential,omitempty"`
+	// Now asks what a rotation would do that begins whatever the calendar says.
+	Now bool `json:"now,omitempty"`
 }
 
 // Phase is where a rotation is.
@@ -303,10 +310,23 @@ type ScheduledReport struct {
 }
 
 // SlotID is the ID of a slot: one of those that routine rotations need, so that only so many run at once.
-func SlotID(number int) string { return fmt.Sprintf(SlotForm, number) }
+func SlotID(s policy.Slot) string {
+	return slotPrefix + path.Join(s.Environment, strconv.Itoa(s.Number))
+}
 
-// SlotForm is how a slot's ID is made of its number.
-const SlotForm = "slot/%d"
+// SlotOf is the slot with an ID; ok is false for what is none.
+func SlotOf(id string) (s policy.Slot, ok bool) {
+	rest, ok := strings.CutPrefix(id, slotPrefix)
+	number := rest
+	if environment, own, split := strings.Cut(rest, "/"); split {
+		s.Environment, number = environment, own
+	}
+	var err error
+	s.Number, err = strconv.Atoi(number)
+	return s, ok && err == nil
+}
+
+const slotPrefix = "slot/"
 
 // WorkflowID is the ID of a credential's rotation: one at a time.
 func WorkflowID(credential string) string { return activities.WorkflowID(credential) }

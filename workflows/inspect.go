@@ -23,7 +23,7 @@ func Inspect(ctx workflow.Context, in InspectInput) (policy.Plan, error) {
 		return policy.Plan{}, err
 	}
 	var plan policy.Plan
-	subject := activities.Rotation{Spec: signed, ID: workflow.GetInfo(ctx).FirstRunID}
+	subject := activities.Rotation{Spec: signed, ID: workflow.GetInfo(ctx).FirstRunID, Start: policy.Start{Now: in.Now}}
 	look := inspecting
 	look.reports = true // to whoever asked for the plan
 	err = look.start(ctx, issuerQueue(spec.Credential, accepted), act.Inspect, subject).Get(ctx, &plan)

@@ -111,7 +111,9 @@ func (r *rotation) inspect() error {
 	if err := r.accept(act.Accept); err != nil {
 		return err
 	}
-	if err := r.ask(inspecting, act.Inspect, r.subject(), &r.Plan); err != nil {
+	subject := r.subject()
+	subject.Start = policy.Start{Fired: workflow.GetInfo(r.ctx).ParentWorkflowExecution != nil, Now: r.in.Now}
+	if err := r.ask(inspecting, act.Inspect, subject, &r.Plan); err != nil {
 		return refusal(err, "issuer, store or consumers could not be looked at")
 	}
 	for _, w := range r.Plan.Warnings {

@@ -83,8 +83,12 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	if name, _ := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeCredential); name == "" { // else whoever started it has
 		r.index()
 	}
-	if in.Reason != "" || in.RequestedBy != "" {
-		r.happened(audit.RotationRequested, map[string]string{"by": in.RequestedBy, "reason": in.Reason})
+	if in.Reason != "" || in.RequestedBy != "" || in.Now {
+		asked := map[string]string{"by": in.RequestedBy, "reason": in.Reason}
+		if in.Now {
+			asked["now"] = "whatever the calendar says"
+		}
+		r.happened(audit.RotationRequested, asked)
 	}
 	return r, nil
 }

@@ -150,7 +150,7 @@ func (s *scheduled) look(how step) (due activities.Due, accepted bool, err error
 	if s.ask(accepting, act.Accept, s.in.Spec, &by) != nil {
 		return due, false, s.ctx.Err()
 	}
-	subject := activities.Rotation{Spec: s.in.Spec, ID: workflow.GetInfo(s.ctx).FirstRunID}
+	subject := activities.Rotation{Spec: s.in.Spec, ID: workflow.GetInfo(s.ctx).FirstRunID, Start: policy.Start{Fired: true, Nominal: nominal(workflow.GetInfo(s.ctx).WorkflowExecution.ID)}}
 	if how.start(s.ctx, issuerQueue(s.credential, by), act.LookWhetherDue, subject).Get(s.ctx, &due) == nil {
 		return due, true, nil
 	}
@@ -158,6 +158,15 @@ func (s *scheduled) look(how step) (due activities.Due, accepted bool, err error
 		return due, false, err
 	}
 	return activities.Due{Decision: policy.Decision{OK: true}}, true, nil
+}
+
+// nominal is when a Schedule was to fire: Temporal ends the ID of what it starts with that. It is zero for what a person started.
+func nominal(id string) time.Time {
+	at, err := time.Parse(time.RFC3339, id[max(0, len(id)-len("2006-01-02T15:04:05Z")):])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 // slot waits for one, and tells whether it was had. Those who wait find each other by their search attributes, so that
@@ -169,6 +178,9 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 		input.RotateBy, input.Since = rotateBy, workflow.GetInfo(s.ctx).WorkflowStartTime
 		attributes := []temporal.SearchAttributeUpdate{
 			AttributeCredential.ValueSet(keyword(s.credential.Name)), AttributeRisk.ValueSet(keyword(string(s.credential.Risk))), AttributePhase.ValueSet(string(PhaseSlot)),
+		}
+		if workflow.GetVersion(s.ctx, "slot-environment", workflow.DefaultVersion, 1) >= 1 {
+			attributes = append(attributes, AttributeEnvironment.ValueSet(keyword(s.credential.Environment)))
 		}
 		if !rotateBy.IsZero() {
 			attributes = append(attributes, AttributeRotateBy.ValueSet(rotateBy))
@@ -184,7 +196,7 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 		if !slot.Decision.OK {
 			return false, s.end(Skipped, slot.Decision.Reason, "%s", slot.Decision.Message)
 		}
-		taken, err := s.take(slot.Number)
+		taken, err := s.take(policy.Slot{Environment: slot.Environment, Number: slot.Number})
 		if err != nil {
 			return false, err
 		}
@@ -200,9 +212,9 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 }
 
 // take starts the slot's workflow, which ends when this run does, however that ends.
-func (s *scheduled) take(number int) (bool, error) {
+func (s *scheduled) take(slot policy.Slot) (bool, error) {
 	ctx := workflow.WithChildOptions(s.ctx, workflow.ChildWorkflowOptions{
-		WorkflowID: SlotID(number), TaskQueue: TaskQueue, ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+		WorkflowID: SlotID(slot), TaskQueue: TaskQueue, ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
 		StaticSummary: "a slot of routine rotations, taken by that of " + s.credential.Name,
 	})
 	err := workflow.ExecuteChildWorkflow(ctx, RotationSlot).GetChildWorkflowExecution().Get(ctx, nil)

@@ -477,6 +477,6 @@ func (i *index) Schedule(ctx context.Context, _, credential string) (activities.
 
 func (i *index) Running(context.Context, string) (bool, error) { return false, nil }
 
-func (i *index) TakenSlots(context.Context) ([]int, error) { return nil, nil }
+func (i *index) TakenSlots(context.Context) ([]policy.Slot, error) { return nil, nil }
 
 func (i *index) Waiting(context.Context) ([]policy.Waiter, error) { return nil, nil }

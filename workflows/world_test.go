@@ -67,7 +67,9 @@ func TestRollbackInAWorld(t *testing.T) {
 	cases := map[string]func(*stage){
 		"asked for in the canary's soak": func(s *stage) { s.request("canary soaking", time.Minute, "rollback", sorry) },
 		"asked for in the overlap":       func(s *stage) { s.request("overlap", 10*time.Minute, "rollback", sorry) },
-		"the gate is rejected":           func(s *stage) { s.request("revoke-gate", 25*time.Minute, "reject", policy.Request{Gate: "revoke", By: "ann", Reason: "errors"}) },
+		"the gate is rejected": func(s *stage) {
+			s.request("revoke-gate", 25*time.Minute, "reject", policy.Request{Gate: "revoke", By: "ann", Reason: "errors"})
+		},
 		"asked for in the disable soak": func(s *stage) {
 			s.approve()
 			s.request("disable-soak", 25*time.Minute, "rollback", sorry)

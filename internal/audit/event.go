@@ -93,6 +93,8 @@ const (
 	TakenOver Type = "rotation.taken-over"
 	// RotationTerminated: an incident has a run ended now that does not answer it; its emergency goes on from what is true.
 	RotationTerminated Type = "rotation.terminated"
+	// RotationCutOff: a sweep found that Temporal had ended the run, or that it had failed, before its end was recorded.
+	RotationCutOff Type = "rotation.cut-off"
 	// IncidentReviewed: somebody signed that they looked at what an incident did, and did not declare it.
 	IncidentReviewed Type = "incident.reviewed"
 	// DebtFound: the run ends and still owes something.
@@ -106,7 +108,7 @@ var types = []Type{
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
-	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, IncidentReviewed, DebtFound, RotationEnded,
+	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, DebtFound, RotationEnded,
 }
 
 // told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 	_ "time/tzdata" // the same zones on every machine, also where none are installed
-
-	"github.com/keyturn/keyturn/internal/strictyaml"
 )
 
 // Day is a day of the week.
@@ -59,11 +57,34 @@ func (s Schedule) clock() (hour, minute int) {
 	return at.Hour(), at.Minute()
 }
 
-// opening is when the window of a day opens; ok is false on a day without.
+// opening is when the window of a day opens; ok is false on a day without. Where the clocks are set back over it, that is the first time
+// that they show it.
 func (s Schedule) opening(year int, month time.Month, day int, zone *time.Location) (at time.Time, ok bool) {
 	hour, minute := s.clock()
 	at = time.Date(year, month, day, hour, minute, 0, 0, zone)
-	return at, s.On(at.Weekday())
+	return at.Add(-setBack(at)), s.On(at.Weekday())
+}
+
+// setBack is how long before a moment the clocks of its zone have shown the same time already; zero where they have not.
+func setBack(at time.Time) time.Duration {
+	begun, _ := at.ZoneBounds()
+	if begun.IsZero() {
+		return 0
+	}
+	_, is := at.Zone()
+	_, was := begun.Add(-time.Second).Zone()
+	if by := time.Duration(was-is) * time.Second; at.Sub(begun) < by {
+		return by
+	}
+	return 0
+}
+
+// Repeats tells whether a firing of the Schedule is a window's second one: the clocks were set back over its opening, and the server fires each
+// time that they show it.
+func (s Schedule) Repeats(firing time.Time) bool {
+	local := firing.In(s.Location())
+	hour, minute := s.clock()
+	return s.At != "" && local.Hour() == hour && local.Minute() == minute && setBack(local) > 0
 }
 
 // InWindow tells whether a window is open; it always is for a schedule that says no time of day.
@@ -345,19 +366,6 @@ func checkWindow(a at, c Credential) bool {
 		}
 	}
 	return true
-}
-
-// adviseWindows says where windows are so rare that a key is overdue before the next one opens.
-func adviseWindows(inv *Inventory, advise report) {
-	for i, c := range inv.Credentials {
-		if gap := c.Schedule.gap(); c.Schedule.At != "" && c.RotateEvery > 0 && gap > c.Lead() {
-			advise(strictyaml.Problem{
-				Field: fmt.Sprintf("credentials[%d].schedule.at", i),
-				What:  fmt.Sprintf("leaves %s between two windows, and a key is rotated %s before its rotate-by at the earliest: it will be overdue at times", Duration(gap), Duration(c.Lead())),
-				Write: "open more windows, or rotate less often",
-			})
-		}
-	}
 }
 
 func checkBlackouts(a at, s Schedule) (sound bool) {

@@ -28,6 +28,7 @@ func scheduled(every time.Duration, s inventory.Schedule) inventory.Credential {
 func TestWhenAWindowIsOpen(t *testing.T) {
 	t.Parallel()
 	berlin := inventory.Schedule{TimeZone: "Europe/Berlin", At: "22:30", Window: inventory.Duration(3 * time.Hour), Days: []inventory.Day{"fri"}}
+	newYork, london := inventory.Schedule{TimeZone: "America/New_York", At: "01:30"}, inventory.Schedule{TimeZone: "Europe/London", At: "01:30"}
 	for name, x := range map[string]struct {
 		schedule inventory.Schedule
 		at       string
@@ -44,11 +45,37 @@ func TestWhenAWindowIsOpen(t *testing.T) {
 		"an hour when nothing is said":          {inventory.Schedule{At: "10:00"}, "2026-03-06T10:59:00Z", true},
 		"not longer":                            {inventory.Schedule{At: "10:00"}, "2026-03-06T11:00:00Z", false},
 		"the jitter and an hour":                {inventory.Schedule{At: "10:00", Jitter: inventory.Duration(2 * time.Hour)}, "2026-03-06T12:59:00Z", true},
+		"where clocks show it twice, at first":  {newYork, "2026-11-01T05:30:00Z", true},
+		"as in another zone":                    {london, "2026-10-25T00:30:00Z", true},
+		"but not an hour before":                {newYork, "2026-11-01T04:30:00Z", false},
+		"and not when its hour has passed":      {newYork, "2026-11-01T06:30:00Z", false},
+		"as in another":                         {london, "2026-10-25T01:30:00Z", false},
 		"when clocks are set back, by the wall": {inventory.Schedule{At: "03:30", TimeZone: "Europe/Berlin"}, "2026-10-25T02:30:00Z", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			assert.Equal(t, x.open, x.schedule.InWindow(at(t, x.at)))
+		})
+	}
+}
+
+func TestAWindowThatTheClocksShowTwiceOpensOnce(t *testing.T) {
+	t.Parallel()
+	for zone, x := range map[string]struct{ before, first, second, next string }{
+		"America/New_York": {"2026-10-31T05:30:00Z", "2026-11-01T05:30:00Z", "2026-11-01T06:30:00Z", "2026-11-02T06:30:00Z"},
+		"Europe/London":    {"2026-10-24T00:30:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"},
+	} {
+		t.Run(zone, func(t *testing.T) {
+			t.Parallel()
+			c := scheduled(90*day, inventory.Schedule{TimeZone: zone, At: "01:30", Window: inventory.Duration(4 * time.Hour)})
+			assert.Equal(t, at(t, x.first), c.Next(at(t, x.before).Add(time.Second)).UTC())
+			assert.Equal(t, at(t, x.next), c.Next(at(t, x.first).Add(time.Second)).UTC())
+			for moment, repeats := range map[string]bool{x.before: false, x.first: false, x.second: true, x.next: false} {
+				assert.Equal(t, repeats, c.Schedule.Repeats(at(t, moment)), moment)
+			}
+			assert.False(t, c.Schedule.Repeats(at(t, x.second).Add(time.Hour)))
+			assert.True(t, c.Schedule.InWindow(at(t, x.second)), "who waited for a slot may still begin")
+			assert.False(t, inventory.Schedule{TimeZone: zone}.Repeats(at(t, x.second)), "without windows each firing stands for itself")
 		})
 	}
 }
@@ -157,6 +184,8 @@ func TestSchedulesThatNoCalendarHas(t *testing.T) {
 		"a day that is none":             {`{at: "10:00", days: [mon, monday]}`, `:10:41: credentials[0].schedule.days[1] is "monday"`},
 		"days without a time":            {"{days: [mon]}", `schedule.at is missing`},
 		"a time that a change skips":     {`{timeZone: Europe/Berlin, at: "02:30"}`, `schedule.at is 02:30, which does not exist on 2026-03-29 in Europe/Berlin: the clocks are set forward`},
+		"in another zone":                {`{timeZone: America/New_York, at: "02:30"}`, `schedule.at is 02:30, which does not exist on 2026-03-08 in America/New_York`},
+		"at another time of day":         {`{timeZone: Europe/London, at: "01:30"}`, `schedule.at is 01:30, which does not exist on 2026-03-29 in Europe/London`},
 		"a blackout at such a time":      {`{timeZone: Europe/Berlin, blackouts: [{from: "2026-03-29T02:30", to: 2026-04-01}]}`, `schedule.blackouts[0].from is 2026-03-29T02:30, a time that does not exist in Europe/Berlin`},
 		"a yearly one that a year skips": {`{timeZone: Europe/Berlin, blackouts: [{from: "03-29T02:30", to: 04-10}]}`, `schedule.blackouts[0].from is 03-29T02:30, a time that does not exist in Europe/Berlin: the clocks are set forward in 2026`},
 		"a date that no month has":       {"{blackouts: [{from: 2026-02-30, to: 2026-03-01}]}", `schedule.blackouts[0].from is "2026-02-30", which is no date`},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/keyturn/keyturn/internal/strictyaml"
 )
@@ -38,6 +39,11 @@ func ptr[T any](v T) *T { return &v }
 // Load reads an inventory strictly and resolves each credential's terms. The error is strictyaml.Errors:
 // all that is wrong, each with file, line, column and field. It changes nothing and calls nobody.
 func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
+	return LoadAt(file, data, catalog, time.Now())
+}
+
+// LoadAt is Load at another time than now, which decides on advice alone.
+func LoadAt(file string, data []byte, catalog Catalog, now time.Time) (*Inventory, error) {
 	doc := strictyaml.Parse(file, data, plaintextSecret)
 	if !doc.Readable() {
 		return nil, doc.Err() // all else would be said to be missing
@@ -53,12 +59,15 @@ func Load(file string, data []byte, catalog Catalog) (*Inventory, error) {
 	resolve(doc, inv, catalog)
 	strictyaml.Inspect(inv, doc.Report)
 	check(inv, catalog, doc.Report)
+	checkCadence(inv, catalog, doc.Report)
+	checkSaid(doc, inv)
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
 	advise := func(p strictyaml.Problem) { inv.Advice = append(inv.Advice, doc.Locate(p)) }
 	adviseRisk(inv, advise)
 	adviseWindows(inv, advise)
+	adviseIdle(doc, inv, now, advise)
 	return inv, nil
 }
 

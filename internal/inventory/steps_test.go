@@ -212,7 +212,7 @@ func TestWavesAndFreshnessAreChecked(t *testing.T) {
 		"a hook that asks in the clear":         {canary(`purge: {type: http, url: "http://edge.internal/purge"}`), "purge.url"},
 		"replicas":                              {canary("replicas: 3"), ""},
 		"more replicas than anybody asks":       {canary("replicas: 21"), "replicas is 21"},
-		"a cache that outlives an expiring key": {policy("rotateEvery: 30h\n    expires: 30h"), ""},
+		"a cache that outlives an expiring key": {policy("rotateEvery: 30h\n    disableSoak: 1h\n    expires: 30h"), ""},
 		"a key that ends before it is rotated":  {policy("expires: 30h"), "expires is 1d6h, shorter than the cadence of 90d"},
 		"a cache as long as the cadence":        {canary("cacheTTL: 90d"), "late for the caches, not shorter than the cadence of"},
 		"a cache beyond an expiring key":        {strings.Replace(policy("expires: 30h"), "        wave: canary\n", "        wave: canary\n        cacheTTL: 6h\n", 1), "expires is 1d6h, not longer than the overlap of 1d6h"},

@@ -190,7 +190,7 @@ type Approval struct {
 }
 
 // Schedule says when routine rotations of a credential may begin. One that says no time of day lets them
-// begin at any time. Blackouts hold for rotations that a person begins, too; only an emergency ignores them.
+// begin at any time. It holds for rotations that a person begins without --now, too; only an emergency ignores it.
 type Schedule struct {
 	// TimeZone is the IANA name of the zone of all times here; UTC when empty.
 	TimeZone string `json:"timeZone,omitempty"`

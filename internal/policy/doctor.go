@@ -253,6 +253,9 @@ func (e *examination) retention() {
 	case len(e.i.Workers) > 0 && !kept && e.i.Retention < shortRetention:
 		e.add(CheckRetention, CheckWarning, fmt.Sprintf("histories are kept for %s, and they are the only record: a worker writes no audit file", has),
 			"set audit.file in the worker configuration, or keep histories longer; "+update(inventory.Duration(shortRetention)))
+	case e.i.Retention < shortRetention:
+		e.add(CheckRetention, CheckWarning, fmt.Sprintf("histories are kept for %s after a rotation has ended: what is older is in the audit file alone", has),
+			"keep them for as long as somebody may ask what a rotation did; "+update(inventory.Duration(shortRetention)))
 	default:
 		e.ok(CheckRetention, "histories are kept for %s after a rotation has ended", has)
 	}

@@ -48,7 +48,7 @@ func TestExamine(t *testing.T) {
 		"a retention shorter than asked for":     {func(i *Installation) { i.Workers[1].Retention = inventory.Duration(365 * 24 * time.Hour) }, CheckRetention, CheckFailed, "365d", "--retention 365d"},
 		"a retention as long as asked for":       {func(i *Installation) { i.Workers[1].Retention = inventory.Duration(90 * 24 * time.Hour) }, CheckRetention, CheckOK, "90d", ""},
 		"a short retention, and no audit file":   {func(i *Installation) { i.Retention, i.Workers[0].AuditFile = 72*time.Hour, false }, CheckRetention, CheckWarning, "the only record", "audit.file"},
-		"a short retention, and an audit file":   {func(i *Installation) { i.Retention = 72 * time.Hour }, CheckRetention, CheckOK, "3d", ""},
+		"a short retention, and an audit file":   {func(i *Installation) { i.Retention = 72 * time.Hour }, CheckRetention, CheckWarning, "in the audit file alone", "--retention 30d"},
 		"a search attribute is missing":          {func(i *Installation) { i.AttributesMissing = []string{"KeyturnRisk"} }, CheckAttributes, CheckFailed, "KeyturnRisk", "keyturn setup"},
 		"a search attribute has another type":    {func(i *Installation) { i.AttributesWrong = []string{"KeyturnRisk has type Int"} }, CheckAttributes, CheckFailed, "type Int", "search-attribute remove"},
 		"no build is current":                    {func(i *Installation) { i.Build = "" }, CheckDeployment, CheckFailed, "no build", "--build-id"},

@@ -76,7 +76,7 @@ func Blips(refusals []Decision) bool {
 	})
 }
 
-// Make judges the facts and lays out the rotation. pulls tells whether a target type's consumers read
+// Make judges the facts and lays out the rotation; what the calendar says of it is Begun's. pulls tells whether a target type's consumers read
 // the store by themselves; cannotApprove says why a gate could never be passed, empty when it can.
 func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cannotApprove func(inventory.Approval) string) Plan {
 	c := spec.Credential
@@ -191,9 +191,6 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 	add := func(r Reason, format string, args ...any) { no = append(no, refuse(r, format, args...)) }
 
 	no = append(no, impassable(c, f, cannotApprove)...)
-	if d := blackout(c, f.At); !d.OK {
-		no = append(no, d)
-	}
 	if f.StoreProblem != "" {
 		add(StoreRefused, "issuer and store cannot be used as they are: %s", f.StoreProblem)
 		return no
@@ -382,6 +379,9 @@ func otherName(stated []string, f Facts, retiring key.Ref) bool {
 		return slices.ContainsFunc(stated, f.Ref(k).Is)
 	})
 }
+
+// Describe names the issuer's keys, with how each stands.
+func (f Facts) Describe(adopt []string) string { return describeKeys(f, f.Standings(adopt)) }
 
 func describeKeys(f Facts, standings map[string]Standing) string {
 	text := ""

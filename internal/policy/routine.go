@@ -15,6 +15,7 @@ const (
 	BlackedOut     Reason = "blacked-out"
 	WindowClosed   Reason = "window-closed"
 	NotDue         Reason = "not-due"
+	Repeated       Reason = "repeated"
 	LeftInventory  Reason = "left-the-inventory"
 )
 
@@ -29,10 +30,64 @@ func MayBegin(c inventory.Credential, at time.Time) Decision {
 	return allow("the window is open")
 }
 
+// Start is how a rotation was begun, which is what the calendar goes by.
+type Start struct {
+	// Fired: not by a person. What began it has asked whether the window is open, which may close while the rotation begins.
+	Fired bool `json:"fired,omitempty"`
+	// Nominal is when a Schedule was to fire, the jitter not counted; zero where none did.
+	Nominal time.Time `json:"nominal,omitzero"`
+	// Now: it shall begin whatever the calendar says.
+	Now bool `json:"now,omitempty"`
+}
+
+// MayStart judges whether the calendar lets a rotation begin that was begun so. One that resumes another has begun
+// already, for the window; a blackout holds for it, too.
+func MayStart(c inventory.Credential, start Start, resumes bool, at time.Time) Decision {
+	d := MayBegin(c, at)
+	if d.OK || d.Reason == WindowClosed && (start.Fired || resumes) {
+		return allow("the calendar lets it begin")
+	}
+	if start.Now {
+		return allow("it begins all the same, as was asked: %s", d.Message)
+	}
+	if until, _, blackedOut := c.Schedule.Blackout(at); blackedOut && c.Schedule.At != "" {
+		d.Message += "; the next window opens " + moment(c.Next(until), c)
+	}
+	return refuse(d.Reason, "%s; to begin it all the same: keyturn rotate %s --now", d.Message, c.Name)
+}
+
+// Begun adds to a plan what the calendar says of a rotation that was begun so.
+func (p Plan) Begun(c inventory.Credential, start Start) Plan {
+	switch d, calendar := MayStart(c, start, p.Resume != nil, p.MadeAt), MayBegin(c, p.MadeAt); {
+	case !d.OK:
+		p.Refusals = append(p.Refusals, d)
+	case start.Now && !calendar.OK:
+		p.Warnings = append(p.Warnings, d.Message)
+	}
+	return p
+}
+
+// MayFire judges whether a firing of a Schedule stands for a window. The first of two may have failed: that is no reason for another one an
+// hour later.
+func MayFire(c inventory.Credential, start Start) Decision {
+	if !start.Nominal.IsZero() && c.Schedule.Repeats(start.Nominal) {
+		return refuse(Repeated, "the clocks were set back, so that the window opened twice, and this is the second time; the next one opens %s", moment(c.Next(start.Nominal), c))
+	}
+	return allow("it is the only one of its window")
+}
+
+// Slot is one of those that routine rotations need: of an environment that has its own, or of those that all others share.
+type Slot struct {
+	Environment string
+	Number      int
+}
+
 // Waiter is a routine rotation that waits for a slot.
 type Waiter struct {
 	Credential string
-	Risk       inventory.Risk
+	// Environment is empty where it is not known.
+	Environment string
+	Risk        inventory.Risk
 	// RotateBy is zero where nobody knows how old the key is.
 	RotateBy time.Time
 	// Since is when it was fired.

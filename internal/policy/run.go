@@ -1,6 +1,10 @@
 package policy
 
-import "time"
+import (
+	"time"
+
+	"github.com/keyturn/keyturn/internal/key"
+)
 
 // RunStatus is Temporal's status of a run.
 type RunStatus string
@@ -18,6 +22,8 @@ const (
 // Run is what Temporal knows of the latest rotation of a credential; zero when it knows of none.
 type Run struct {
 	ID string
+	// Rotation is its rotation ID: that of the first of the runs that went on in each other.
+	Rotation string
 	// Type is that of its workflow.
 	Type      string
 	Status    RunStatus
@@ -38,4 +44,14 @@ type Run struct {
 // FailingStep names a step that failed when a sweep looked; ok is false when none did, or it was tried a few times only.
 func (r Run) FailingStep() (id string, ok bool) {
 	return r.ID + "/" + r.StepID, r.Step != "" && r.StepAttempts >= stuckSteps
+}
+
+// CutOff tells whether a run ended without a record of its end, as far as the store's metadata says: Temporal ended it, or it failed when it
+// could not write any more. A run cannot record that itself.
+func (r Run) CutOff(last *key.LastRotation) bool {
+	switch r.Status {
+	case RunTerminated, RunTimedOut, RunCanceled, RunFailed:
+		return !r.Running && (last == nil || last.ID != r.Rotation)
+	}
+	return false
 }

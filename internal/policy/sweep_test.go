@@ -63,6 +63,8 @@ func TestSweepFinds(t *testing.T) {
 		"nothing while they are, when it is not overdue": {settled, func(c *policy.SweptCredential) { c.SlotsFull = 250 }, "", "", ""},
 		"a rotation that failed":                         {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunFailed }, policy.FoundFailed, "failed", "keyturn status"},
 		"a rotation that was terminated":                 {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunTerminated }, policy.FoundTerminated, "terminated", "keyturn rotate"},
+		"a rotation that timed out":                      {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunTimedOut }, policy.FoundTerminated, "timedout", "keyturn rotate"},
+		"a rotation whose workflow was cancelled":        {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunCanceled }, policy.FoundTerminated, "canceled", "keyturn rotate"},
 		"one whose failed run is deleted":                {settled, func(c *policy.SweptCredential) { c.Run, c.Facts.Metadata.LastRotation.Outcome = policy.Run{}, "failed" }, policy.FoundFailed, "history is deleted", "keyturn plan"},
 		"nothing when a good one followed":               {settled, func(c *policy.SweptCredential) { c.Facts.Metadata.LastRotation.Outcome = "failed" }, "", "", ""},
 		"a rotation whose task is not taken": {running, func(c *policy.SweptCredential) { c.Run.TaskAttempts, c.Run.TaskSince = 1, now.Add(-time.Hour) },

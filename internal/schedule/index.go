@@ -56,12 +56,11 @@ func (s *Schedules) Running(ctx context.Context, credential string) (bool, error
 }
 
 // TakenSlots lists the slots of routine rotations that are taken, as visibility has them.
-func (s *Schedules) TakenSlots(ctx context.Context) ([]int, error) {
-	var taken []int
+func (s *Schedules) TakenSlots(ctx context.Context) ([]policy.Slot, error) {
+	var taken []policy.Slot
 	err := s.running(ctx, "WorkflowType = 'RotationSlot'", func(e *workflowpb.WorkflowExecutionInfo) {
-		var number int
-		if _, err := fmt.Sscanf(e.GetExecution().GetWorkflowId(), workflows.SlotForm, &number); err == nil {
-			taken = append(taken, number)
+		if slot, ok := workflows.SlotOf(e.GetExecution().GetWorkflowId()); ok {
+			taken = append(taken, slot)
 		}
 	})
 	return taken, err
@@ -75,6 +74,7 @@ func (s *Schedules) Waiting(ctx context.Context) ([]policy.Waiter, error) {
 		w := policy.Waiter{Since: e.GetStartTime().AsTime()}
 		fields := e.GetSearchAttributes().GetIndexedFields()
 		decode(fields[workflows.AttributeCredential.GetName()], &w.Credential)
+		decode(fields[workflows.AttributeEnvironment.GetName()], &w.Environment)
 		decode(fields[workflows.AttributeRisk.GetName()], &w.Risk)
 		decode(fields[workflows.AttributeRotateBy.GetName()], &w.RotateBy)
 		waiting = append(waiting, w)

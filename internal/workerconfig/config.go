@@ -3,6 +3,7 @@
 package workerconfig
 
 import (
+	"cmp"
 	"github.com/keyturn/keyturn/internal/accesslog"
 	"github.com/keyturn/keyturn/internal/inventory"
 )
@@ -27,8 +28,8 @@ type Config struct {
 	Freeze []FreezeHook `json:"freeze,omitempty"`
 	// AccessLogs are where a misuse review looks for uses of an exposed key, beside the issuer's own record.
 	AccessLogs []accesslog.Log `json:"accessLogs,omitempty"`
-	// MaxRotations is how many routine rotations run at once, over all workers; DefaultMaxRotations when zero.
-	// One lasts as long as its waits, mostly the overlap. What a person begins does not count.
+	// MaxRotations is how many routine rotations run at once, over all workers, in the environments that have no bound of their own;
+	// DefaultMaxRotations when zero. One lasts as long as its waits, mostly the overlap. What a person begins does not count.
 	MaxRotations int `json:"maxRotations,omitempty"`
 	// Audit is where the audit record is kept beside Temporal's history.
 	Audit Audit `json:"audit,omitzero"`
@@ -40,12 +41,13 @@ type Config struct {
 // DefaultMaxRotations is enough for 5,000 keys that are rotated every 90 days and take four.
 const DefaultMaxRotations = 250
 
-// Slots is how many routine rotations run at once.
-func (c *Config) Slots() int {
-	if c.MaxRotations == 0 {
-		return DefaultMaxRotations
+// Slots is how many routine rotations of an environment run at once, and whether those are its own: of is the environment then, and
+// empty where it shares them with others.
+func (c *Config) Slots(environment string) (of string, limit int) {
+	if own := c.Bounds[environment].MaxRotations; own > 0 {
+		return environment, own
 	}
-	return c.MaxRotations
+	return "", cmp.Or(c.MaxRotations, DefaultMaxRotations)
 }
 
 // Account is a named instance of an issuer or store type. Its other fields are the type's own.
@@ -98,6 +100,9 @@ type Bounds struct {
 	MinOverlap   inventory.Duration `json:"minOverlap,omitzero"`
 	// SignedApprovals: the revoke gate must ask for trust signed.
 	SignedApprovals bool `json:"signedApprovals,omitempty"`
+	// MaxRotations is how many routine rotations of the environment run at once, over all workers, beside those of others; left out, it
+	// shares the slots of the configuration's own maxRotations.
+	MaxRotations int `json:"maxRotations,omitempty"`
 }
 
 // Notifier is a notifier type with its own fields, and the name an inventory may choose it by.

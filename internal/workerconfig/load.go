@@ -304,6 +304,9 @@ func checkBounds(field string, b Bounds, wrong func(field, what, write string)) 
 	if b.MinRisk != "" && !slices.Contains(inventory.Risks, b.MinRisk) {
 		wrong(field+".minRisk", fmt.Sprintf("is %q", b.MinRisk), "write low, standard, high or critical")
 	}
+	if b.MaxRotations < 0 || b.MaxRotations > 10000 {
+		wrong(field+".maxRotations", fmt.Sprintf("is %d", b.MaxRotations), "write how many routine rotations of the environment may run at once, 1 to 10000, or leave it out")
+	}
 	if b.MinApprovals < 0 {
 		wrong(field+".minApprovals", "is negative", "write zero or more")
 	}
