@@ -55,6 +55,9 @@ var lies = map[reflect.Type]func(c *crashCase) []any{
 		c.emergency = nil
 		return []any{(*activities.Emergency)(nil), &activities.Emergency{}, &unsigned, &forged, &earlier}
 	},
+	reflect.TypeFor[policy.Start](): func(*crashCase) []any {
+		return []any{policy.Start{}, policy.Start{Now: true}, policy.Start{Fired: true}}
+	},
 	reflect.TypeFor[signed.Envelope]():   func(*crashCase) []any { return []any{signed.Envelope{}} },
 	reflect.TypeFor[[]policy.Readings](): func(*crashCase) []any { return []any{make([]policy.Readings, 3)} },
 	reflect.TypeFor[map[string]time.Time](): func(c *crashCase) []any {

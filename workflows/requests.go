@@ -1,7 +1,6 @@
 package workflows
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
-	"github.com/keyturn/keyturn/internal/strictyaml"
 )
 
 // requests are what a person can ask a rotation for: each an update, whose result is the verdict, and a
@@ -258,11 +256,10 @@ func (r *rotation) request(payload converter.RawValue) (req policy.Request, err 
 	if !r.named() {
 		return req, converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &req)
 	}
-	text := bytes.TrimSpace(payload.Payload().GetData())
-	if string(payload.Payload().GetMetadata()[converter.MetadataEncoding]) != converter.MetadataEncodingJSON || !bytes.HasPrefix(text, []byte("{")) {
-		return req, errors.New("it is no JSON object")
+	if string(payload.Payload().GetMetadata()[converter.MetadataEncoding]) != converter.MetadataEncodingJSON {
+		return req, errors.New("it is not JSON")
 	}
-	return req, strictyaml.DecodeJSON(text, &req)
+	return policy.ReadRequest(payload.Payload().GetData())
 }
 
 func (r *rotation) standpoint() policy.Standpoint {

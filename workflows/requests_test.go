@@ -45,7 +45,7 @@ func TestRequests(t *testing.T) {
 		s := newScript(t)
 		s.in("overlap", inOverlap, func() { s.env.SignalWorkflow(workflows.ApproveName, 42) })
 		s.in("revoke-gate", atGate, func() {
-			assert.Contains(t, fmt.Sprint(s.status().Notices), `a signal "approve" could not be read`)
+			assert.Contains(t, fmt.Sprint(s.status().Notices), `a signal "approve" could not be read: it is no JSON object; write it as {"gate":"revoke","by":"you"}`)
 		})
 		s.approveAt(atGate)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)

@@ -3,8 +3,10 @@ package policy
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -59,6 +61,19 @@ func ParseRequest(body []byte) (SignedRequest, error) {
 		return r, fmt.Errorf("reading decision: its nonce is empty or longer than 64 bytes")
 	case r.SignedAt.IsZero():
 		return r, fmt.Errorf("reading decision: it does not say when it was signed")
+	}
+	return r, nil
+}
+
+// ReadRequest reads a request as somebody wrote it by hand. A name that is misspelt is an error: nothing is assumed in its place.
+func ReadRequest(text []byte) (r Request, err error) {
+	if text = bytes.TrimSpace(text); !bytes.HasPrefix(text, []byte("{")) {
+		return r, errors.New("it is no JSON object")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&r); err != nil {
+		return Request{}, errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return r, nil
 }
