@@ -119,11 +119,17 @@ func forTemporal(err error) error {
 	}
 	for _, k := range kinds {
 		if errors.Is(err, k.sentinel) {
-			return temporal.NewApplicationErrorWithOptions(capText(err.Error()), k.name, temporal.ApplicationErrorOptions{NonRetryable: k.final})
+			return temporal.NewApplicationErrorWithOptions(capText(err.Error()), k.name, temporal.ApplicationErrorOptions{NonRetryable: k.final, NextRetryDelay: wantedAfter(err)})
 		}
 	}
-	return temporal.NewApplicationErrorWithOptions(capText(err.Error()), TypePassing, temporal.ApplicationErrorOptions{})
+	return temporal.NewApplicationErrorWithOptions(capText(err.Error()), TypePassing, temporal.ApplicationErrorOptions{NextRetryDelay: wantedAfter(err)})
 }
+
+// longestAskedFor bounds how long a peer may have us wait.
+const longestAskedFor = time.Hour
+
+// wantedAfter is after how long a peer wants to be asked again; zero where it does not say.
+func wantedAfter(err error) time.Duration { return min(providers.After(err), longestAskedFor) }
 
 // notYet answers a wait: the server asks again after the activity's retry interval, or after d when
 // above zero, without an event in the history and without a complaint in the log.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -441,9 +443,22 @@ func (a *Activities) Notify(ctx context.Context, in NotifyInput) error {
 	message := providers.Notification{
 		ID: outside.Text(in.ID, outside.MaxText) + "/" + in.What + "/" + in.At.UTC().Format(time.RFC3339), Type: "dev.keyturn.rotation." + in.What,
 		Severity: providers.Severity(in.Severity), Subject: outside.Text(in.Subject, outside.MaxText), Body: outside.Lines(in.Body, maxBody), At: in.At,
-		Credential: spec.Credential.Name, Owner: spec.Credential.Owner,
+		Credential: spec.Credential.Name, Owner: spec.Credential.Owner, Data: a.whereToLook(ctx),
+	}
+	if link := message.Data["url"]; link != "" {
+		message.Body = outside.Lines(message.Body+"\nSee "+link, maxBody)
 	}
 	return forTemporal(a.send(ctx, message, spec.Credential.Notify))
+}
+
+// whereToLook tells which run a message is of, and where people see it.
+func (a *Activities) whereToLook(ctx context.Context) map[string]string {
+	run := activity.GetInfo(ctx).WorkflowExecution
+	data := map[string]string{"workflow": run.ID, "run": run.RunID}
+	if web := strings.TrimSuffix(a.Config().WebUI, "/"); web != "" {
+		data["url"] = web + "/namespaces/" + url.PathEscape(a.Namespace) + "/workflows/" + url.PathEscape(run.ID) + "/" + url.PathEscape(run.RunID)
+	}
+	return data
 }
 
 // send tells notifiers by name, or all of them when none is named.

@@ -114,9 +114,13 @@ func TestASchedulesIndexSaysWhatItsSpecAndTheStoreSay(t *testing.T) {
 	_, err = schedules.Find(t.Context(), "nobody")
 	require.ErrorIs(t, err, schedule.ErrNotFound)
 
-	other := s.specs(t, declared("payments", []string{"a-key"}, func(string) string { return "    scopes: [charge:create]\n" }))[0]
+	other := s.specs(t, declared("payments", []string{"a-key"}, func(string) string { return "    scopes: [charge:create]\n    schedule: {jitter: 10m}\n" }))[0]
 	require.ErrorIs(t, schedules.Declare(t.Context(), other, 1), schedule.ErrOvertaken)
 	require.NoError(t, schedules.Declare(t.Context(), other, described.Generation))
+	plain, err = c.ScheduleClient().GetHandle(t.Context(), schedule.ID("payments", "a-key")).Describe(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, 10*time.Minute, plain.Schedule.Spec.Jitter)
+	assert.Equal(t, time.Hour, plain.Schedule.Policy.CatchupWindow)
 	eventually(t, func() bool {
 		entries, err = schedules.List(t.Context(), "payments", "")
 		return err == nil && len(entries) == 1 && entries[0].Signer == ""

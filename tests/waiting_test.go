@@ -18,7 +18,7 @@ func TestWhoWaitsIsToldWhatFor(t *testing.T) {
 	out, code := s.starter("rotate", credential, "-f", s.place.Inventory, "-o", "json")
 	require.Zero(t, code, out)
 	assert.Contains(t, out, `"warnings": [`)
-	out, code = s.starter("plan", credential, "-f", s.place.Inventory, "--timeout", "4s")
+	out, code = s.starter("plan", credential, "-f", s.place.Inventory, "--timeout", "20s")
 	assert.Equal(t, 5, code, out)
 	assert.Contains(t, out, "warning: no worker polls task queue keyturn")
 	out, code = s.starter("status", "-o", "json")
@@ -31,7 +31,7 @@ func TestWhoWaitsIsToldWhatFor(t *testing.T) {
 	s.flags = []string{"--allow-unsigned"}
 	s.startWorker()
 	watch.prints("failing +Inspect, which is tried again .*keys.json: no such file")
-	out, code = s.starter("plan", credential, "-f", s.place.Inventory, "--timeout", "8s")
+	out, code = s.starter("plan", credential, "-f", s.place.Inventory, "--timeout", "20s")
 	assert.Equal(t, 5, code, out)
 	assert.Contains(t, out, "warning: failing is Inspect, which is tried again")
 	assert.Contains(t, out, "no answer in time; the last failure was of Inspect")

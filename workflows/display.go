@@ -9,7 +9,6 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
-	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
 )
@@ -166,10 +165,7 @@ func (r *rotation) shown() Status {
 
 // tell notifies people in the background; the run waits for it before it ends.
 func (r *rotation) tell(severity, what, subject, body string) {
-	input := activities.NotifyInput{
-		Rotation: activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation},
-		What:     what, Severity: severity, Subject: clip(subject), Body: clip(body), At: workflow.Now(r.ctx),
-	}
+	input := r.message(severity, what, subject, body)
 	r.background.Add(1)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
 		defer r.background.Done()

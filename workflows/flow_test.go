@@ -125,6 +125,42 @@ func TestPeopleAreToldLater(t *testing.T) {
 	assert.Empty(t, s.status().Notices[1:], "nothing was lost")
 }
 
+// Who has to act is told until that was heard, ever more rarely, and reminded each day; nobody is when it is decided.
+func TestWhoIsAskedIsRemindedUntilItIsDecided(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		away  time.Duration // of the receiver
+		after time.Duration // the approval
+		told  int
+	}{
+		"one that answers":                     {0, 50 * time.Hour, 3},
+		"one that is away for half a day":      {12 * time.Hour, 50 * time.Hour, 2},
+		"one that comes back when all is over": {100 * time.Hour, 50 * time.Hour, 0},
+		"one that hears of it once":            {0, time.Hour, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.credential.Approvals.Revoke.RequestExpires = inventory.Duration(72 * time.Hour)
+			tries, heard, begun := 0, 0, s.env.Now()
+			s.answers["Notify"] = func(int) (any, error) {
+				if s.status().Gate == nil {
+					return nil, nil
+				}
+				if tries++; s.env.Now().Sub(begun) < atGate+c.away {
+					return nil, errors.New("the webhook does not answer")
+				}
+				heard++
+				return nil, nil
+			}
+			s.approveAt(atGate + c.after)
+			assert.Equal(t, workflows.Completed, s.run().Outcome)
+			assert.Equal(t, c.told, heard)
+			assert.Less(t, tries, 300)
+		})
+	}
+}
+
 func TestFirstKeyHasNothingToRevoke(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)

@@ -44,7 +44,7 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 	}
 	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
 	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
-	r.tell(notifyAction, "gate-"+string(g), fmt.Sprintf("Approval needed: %s gate", g),
+	r.askFor(open, fmt.Sprintf("Approval needed: %s gate", g),
 		fmt.Sprintf("%s Approve with: keyturn approve %s --gate %s", doing, r.Status.Credential, g))
 
 	expires := func() time.Time { return time.Time{} }

@@ -24,6 +24,8 @@ type Config struct {
 	Programs map[string][]string `json:"programs,omitempty"`
 	// Notify are the notifiers; an optional name lets an inventory choose.
 	Notify []Notifier `json:"notify,omitempty"`
+	// WebUI is the address of Temporal's Web UI, such as https://temporal.internal: messages lead there.
+	WebUI string `json:"webUI,omitempty"`
 	// Freeze are the hooks that keep others from deploying while an incident replaces exposed keys.
 	Freeze []FreezeHook `json:"freeze,omitempty"`
 	// AccessLogs are where a misuse review looks for uses of an exposed key, beside the issuer's own record.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/internal/strictyaml"
@@ -223,6 +224,11 @@ func check(c *Config, report func(strictyaml.Problem)) {
 	}
 	if c.Trust.Incidents != "" {
 		absolute("trust.incidents", c.Trust.Incidents, wrong)
+	}
+	if c.WebUI != "" {
+		if what, write := endpoint.Judge(c.WebUI); what != "" {
+			wrong("webUI", what, "write "+write)
+		}
 	}
 	if c.Audit.Retention < 0 {
 		wrong("audit.retention", "is negative", "write how long histories must be kept, such as 90d")

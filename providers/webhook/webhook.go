@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -148,7 +149,19 @@ func (n *notifier) post(ctx context.Context, message providers.Notification) err
 		return failed(err)
 	}
 	defer resp.Body.Close()
-	return judge(resp)
+	return providers.Later(judge(resp), retryAfter(resp.Header, time.Now()))
+}
+
+// retryAfter is after how long a receiver wants the next try: seconds, or a date (RFC 9110). Zero where it does not say.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	said := header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(said, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second //nolint:gosec // 31 bits
+	}
+	if at, err := http.ParseTime(said); err == nil {
+		return at.Sub(now)
+	}
+	return 0
 }
 
 func (n *notifier) event(message providers.Notification) event {

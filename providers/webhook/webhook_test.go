@@ -158,6 +158,20 @@ func TestStatusTellsWhetherToTryAgain(t *testing.T) {
 	}
 }
 
+func TestAReceiverSaysWhenToComeAgain(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]time.Duration{"": 0, "120": 2 * time.Minute, "-1": 0, "soon": 0, "Fri, 31 Dec 1999 23:59:59 GMT": 0} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", said)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))
+		t.Cleanup(server.Close)
+		err := open(t, webhook.Config{URL: server.URL}).Notify(t.Context(), providers.Notification{ID: "1"})
+		require.Error(t, err)
+		assert.Equal(t, want, providers.After(err), said)
+	}
+}
+
 func TestTokenFile(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
