@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -54,7 +57,8 @@ func newRun(use string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   use,
 		Short: "Runs keyturn's workflows and activities",
-		Long: `Runs keyturn's workflows and activities, within what the worker configuration allows.
+		Long: `Runs keyturn's workflows and activities, within what the worker configuration allows. On SIGHUP it reads
+that again: all of it comes into force, or none, and then the log says why.
 
 The connection comes from Temporal's standard environment configuration (TEMPORAL_ADDRESS,
 TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the TOML file); flags go first.`,
@@ -82,13 +86,13 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	if err != nil {
 		return usage(err)
 	}
-	config, err := workerconfig.LoadFile(o.config, all.Descriptors())
+	config, err := o.load()
 	if err != nil {
 		return usage(err)
 	}
-	if !o.allowUnsigned && len(config.Trust.Inventory) == 0 {
-		return usage(fmt.Errorf("%s names nobody under trust.inventory, so that no spec could be accepted: name who signs, or start with --allow-unsigned, which accepts specs from whoever may write to the namespace", o.config))
-	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	defer signal.Stop(again)
 	temporal, err := o.temporal.Options()
 	if err != nil {
 		return usage(err)
@@ -124,7 +128,14 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	}
 	ready.Store(true)
 	logger.Info("worker is running", "build", o.buildID, "namespace", temporal.Namespace, "config", o.config, "digest", config.Digest)
-	<-ctx.Done()
+	for running := true; running; {
+		select {
+		case <-again:
+			o.reload(h, logger)
+		case <-ctx.Done():
+			running = false
+		}
+	}
 	ready.Store(false)
 	logger.Info("worker is stopping: running activities may end")
 	h.Stop()
@@ -132,6 +143,28 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 		return fmt.Errorf("running worker: %w", cause)
 	}
 	return nil
+}
+
+// load reads the worker configuration.
+func (o options) load() (*workerconfig.Config, error) {
+	config, err := workerconfig.LoadFile(o.config, all.Descriptors())
+	if err == nil && !o.allowUnsigned && len(config.Trust.Inventory) == 0 {
+		err = fmt.Errorf("%s names nobody under trust.inventory, so that no spec could be accepted: name who signs, or start with --allow-unsigned, which accepts specs from whoever may write to the namespace", o.config)
+	}
+	return config, err
+}
+
+// reload reads the worker configuration again, and puts it in force when all of it is right.
+func (o options) reload(h *host.Host, logger *slog.Logger) {
+	config, err := o.load()
+	if err == nil {
+		err = h.Reload(config)
+	}
+	if err != nil {
+		logger.Error("the worker configuration was not reloaded: the one before stays in force", "config", o.config, "error", err)
+		return
+	}
+	logger.Info("the worker configuration is reloaded", "config", o.config, "digest", config.Digest)
 }
 
 func newLogger(o options, out io.Writer) (*slog.Logger, error) {

@@ -5,12 +5,15 @@ package host
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/client"
@@ -43,7 +46,19 @@ type Options struct {
 
 // Host is a set of running workers.
 type Host struct {
-	workers []worker.Worker
+	client   client.Client
+	options  Options
+	do       *activities.Activities
+	polling  worker.Options
+	inForce  atomic.Pointer[workerconfig.Config]
+	workers  []worker.Worker
+	accounts map[string]accountQueue
+}
+
+// accountQueue polls the queue of one issuer account, with the quota that it was begun with.
+type accountQueue struct {
+	worker.Worker
+	perSecond float64
 }
 
 // stopGrace is how long running activities may take when the host stops; then another worker repeats
@@ -64,9 +79,11 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 		}
 	}
 	identity := newIdentity()
+	h := &Host{client: c, options: o, accounts: map[string]accountQueue{}}
+	h.inForce.Store(o.Config)
 	do := &activities.Activities{
 		Worker: identity, Build: o.BuildID,
-		Config:      func() *workerconfig.Config { return o.Config },
+		Config:      h.inForce.Load,
 		Descriptors: o.Descriptors, Catalog: all.Catalog(o.Descriptors...), Audit: record,
 		Runs:      c,
 		Namespace: o.Namespace, AllowUnsigned: o.AllowUnsigned, Now: time.Now, Ahead: activities.AheadOfTemporal, Acknowledge: activities.Acknowledged, PollEvery: 250 * time.Millisecond,
@@ -74,7 +91,7 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	schedules := schedule.New(c, o.Namespace, do.Catalog)
 	do.Index, do.Applied = schedules, schedules
 	do.Swept = func(ctx context.Context) (policy.SweepReport, bool, error) { return namespace.LatestSweep(ctx, c) }
-	h := &Host{}
+	h.do = do
 	const heartbeatWithin = 2 * time.Second
 	options := worker.Options{
 		Identity:          identity,
@@ -97,18 +114,6 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	Register(emergency)
 	emergency.RegisterActivity(do)
 	h.workers = append(h.workers, emergency)
-	for _, name := range slices.Sorted(maps.Keys(o.Config.Accounts)) {
-		account := o.Config.Accounts[name]
-		if d, ok := all.Find(o.Descriptors, account.Type); !ok || d.Issuer == nil {
-			continue // only the calls to issuers have a queue
-		}
-		perAccount := options
-		perAccount.DisableWorkflowWorker = true
-		perAccount.TaskQueueActivitiesPerSecond = account.Quota.PerSecond // 0: no limit
-		w := worker.New(c, workflows.AccountQueue(name), perAccount)
-		w.RegisterActivity(do)
-		h.workers = append(h.workers, w)
-	}
 	// Doctor asks each worker for itself. The queue is of no build: a build must poll all queues of the one before.
 	own := worker.New(c, workflows.WorkerQueue(identity), worker.Options{
 		Identity: identity, DisableWorkflowWorker: true, MaxConcurrentActivityTaskPollers: 1, MaxConcurrentActivityExecutionSize: 2,
@@ -121,6 +126,11 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 			h.Stop()
 			return nil, fmt.Errorf("starting worker: %w", err)
 		}
+	}
+	h.polling = options
+	if err := h.pollAccounts(o.Config); err != nil {
+		h.Stop()
+		return nil, err
 	}
 	current, err := namespace.MakeFirstCurrent(ctx, c, o.BuildID)
 	if err != nil {
@@ -135,6 +145,52 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 		o.Log.Warn("unsigned specs are accepted for environments without trusted signers: whoever may write to the namespace can rotate there within the configured bounds")
 	}
 	return h, nil
+}
+
+// pollAccounts polls the queue of each issuer account of a configuration, within its quota, and no other.
+func (h *Host) pollAccounts(config *workerconfig.Config) error {
+	wanted := map[string]float64{}
+	for name, account := range config.Accounts {
+		if d, ok := all.Find(h.options.Descriptors, account.Type); ok && d.Issuer != nil { // only the calls to issuers have a queue
+			wanted[name] = account.Quota.PerSecond
+		}
+	}
+	for name, queue := range h.accounts {
+		if perSecond, stays := wanted[name]; !stays || perSecond != queue.perSecond {
+			queue.Stop()
+			delete(h.accounts, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		if _, polls := h.accounts[name]; polls {
+			continue
+		}
+		perAccount := h.polling
+		perAccount.DisableWorkflowWorker = true
+		perAccount.TaskQueueActivitiesPerSecond = wanted[name] // 0: no limit
+		w := worker.New(h.client, workflows.AccountQueue(name), perAccount)
+		w.RegisterActivity(h.do)
+		if err := w.Start(); err != nil {
+			return fmt.Errorf("starting worker of account %s: %w", name, err)
+		}
+		h.accounts[name] = accountQueue{w, wanted[name]}
+	}
+	return nil
+}
+
+// Reload puts another configuration in force, whole or not at all: what activities do from then on is within it, those that run now
+// included. What only a new process can change is refused. Not to be called twice at once.
+func (h *Host) Reload(next *workerconfig.Config) error {
+	before := h.inForce.Load()
+	if !reflect.DeepEqual(before.Audit, next.Audit) {
+		return errors.New("audit has changed, which is opened when the worker starts: restart it")
+	}
+	h.inForce.Store(next)
+	if err := h.pollAccounts(next); err != nil {
+		h.inForce.Store(before)
+		return errors.Join(err, h.pollAccounts(before))
+	}
+	return nil
 }
 
 // Register adds the workflows to a worker, or to a replayer.
@@ -163,6 +219,9 @@ func newIdentity() string {
 
 // Stop lets running activities end, within a bound, and stops polling.
 func (h *Host) Stop() {
+	for _, queue := range h.accounts {
+		queue.Stop()
+	}
 	for _, w := range slices.Backward(h.workers) {
 		w.Stop()
 	}

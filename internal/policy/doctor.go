@@ -365,7 +365,7 @@ func (e *examination) config() {
 		for _, d := range sortedKeys(digests) {
 			sides = append(sides, fmt.Sprintf("%.12s at %s", d, strings.Join(digests[d], ", ")))
 		}
-		e.failed(CheckConfig, "workers differ: "+strings.Join(sides, "; "), "give all workers the same keyturn-worker.yaml and restart them")
+		e.failed(CheckConfig, "workers differ: "+strings.Join(sides, "; "), "give all workers the same keyturn-worker.yaml, and send them SIGHUP or restart them")
 		return
 	}
 	for digest := range digests {
