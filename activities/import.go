@@ -164,7 +164,8 @@ func (a *Activities) bringIn(ctx context.Context, s *site, in ImportInput, bundl
 		return imported, err
 	}
 	if !d.OK {
-		return imported, fmt.Errorf("%w: %s; the issuer and the store have the key, and it is not CURRENT: mend that, and import it again", ErrRefused, d.Message)
+		err := fmt.Errorf("%w: %s; the issuer has the key, and it is not CURRENT: mend that, and import it again", ErrRefused, d.Message)
+		return imported, errors.Join(err, s.unstage(ctx, facts, wanted.Key))
 	}
 	for _, missing := range policy.Unattested(facts.Instances, wanted.Key) {
 		imported.Unattested = append(imported.Unattested, missing.Message)
@@ -212,6 +213,18 @@ func (s *site) stageImported(ctx context.Context, judged policy.Facts, ref key.R
 		return fmt.Errorf("staging key %s: %w", ref.KeyID, err)
 	}
 	return nil
+}
+
+// unstage removes what an import staged and did not make CURRENT: another value may follow it, where this one was mistaken.
+func (s *site) unstage(ctx context.Context, judged policy.Facts, ref key.Ref) error {
+	if current, _ := judged.Version(key.Current); current.ID == ref.StoreVersion {
+		return nil
+	}
+	if err := s.drop(ctx, judged, ref.StoreVersion); err != nil {
+		return fmt.Errorf("removing version %s: %w", ref.StoreVersion, err)
+	}
+	_, err := s.disown(ctx, ref, nil)
+	return err
 }
 
 // makeCurrent moves CURRENT to the key, and writes that down.
