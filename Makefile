@@ -5,7 +5,7 @@ WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady sandbox
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady sandbox example
 
 build:
 	go build ./... ./sandbox/...
@@ -106,3 +106,7 @@ steady:
 
 sandbox:
 	go run ./sandbox
+
+# A gateway and a consumer, and what to type for a first rotation of the key between them.
+example:
+	go run ./examples/run

@@ -103,6 +103,19 @@ func newCase(t *testing.T) *crashCase {
 // newCaseOf makes a case of another inventory with these instances; bend changes what keyturn reaches the World through.
 func newCaseOf(t *testing.T, text string, names []string, bend func(*providers.Descriptor)) *crashCase {
 	t.Helper()
+	c := caseWithoutKey(t, text, names, bend)
+	bundle := c.world.AddKey("payments-api", "key-old", c.now().Add(-time.Hour))
+	c.retiring = key.Ref{Principal: "payments-api", KeyID: "key-old", StoreVersion: c.world.AddVersion("payments-api", bundle), Fingerprint: bundle.Fingerprint()}
+	for _, name := range names {
+		c.world.Give(name, bundle)
+	}
+	require.NoError(t, c.world.Use(bundle, "checkout")) // else the issuer would tell of no use
+	return c
+}
+
+// caseWithoutKey is a case whose issuer and store have no key yet.
+func caseWithoutKey(t *testing.T, text string, names []string, bend func(*providers.Descriptor)) *crashCase {
+	t.Helper()
 	c := &crashCase{t: t, auditFile: filepath.Join(t.TempDir(), "audit.jsonl")}
 	c.clock.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano())
 	c.world = memory.NewWorld(c.now)
@@ -139,13 +152,9 @@ func newCaseOf(t *testing.T, text string, names []string, bend func(*providers.D
 	settings := memory.Strict()
 	settings.KnowsTokens, settings.UsageLag = false, time.Minute
 	c.world.SetPrincipal("payments-api", settings)
-	bundle := c.world.AddKey("payments-api", "key-old", c.now().Add(-time.Hour))
-	c.retiring = key.Ref{Principal: "payments-api", KeyID: "key-old", StoreVersion: c.world.AddVersion("payments-api", bundle), Fingerprint: bundle.Fingerprint()}
 	for _, name := range names {
 		c.world.SetInstance(name, memory.InstanceSettings{})
-		c.world.Give(name, bundle)
 	}
-	require.NoError(t, c.world.Use(bundle, "checkout")) // else the issuer would tell of no use
 	return c
 }
 

@@ -58,9 +58,9 @@ func (s *site) mayHold(m key.Metadata, run key.Lease) policy.Decision {
 	return policy.MayHold(m.Lease, run, stood)
 }
 
-// holder is whoever runs the credential's rotation.
+// holder is whoever runs the credential's rotation, or imports its key.
 func (s *site) holder() key.Lease {
-	return key.Lease{Namespace: s.namespace, Workflow: WorkflowID(s.spec.Credential.Name), Term: key.LeaseTerm}
+	return key.Lease{Namespace: s.namespace, Workflow: s.workflow, Term: key.LeaseTerm}
 }
 
 // run is the lease of the activity's own run.

@@ -179,7 +179,7 @@ func TestAcceptSaysWhoSigned(t *testing.T) {
 	c := newSignedCase(t)
 	var accepted activities.Accepted
 	c.execute("Accept", c.spec, &accepted)
-	assert.Equal(t, activities.Accepted{Signer: "ann"}, accepted)
+	assert.Equal(t, activities.Accepted{Signer: "ann", SignerKey: ssh.FingerprintSHA256(c.ann.PublicKey())}, accepted)
 }
 
 func TestTrustComesBack(t *testing.T) {

@@ -46,9 +46,10 @@ type site struct {
 	// declared is what an emergency acts by, once that is proved; nil in a routine rotation.
 	declared *incident.Declaration
 	// lease is the one that the activity acts by; nil for one that only looks.
-	lease     *key.Lease
-	namespace string
-	standings *standings
+	lease *key.Lease
+	// workflow is the ID of who may act on the credential: its rotation's, or key.LeaseOfImport.
+	namespace, workflow string
+	standings           *standings
 	// acknowledge is that of Activities, with what the activity has in its heartbeat.
 	acknowledge func(context.Context, any) error
 	heartbeat   any
@@ -76,7 +77,7 @@ func (a *Activities) open(r Rotation) (*site, error) {
 		return nil, err
 	}
 	c := spec.Credential
-	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, can: new(capable), places: map[string]int{}, namespace: a.Namespace, standings: &a.standings, acknowledge: a.Acknowledge}
+	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, can: new(capable), places: map[string]int{}, namespace: a.Namespace, workflow: WorkflowID(c.Name), standings: &a.standings, acknowledge: a.Acknowledge}
 	o := opener{descriptors: a.Descriptors, config: a.Config(), environment: workerconfig.Environment(a.Config, c.Environment)}
 	s.issuer, s.principals = o.issuer(c.Issuer)
 	s.store, s.path = o.store(c.Store)

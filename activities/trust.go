@@ -125,15 +125,20 @@ func (a *Activities) openHolding(ctx context.Context, r Rotation, again bool) (*
 	if err != nil {
 		return nil, err
 	}
+	return s, a.hold(ctx, s, r, again)
+}
+
+// hold lets a site that was opened act: from then on it has the secret for itself until release, unless there is an error.
+func (a *Activities) hold(ctx context.Context, s *site, r Rotation, again bool) (err error) {
 	name := s.spec.Credential.Name
-	if id := acting(ctx).workflow; id != WorkflowID(name) {
-		return nil, fmt.Errorf("acting on %q: %w: workflow %q is not its rotation", name, ErrSpec, id)
+	if id := acting(ctx).workflow; id != s.workflow {
+		return fmt.Errorf("acting on %q: %w: workflow %q is not its rotation", name, ErrSpec, id)
 	}
 	if err := a.clockIsRight(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if s.release, err = a.mutexes.lock(ctx, s.secret()); err != nil {
-		return nil, err
+		return err
 	}
 	// Temporal catches a panic: whatever happens here, the next attempt must find the secret free.
 	acting := false
@@ -143,13 +148,13 @@ func (a *Activities) openHolding(ctx context.Context, r Rotation, again bool) (*
 		}
 	}()
 	if err := a.mayAct(ctx, s, r, again); err != nil {
-		return nil, err
+		return err
 	}
 	if err := a.holdsTo(ctx, s, r); err != nil {
-		return nil, fmt.Errorf("acting on %q: %w", name, err)
+		return fmt.Errorf("acting on %q: %w", name, err)
 	}
 	acting = true
-	return s, nil
+	return nil
 }
 
 // openWithin opens the credential for an activity that only looks, within the configured bounds.

@@ -90,6 +90,24 @@ type Issued struct {
 	Bundle secret.Bundle
 }
 
+// Importer is an Issuer that can take a key that exists already, in whatever form.
+type Importer interface {
+	// Prepare makes what the account keeps its keys in, where there is none yet, and names for people what it made. What is there
+	// stays as it is.
+	Prepare(ctx context.Context) (made []string, err error)
+	// Import has the issuer accept the key from now on, whose slots do not bound it. Again with the same is the same key.
+	// ErrConflict, with nothing changed, when the ID is that of another key, or the bundle that of another ID or principal; ErrInvalid for an ID or a
+	// bundle that cannot be.
+	Import(ctx context.Context, r ImportRequest, b secret.Bundle) (key.Info, error)
+}
+
+// ImportRequest says what a key that exists is to be at the issuer.
+type ImportRequest struct {
+	// KeyID is what it is called there. It may be empty for a key that says its own.
+	KeyID  string
+	Scopes []string
+}
+
 // Disabler is an Issuer that can disable.
 type Disabler interface {
 	// Disable makes the issuer refuse the key until Enable. ErrNotFound for a destroyed key.

@@ -8,17 +8,22 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/providers"
 )
 
 // The exit codes are those of keyturn.
 const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2 // the command line or the worker configuration is wrong
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2 // the command line or the worker configuration is wrong
+	exitRefused  = 3 // by policy, bounds or trust: of import alone, as the next one
+	exitNotFound = 4
 )
 
 func main() {
@@ -41,16 +46,32 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintln(errOut, "keyturn-worker: "+outside.Text(line, 4*outside.MaxText))
 	}
-	var wrong *usageError
-	if errors.As(err, &wrong) {
+	return codeOf(err)
+}
+
+// refusals are the errors of an import that what somebody said or configured forbids.
+var refusals = []error{activities.ErrRefused, activities.ErrHeld, activities.ErrOutOfBounds, activities.ErrUntrusted, activities.ErrSpec, providers.ErrDenied, providers.ErrConflict}
+
+func codeOf(err error) int {
+	var coded *codedError
+	switch {
+	case errors.As(err, &coded):
+		return coded.code
+	case slices.ContainsFunc(refusals, func(r error) bool { return errors.Is(err, r) }):
+		return exitRefused
+	case errors.Is(err, providers.ErrInvalid):
 		return exitUsage
 	}
 	return exitFailed
 }
 
-// usageError is of who started the worker: its command line or its configuration is wrong.
-type usageError struct{ error }
+// codedError knows its exit code.
+type codedError struct {
+	error
+	code int
+}
 
-func (e *usageError) Unwrap() error { return e.error }
+func (e *codedError) Unwrap() error { return e.error }
 
-func usage(err error) error { return &usageError{err} }
+// usage is an error of who started the worker: its command line or its configuration is wrong.
+func usage(err error) error { return &codedError{err, exitUsage} }

@@ -39,10 +39,10 @@ func newRoot() *cobra.Command {
 	root := newRun("keyturn-worker --config FILE")
 	root.Long += `
 
-Exit codes: 0 it was told to stop, 1 failed, 2 the command line or the worker configuration is wrong.`
+Exit codes: 0 it was told to stop, 1 failed, 2 the command line or the worker configuration is wrong; import has more.`
 	root.Version = version.ID()
 	root.SilenceUsage, root.SilenceErrors = true, true
-	root.AddCommand(newRun("run --config FILE"), &cobra.Command{
+	root.AddCommand(newRun("run --config FILE"), newImport(), &cobra.Command{
 		Use: "version", Short: "Prints the build", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "keyturn-worker "+version.ID()) },
 	})

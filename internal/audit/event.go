@@ -43,6 +43,8 @@ const (
 	OrphanReleased Type = "orphan.released"
 	// KeyIssued: the incoming key exists and is staged.
 	KeyIssued Type = "key.issued"
+	// KeyImported: a key that was in use before keyturn is CURRENT, and seen to work; who does not attest it is said.
+	KeyImported Type = "key.imported"
 	// KeyVerified: the incoming key was seen to work.
 	KeyVerified Type = "key.verified"
 	// KeyDelivered: instances were given a key.
@@ -105,7 +107,7 @@ const (
 
 var types = []Type{
 	RotationRequested, RotationStarted, PlanMade, PlanRefused, GateOpened, GateClosed, DecisionAccepted, DecisionRejected,
-	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
+	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyImported, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
 	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, DebtFound, RotationEnded,
@@ -127,10 +129,11 @@ func Types() []Type { return slices.Clone(types) }
 // Known tells whether this version makes events of the type. A record may hold others, of a newer one.
 func (t Type) Known() bool { return slices.Contains(types, t) }
 
-// The names under which Event.Keys has the keys of a rotation.
+// The names under which Event.Keys has the keys of a rotation, and the one that was imported.
 const (
 	Retiring = "retiring"
 	Incoming = "incoming"
+	Imported = "imported"
 )
 
 // Event is one thing that happened. It can hold no secret, only names of keys.

@@ -71,12 +71,9 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	if err := namespace.Check(ctx, c, o.Namespace); err != nil {
 		return nil, err
 	}
-	record := audit.Discard
-	if o.Config.Audit.File != "" {
-		var err error
-		if record, err = audit.OpenFile(o.Config.Audit.File); err != nil {
-			return nil, err
-		}
+	record, err := Record(o.Config)
+	if err != nil {
+		return nil, err
 	}
 	identity := newIdentity()
 	h := &Host{client: c, options: o, accounts: map[string]accountQueue{}}
@@ -191,6 +188,14 @@ func (h *Host) Reload(next *workerconfig.Config) error {
 		return errors.Join(err, h.pollAccounts(before))
 	}
 	return nil
+}
+
+// Record opens the audit record that a configuration names.
+func Record(c *workerconfig.Config) (audit.Sink, error) {
+	if c.Audit.File == "" {
+		return audit.Discard, nil
+	}
+	return audit.OpenFile(c.Audit.File)
 }
 
 // Register adds the workflows to a worker, or to a replayer.

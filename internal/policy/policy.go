@@ -49,6 +49,9 @@ const (
 	OverlapTooShort      Reason = "overlap-too-short"
 	SignoffNeeded        Reason = "signoff-needed"
 	Held                 Reason = "held"
+	// CurrentIsAnother and NotAtIssuer are of MayImport alone.
+	CurrentIsAnother Reason = "current-is-another"
+	NotAtIssuer      Reason = "not-at-issuer"
 	// NotLooked: issuer, store, consumers or Temporal gave no answer to judge by.
 	NotLooked Reason = "not-looked"
 )

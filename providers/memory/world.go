@@ -26,6 +26,7 @@ const (
 	OpCapabilities Op = "capabilities"
 	OpList         Op = "list"
 	OpIssue        Op = "issue"
+	OpImport       Op = "import"
 	OpIdentify     Op = "identify"
 	OpDestroy      Op = "destroy"
 	OpDisable      Op = "disable"

@@ -81,6 +81,11 @@ func IssuerCases(s IssuerSetup) []Case {
 		{"an ended context has no effect", issuerExpired},
 		{"a call that is cancelled halfway ends, and can be made again", issuerInterrupted},
 		{"no error tells a key", issuerErrors},
+		{"an imported key works beside others until it is destroyed", importing(importedWorks)},
+		{"a key can be imported again, and after a lost reply", importing(importedTwice)},
+		{"an imported key takes the place of no other", importing(importedConflicts)},
+		{"what cannot be a key is not imported", importing(importedInvalid)},
+		{"an import that ends without effect tells no key", importing(importErrors)},
 	} {
 		cases = append(cases, Case{c.name, func(t T) {
 			w := issuerWorld{IssuerWorld: s.Open(t), knowsTokens: s.KnowsTokens, datesReports: s.DatesReports}

@@ -19,6 +19,7 @@ type Op string
 const (
 	OpList     Op = "list"
 	OpIssue    Op = "issue"
+	OpImport   Op = "import"
 	OpIdentify Op = "identify"
 	OpDestroy  Op = "destroy"
 	OpDisable  Op = "disable"

@@ -25,6 +25,7 @@ type issuerBugs struct {
 	disableNothing, enableDestroyed, listsDestroyed, newestFirst, hidesDisabled, selfTestAlways, identifiesAnything, identifyUse bool
 	tellsKey, throttledIsPlain, throttledActs, deaf, actsWhenExpired, noExpiry, noUsage, usageOfAll, lateForever, closesBundle   bool
 	anyPrincipal, sharedPrincipals, otherClock, datedWhenAsked, older, undated, usedLater, hidesRefusals                         bool
+	importsNothing, importsOver, importsOnce, importsAnything, importTells, importsLate                                          bool
 }
 
 // buggyIssuer is memory's issuer with bugs.
@@ -237,6 +238,12 @@ func TestIssuerSuiteFindsBugs(t *testing.T) {
 		"a report gets older":                              {older: true},
 		"a report loses its time":                          {undated: true},
 		"who is refused is not told, though it is said":    {hidesRefusals: true},
+		"an imported key is accepted by nobody":            {importsNothing: true},
+		"an import takes the place of another key":         {importsOver: true},
+		"a key can be imported once only":                  {importsOnce: true},
+		"an import takes whatever it is given":             {importsAnything: true},
+		"the error of an import tells the key":             {importTells: true},
+		"an import does not honour its context":            {importsLate: true},
 	})
 }
 
