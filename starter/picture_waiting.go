@@ -18,8 +18,9 @@ var timed = map[workflows.Phase]string{
 // waiting says what it takes to go on, who can do that, and how much time is left.
 func (d *drawing) waiting() section {
 	s := d.status
+	asked := d.wrapped("asked for by", s.Asked(), nil, 2)
 	if s.Report != nil {
-		return section{}
+		return section{asked, nil}
 	}
 	failing := ""
 	if s.Retrying != nil {
@@ -53,7 +54,10 @@ func (d *drawing) waiting() section {
 			rows = append(rows, d.row("quiet", d.bar(float64(quiet), float64(window), d.progress(), going)+"  "+span(quiet)+" of "+span(window)))
 		}
 	}
-	return section{rows}
+	if len(asked) == 0 {
+		return section{rows}
+	}
+	return section{slices.Concat(asked, rows), rows}
 }
 
 // gate shows the open gate with a mark for each approval that it needs.

@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -42,4 +43,23 @@ func TestATerminalObeysNothingThatARotationSays(t *testing.T) {
 		assert.Equal(t, -1, strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }), name)
 		assert.Less(t, out.Len(), 64<<10, name)
 	}
+}
+
+func TestAReportIsPrintedOnceAndOnOneLine(t *testing.T) {
+	t.Parallel()
+	const message = "the worker does not take the spec: spec:1:2: a is not a known field"
+	report := workflows.Report{
+		Credential: "payments-api", Outcome: workflows.Refused, Message: message + "\nspec:1:9: b is not a known field",
+		Refusals: []policy.Decision{{Reason: policy.SpecRefused, Message: message}},
+	}
+	status := workflows.Status{
+		Credential: "payments-api", Phase: workflows.PhaseEnded, Doing: report.Message, RequestedBy: "ann", Reason: "quarterly",
+		Timeline: []workflows.Moment{{Phase: workflows.PhaseEnded, What: "refused: " + report.Message}}, Report: &report,
+	}
+	var out bytes.Buffer
+	require.NoError(t, (&terminal{output: "table", out: &out}).showStatus(standing{Status: status}))
+	assert.Equal(t, 1, strings.Count(out.String(), message), out.String())
+	assert.Contains(t, out.String(), "a is not a known field; spec:1:9: b is not a known field")
+	assert.NotContains(t, out.String(), `\n`)
+	assert.Contains(t, out.String(), "ann: quarterly")
 }

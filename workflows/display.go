@@ -161,11 +161,42 @@ func (r *rotation) shown() Status {
 	if s.NoWayBack = ""; !r.over() {
 		s.NoWayBack = r.noWayBack(workflow.Now(r.ctx))
 	}
+	if r.standpoint().NoWayBack != "" {
+		s.UnblockedBy = withoutRollback(s.UnblockedBy)
+	}
 	return s
 }
 
-// tell notifies people in the background; the run waits for it before it ends.
+// orRollback ends what a wait says of who can end it, where a rollback would.
+const orRollback = "; or: rollback"
+
+// withoutRollback takes the offer of a rollback away, which nobody would be granted.
+func withoutRollback(unblockedBy string) string {
+	for _, offer := range []string{orRollback, orRollback + ", which ends it", ", rollback"} {
+		if others, offered := strings.CutSuffix(unblockedBy, offer); offered {
+			return others
+		}
+	}
+	return unblockedBy
+}
+
+// Asked says who asked for the run, and why, as they say; empty when nobody did.
+func (s Status) Asked() string {
+	switch {
+	case s.RequestedBy == "":
+		return s.Reason
+	case s.Reason == "":
+		return s.RequestedBy
+	}
+	return s.RequestedBy + ": " + s.Reason
+}
+
+// tell notifies people in the background; the run waits for it before it ends. Without a spec that can be read nobody knows whom.
 func (r *rotation) tell(severity, what, subject, body string) {
+	unread := r.unread || r.credential.Name == "" || r.credential.Name != r.Status.Credential
+	if unread && workflow.GetVersion(r.ctx, "tells-by-a-spec", workflow.DefaultVersion, 1) >= 1 {
+		return
+	}
 	input := activities.NotifyInput{
 		Rotation: activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation},
 		What:     what, Severity: severity, Subject: clip(subject), Body: clip(body), At: workflow.Now(r.ctx),
@@ -194,6 +225,9 @@ func (s Status) Markdown() string {
 	line("")
 	line("%s", text(s.Doing))
 	line("")
+	if by := s.Asked(); by != "" {
+		line("- **Asked for by:** %s", text(by))
+	}
 	if s.WaitsFor != "" {
 		line("- **Waits for:** %s", text(s.WaitsFor))
 		line("- **Unblocked by:** %s", text(s.UnblockedBy))

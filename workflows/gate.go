@@ -131,6 +131,6 @@ func (r *rotation) waitForEvidence() (missing string) {
 	}
 	missing = strings.Join(messages, "; ")
 	r.findable(PhaseEvidence)
-	r.waitFor(missing, "whoever runs the consumers named; or: rollback")
+	r.waitFor(missing, "whoever runs the consumers named"+orRollback)
 	return missing
 }
