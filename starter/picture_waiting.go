@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -67,15 +66,16 @@ func (d *drawing) gate() section {
 		return section{}
 	}
 	var by []string
-	for _, v := range g.Approvals {
+	valid := g.Valid(d.now)
+	for _, v := range valid {
 		by = append(by, v.Person())
 	}
-	has, needs := min(len(g.Approvals), 20), min(max(g.Needs.Count, 0), 20)
+	has, needs := min(len(valid), 20), min(max(g.Needs.Count, 0), 20)
 	marks := d.in(good, strings.Repeat("■ ", has)) + d.in(alert, strings.Repeat("□ ", max(0, needs-has)))
-	text := fmt.Sprintf("%s%d of %d approvals", marks, len(g.Approvals), g.Needs.Count)
+	text := marks + g.Progress(d.now)
 	if len(by) > 0 {
 		text += ": " + plain(strings.Join(by, ", "))
 	}
 	rows := []string{d.row(plain(string(g.Gate))+" gate", text)}
-	return section{append(rows, d.wrapped("approve with", fmt.Sprintf("keyturn approve %s --gate %s", d.status.Credential, g.Gate), strong, 3)...)}
+	return section{append(rows, d.wrapped("approve with", g.Command(d.status.Credential), strong, 3)...)}
 }

@@ -175,8 +175,9 @@ func (t *terminal) printStatus(w io.Writer, s standing) {
 		add("evidence", s.Evidence.Describe())
 	}
 	if s.Gate != nil {
-		add("gate", fmt.Sprintf("%s: %d of %d approvals", s.Gate.Gate, len(s.Gate.Approvals), s.Gate.Needs.Count))
-		add("approve with", fmt.Sprintf("keyturn approve %s --gate %s", s.Credential, s.Gate.Gate))
+		add("gate", fmt.Sprintf("%s: %s", s.Gate.Gate, s.Gate.Progress(time.Now())))
+		add("approve with", s.Gate.Command(s.Credential))
+		add("or by signal", s.Gate.Signal())
 	}
 	add("no way back", s.NoWayBack)
 	for _, n := range s.Notices {

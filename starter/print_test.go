@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
@@ -62,4 +64,27 @@ func TestAReportIsPrintedOnceAndOnOneLine(t *testing.T) {
 	assert.Contains(t, out.String(), "a is not a known field; spec:1:9: b is not a known field")
 	assert.NotContains(t, out.String(), `\n`)
 	assert.Contains(t, out.String(), "ann: quarterly")
+}
+
+func TestAGateSaysTheSameWhereverItIsShown(t *testing.T) {
+	t.Parallel()
+	expired := policy.Verdict{Action: policy.Approve, Accepted: true, By: "ann", Verified: true, Groups: []string{"owners"}, At: time.Now().Add(-time.Hour)}
+	valid := expired
+	valid.By, valid.At = "bob", time.Now()
+	status := workflows.Status{Credential: "payments-api", Gate: &policy.OpenGate{
+		Gate: inventory.GateRevoke, Approvals: []policy.Verdict{expired, valid},
+		Needs: inventory.Approval{Count: 2, Trust: inventory.TrustSigned, From: []string{"owners"}, ApprovalExpires: inventory.Duration(time.Minute)},
+	}}
+	var out bytes.Buffer
+	(&terminal{output: "table"}).printStatus(&out, standing{Status: status})
+	assert.Contains(t, out.String(), "revoke: 1 of 2 approved")
+	assert.Contains(t, out.String(), "keyturn approve payments-api --gate revoke --sign KEY")
+	waits := awaited{Credential: "payments-api"}
+	waits.complete(status, nil)
+	assert.Equal(t, 1, waits.Have)
+	assert.Equal(t, "keyturn approve payments-api --gate revoke --sign KEY", waits.Approve)
+	assert.Empty(t, waits.Signal)
+	status.Gate.Needs.Trust = inventory.TrustAny
+	waits.complete(status, nil)
+	assert.JSONEq(t, `{"gate":"revoke","by":"you"}`, waits.Signal)
 }
