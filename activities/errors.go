@@ -148,8 +148,8 @@ func isNotYet(err error) bool {
 // maxErrorText bounds what an error adds to the history.
 const maxErrorText = 2048
 
-// capText is text for the history, parts of which may come from issuers, stores and consumers.
-func capText(s string) string { return outside.Lines(s, maxErrorText) }
+// capText is text for the history, on one line, parts of which may come from issuers, stores and consumers.
+func capText(s string) string { return outside.Line(s, maxErrorText) }
 
 // maxInstanceText bounds what is kept of one instance's trouble: there may be thousands of them.
 const maxInstanceText = 512

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/strictyaml"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers/all"
 )
@@ -105,4 +106,11 @@ func BenchmarkSpec(b *testing.B) {
 		}
 		b.ReportMetric(anew/(b.Elapsed().Seconds()/float64(b.N)), "times-as-quick")
 	})
+}
+
+func TestWhatIsWrongWithASpecIsSaidOnOneLine(t *testing.T) {
+	t.Parallel()
+	err := forTemporal(fmt.Errorf("reading spec: %w: %w", ErrSpec, strictyaml.Errors{{File: "spec", Line: 1, Column: 2, What: "a is wrong"}, {File: "spec", Line: 3, Column: 4, What: "b is wrong"}}))
+	assert.Contains(t, err.Error(), "spec:1:2: a is wrong; spec:3:4: b is wrong")
+	assert.NotContains(t, err.Error(), "\n")
 }

@@ -25,14 +25,15 @@ type awaited struct {
 	Gate       inventory.Gate  `json:"gate,omitempty"`
 	// Since is when the gate opened; when no worker says so, when the rotation began.
 	Since time.Time `json:"since"`
-	// Until is when its evidence is gathered anew if nobody has decided.
+	// Have are the approvals that count now. Until is when its evidence is gathered anew if nobody has decided.
 	Until    time.Time          `json:"until,omitzero"`
 	Have     int                `json:"have"`
 	Needs    inventory.Approval `json:"needs,omitzero"`
 	Run      string             `json:"run"`
 	Evidence string             `json:"evidence,omitempty"`
-	// Approve is the command that approves it.
+	// Approve is the command that approves it, Signal the input of the signal that does; empty where that takes a signature.
 	Approve string `json:"approve,omitempty"`
+	Signal  string `json:"signal,omitempty"`
 	// Problem is why no more is known of it.
 	Problem string `json:"problem,omitempty"`
 }
@@ -103,11 +104,8 @@ func (a *awaited) complete(s workflows.Status, err error) {
 	if g == nil {
 		return
 	}
-	a.Gate, a.Since, a.Until, a.Have, a.Needs, a.Run, a.Evidence = g.Gate, g.OpenedAt, s.Until, len(g.Approvals), g.Needs, g.Run, g.Evidence
-	a.Approve = fmt.Sprintf("keyturn approve %s --gate %s", a.Credential, a.Gate)
-	if g.Needs.Trust != inventory.TrustAny {
-		a.Approve += " --sign KEY"
-	}
+	a.Gate, a.Since, a.Until, a.Have, a.Needs, a.Run, a.Evidence = g.Gate, g.OpenedAt, s.Until, len(g.Valid(time.Now())), g.Needs, g.Run, g.Evidence
+	a.Approve, a.Signal = g.Command(a.Credential), g.Signal()
 }
 
 func (t *terminal) showAwaited(list []awaited) error {

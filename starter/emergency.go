@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -177,7 +178,7 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 	id := incident.ID(cmp.Or(e.name, defaultName()))
 	parts := e.declarations(ns, id, who)
 	if len(parts) > incident.MaxParts {
-		return usage("it is of %d credentials: begin several incidents, of %d at most", len(who), incident.MaxParts*incident.MaxCredentials)
+		return usage("it is of %s: begin several incidents, of %d at most", policy.Counted(len(who), "credential"), incident.MaxParts*incident.MaxCredentials)
 	}
 	for _, d := range parts {
 		if err := d.Validate(); err != nil {
@@ -234,7 +235,7 @@ func (e *emergency) drills(specs map[string]inventory.SignedSpec) error {
 // report begins an incident that nobody signs.
 func (t *terminal) report(ctx context.Context, c client.Client, e emergency, who []affected, input workflows.IncidentInput) error {
 	if len(who) > workflows.MaxUnsigned {
-		return usage("it is of %d credentials, and without a signature it may be of %d: add --sign KEY", len(who), workflows.MaxUnsigned)
+		return usage("it is of %s, and without a signature it may be of %d: add --sign KEY", policy.Counted(len(who), "credential"), workflows.MaxUnsigned)
 	}
 	input.Reason, input.Suspects = e.reason, map[string][]string{}
 	for _, a := range who {

@@ -71,6 +71,7 @@ func (s *standing) endWithoutReport(ctx context.Context, c client.Client, info *
 	if first := c.GetWorkflowHistory(ctx, id, run, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); first.HasNext() {
 		if event, err := first.Next(); err == nil {
 			e.asks = askedFor(event)
+			s.RequestedBy, s.Reason = plain(e.asks.RequestedBy), plain(e.asks.Reason)
 		}
 	}
 	if s.Phase == "" { // no worker says where it was: the index does
@@ -205,8 +206,11 @@ func (e *ending) rows() (rows [][]string) {
 
 // printEnded shows a run that Temporal ended.
 func (t *terminal) printEnded(w io.Writer, s standing) {
-	fmt.Fprintf(w, "%s  %s\n", t.bold(plain(s.Credential+": "+s.Ended.As)), outside.Text(s.Doing, 4*outside.MaxText))
+	fmt.Fprintf(w, "%s  %s\n", t.bold(plain(s.Credential+": "+s.Ended.As)), outside.Line(s.Doing, 4*outside.MaxText))
 	rows := [][]string{}
+	if by := s.Asked(); by != "" {
+		rows = append(rows, []string{"asked for by", by})
+	}
 	if s.Phase != "" {
 		rows = append(rows, []string{"in phase", string(s.Phase)})
 	}

@@ -219,7 +219,7 @@ func (l listing) check(ctx context.Context, c client.Client, entries []entry, no
 			}
 			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 				ID: "verify/" + uuid.NewString(), TaskQueue: workflows.TaskQueue, WorkflowExecutionTimeout: l.timeout,
-				StaticSummary: fmt.Sprintf("look up %d credentials", len(names)),
+				StaticSummary: "look up " + policy.Counted(len(names), "credential"),
 			}, workflows.Verify, workflows.VerifyInput{Credentials: names})
 			if err != nil {
 				return fmt.Errorf("verifying: %w", err)

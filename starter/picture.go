@@ -156,7 +156,7 @@ func (d *drawing) wrapped(label, text string, i ink, most int) []string {
 	if label == "" {
 		indent = 0
 	}
-	lines := strings.Split(ansi.Wrap(outside.Text(text, 4*outside.MaxText), d.width-indent, ""), "\n")
+	lines := strings.Split(ansi.Wrap(outside.Line(text, 4*outside.MaxText), d.width-indent, ""), "\n")
 	if len(lines) > most {
 		lines = lines[:most]
 		lines[most-1] = ansi.Truncate(lines[most-1], d.width-indent-1, "") + "…"

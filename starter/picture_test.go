@@ -144,8 +144,8 @@ func pictures() map[string]drawn {
 		d.status.WaitsFor, d.status.UnblockedBy = "the revoke gate: 3 must approve", "payments-owners, with approve; or reject"
 		d.status.Until = after(3100 + 3*day)
 		d.status.Gate = &policy.OpenGate{
-			Gate: inventory.GateRevoke, Needs: inventory.Approval{Count: 3}, OpenedAt: after(3100),
-			Approvals: []policy.Verdict{{By: "ann@example.com", Verified: true}, {By: "bob@example.com", Verified: true}},
+			Gate: inventory.GateRevoke, Needs: inventory.Approval{Count: 3, From: []string{"payments-owners"}, ApprovalExpires: inventory.Duration(24 * time.Hour)}, OpenedAt: after(3100),
+			Approvals: []policy.Verdict{approvedBy("ann@example.com", after(3100)), approvedBy("bob@example.com", after(3100)), approvedBy("eve@example.com", after(3100-2*day))},
 		}
 		d.status.Evidence = &policy.Evidence{Complete: true}
 	}
@@ -313,6 +313,10 @@ func pictures() map[string]drawn {
 		"nothing but ASCII": on(paper{width: 100, ascii: true}, running(workflows.PhaseOverlap, 36, 36+day, overlap)),
 		"colours":           on(paper{width: 100, colors: true}, running(workflows.PhaseRollback, 17, 18, rollback)),
 	}
+}
+
+func approvedBy(who string, at time.Time) policy.Verdict {
+	return policy.Verdict{Action: policy.Approve, Accepted: true, By: who, Verified: true, Groups: []string{"payments-owners"}, At: at}
 }
 
 // The pictures are kept in testdata/pictures: look at them when they change. -update writes them anew.

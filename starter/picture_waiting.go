@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -18,8 +17,9 @@ var timed = map[workflows.Phase]string{
 // waiting says what it takes to go on, who can do that, and how much time is left.
 func (d *drawing) waiting() section {
 	s := d.status
+	asked := d.wrapped("asked for by", s.Asked(), nil, 2)
 	if s.Report != nil {
-		return section{}
+		return section{asked, nil}
 	}
 	failing := ""
 	if s.Retrying != nil {
@@ -53,7 +53,10 @@ func (d *drawing) waiting() section {
 			rows = append(rows, d.row("quiet", d.bar(float64(quiet), float64(window), d.progress(), going)+"  "+span(quiet)+" of "+span(window)))
 		}
 	}
-	return section{rows}
+	if len(asked) == 0 {
+		return section{rows}
+	}
+	return section{slices.Concat(asked, rows), rows}
 }
 
 // gate shows the open gate with a mark for each approval that it needs.
@@ -63,15 +66,16 @@ func (d *drawing) gate() section {
 		return section{}
 	}
 	var by []string
-	for _, v := range g.Approvals {
+	valid := g.Valid(d.now)
+	for _, v := range valid {
 		by = append(by, v.Person())
 	}
-	has, needs := min(len(g.Approvals), 20), min(max(g.Needs.Count, 0), 20)
+	has, needs := min(len(valid), 20), min(max(g.Needs.Count, 0), 20)
 	marks := d.in(good, strings.Repeat("■ ", has)) + d.in(alert, strings.Repeat("□ ", max(0, needs-has)))
-	text := fmt.Sprintf("%s%d of %d approvals", marks, len(g.Approvals), g.Needs.Count)
+	text := marks + g.Progress(d.now)
 	if len(by) > 0 {
 		text += ": " + plain(strings.Join(by, ", "))
 	}
 	rows := []string{d.row(plain(string(g.Gate))+" gate", text)}
-	return section{append(rows, d.wrapped("approve with", fmt.Sprintf("keyturn approve %s --gate %s", d.status.Credential, g.Gate), strong, 3)...)}
+	return section{append(rows, d.wrapped("approve with", g.Command(d.status.Credential), strong, 3)...)}
 }

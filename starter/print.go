@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,14 +17,14 @@ import (
 	"github.com/keyturn/keyturn/workflows"
 )
 
-// plain is text from outside as a terminal may have it.
-func plain(s string) string { return outside.Text(s, outside.MaxText) }
+// plain is text from outside as a terminal may have it, on one line.
+func plain(s string) string { return outside.Line(s, outside.MaxText) }
 
 // show prints a result: for programs as JSON or YAML of the same shape, for people by the function.
 func (t *terminal) show(result any, table func(io.Writer)) error {
 	switch t.output {
 	case "json", "yaml":
-		text, err := json.MarshalIndent(result, "", "  ")
+		text, err := json.MarshalIndent(withLists(result), "", "  ")
 		if err == nil && t.output == "yaml" {
 			text, err = yaml.JSONToYAML(text)
 		}
@@ -155,6 +156,7 @@ func (t *terminal) printStatus(w io.Writer, s standing) {
 	if s.Retrying != nil {
 		add("failing", s.Retrying.String())
 	}
+	add("asked for by", s.Asked())
 	add("waits for", s.WaitsFor)
 	add("unblocked by", s.UnblockedBy)
 	if !s.Until.IsZero() {
@@ -173,8 +175,9 @@ func (t *terminal) printStatus(w io.Writer, s standing) {
 		add("evidence", s.Evidence.Describe())
 	}
 	if s.Gate != nil {
-		add("gate", fmt.Sprintf("%s: %d of %d approvals", s.Gate.Gate, len(s.Gate.Approvals), s.Gate.Needs.Count))
-		add("approve with", fmt.Sprintf("keyturn approve %s --gate %s", s.Credential, s.Gate.Gate))
+		add("gate", fmt.Sprintf("%s: %s", s.Gate.Gate, s.Gate.Progress(time.Now())))
+		add("approve with", s.Gate.Command(s.Credential))
+		add("or by signal", s.Gate.Signal())
 	}
 	add("no way back", s.NoWayBack)
 	for _, n := range s.Notices {
@@ -203,8 +206,41 @@ func remaining(until time.Time) string {
 	return left.String() + " left"
 }
 
+// printReported shows a rotation that has ended: its report, and what the status alone has.
+func (t *terminal) printReported(w io.Writer, s standing) {
+	t.printReport(w, *s.Report)
+	rows := [][]string{{"ended", clock(s.Report.EndedAt)}}
+	if by := s.Asked(); by != "" {
+		rows = append(rows, []string{"asked for by", by})
+	}
+	for _, wave := range s.Waves {
+		rows = append(rows, []string{"wave " + wave.Name, wave.State + ": " + strings.Join(wave.Instances, ", ")})
+	}
+	if s.Evidence != nil {
+		rows = append(rows, []string{"evidence", s.Evidence.Describe()})
+	}
+	for _, n := range s.Notices {
+		rows = append(rows, []string{"note", n})
+	}
+	columns(w, rows...)
+	if n := len(s.Timeline); n > 0 {
+		fmt.Fprintln(w)
+		printTimeline(w, withoutMessage(s.Timeline, *s.Report))
+	}
+}
+
+// withoutMessage is a timeline whose last line does not repeat the report's message.
+func withoutMessage(timeline []workflows.Moment, r workflows.Report) []workflows.Moment {
+	timeline = slices.Clone(timeline)
+	last := &timeline[len(timeline)-1]
+	if strings.HasPrefix(last.What, string(r.Outcome)+": ") {
+		last.What = string(r.Outcome)
+	}
+	return timeline
+}
+
 func (t *terminal) printReport(w io.Writer, r workflows.Report) {
-	fmt.Fprintf(w, "%s  %s\n", t.bold(plain(r.Credential+": "+string(r.Outcome))), outside.Text(r.Message, 4*outside.MaxText))
+	fmt.Fprintf(w, "%s  %s\n", t.bold(plain(r.Credential+": "+string(r.Outcome))), outside.Line(r.Message, 4*outside.MaxText))
 	columns(w, reportRows(r)...)
 }
 
@@ -233,7 +269,11 @@ func reportRows(r workflows.Report) [][]string {
 		rows = append(rows, []string{"left open", open})
 	}
 	for _, d := range r.Refusals {
-		rows = append(rows, []string{string(d.Reason), d.Message})
+		said := d.Message
+		if len(r.Refusals) == 1 && strings.HasPrefix(r.Message, said) {
+			said = "as said above"
+		}
+		rows = append(rows, []string{string(d.Reason), said})
 	}
 	return rows
 }

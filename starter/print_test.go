@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
@@ -42,4 +45,46 @@ func TestATerminalObeysNothingThatARotationSays(t *testing.T) {
 		assert.Equal(t, -1, strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }), name)
 		assert.Less(t, out.Len(), 64<<10, name)
 	}
+}
+
+func TestAReportIsPrintedOnceAndOnOneLine(t *testing.T) {
+	t.Parallel()
+	const message = "the worker does not take the spec: spec:1:2: a is not a known field"
+	report := workflows.Report{
+		Credential: "payments-api", Outcome: workflows.Refused, Message: message + "\nspec:1:9: b is not a known field",
+		Refusals: []policy.Decision{{Reason: policy.SpecRefused, Message: message}},
+	}
+	status := workflows.Status{
+		Credential: "payments-api", Phase: workflows.PhaseEnded, Doing: report.Message, RequestedBy: "ann", Reason: "quarterly",
+		Timeline: []workflows.Moment{{Phase: workflows.PhaseEnded, What: "refused: " + report.Message}}, Report: &report,
+	}
+	var out bytes.Buffer
+	require.NoError(t, (&terminal{output: "table", out: &out}).showStatus(standing{Status: status}))
+	assert.Equal(t, 1, strings.Count(out.String(), message), out.String())
+	assert.Contains(t, out.String(), "a is not a known field; spec:1:9: b is not a known field")
+	assert.NotContains(t, out.String(), `\n`)
+	assert.Contains(t, out.String(), "ann: quarterly")
+}
+
+func TestAGateSaysTheSameWhereverItIsShown(t *testing.T) {
+	t.Parallel()
+	expired := policy.Verdict{Action: policy.Approve, Accepted: true, By: "ann", Verified: true, Groups: []string{"owners"}, At: time.Now().Add(-time.Hour)}
+	valid := expired
+	valid.By, valid.At = "bob", time.Now()
+	status := workflows.Status{Credential: "payments-api", Gate: &policy.OpenGate{
+		Gate: inventory.GateRevoke, Approvals: []policy.Verdict{expired, valid},
+		Needs: inventory.Approval{Count: 2, Trust: inventory.TrustSigned, From: []string{"owners"}, ApprovalExpires: inventory.Duration(time.Minute)},
+	}}
+	var out bytes.Buffer
+	(&terminal{output: "table"}).printStatus(&out, standing{Status: status})
+	assert.Contains(t, out.String(), "revoke: 1 of 2 approved")
+	assert.Contains(t, out.String(), "keyturn approve payments-api --gate revoke --sign KEY")
+	waits := awaited{Credential: "payments-api"}
+	waits.complete(status, nil)
+	assert.Equal(t, 1, waits.Have)
+	assert.Equal(t, "keyturn approve payments-api --gate revoke --sign KEY", waits.Approve)
+	assert.Empty(t, waits.Signal)
+	status.Gate.Needs.Trust = inventory.TrustAny
+	waits.complete(status, nil)
+	assert.JSONEq(t, `{"gate":"revoke","by":"you"}`, waits.Signal)
 }

@@ -154,12 +154,12 @@ func (t *terminal) printScan(w io.Writer, r workflows.ScanReport) {
 		})
 	}
 	columns(w, rows...)
-	fmt.Fprintf(w, "\n%s: %d managed, %d unmanaged, %d orphaned; %d disabled but alive, %d over age. Matched with %d credentials.\n", t.bold("SCANNED"),
+	fmt.Fprintf(w, "\n%s: %d managed, %d unmanaged, %d orphaned; %d disabled but alive, %d over age. Matched with %s.\n", t.bold("SCANNED"),
 		r.Counts[string(policy.Managed)], r.Counts[string(policy.Unmanaged)], r.Counts[string(policy.Orphaned)],
-		r.Counts[string(policy.MarkDisabled)], r.Counts[string(policy.MarkOverAge)], r.Credentials)
+		r.Counts[string(policy.MarkDisabled)], r.Counts[string(policy.MarkOverAge)], policy.Counted(r.Credentials, "credential"))
 	for _, a := range r.Accounts {
 		if a.OutOfBounds > 0 {
-			fmt.Fprintf(w, "note: %d principals of account %s are outside of the bounds of the worker configuration, and were not looked at\n", a.OutOfBounds, a.Account)
+			fmt.Fprintf(w, "note: outside of the bounds of the worker configuration, and not looked at: %s of account %s\n", policy.Counted(a.OutOfBounds, "principal"), a.Account)
 		}
 	}
 	for _, n := range r.Notes {
@@ -235,7 +235,7 @@ func (t *terminal) emit(file string, report workflows.ScanReport, keys []policy.
 		return fmt.Errorf("writing the inventory: %w", err)
 	}
 	if !t.quiet {
-		fmt.Fprintf(t.err, "Wrote %s with %d credentials. Fill in each TODO, then: keyturn validate -f %s\n", file, principals, file)
+		fmt.Fprintf(t.err, "Wrote %s with %s. Fill in each TODO, then: keyturn validate -f %s\n", file, policy.Counted(principals, "credential"), file)
 	}
 	return nil
 }

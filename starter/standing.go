@@ -53,14 +53,13 @@ func (t *terminal) tellStatus(ctx context.Context, c client.Client, credential s
 
 func (t *terminal) showStatus(s standing) error {
 	return t.show(s, func(w io.Writer) {
-		if s.Ended != nil {
+		switch {
+		case s.Ended != nil:
 			t.printEnded(w, s)
-			return
-		}
-		t.printStatus(w, s)
-		if s.Report != nil {
-			fmt.Fprintln(w)
-			t.printReport(w, *s.Report)
+		case s.Report != nil:
+			t.printReported(w, s)
+		default:
+			t.printStatus(w, s)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/strictyaml"
 )
 
@@ -47,7 +48,7 @@ func newValidate(t *terminal) *cobra.Command {
 			if err := t.show(results, func(w io.Writer) {
 				for _, r := range results {
 					if r.Errors == nil {
-						fmt.Fprintf(w, "%s: inventory %s is valid, %d credentials\n", r.File, r.Inventory, r.Credentials)
+						fmt.Fprintf(w, "%s: inventory %s is valid, %s\n", r.File, r.Inventory, policy.Counted(r.Credentials, "credential"))
 					}
 					for _, a := range r.Advice {
 						fmt.Fprintln(w, "advice: "+outside.Text(a.String(), 4*outside.MaxText))

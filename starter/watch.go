@@ -192,7 +192,7 @@ func (v *documents) changed(p picture) error {
 	if p.heard.IsZero() {
 		return nil
 	}
-	text, err := json.Marshal(p.status)
+	text, err := json.Marshal(withLists(p.status))
 	if err != nil || bytes.Equal(text, v.last) {
 		return err
 	}

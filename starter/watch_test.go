@@ -279,5 +279,5 @@ func TestAnApproverCanCopyTheCommand(t *testing.T) {
 	t.Parallel()
 	d := pictures()["narrow gate"]
 	d.status.Gate = &policy.OpenGate{Gate: "revoke"}
-	assert.Contains(t, d.draw(d.now, d.paper), "keyturn approve payments-api --gate revoke\n")
+	assert.Contains(t, d.draw(d.now, d.paper), "keyturn approve payments-api --gate revoke --sign KEY\n")
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
@@ -49,7 +50,7 @@ func (i *incidentRun) unsigned() (bool, error) {
 	case len(names) == 0:
 		return false, errors.New(`it has no "declaration", and names no "credentials": write one of them; keyturn emergency does that for you`)
 	case len(names) > MaxUnsigned:
-		return false, fmt.Errorf("it names %d credentials, and nobody signed for it: without a signature it may be %d", len(names), MaxUnsigned)
+		return false, fmt.Errorf("it names %s, and nobody signed for it: without a signature it may be %d", policy.Counted(len(names), "credential"), MaxUnsigned)
 	case strings.TrimSpace(i.in.Reason) == "":
 		return false, errors.New(`it gives no "reason"`)
 	}

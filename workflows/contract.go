@@ -175,8 +175,11 @@ const FailedType = "RotationFailed"
 type Status struct {
 	Credential string `json:"credential"`
 	Owner      string `json:"owner,omitempty"`
-	Rotation   string `json:"rotation"`
-	Phase      Phase  `json:"phase"`
+	// RequestedBy is who asked for the run, and Reason why, as they say.
+	RequestedBy string `json:"requestedBy,omitempty"`
+	Reason      string `json:"reason,omitempty"`
+	Rotation    string `json:"rotation"`
+	Phase       Phase  `json:"phase"`
 	// Since is when the phase began.
 	Since time.Time `json:"since"`
 	// Doing says what is going on, WaitsFor what it takes to go on, and UnblockedBy who can do that.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
 )
 
 // The search attributes, as setup registers them.
@@ -151,7 +152,7 @@ func (r *rotation) keepShown(ctx workflow.Context) {
 
 func (r *rotation) show() {
 	r.stale = false
-	workflow.SetCurrentDetails(r.ctx, r.shown().Markdown())
+	workflow.SetCurrentDetails(r.ctx, r.shown().Markdown(workflow.Now(r.ctx)))
 }
 
 // shown is the status as it is shown.
@@ -160,11 +161,42 @@ func (r *rotation) shown() Status {
 	if s.NoWayBack = ""; !r.over() {
 		s.NoWayBack = r.noWayBack(workflow.Now(r.ctx))
 	}
+	if r.standpoint().NoWayBack != "" {
+		s.UnblockedBy = withoutRollback(s.UnblockedBy)
+	}
 	return s
 }
 
-// tell notifies people in the background; the run waits for it before it ends.
+// orRollback ends what a wait says of who can end it, where a rollback would.
+const orRollback = "; or: rollback"
+
+// withoutRollback takes the offer of a rollback away, which nobody would be granted.
+func withoutRollback(unblockedBy string) string {
+	for _, offer := range []string{orRollback, orRollback + ", which ends it", ", rollback"} {
+		if others, offered := strings.CutSuffix(unblockedBy, offer); offered {
+			return others
+		}
+	}
+	return unblockedBy
+}
+
+// Asked says who asked for the run, and why, as they say; empty when nobody did.
+func (s Status) Asked() string {
+	switch {
+	case s.RequestedBy == "":
+		return s.Reason
+	case s.Reason == "":
+		return s.RequestedBy
+	}
+	return s.RequestedBy + ": " + s.Reason
+}
+
+// tell notifies people in the background; the run waits for it before it ends. Without a spec that can be read nobody knows whom.
 func (r *rotation) tell(severity, what, subject, body string) {
+	unread := r.unread || r.credential.Name == "" || r.credential.Name != r.Status.Credential
+	if unread && workflow.GetVersion(r.ctx, "tells-by-a-spec", workflow.DefaultVersion, 1) >= 1 {
+		return
+	}
 	input := r.message(severity, what, subject, body)
 	r.background.Add(1)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
@@ -182,17 +214,32 @@ func (r *rotation) tell(severity, what, subject, body string) {
 // called again.
 func clip(s string) string { return outside.Lines(s, 1000) }
 
-// Markdown is the status as the Web UI shows it.
-func (s Status) Markdown() string {
+// Markdown is the status as the Web UI shows it: first whose it is, who asked, what it waits for, and how to decide.
+func (s Status) Markdown(now time.Time) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("### %s: %s", text(s.Credential), text(string(s.Phase)))
 	line("")
 	line("%s", text(s.Doing))
 	line("")
+	if s.Owner != "" {
+		line("- **Owner:** %s", text(s.Owner))
+	}
+	if by := s.Asked(); by != "" {
+		line("- **Asked for by:** %s", text(by))
+	}
 	if s.WaitsFor != "" {
 		line("- **Waits for:** %s", text(s.WaitsFor))
 		line("- **Unblocked by:** %s", text(s.UnblockedBy))
+	}
+	if g := s.Gate; g != nil {
+		line("- **%s gate:** %s", text(string(g.Gate)), g.Progress(now))
+		line("- **Approve with:** %s", code(g.Command(s.Credential)))
+		if signal := g.Signal(); signal != "" {
+			line("- **Or send the signal** %s **with:** %s", code(string(policy.Approve)), code(signal))
+		} else {
+			line("- **Or send the signal** %s **with** what that prints with %s", code(string(policy.Approve)), code("--print"))
+		}
 	}
 	if !s.Until.IsZero() {
 		line("- **Until:** %s", s.Until.UTC().Format(time.RFC3339))
@@ -225,7 +272,7 @@ func (s Status) Markdown() string {
 	if len(s.Timeline) > 0 {
 		line("")
 		for _, m := range s.Timeline {
-			line("1. %s %s", m.At.UTC().Format(time.TimeOnly), text(m.What))
+			line("1. %s %s", m.At.UTC().Format(time.DateTime), text(m.What))
 		}
 	}
 	return b.String()
@@ -235,6 +282,11 @@ func (s Status) Markdown() string {
 // colon, without which no address becomes a link.
 var markdown = strings.NewReplacer("\\", "\\\\", "`", "\\`", "*", "\\*", "_", "\\_", "[", "\\[", "]", "\\]", "<", "&lt;", ">", "&gt;",
 	"|", "\\|", "#", "\\#", "!", "\\!", "&", "&amp;", ":", "\\:", "~", "\\~", "^", "\\^", "$", "&#36;", "{", "\\{", "}", "\\}")
+
+// code is a text to be copied as it stands, which ends neither its span nor the line.
+func code(s string) string {
+	return "`" + strings.ReplaceAll(strings.Join(strings.Fields(clip(s)), " "), "`", "'") + "`"
+}
 
 // text makes a text safe inside Markdown: it neither formats nor breaks a line, which two spaces would, too.
 func text(s string) string { return markdown.Replace(strings.Join(strings.Fields(clip(s)), " ")) }

@@ -44,8 +44,7 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 	}
 	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
 	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
-	r.askFor(open, fmt.Sprintf("Approval needed: %s gate", g),
-		fmt.Sprintf("%s Approve with: keyturn approve %s --gate %s", doing, r.Status.Credential, g))
+	r.askFor(open, fmt.Sprintf("Approval needed: %s gate", g), doing+" "+open.How(r.Status.Credential)+".")
 
 	expires := func() time.Time { return time.Time{} }
 	if needs.RequestExpires > 0 {
@@ -53,7 +52,7 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 		expires = func() time.Time { return end }
 	}
 	passed := func() bool { return needless() || open.Passed(workflow.Now(r.ctx)) }
-	if err := r.wait(string(g)+" gate", expires, passed); err != nil {
+	if err := r.wait(open.Summary(), expires, passed); err != nil {
 		r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": err.Error()})
 		return nil, err
 	}
@@ -131,6 +130,6 @@ func (r *rotation) waitForEvidence() (missing string) {
 	}
 	missing = strings.Join(messages, "; ")
 	r.findable(PhaseEvidence)
-	r.waitFor(missing, "whoever runs the consumers named; or: rollback")
+	r.waitFor(missing, "whoever runs the consumers named"+orRollback)
 	return missing
 }

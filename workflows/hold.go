@@ -18,7 +18,7 @@ import (
 // was so have no signals to count from, and are not held.
 func (r *rotation) soak(i int, w policy.Wave) error {
 	end := r.Soak.Since.Add(w.Soak.Std())
-	r.waitFor("the wave's soak", "time; or: rollback")
+	r.waitFor("the wave's soak", "time"+orRollback)
 	if err := r.wait("soak of wave "+w.Name, func() time.Time { return end }, nil); err != nil || len(r.Soak.Signals) == 0 {
 		return err
 	}
@@ -48,7 +48,7 @@ func (r *rotation) holdForTraffic(w policy.Wave) error {
 	defer stop()
 	for !enough() {
 		r.enter(PhaseDeliver, "Held: "+why+".")
-		r.waitFor(fmt.Sprintf("%d requests in %s", b.MinTotal, b.Window), "traffic; when there is too little, whoever passes the hold gate, which opens then; or: rollback")
+		r.waitFor(fmt.Sprintf("%d requests in %s", b.MinTotal, b.Window), "traffic; when there is too little, whoever passes the hold gate, which opens then"+orRollback)
 		if err := r.wait("requests for the error budget", func() time.Time { return until }, enough); err != nil {
 			return err
 		}

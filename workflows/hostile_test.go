@@ -97,7 +97,7 @@ func (f *findings) watch(s *stage) {
 	s.env.SetOnLocalActivityCompletedListener(completed)
 	s.every(time.Minute, 4*time.Hour, func() {
 		if st := s.status(); st.Phase != "" {
-			f.markdown(st.Markdown())
+			f.markdown(st.Markdown(s.env.Now()))
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
@@ -231,7 +232,7 @@ func (i *incidentRun) turn(ctx workflow.Context) {
 // prove sees who declared the incident.
 func (i *incidentRun) prove() error {
 	if len(i.in.More) >= incident.MaxParts {
-		return fmt.Errorf("it has %d declarations: at most %d, of %d credentials each", len(i.in.More)+1, incident.MaxParts, incident.MaxCredentials)
+		return fmt.Errorf("it has %s: at most %d, of %d credentials each", policy.Counted(len(i.in.More)+1, "declaration"), incident.MaxParts, incident.MaxCredentials)
 	}
 	for _, one := range append([]signed.Envelope{i.in.Declaration}, i.in.More...) {
 		declared, err := i.proved(i.ctx, one)

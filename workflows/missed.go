@@ -18,7 +18,7 @@ func watchingDisabled(c inventory.Credential) step {
 func (r *rotation) soakDisabled(lasts time.Duration, waitsFor string) (enabled bool, err error) {
 	r.enter(PhaseDisableSoak, "The retiring key is disabled; watching whether anybody misses it.")
 	end := workflow.Now(r.ctx).Add(lasts)
-	r.waitFor(waitsFor, "time; or: rollback")
+	r.waitFor(waitsFor, "time"+orRollback)
 	var seen policy.Decision
 	stop := r.watchDisabled(&seen)
 	missed := func() bool { return seen.Reason == policy.RetiringMissed }

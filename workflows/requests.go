@@ -116,7 +116,11 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			defer r.background.Done()
 			why := r.lookBackFor(ctx, policy.Rollback)
 			if v := r.decide(policy.Rollback, policy.Request{ID: "cancel", By: "whoever cancelled the run", Reason: "the run was cancelled"}, nil, why); !v.Accepted {
-				r.notice("the run was cancelled, which was not taken: %s", v.Message)
+				then := ""
+				if v.Reason == policy.SignatureNeeded {
+					then = fmt.Sprintf(". Turn back with: keyturn rollback %s --reason … --sign KEY", r.Status.Credential)
+				}
+				r.notice("the run was cancelled, which was not taken: %s%s", v.Message, then)
 			}
 		})
 	})

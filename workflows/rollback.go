@@ -159,7 +159,7 @@ func (r *rotation) redeliver(instances []string) error {
 		return err
 	}
 	if !result.Decision.OK {
-		return fmt.Errorf("%d instances are not back on the retiring key: %s", len(result.Stragglers)+result.More, result.Decision.Message)
+		return fmt.Errorf("not back on the retiring key: %s: %s", policy.Counted(len(result.Stragglers)+result.More, "instance"), result.Decision.Message)
 	}
 	return nil
 }

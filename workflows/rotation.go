@@ -95,6 +95,7 @@ func (r *rotation) accept(by any) error {
 	}
 	var accepted activities.Accepted
 	if err := r.ask(accepting, by, r.in.Spec, &accepted); err != nil {
+		r.unread = isType(err, activities.TypeSpec)
 		return refusal(err, "the worker does not take the spec")
 	}
 	r.Queue, r.Signer = issuerQueue(r.credential, accepted), signed.Signer{Name: accepted.Signer, Key: accepted.SignerKey}
@@ -190,7 +191,7 @@ func (r *rotation) issue() error {
 		r.note("%s taken back from a rotation that did not end", strings.Join(r.Plan.TakeBack, ", "))
 	}
 	if len(r.Plan.Discard) > 0 {
-		r.waitFor("what earlier rotations left to be quiet before it is destroyed", "time; or: rollback")
+		r.waitFor("what earlier rotations left to be quiet before it is destroyed", "time"+orRollback)
 		var d policy.Decision
 		if err := r.step(discarding(r.credential), act.Discard, r.acting(), &d); err != nil {
 			return err

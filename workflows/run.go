@@ -46,6 +46,7 @@ type rotation struct {
 	lookedBack time.Time
 	onlyOn     string
 	unproved   []*unproved
+	unread     bool // no worker could read the spec
 	// converged is the key that an emergency has seen everybody on last.
 	converged string
 	// takeover is by what the next run is the emergency of the credential; nil while nothing is exposed.
@@ -70,6 +71,7 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	// Which rotation it is does not stand in an input.
 	r.Status.Credential, r.Status.Rotation = name, cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID) // the test environment knows no first run
 	r.Report.Rotation = r.Status.Rotation
+	r.Status.RequestedBy, r.Status.Reason = clip(in.RequestedBy), clip(in.Reason)
 	r.read(in.Spec)
 	workflow.Go(r.ctx, r.keepShown)
 	if err := r.listen(ctx); err != nil {

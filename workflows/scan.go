@@ -222,7 +222,7 @@ func survey[T any](s *scan, byAccount map[string][]T, input func([]T) activities
 				defer all.Done()
 				var answers []policy.Declared
 				if err := s.ask(ctx, surveying, account, act.Survey, input(batch), &answers); err != nil {
-					s.note("%d credentials could not be looked at: %s", len(batch), cause(err))
+					s.note("%s could not be looked at: %s", policy.Counted(len(batch), "credential"), cause(err))
 					return
 				}
 				declared = append(declared, answers...)
@@ -263,7 +263,7 @@ func (s *scan) account(ctx workflow.Context, account activities.Account, seen *A
 		for _, k := range page.Keys {
 			s.add(s.declarations.Judge(k, maxAge, workflow.Now(ctx)))
 		}
-		s.show(fmt.Sprintf("Scanning %s: %d keys so far.", account.Name, seen.Keys))
+		s.show(fmt.Sprintf("Scanning %s: %s so far.", account.Name, policy.Counted(seen.Keys, "key")))
 	}
 }
 

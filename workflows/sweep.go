@@ -109,14 +109,14 @@ func (s *sweep) credentials() (more bool, err error) {
 				defer all.Done()
 				var swept activities.Swept
 				if err := s.ask(ctx, surveying, account, act.Sweep, activities.SweepInput{Entries: batch, RetryAfter: retryAfter}, &swept); err != nil {
-					s.tell("%d credentials from %s on could not be looked at: %s", len(batch), batch[0].Credential, cause(err))
+					s.tell("%s from %s on could not be looked at: %s", policy.Counted(len(batch), "credential"), batch[0].Credential, cause(err))
 					return
 				}
 				s.report.Credentials += swept.Credentials
 				s.report.Add(swept.Findings...)
 				s.report.Saw(swept.Steps)
 				s.debts = append(s.debts, swept.Debts...)
-				workflow.SetCurrentDetails(ctx, fmt.Sprintf("### Sweep\n\nLooked at %d credentials, %d findings so far.", s.report.Credentials, s.report.Total()))
+				workflow.SetCurrentDetails(ctx, fmt.Sprintf("### Sweep\n\nLooked at %s, %s so far.", policy.Counted(s.report.Credentials, "credential"), policy.Counted(s.report.Total(), "finding")))
 			})
 		}
 	}
@@ -202,7 +202,7 @@ func (s *sweep) takeUp() {
 	own, _ := workflow.NewDisconnectedContext(s.ctx)
 	for i, d := range s.debts {
 		if i == mostTakenUp {
-			s.tell("%d more retired keys are taken up by the next sweeps", len(s.debts)-mostTakenUp)
+			s.tell("taken up by the next sweeps: %s", policy.Counted(len(s.debts)-mostTakenUp, "more retired key"))
 			return
 		}
 		ctx := workflow.WithChildOptions(own, workflow.ChildWorkflowOptions{

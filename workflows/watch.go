@@ -140,7 +140,7 @@ func (r *rotation) pause() error {
 	if err := r.enableInPause(); err != nil {
 		return err
 	}
-	r.waitFor("error budget, checks and keys to be well again", "whoever can mend the cause; or: rollback")
+	r.waitFor("error budget, checks and keys to be well again", "whoever can mend the cause"+orRollback)
 	err := r.step(awaitingHealth(r.credential), act.AwaitHealth, r.watching(), nil)
 	gone := isType(err, activities.TypeGone)
 	if err != nil && !gone {

@@ -73,7 +73,7 @@ func (r *rotation) wave(i int, w policy.Wave) error {
 // deliverTo brings the incoming key to one wave. It has converged when that ends well, and soaks.
 func (r *rotation) deliverTo(i int, w policy.Wave) error {
 	r.Status.Waves[i].State = waveDelivering
-	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances; or: rollback")
+	r.waitFor("every instance of wave "+w.Name+" to attest the incoming key and to pass its check", "whoever runs these instances"+orRollback)
 	input := activities.WaveInput{Rotation: *r.acting(), Key: r.Status.Incoming, Wave: w.Name, Instances: w.Instances}
 	var result activities.WaveResult
 	if err := r.step(delivering(r.credential, w.Name), act.DeliverWave, &input, &result); err != nil {

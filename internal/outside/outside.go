@@ -29,6 +29,11 @@ func Text(s string, limit int) string { return written(s, limit, "") }
 // Lines is Text for what may have several lines, as joined errors do: their ends stay.
 func Lines(s string, limit int) string { return written(s, limit, "\n") }
 
+// Line is Text for what may have several lines where one is wanted: "; " stands between them.
+func Line(s string, limit int) string {
+	return Text(strings.ReplaceAll(strings.Trim(s, "\n"), "\n", "; "), limit)
+}
+
 // Cut is s cut to limit bytes at a character, with nothing in the place of what is gone. It bounds a name that must stay one.
 func Cut(s string, limit int) string {
 	if len(s) <= limit {

@@ -47,6 +47,12 @@ func TestLinesKeepTheirEnds(t *testing.T) {
 	assert.Equal(t, "a\n…", outside.Lines("a\nbcdefg", 5))
 }
 
+func TestLinesBecomeOne(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, `spec:1:1: a is wrong; spec:2:1: b is\tnot`, outside.Line("spec:1:1: a is wrong\nspec:2:1: b is\tnot\n", 100))
+	assert.Equal(t, "a; b…", outside.Line("a\nbcdefgh", 7))
+}
+
 func TestANameIsCutAtACharacter(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, "short", outside.Cut("short", 5))

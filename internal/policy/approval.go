@@ -311,7 +311,7 @@ func acceptance(action Action, v Verdict, r Request, s Standpoint) string {
 	switch action {
 	case Approve:
 		have := len(approvedBy(append(s.Gate.Approvals, v), s.Now, s.Gate.Needs))
-		return fmt.Sprintf("%d of %s of the %s gate", have, count(s.Gate.Needs.Count, "approval"), v.Gate)
+		return fmt.Sprintf("%d of %s of the %s gate", have, Counted(s.Gate.Needs.Count, "approval"), v.Gate)
 	case Reject:
 		if v.Gate == inventory.GateSignoff {
 			return "the rotation ends as refused; nothing was changed"

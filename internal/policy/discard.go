@@ -71,7 +71,7 @@ func MayDiscardAll(c inventory.Credential, f Facts, unwanted []key.Ref) Decision
 			return d
 		}
 	}
-	return allow("%s may be destroyed", count(len(unwanted), "unwanted key"))
+	return allow("%s may be destroyed", Counted(len(unwanted), "unwanted key"))
 }
 
 // Spared tells whether a key that a rotation which did not end brought to consumers is neither gone on with nor discarded: it is

@@ -299,7 +299,7 @@ func (e *examination) workers() {
 		e.failed(CheckWorkers, "no answer of "+strings.Join(e.i.Silent, ", "),
 			"see whether they hang or were killed within the last minutes; in that case run doctor again a little later")
 	default:
-		e.ok(CheckWorkers, "%s of build %s%s", count(current, "worker"), e.i.Build, others(builds, e.i.Build))
+		e.ok(CheckWorkers, "%s of build %s%s", Counted(current, "worker"), e.i.Build, others(builds, e.i.Build))
 	}
 }
 

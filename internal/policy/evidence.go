@@ -190,7 +190,7 @@ func MayDeliverNext(wave []Instance, to key.Ref) Decision {
 			return refuse(CheckFailing, "%s fails its check: %s", i.Name(), i.Unhealthy)
 		}
 	}
-	return allow("%s on key %s, and well", count(len(wave), "instance"), to.KeyID)
+	return allow("%s on key %s, and well", Counted(len(wave), "instance"), to.KeyID)
 }
 
 // IsBack judges a rollback's delivery: every instance attests the retiring key again. One that is not
@@ -199,7 +199,7 @@ func IsBack(wave []Instance, to key.Ref) Decision {
 	for _, d := range converged(wave, key.Ref{}, to) {
 		return d
 	}
-	return allow("%s on key %s again", count(len(wave), "instance"), to.KeyID)
+	return allow("%s on key %s again", Counted(len(wave), "instance"), to.KeyID)
 }
 
 // MayPromote judges whether CURRENT may move to the incoming key: it is live, staged and works, the retiring
@@ -276,7 +276,7 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 		return allow("nobody is asked")
 	}
 	if n := len(approvedBy(approvals, f.At, *needs)); n < needs.Count {
-		return refuse(ApprovalsMissing, "%d of %s of the %s gate are valid now", n, count(needs.Count, "approval"), gate)
+		return refuse(ApprovalsMissing, "%d of %s of the %s gate are valid now", n, Counted(needs.Count, "approval"), gate)
 	}
 	return allow("the %s gate is passed", gate)
 }
@@ -344,7 +344,7 @@ func (e Evidence) Describe() string {
 		return fmt.Sprintf("incomplete: %s", e.Missing[0].Message)
 	}
 	text := fmt.Sprintf("%s on the incoming key, none on the retiring one, which is quiet since %s",
-		count(len(e.Instances), "instance"), e.QuietSince.UTC().Format(time.RFC3339))
+		Counted(len(e.Instances), "instance"), e.QuietSince.UTC().Format(time.RFC3339))
 	if e.Unseen {
 		text += " as far as attestations tell: the issuer tells of no use of it, so one approval more is asked for"
 	}

@@ -157,7 +157,7 @@ func Ambiguous(f Facts, adopt []string) Decision {
 		left = slices.Delete(left, at, at+1)
 	}
 	if tooMany {
-		return refuse(AmbiguousOrphan, "keys %v all may come from %s: destroy at the issuer those that are not in use", claimed, count(len(f.Metadata.Intents), "interrupted mint"))
+		return refuse(AmbiguousOrphan, "keys %v all may come from %s: destroy at the issuer those that are not in use", claimed, Counted(len(f.Metadata.Intents), "interrupted mint"))
 	}
 	return allow("each orphan has a mint of its own")
 }

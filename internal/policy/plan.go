@@ -260,7 +260,7 @@ func impassable(c inventory.Credential, f Facts, cannotApprove func(inventory.Ap
 	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
 		if a := Needs(c, gate, unseen); a != nil {
 			if why := cannotApprove(*a); why != "" {
-				no = append(no, refuse(TrustNotVerifiable, "the %s gate asks for %s with trust %q: %s", gate, count(a.Count, "approval"), a.Trust, why))
+				no = append(no, refuse(TrustNotVerifiable, "the %s gate asks for %s with trust %q: %s", gate, Counted(a.Count, "approval"), a.Trust, why))
 			}
 		}
 	}
@@ -318,7 +318,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	}
 	no = append(no, Unclear(f, c.Adopt)...)
 	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
-		add(SlotsFull, "the issuer allows %d keys and has %d: %s; destroy one that is not in use", f.Capabilities.Slots, kept, describeKeys(f, standings))
+		add(SlotsFull, "the issuer allows %s and has %d: %s; destroy one that is not in use", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings))
 	}
 	return no
 }

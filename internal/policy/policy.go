@@ -122,8 +122,8 @@ func named(wrong []Decision) []Decision {
 	return append(slices.Clone(wrong[:maxNamed]), refuse(wrong[maxNamed].Reason, "and %d more", more))
 }
 
-// count says how many there are of something: "1 approval", "2 approvals".
-func count(n int, thing string) string {
+// Counted says how many there are of something: "1 approval", "2 approvals".
+func Counted(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
 	}

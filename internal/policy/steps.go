@@ -29,7 +29,7 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 	switch r := plan.Resume; {
 	case r == nil:
 		add("issue", destroyIncoming, "mint a key for %s and store it as PENDING", strings.Join(principals(f, plan), ", "))
-		add("issue", destroyIncoming, "try the incoming key: issuer self-test where there is one, %s", count(len(c.Verify), "smoke test"))
+		add("issue", destroyIncoming, "try the incoming key: issuer self-test where there is one, %s", Counted(len(c.Verify), "smoke test"))
 	case r.IsCurrent():
 		add("promote", "move the labels back", "go on with rotation %s, which did not end: its key %s is CURRENT", r.Rotation, r.Incoming.KeyID)
 	default:
@@ -91,7 +91,7 @@ func traffic(c inventory.Credential) string {
 	if gate := c.Approvals.For(inventory.GateHold); gate != nil && gate.Count > 0 {
 		then = "wait for " + approvers(*gate) + " at the hold gate"
 	}
-	return fmt.Sprintf(", and until there were %s; when there were too few for %s, %s", count(b.MinTotal, "request"), cmp.Or(b.MaxHold, inventory.DefaultMaxHold), then)
+	return fmt.Sprintf(", and until there were %s; when there were too few for %s, %s", Counted(b.MinTotal, "request"), cmp.Or(b.MaxHold, inventory.DefaultMaxHold), then)
 }
 
 func redelivery(plan Plan) string {
@@ -109,7 +109,7 @@ func approvers(a inventory.Approval) string {
 	if len(a.From) > 0 {
 		who = strings.Join(a.From, " or ")
 	}
-	return count(a.Count, "approval") + " from " + who
+	return Counted(a.Count, "approval") + " from " + who
 }
 
 func principals(f Facts, plan Plan) []string {

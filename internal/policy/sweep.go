@@ -189,7 +189,7 @@ func (s *sweeping) again() string {
 		}
 	}
 	if full {
-		return fmt.Sprintf("no rotation begins, since the issuer allows %d keys and has %d: %s; destroy one that is not in use, and %s", f.Capabilities.Slots, kept, describeKeys(f, standings), rotate)
+		return fmt.Sprintf("no rotation begins, since the issuer allows %s and has %d: %s; destroy one that is not in use, and %s", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings), rotate)
 	}
 	return rotate
 }
@@ -325,7 +325,7 @@ func (s *sweeping) instances() {
 		}
 	}
 	for _, consumer := range sortedKeys(drifted) {
-		s.find(FoundDrift, consumer, fmt.Sprintf("%s on another key than CURRENT, which is %s: %s", count(len(drifted[consumer]), "instance"), ref.KeyID, some(drifted[consumer])),
+		s.find(FoundDrift, consumer, fmt.Sprintf("%s on another key than CURRENT, which is %s: %s", Counted(len(drifted[consumer]), "instance"), ref.KeyID, some(drifted[consumer])),
 			"let them load their key again; a key that was put there by hand belongs into the store")
 	}
 	for _, consumer := range sortedKeys(silent) {

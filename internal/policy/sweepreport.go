@@ -69,7 +69,7 @@ func (r *SweepReport) Add(list ...Finding) {
 
 // Summary counts what was found, and where.
 func (r SweepReport) Summary() string {
-	return fmt.Sprintf("%s at %s, %d new", count(r.Total(), "finding"), count(r.Credentials, "credential"), r.New)
+	return fmt.Sprintf("%s at %s, %d new", Counted(r.Total(), "finding"), Counted(r.Credentials, "credential"), r.New)
 }
 
 // Total counts the findings.

@@ -11,6 +11,7 @@ import (
 	"github.com/gomarkdown/markdown/parser"
 	"github.com/stretchr/testify/assert"
 
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
@@ -26,9 +27,10 @@ func rendered(details string) string {
 func shown(text string) workflows.Status {
 	ref := key.Ref{KeyID: text}
 	return workflows.Status{
-		Credential: text, Phase: workflows.Phase(text), Doing: "Held: " + text, WaitsFor: text, UnblockedBy: text, Until: time.Unix(0, 0),
+		Credential: text, Phase: workflows.Phase(text), Doing: "Held: " + text, Owner: text, RequestedBy: text, Reason: text, WaitsFor: text, UnblockedBy: text, Until: time.Unix(0, 0),
 		Retiring: ref, Incoming: ref, NoWayBack: text, Evidence: &policy.Evidence{Missing: []policy.Decision{{Message: text}}},
 		Waves: []workflows.WaveStatus{{Name: text, Instances: []string{text}, State: text}}, Notices: []string{text},
+		Gate:     &policy.OpenGate{Gate: inventory.Gate(text), Needs: inventory.Approval{Trust: inventory.TrustAny}},
 		Timeline: []workflows.Moment{{Phase: workflows.Phase(text), What: text}},
 	}
 }
@@ -64,6 +66,6 @@ func FuzzCurrentDetails(f *testing.F) {
 		if len(text) > 2000 || strings.TrimSpace(text) == "" {
 			return
 		}
-		assert.Equal(t, tags(rendered(shown("word").Markdown())), tags(rendered(shown(text).Markdown())), "%q", text)
+		assert.Equal(t, tags(rendered(shown("word").Markdown(time.Now()))), tags(rendered(shown(text).Markdown(time.Now()))), "%q", text)
 	})
 }

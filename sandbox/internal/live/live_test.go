@@ -105,7 +105,7 @@ func TestViewShows(t *testing.T) {
 		has   []string
 		lacks []string
 	}{
-		"how to approve at the gate":           {gate(), []string{"revoke gate is open: it has 0 of 1 approvals", "keyturn approve payments-api --gate revoke"}, nil},
+		"how to approve at the gate":           {gate(), []string{"revoke gate is open: 0 of 1 approved", "keyturn approve payments-api --gate revoke"}, nil},
 		"nothing of approving before the gate": {overlap(), nil, []string{"keyturn approve"}},
 		"lost requests in red":                 {lost, []string{red + "requests sent 1234, refused 3", red + "  checkout-b"}, []string{red + "  checkout-a"}},
 		"a good end":                           {ended(workflows.Completed), []string{bold + "payments-api: completed", "It is over."}, []string{red}},

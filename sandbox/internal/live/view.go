@@ -100,7 +100,7 @@ func lines(s State) []line {
 	}
 	if st.Gate != nil {
 		add("")
-		list = append(list, line{text: fmt.Sprintf("The %s gate is open: it has %d of %d approvals. Approve with", st.Gate.Gate, len(st.Gate.Approvals), st.Gate.Needs.Count), strong: true})
+		list = append(list, line{text: fmt.Sprintf("The %s gate is open: %s. Approve with", st.Gate.Gate, st.Gate.Progress(time.Now())), strong: true})
 		for _, way := range s.Approve {
 			list = append(list, line{text: "  " + way, whole: true})
 		}

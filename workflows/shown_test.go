@@ -1,0 +1,173 @@
+package workflows_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/workflows"
+)
+
+func TestARollbackIsOfferedOnlyWhereItWouldBeTaken(t *testing.T) {
+	t.Parallel()
+	lacking := func(s *script) {
+		s.answers["GatherEvidence"] = func(n int) (any, error) {
+			if n == 1 {
+				return policy.Evidence{Missing: []policy.Decision{no(policy.EvidenceLacking)}}, nil
+			}
+			return nil, nil
+		}
+	}
+	for name, c := range map[string]struct {
+		place   string
+		after   time.Duration
+		prepare func(*script)
+		offered bool
+	}{
+		"in a soak": {"canary soaking", inFirstSoak, func(*script) {}, true},
+		"in a soak, without a way back": {"canary soaking", inFirstSoak, func(s *script) {
+			s.plan.CanRollBack = false
+		}, false},
+		"in the overlap": {"overlap", inOverlap, func(*script) {}, true},
+		"in the overlap, without a way back": {"overlap", inOverlap, func(s *script) {
+			s.plan.CanRollBack = false
+		}, false},
+		"in the soak after disabling": {"disable-soak", inDisableSoak, lacking, true},
+		"in the soak after disabling, once the way back has ended": {"disable-soak", inDisableSoak, func(s *script) {
+			s.plan.RetiringExpires, s.plan.WayBackEnds = s.env.Now().Add(30*time.Hour), s.env.Now().Add(inOverlap+time.Minute)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			c.prepare(s)
+			looked := false
+			s.in(c.place, c.after, func() {
+				looked = true
+				shown := s.status()
+				assert.Equal(t, c.offered, shown.NoWayBack == "")
+				if c.offered {
+					assert.Contains(t, shown.UnblockedBy, "rollback")
+				} else {
+					assert.NotContains(t, shown.UnblockedBy, "rollback")
+					assert.NotEmpty(t, shown.UnblockedBy)
+				}
+			})
+			s.approveAt(atGate)
+			s.run()
+			assert.True(t, looked)
+		})
+	}
+}
+
+func TestAStatusSaysWhoAskedAndWhyAlsoInTheNextRun(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.crowd("canary soaking", inFirstSoak)
+	next := s.fills()
+	next.RequestedBy, next.Reason = "ann", "quarterly *review*" // as continue-as-new hands on what a run was begun with
+
+	s = newScript(t)
+	looked := false
+	s.in("overlap", inOverlap, func() {
+		looked = true
+		assert.Equal(t, "ann: quarterly *review*", s.status().Asked())
+		assert.Contains(t, s.status().Markdown(s.env.Now()), `**Asked for by:** ann\: quarterly \*review\*`)
+	})
+	s.approveAt(atGate)
+	s.goesOn(next)
+	assert.True(t, looked)
+}
+
+func TestNobodyIsToldByASpecThatNobodyHasRead(t *testing.T) {
+	t.Parallel()
+	t.Run("since no worker can", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.answers["Accept"] = func(int) (any, error) {
+			return nil, temporal.NewNonRetryableApplicationError("reading spec: owner is not a known field", activities.TypeSpec, nil)
+		}
+		assert.Equal(t, policy.SpecRefused, s.run().Reason)
+		assert.Empty(t, s.notes)
+	})
+	s := newScript(t)
+	gone := temporal.NewNonRetryableApplicationError("gone", activities.TypeLeft, nil)
+	s.env.OnActivity(act.Resolve, mock.Anything, mock.Anything).Return(inventory.SignedSpec{}, gone)
+	s.env.ExecuteWorkflow(workflows.Rotation, workflows.RotationInput{Credential: "payments-api"})
+	require.NoError(t, s.env.GetWorkflowError())
+	assert.Empty(t, s.notes)
+	assert.Empty(t, s.status().Notices)
+	var report workflows.Report
+	require.NoError(t, s.env.GetWorkflowResult(&report))
+	assert.Equal(t, policy.LeftInventory, report.Reason)
+}
+
+func TestThePageSaysFirstHowToDecide(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.Approvals.Revoke.Count = 2
+	looked := false
+	s.in("revoke-gate", atGate, func() {
+		s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil)
+	})
+	s.in("revoke-gate", atGate+time.Minute, func() {
+		looked = true
+		page := s.status().Markdown(s.env.Now())
+		first, _, _ := strings.Cut(page, "**Retiring key")
+		for _, says := range []string{
+			"**Owner:** payments@example.com", "**Asked for by:** ann\\: test", "**Waits for:** the revoke gate", "**revoke gate:** 1 of 2 approved",
+			"`keyturn approve payments-api --gate revoke`", "`{\"gate\":\"revoke\",\"by\":\"you\"}`",
+		} {
+			assert.Contains(t, first, says)
+		}
+		assert.Regexp(t, `(?m)^1\. \d{4}-\d\d-\d\d \d\d:\d\d:\d\d `, page)
+		require.NotEmpty(t, s.notes)
+		asked := s.notes[len(s.notes)-1].Body
+		assert.Contains(t, asked, "Approve with: keyturn approve payments-api --gate revoke; or send the signal approve with: {\"gate\":\"revoke\",\"by\":\"you\"}")
+		s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "bob"}, nil)
+	})
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.True(t, looked)
+}
+
+// Behind a signed gate, whoever may cancel the run may not turn it back; they are told who may, and how.
+func TestACancelThatTakesASignatureNamesTheCommand(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.Approvals.Revoke.Trust, s.credential.Approvals.Revoke.From = inventory.TrustSigned, []string{"owners"}
+	s.env.OnActivity(act.Prove, mock.Anything, mock.Anything).Return(func(ctx context.Context, in activities.ProveInput) ([]policy.Proof, error) {
+		info := activity.GetInfo(ctx)
+		proof := policy.Proof{By: signed.Signer{Name: "ann"}, Groups: []string{"owners"}, Request: policy.SignedRequest{
+			Action: policy.Approve, Nonce: "n", SignedAt: s.env.Now(),
+			Bound: policy.Bound{
+				Namespace: info.Namespace, Workflow: info.WorkflowExecution.ID, Run: info.WorkflowExecution.RunID, Rotation: info.WorkflowExecution.RunID,
+				Gate: inventory.GateRevoke, Evidence: "digest", Retiring: retiring.KeyID, Incoming: incoming.KeyID,
+			},
+		}}
+		return []policy.Proof{proof}, nil
+	})
+	s.in("revoke-gate", atGate, func() {
+		assert.Contains(t, s.status().Markdown(s.env.Now()), "`keyturn approve payments-api --gate revoke --sign KEY`")
+		s.ask(policy.Approve, policy.Request{Signed: &signed.Envelope{Body: []byte(`{}`), Signature: "ann's"}}, func(v policy.Verdict) { assert.True(t, v.Accepted, v.Message) })
+	})
+	looked := false
+	s.in("disable-soak", inDisableSoak, s.env.CancelWorkflow)
+	s.in("disable-soak", inDisableSoak+time.Minute, func() {
+		looked = true
+		assert.Contains(t, fmt.Sprint(s.status().Notices), "Turn back with: keyturn rollback payments-api --reason … --sign KEY")
+	})
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.True(t, looked)
+}
