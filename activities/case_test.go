@@ -213,6 +213,8 @@ func (c *crashCase) run(step string) {
 		c.execute(step, activities.ProveInput{Spec: c.spec, Decisions: []signed.Envelope{{}}}, nil)
 	case "Accounts", "LatestSweep", "SweepAstray", "SweepSigners", "Diagnose":
 		c.execute(step, nil, nil)
+	case "ReadAudit":
+		c.execute(step, activities.AuditInput{Credential: "payments-api"}, nil)
 	case "ListApplied":
 		c.execute(step, activities.ListAppliedInput{Limit: 10}, nil)
 	case "ScanAccount":

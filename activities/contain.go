@@ -259,7 +259,7 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 			return Destroyed{}, err
 		}
 	}
-	return a.dead(ctx, s, in.Rotation, facts, in.Key, d)
+	return a.dead(ctx, s, in.Rotation, facts, in.Key, map[string]string{"decision": d.Message}, d)
 }
 
 // ending notes that a key is about to be destroyed of which there is no record, so that nobody takes it for one that never was. One that

@@ -117,8 +117,8 @@ func carries(in reflect.Type) bool {
 	if in.Kind() != reflect.Struct {
 		return false
 	}
-	_, embeds := in.FieldByName("Rotation")
-	return embeds || in == reflect.TypeFor[activities.Rotation]()
+	field, has := in.FieldByName("Rotation")
+	return has && field.Anonymous || in == reflect.TypeFor[activities.Rotation]()
 }
 
 // fieldsOf lists the fields of an input, those of the embedded Rotation among them.

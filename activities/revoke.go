@@ -45,7 +45,7 @@ func (a *Activities) GatherEvidence(ctx context.Context, in EvidenceInput) (poli
 	}
 	events := told(ctx, in.Events, s.spec.Credential.Name, a.Now())
 	if e.Complete {
-		events = append(events, a.event(ctx, in.Rotation, s, audit.EvidenceComplete, e.Digest, map[string]string{"evidence": e.Describe()}))
+		events = append(events, a.event(ctx, in.Rotation, s, audit.EvidenceComplete, e.Digest, map[string]string{"evidence": e.Describe(), "digest": e.Digest}))
 	}
 	return e, forTemporal(a.Audit.Append(ctx, events...))
 }
@@ -146,13 +146,13 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	if !mine.DisabledAt.IsZero() {
 		return d, nil
 	}
-	return d, a.markDisabled(ctx, s, in.Rotation, mine, nonces(approvals))
+	return d, a.markDisabled(ctx, s, in.Rotation, mine, approvals)
 }
 
 // markDisabled records that keyturn disabled the retiring key, which it began then, and notes it in its metadata: one that
 // has the note is in the record.
-func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, disabling key.Owned, approvals []string) error {
-	begun, on := disabling.DisablingAt, map[string]string{"evidence": disabling.DisablingEvidence}
+func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, disabling key.Owned, approvals []policy.Verdict) error {
+	begun, on := disabling.DisablingAt, onApprovals(approvals, map[string]string{"evidence": disabling.DisablingEvidence})
 	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDisabled, occasion(r.Retiring, begun), on)); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, disa
 		if !mine.DisablingAt.Equal(begun) {
 			return notYet("another worker has just enabled key "+r.Retiring.KeyID+"; looking again", 0)
 		}
-		mine.DisabledAt, mine.Approvals = now, with(mine.Approvals, approvals)
+		mine.DisabledAt, mine.Approvals = now, with(mine.Approvals, nonces(approvals))
 		return nil
 	})
 	if err != nil {
@@ -300,6 +300,18 @@ func (a *Activities) shows(ctx context.Context, s *site, ref key.Ref, want key.S
 	}
 }
 
+// onApprovals adds to what an event says who approved, by this worker's own proof, as far as anybody had to.
+func onApprovals(approvals []policy.Verdict, detail map[string]string) map[string]string {
+	var who []string
+	for _, v := range approvals {
+		who = append(who, v.Person())
+	}
+	if len(who) > 0 {
+		detail["approved"] = strings.Join(who, ", ")
+	}
+	return detail
+}
+
 // nonces name the approvals that are used up by disabling.
 func nonces(approvals []policy.Verdict) []string {
 	var ids []string
@@ -383,12 +395,13 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 			return Destroyed{}, err
 		}
 	}
-	return a.dead(ctx, s, in.Rotation, facts, in.Retiring, d)
+	return a.dead(ctx, s, in.Rotation, facts, in.Retiring, onApprovals(approvals, map[string]string{"decision": d.Message}), d)
 }
 
 // dead records that a key is destroyed, and proves that it is refused.
-func (a *Activities) dead(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref, d policy.Decision) (Destroyed, error) {
-	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDestroyed, ref.KeyID, map[string]string{"key": ref.KeyID, "decision": d.Message})); err != nil {
+func (a *Activities) dead(ctx context.Context, s *site, r Rotation, facts policy.Facts, ref key.Ref, why map[string]string, d policy.Decision) (Destroyed, error) {
+	why["key"] = ref.KeyID
+	if err := a.Audit.Append(ctx, a.event(ctx, r, s, audit.KeyDestroyed, ref.KeyID, why)); err != nil {
 		return Destroyed{}, err
 	}
 	probe, err := a.probe(ctx, s, facts, ref)

@@ -25,7 +25,7 @@ func (t *terminal) complete(root *cobra.Command) {
 		"gate":    fixed(string(inventory.GateSignoff), string(inventory.GateRevoke), string(inventory.GateHold)),
 		"suspect": fixed(suspectRetiring, suspectIncoming, suspectBoth),
 	}
-	named := []string{"plan", "rotate", "emergency", "status", "approve", "reject", "extend", "rollback"}
+	named := []string{"plan", "rotate", "emergency", "status", "approve", "reject", "extend", "rollback", "audit"}
 	for _, cmd := range root.Commands() {
 		if slices.Contains(named, cmd.Name()) {
 			cmd.ValidArgsFunction = t.credentials

@@ -97,6 +97,7 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 		newReject(t),
 		newExtend(t),
 		newRollback(t),
+		newAudit(t),
 		newVersion(t),
 	)
 	t.complete(root)

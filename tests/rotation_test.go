@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"encoding/json"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,69 @@ func TestGatewayRotation(t *testing.T) {
 	const early = 5 // events of the approval before its gate
 	assert.LessOrEqual(t, len(s.history().Events), 100+early, "a history of two waves and one approval is short")
 	assert.Equal(t, "rotation.ended", s.trail()[len(s.trail())-1])
+	s.audited(report)
+}
+
+// audited holds what audit tells of the rotation that ended against its report and the audit file, with a worker and without one.
+func (s *stage) audited(report workflows.Report) {
+	s.t.Helper()
+	type record struct {
+		Rotations []struct {
+			Outcome   string
+			Decisions []struct {
+				By               string
+				Proved, Accepted bool
+			}
+			Evidence struct{ Digest, Says string }
+			Keys     []struct {
+				Key                          string
+				Disabled, Destroyed, Refused *struct{ At time.Time }
+			}
+		}
+		Events []struct{ ID, Type, Source string }
+		Unread []string
+	}
+	ask := func(more ...string) (r record) {
+		out, code := s.starter(append([]string{"audit", credential, "-o", "json"}, more...)...)
+		require.Zero(s.t, code, out)
+		require.NoError(s.t, json.Unmarshal([]byte(out), &r), out)
+		require.Len(s.t, r.Rotations, 1)
+		told := r.Rotations[0]
+		assert.Equal(s.t, string(report.Outcome), told.Outcome)
+		assert.Equal(s.t, report.EvidenceDigest, told.Evidence.Digest)
+		assert.Contains(s.t, told.Evidence.Says, "on the incoming key, none on the retiring one")
+		taken := told.Decisions[len(told.Decisions)-1]
+		assert.True(s.t, taken.Accepted && !taken.Proved && taken.By == "ann", "%+v", taken)
+		for _, k := range told.Keys {
+			if k.Key == report.Retiring.KeyID {
+				assert.True(s.t, k.Disabled != nil && k.Destroyed != nil && k.Refused != nil, "%+v", k)
+			}
+		}
+		return r
+	}
+	whole := ask()
+	file := 0
+	for _, e := range whole.Events {
+		if e.Source == "file" {
+			file++
+		}
+	}
+	assert.Len(s.t, whole.Events, file, "each event of the history is the file's: %+v", whole.Events)
+	assert.Len(s.t, s.trail(), file)
+	out, code := s.starter("audit", credential)
+	require.Zero(s.t, code, out)
+	assert.Contains(s.t, out, "approved by")
+	out, code = s.starter("audit", "nobody")
+	assert.Equal(s.t, 4, code, out)
+	out, code = s.starter("audit", credential, "--rotation", "none")
+	assert.Equal(s.t, 4, code, out)
+
+	s.worker.end(syscall.SIGKILL)
+	alone := ask("--timeout", "2s") // a worker that has just died still counts as one that polls
+	for _, e := range alone.Events {
+		assert.Equal(s.t, "history", e.Source)
+	}
+	assert.NotEmpty(s.t, alone.Unread)
 }
 
 // A rollback in the overlap brings everybody back to the retiring key, and destroys the incoming one.

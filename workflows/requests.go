@@ -245,7 +245,7 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 	} else {
 		workflow.GetLogger(r.ctx).Warn("decision not taken", "action", string(action), "reason", string(v.Reason), "message", v.Message)
 	}
-	r.happened(kind, map[string]string{"action": string(action), "by": v.Person(), "why": v.Why, "verdict": v.Message, "id": v.ID})
+	r.happened(kind, map[string]string{"action": string(action), "gate": string(v.Gate), "by": v.Person(), "why": v.Why, "verdict": v.Message, "id": v.ID})
 	r.refresh()
 	return v
 }

@@ -17,6 +17,9 @@ import (
 // lockEvery is how often a sink asks for the lock that another worker holds.
 const lockEvery = 5 * time.Millisecond
 
+// lockSuffix makes the name of the lock file.
+const lockSuffix = ".lock"
+
 // File is a Sink that keeps events in a file of JSON lines. Two workers on one host may share it. The
 // file may be renamed at any time (by logrotate): the next event begins a new one.
 type File struct {
@@ -35,7 +38,7 @@ func OpenFile(path string) (*File, error) {
 	f := &File{
 		path: path,
 		turn: make(chan struct{}, 1),
-		lock: flock.New(path+".lock", flock.SetPermissions(0o600)),
+		lock: flock.New(path+lockSuffix, flock.SetPermissions(0o600)),
 	}
 	file, err := f.open()
 	if err != nil {

@@ -47,27 +47,39 @@ func Read(path string) (Trail, error) {
 }
 
 // ReadFrom is Read for a stream. Its memory is bounded by the events, whatever the lines are.
-func ReadFrom(r io.Reader) (Trail, error) {
-	var trail Trail
+func ReadFrom(r io.Reader) (trail Trail, err error) {
 	seen := map[string]bool{}
+	trail.Damaged, err = scan(r, func(e Event) {
+		if !seen[e.ID] {
+			seen[e.ID] = true
+			trail.Events = append(trail.Events, e)
+		}
+	})
+	if err != nil {
+		return Trail{}, err
+	}
+	return trail, nil
+}
+
+// scan hands over each event of a stream, repetitions too, and returns the lines that are none.
+func scan(r io.Reader, take func(Event)) (damaged []Damage, err error) {
 	lines := bufio.NewReaderSize(r, 64<<10)
 	for number := 1; ; number++ {
 		line, length, err := nextLine(lines)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return Trail{}, err
+			return nil, err
 		}
 		last := err != nil
 		switch e, bad := parse(line, length); {
 		case bad != "" && last:
-			trail.Damaged = append(trail.Damaged, Damage{Line: number, What: "is cut off: the writer was interrupted, or is at work"})
+			damaged = append(damaged, Damage{Line: number, What: "is cut off: the writer was interrupted, or is at work"})
 		case bad != "":
-			trail.Damaged = append(trail.Damaged, Damage{Line: number, What: bad})
-		case e.ID != "" && !seen[e.ID]:
-			seen[e.ID] = true
-			trail.Events = append(trail.Events, e)
+			damaged = append(damaged, Damage{Line: number, What: bad})
+		case e.ID != "":
+			take(e)
 		}
 		if last {
-			return trail, nil
+			return damaged, nil
 		}
 	}
 }

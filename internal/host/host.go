@@ -210,6 +210,7 @@ func Register(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Verify)
 	r.RegisterWorkflow(workflows.Scan)
 	r.RegisterWorkflow(workflows.Doctor)
+	r.RegisterWorkflow(workflows.Audit)
 	r.RegisterWorkflow(workflows.Sweep)
 }
 
