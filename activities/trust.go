@@ -86,7 +86,8 @@ func (a *Activities) parse(body []byte) (inventory.Spec, error) {
 		return spec, fmt.Errorf("reading spec: %w: %w", ErrSpec, err)
 	}
 	if spec.Generation > a.Now().Add(farAhead).UnixMilli() {
-		return spec, fmt.Errorf("reading spec: %w: its generation %d lies in the future", ErrSpec, spec.Generation)
+		return spec, fmt.Errorf("reading spec: %w: it is signed at %s (its generation), which is more than %s ahead: set right the clock of whoever signed it, and sign again", ErrSpec,
+			time.UnixMilli(spec.Generation).UTC().Format(time.RFC3339), inventory.Duration(farAhead))
 	}
 	return spec, nil
 }

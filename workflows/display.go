@@ -130,10 +130,16 @@ func (r *rotation) became(k KeyRole, s KeyState) {
 	r.Status.Keys = append(r.Status.Keys, KeyMoment{At: workflow.Now(r.ctx), Key: k, State: s})
 }
 
-// notice adds what everybody who looks should know; repeated ones and those past a bound are dropped.
+// maxNotices bounds what is kept of them: the first ones, and the last.
+const maxNotices = 50
+
+// notice adds what everybody who looks should know, once.
 func (r *rotation) notice(format string, args ...any) {
 	text := clip(fmt.Sprintf(format, args...))
-	if len(r.Status.Notices) < 50 && !slices.Contains(r.Status.Notices, text) {
+	if !slices.Contains(r.Status.Notices, text) {
+		if len(r.Status.Notices) == maxNotices {
+			r.Status.Notices = slices.Delete(r.Status.Notices, maxNotices/2, maxNotices/2+1)
+		}
 		r.Status.Notices = append(r.Status.Notices, text)
 	}
 	r.refresh()
@@ -160,6 +166,11 @@ func (r *rotation) shown() Status {
 	s := r.Status
 	if s.NoWayBack = ""; !r.over() {
 		s.NoWayBack = r.noWayBack(workflow.Now(r.ctx))
+	}
+	unknown := workflow.GetUnhandledSignalNames(r.ctx)
+	slices.Sort(unknown)
+	for _, name := range unknown[:min(len(unknown), 5)] {
+		s.Notices = append(slices.Clip(s.Notices), clip(fmt.Sprintf("a signal %q was sent, which no rotation takes: it takes approve, reject, extend and rollback", name)))
 	}
 	if r.standpoint().NoWayBack != "" {
 		s.UnblockedBy = withoutRollback(s.UnblockedBy)

@@ -70,6 +70,16 @@ func TestRequests(t *testing.T) {
 		s.approveAt(atGate + 2*time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
+	t.Run("a signal of a name that nobody takes is told of", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		s.in("overlap", inOverlap, func() { s.env.SignalWorkflow("Approve", policy.Request{Gate: "revoke", By: "ann"}) })
+		s.in("revoke-gate", atGate, func() {
+			assert.Contains(t, fmt.Sprint(s.status().Notices), `a signal "Approve" was sent, which no rotation takes`)
+		})
+		s.approveAt(atGate)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
 	t.Run("no overlap is extended past the day on which the incoming key is to be rotated", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)

@@ -180,7 +180,7 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 		case said.Action != action:
 			return no(OtherAction, "it is signed to %s, and was sent to %s", said.Action, action)
 		case said.SignedAt.After(s.Now.Add(clockSkew)):
-			return no(TooLate, "it is signed in the future: set the clock right")
+			return no(TooLate, "%s", ahead(said.SignedAt, s.Now))
 		}
 	}
 	if reason, why := misplaced(action, s); why != "" {

@@ -87,7 +87,7 @@ func Settle(spec inventory.Spec, f Facts, retired string, cannotApprove func(inv
 	}
 	s.Plan.Refusals = impassable(c, f, cannotApprove)
 	if f.Metadata.Generation > spec.Generation {
-		no(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec", spec.Generation, f.Metadata.Generation)
+		no(StaleSpec, "%s", stale(spec, f.Metadata))
 	}
 	k, live := f.Live(retired)
 	current, _ := f.Version(key.Current)

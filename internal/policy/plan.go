@@ -114,6 +114,13 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 	return plan
 }
 
+// stale says of which generation a spec is, and by which one a key was issued already.
+func stale(spec inventory.Spec, m key.Metadata) string {
+	signed := func(generation int64) string { return time.UnixMilli(generation).UTC().Format(time.RFC3339) }
+	return fmt.Sprintf("the spec is of generation %d (signed %s), and a key was already issued with generation %d (%s): use the newer spec. If this one is newer, the clock of who signed it is behind: set it right, and sign again",
+		spec.Generation, signed(spec.Generation), m.Generation, signed(m.Generation))
+}
+
 // retires tells whether the plan is to retire this key: the one in CURRENT, or that was so before the rotation that it goes
 // on with.
 func (p Plan) retires(ref key.Ref, standing Standing) bool {
@@ -202,8 +209,7 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 		add(Held, "%s", f.Held)
 	}
 	if f.Metadata.Generation > spec.Generation {
-		add(StaleSpec, "the spec is of generation %d, and a key was already issued with generation %d: use the newer spec",
-			spec.Generation, f.Metadata.Generation)
+		add(StaleSpec, "%s", stale(spec, f.Metadata))
 	}
 	no = append(no, keyRefusals(c, f, plan, standings)...)
 	if f.Capabilities.ReportsUsage && c.QuietWindow.Std() < f.Capabilities.UsageLag {

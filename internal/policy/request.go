@@ -104,6 +104,12 @@ type Proof struct {
 // clockSkew is how far ahead the clock of a signer may be.
 const clockSkew = 5 * time.Minute
 
+// ahead says that something was signed in the future, and by whose clock.
+func ahead(signed, now time.Time) string {
+	return fmt.Sprintf("it is signed at %s, which is %s ahead: set right the clock of whoever signed it, and sign again",
+		signed.UTC().Format(time.RFC3339), inventory.Duration(signed.Sub(now).Round(time.Second)))
+}
+
 // mismatch says how a decision is bound to something else than here; empty when it fits.
 func (b Bound) mismatch(here Bound) (VerdictReason, string) {
 	for _, c := range []struct {
@@ -143,7 +149,7 @@ func (p Proof) Binds(here Bound, now time.Time) (Verdict, string) {
 		return v, why
 	}
 	if r.SignedAt.After(now.Add(clockSkew)) {
-		return v, "it is signed in the future"
+		return v, ahead(r.SignedAt, now)
 	}
 	return v, ""
 }
