@@ -125,8 +125,8 @@ func forTemporal(err error) error {
 	return temporal.NewApplicationErrorWithOptions(capText(err.Error()), TypePassing, temporal.ApplicationErrorOptions{NextRetryDelay: wantedAfter(err)})
 }
 
-// longestAskedFor bounds how long a peer may have us wait.
-const longestAskedFor = time.Hour
+// longestAskedFor bounds how long a peer may have an attempt wait: a run's end waits for it. Who is to be told is tried again for longer.
+const longestAskedFor = time.Minute
 
 // wantedAfter is after how long a peer wants to be asked again; zero where it does not say.
 func wantedAfter(err error) time.Duration { return min(providers.After(err), longestAskedFor) }

@@ -164,7 +164,11 @@ func (a *Activities) bringIn(ctx context.Context, s *site, in ImportInput, bundl
 		return imported, err
 	}
 	if !d.OK {
-		err := fmt.Errorf("%w: %s; the issuer has the key, and it is not CURRENT: mend that, and import it again", ErrRefused, d.Message)
+		now := "it is not CURRENT"
+		if current, _ := facts.Version(key.Current); current.ID != "" && current.ID == wanted.Key.StoreVersion {
+			now = "it is CURRENT, as before"
+		}
+		err := fmt.Errorf("%w: %s; the issuer has the key, and %s: mend that, and import it again", ErrRefused, d.Message, now)
 		return imported, errors.Join(err, s.unstage(ctx, facts, wanted.Key))
 	}
 	for _, missing := range policy.Unattested(facts.Instances, wanted.Key) {

@@ -131,6 +131,11 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if principal != "" && !slices.Contains(s.principals, principal) {
 		return ref, ends, fmt.Errorf("%w: %q is not its principal", ErrSpec, principal)
 	}
+	beside, err := s.beside(ctx, facts)
+	if err != nil {
+		return ref, ends, err
+	}
+	defer beside.Close()
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.MintIntended, token, nil)); err != nil {
 		return ref, ends, err
 	}
@@ -157,7 +162,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		return ref, ends, err
 	}
 	defer issued.Bundle.Close()
-	if err := s.fits(issued.Bundle); err != nil {
+	if err := s.fits(beside.With(issued.Bundle)); err != nil {
 		return ref, ends, fmt.Errorf("key %s, which was minted just now, was given to nobody, and the next rotation destroys it: %w", issued.Key.KeyID, err)
 	}
 	if err := s.mayWrite(ctx); err != nil { // else PENDING could become a key that another run destroys as an orphan
@@ -172,6 +177,26 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		StoreVersion: version, Fingerprint: issued.Bundle.Fingerprint(),
 	}, []key.Intent{intent})
 	return ref, issued.Key.ExpiresAt, err
+}
+
+// beside is what the secret has beside the key, and a version of the next key will have, too; nothing where nobody asks for it.
+func (s *site) beside(ctx context.Context, facts policy.Facts) (secret.Bundle, error) {
+	current, stored := facts.Version(key.Current)
+	if !stored || !s.asksWhatFits() {
+		return secret.Bundle{}, nil
+	}
+	b, err := s.foreign(ctx, current.ID)
+	if errors.Is(err, providers.ErrNotFound) { // it has no value
+		return secret.Bundle{}, nil
+	}
+	return b, err
+}
+
+// asksWhatFits tells whether a consumer or a test may not take every key.
+func (s *site) asksWhatFits() bool {
+	can := func(carries any) bool { _, is := carries.(providers.Fitter); return is }
+	return slices.ContainsFunc(s.verify, func(c providers.Check) bool { return can(c) }) ||
+		slices.ContainsFunc(s.consumers, func(c consumer) bool { return can(c.target) })
 }
 
 // fits tells whether all consumers, and the tests of the key, would get it as it was minted.

@@ -105,7 +105,6 @@ const longestFinding = 600
 func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full func(environment string) int, out *Swept) {
 	declared, s, facts := a.survey(ctx, signed, true)
 	if declared.Problem != "" {
-		a.recordCutOff(ctx, e.Credential, declared.Run, nil, "")
 		owner := ""
 		if peek, err := signed.Peek(); err == nil {
 			owner = peek.Credential.Owner

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/namespace"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -94,7 +95,7 @@ func audited(ctx context.Context, c client.Client, ns string, of workflows.Audit
 		return r, exit(exitNotFound, fmt.Errorf("nothing is known of %s; not read: %s", cmp.Or(soughtRotation(of.Rotation), fmt.Sprintf("%q", of.Credential)), cmp.Or(strings.Join(r.Unread, "; "), "nothing")))
 	}
 	if without := gone(r.Events, runs); len(without) > 0 {
-		unread("the histories of %d rotations, which are not there any more, such as %s: told from the audit file alone", len(without), without[len(without)-1])
+		unread("the histories of %s, which are not there any more, such as %s: told from the audit file alone", policy.Counted(len(without), "rotation"), without[len(without)-1])
 	}
 	if kept, err := namespace.Retention(ctx, c, ns); err == nil && !answer.Recorded {
 		unread("whatever ended longer than %s ago: Temporal keeps no history for longer", kept)
@@ -127,10 +128,10 @@ func notRead(answer workflows.AuditAnswer, why string) (unread []string) {
 		add("%d older events of the audit file, for which there is no room; name a rotation with --rotation", answer.Left)
 	}
 	if answer.Damaged > 0 {
-		add("%d damaged lines of the audit file: of whom they told nobody knows", answer.Damaged)
+		add("%s of the audit file, damaged: of whom they told nobody knows", policy.Counted(answer.Damaged, "line"))
 	}
 	if answer.Renamed > 0 {
-		add("%d older files beside the audit file, which were renamed away", answer.Renamed)
+		add("%s beside the audit file, renamed away", policy.Counted(answer.Renamed, "older file"))
 	}
 	add("the audit files of other workers than %s, which answered, where they have files of their own", answer.Worker)
 	return unread
@@ -298,8 +299,11 @@ func (d decided) verb() string {
 
 func (d decided) text() string {
 	proof := "unverified"
-	if d.Proved {
-		proof = "by a signature that was verified"
+	switch {
+	case d.Proved:
+		proof = "by a signature that the worker verified which acted on it"
+	case d.Signed:
+		proof = "by a signature, as the run says"
 	}
 	if len(d.Groups) > 0 {
 		proof += ", of " + strings.Join(d.Groups, ", ")

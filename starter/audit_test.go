@@ -199,8 +199,11 @@ func TestAFileAloneAnswersWhatAnAuditorAsksFirst(t *testing.T) {
 		Probe: "refused by all", Approved: "ann@example.com",
 	})
 	assert.Equal(t, []string{"r1"}, gone(r.Events, nil))
+	forged := recordOf([]audit.Event{told(audit.DecisionAccepted, 5*time.Minute, map[string]string{"action": "approve", "gate": "revoke", "by": "ann@example.com", "id": "v1"})})
+	assert.Contains(t, printed(forged), "ann@example.com (by a signature, as the run says)", "anybody who writes to the namespace may have told it")
+	assert.False(t, forged.Rotations[0].Decisions[0].Proved)
 	shown := printed(r)
-	assert.Contains(t, shown, "approved by   ann@example.com (by a signature that was verified)")
+	assert.Contains(t, shown, "approved by   ann@example.com (by a signature that the worker verified which acted on it)")
 	assert.Contains(t, shown, "not taken     approve by eve (unverified)")
 }
 
@@ -244,7 +247,7 @@ func TestWhatAWorkerLeavesOutIsSaid(t *testing.T) {
 		"cut, damaged, renamed and broken off": {
 			workflows.AuditAnswer{Worker: "w1", Recorded: true, Problem: "denied", Excerpt: audit.Excerpt{Left: 3, Damaged: 2, Renamed: 1}}, "", []string{
 				"all of the audit file of worker w1: denied", "3 older events of the audit file, for which there is no room; name a rotation with --rotation",
-				"2 damaged lines of the audit file: of whom they told nobody knows", "1 older files beside the audit file, which were renamed away", others,
+				"2 lines of the audit file, damaged: of whom they told nobody knows", "1 older file beside the audit file, renamed away", others,
 			},
 		},
 	} {

@@ -48,7 +48,9 @@ type decided struct {
 	Action string    `json:"action"`
 	Gate   string    `json:"gate,omitempty"`
 	By     string    `json:"by"`
-	// Proved: by a signature that a worker verified, as the run says; what the worker itself acted on is said with the key.
+	// Signed: by a signature, as the run says, which whoever may write to the namespace may forge. Proved: the worker that ended a key says
+	// that it verified it.
+	Signed bool `json:"signed"`
 	// Otherwise By is what somebody claims.
 	Proved   bool     `json:"proved"`
 	Groups   []string `json:"groups,omitempty"`
@@ -133,6 +135,8 @@ func about(e audit.Event) string {
 func keyOf(e audit.Event) string {
 	role := ""
 	switch e.Type {
+	case audit.KeyImported:
+		role = audit.Imported
 	case audit.KeyIssued, audit.KeyVerified, audit.KeyPromoted, audit.KeyDiscarded:
 		role = audit.Incoming
 	case audit.KeyDisabled, audit.KeyEnabled, audit.KeyMissed, audit.KeyDestroyed, audit.ProbeRefused, audit.ProbeAccepted, audit.LabelsRestored:
@@ -182,9 +186,23 @@ func summarize(events []recorded, runs []*pastRun) []summary {
 	all := make([]summary, 0, len(order))
 	for _, s := range order {
 		slices.SortStableFunc(s.Decisions, func(a, b decided) int { return a.At.Compare(b.At) })
+		s.proves()
 		all = append(all, *s)
 	}
 	return all
+}
+
+// proves tells which approvals the worker says that it verified, which ended a key on them: in its own file, since a history may say anything.
+func (s *summary) proves() {
+	for i, d := range s.Decisions {
+		s.Decisions[i].Proved = d.Signed && d.Accepted && d.Action == string(policy.Approve) && slices.ContainsFunc(s.Keys, func(k keyRecord) bool {
+			ended := k.Destroyed
+			if ended == nil {
+				ended = k.Disabled
+			}
+			return ended != nil && ended.Source == fromFile && slices.Contains(strings.Split(k.Approved, ", "), d.By)
+		})
+	}
 }
 
 // lived adds a run; they come in their order.
@@ -300,7 +318,7 @@ const unproved = " (unverified)"
 func decidedBy(e recorded) decided {
 	by, claimed := strings.CutSuffix(e.Detail["by"], unproved)
 	return decided{
-		At: e.Time, Action: e.Detail["action"], Gate: e.Detail["gate"], By: by, Proved: !claimed, Accepted: e.Type == audit.DecisionAccepted,
+		At: e.Time, Action: e.Detail["action"], Gate: e.Detail["gate"], By: by, Signed: by != "" && !claimed, Accepted: e.Type == audit.DecisionAccepted,
 		Why: e.Detail["why"], Verdict: e.Detail["verdict"], Source: e.Source,
 	}
 }
@@ -308,7 +326,7 @@ func decidedBy(e recorded) decided {
 func decisionOf(v policy.Verdict) decided {
 	by, _ := strings.CutSuffix(v.Person(), unproved)
 	return decided{
-		At: v.At, Action: string(v.Action), Gate: string(v.Gate), By: by, Proved: v.Verified, Groups: v.Groups, Accepted: v.Accepted,
+		At: v.At, Action: string(v.Action), Gate: string(v.Gate), By: by, Signed: v.Verified, Groups: v.Groups, Accepted: v.Accepted,
 		Why: v.Why, Verdict: v.Message, Source: fromHistory,
 	}
 }

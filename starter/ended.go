@@ -201,7 +201,7 @@ func (e *ending) rows() (rows [][]string) {
 	for _, d := range e.Refusals {
 		rows = append(rows, []string{string(d.Reason), d.Message})
 	}
-	return append(rows, []string{"go on with", e.Next})
+	return append(rows, []string{"go on with", e.Next + "  (and -f FILE, where it is not applied)"})
 }
 
 // printEnded shows a run that Temporal ended.

@@ -64,6 +64,20 @@ func newPlan(t *terminal) *cobra.Command {
 
 // isRunning tells whether a rotation of the credential runs now; not being able to tell counts as no.
 func isRunning(ctx context.Context, c client.Client, credential string) bool {
+	return latestStatus(ctx, c, credential) == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
+}
+
+// wasCutOff tells whether the latest rotation ended without having come to its end, so that the next one goes on from there.
+func wasCutOff(ctx context.Context, c client.Client, credential string) bool {
+	_, cutOff := endings[latestStatus(ctx, c, credential)]
+	return cutOff
+}
+
+// latestStatus is that of the latest rotation; none where there was none, or nobody can tell.
+func latestStatus(ctx context.Context, c client.Client, credential string) enumspb.WorkflowExecutionStatus {
 	described, err := c.DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
-	return err == nil && described.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
+	if err != nil {
+		return enumspb.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED
+	}
+	return described.GetWorkflowExecutionInfo().GetStatus()
 }

@@ -45,7 +45,7 @@ func newRotate(t *terminal) *cobra.Command {
 				return err
 			}
 			// The worker judges it as well, by its own clock: of a rotation that was begun in another way.
-			if d := policy.MayStart(credential, policy.Start{Now: now}, false, time.Now()); !d.OK && !isRunning(ctx, c, args[0]) {
+			if d := policy.MayStart(credential, policy.Start{Now: now}, wasCutOff(ctx, c, args[0]), time.Now()); !d.OK && !isRunning(ctx, c, args[0]) {
 				return exit(exitRefused, fmt.Errorf("nothing was begun: %s", d.Message))
 			}
 			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{

@@ -27,10 +27,10 @@ func newValidate(t *terminal) *cobra.Command {
 				return err
 			}
 			type checked struct {
-				File        string `json:"file"`
-				Inventory   string `json:"inventory,omitempty"`
-				Credentials int    `json:"credentials"`
-				Errors      any    `json:"errors,omitempty"`
+				File        string            `json:"file"`
+				Inventory   string            `json:"inventory,omitempty"`
+				Credentials int               `json:"credentials"`
+				Errors      strictyaml.Errors `json:"errors,omitempty"`
 				// Advice is no error.
 				Advice strictyaml.Errors `json:"advice,omitempty"`
 			}
@@ -40,7 +40,7 @@ func newValidate(t *terminal) *cobra.Command {
 				inv, err := t.load(file)
 				if err != nil {
 					problems = append(problems, err)
-					results = append(results, checked{File: file, Errors: details(err)})
+					results = append(results, checked{File: file, Errors: wrongIn(file, err)})
 					continue
 				}
 				results = append(results, checked{File: file, Inventory: inv.Name, Credentials: len(inv.Credentials), Advice: inv.Advice})
@@ -86,4 +86,13 @@ func details(err error) any {
 		return list
 	}
 	return err.Error()
+}
+
+// wrongIn are the errors of a file; that it cannot be read is one, too.
+func wrongIn(file string, err error) strictyaml.Errors {
+	var all strictyaml.Errors
+	if errors.As(err, &all) {
+		return all
+	}
+	return strictyaml.Errors{{File: file, Line: 1, Column: 1, What: err.Error()}}
 }

@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"os/signal"
 	"os/user"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
-
-	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/connection"
@@ -24,6 +25,8 @@ import (
 	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers/all"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 type importOptions struct {
@@ -91,6 +94,9 @@ func importKey(ctx context.Context, o importOptions, credential string, errOut i
 	if err != nil {
 		return none, usage(err)
 	}
+	if err := asTheirOwner(config, os.Geteuid()); err != nil {
+		return none, usage(err)
+	}
 	temporal, err := o.temporal.Options()
 	if err != nil {
 		return none, usage(err)
@@ -116,6 +122,29 @@ func importKey(ctx context.Context, o importOptions, credential string, errOut i
 		Spec: packed, Run: strings.ToLower(rand.Text()), KeyID: o.keyID, Unattested: o.unattested, By: whoami(),
 		Read: func(fields []string) (secret.Bundle, error) { return readKey(o.fd, fields, errOut) },
 	})
+}
+
+// asTheirOwner refuses to let root replace files of the user as whom worker and gateway run: they could not read them any more.
+func asTheirOwner(config *workerconfig.Config, me int) error {
+	if me != 0 {
+		return nil // who may not write them will be told
+	}
+	files := []string{config.Audit.File}
+	for _, name := range slices.Sorted(maps.Keys(config.Accounts)) {
+		if has, is := config.Accounts[name].Settings.(interface{ Files() []string }); is {
+			files = append(files, has.Files()...)
+		}
+	}
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			continue // it is made, or is none
+		}
+		if owner, is := info.Sys().(*syscall.Stat_t); is && owner.Uid != 0 {
+			return fmt.Errorf("%s belongs to user %d, and would be root's: run the import as that user, whom the worker runs as (sudo -u '#%d' …)", file, owner.Uid, owner.Uid)
+		}
+	}
+	return nil
 }
 
 // specOf finds the credential in an inventory file.
@@ -206,7 +235,29 @@ func prompt(what, otherwise string, errOut io.Writer) ([]byte, error) {
 	}
 	fmt.Fprintf(errOut, "%s: ", what)
 	defer fmt.Fprintln(errOut)
-	return term.ReadPassword(in)
+	before, err := term.GetState(in)
+	if err != nil {
+		return nil, err
+	}
+	// Who interrupts is not kept until a line comes; the echo must come back.
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(interrupted)
+	type line struct {
+		text []byte
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		text, err := term.ReadPassword(in)
+		read <- line{text, err}
+	}()
+	select {
+	case got := <-read:
+		return got.text, got.err
+	case <-interrupted:
+		return nil, errors.Join(errors.New("interrupted"), term.Restore(in, before))
+	}
 }
 
 // parseKey makes the bundle of what was read: the text itself, or a JSON object where a key has several fields.

@@ -18,6 +18,8 @@ import (
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/gateway"
 	"github.com/keyturn/keyturn/internal/secret"
+	"github.com/keyturn/keyturn/internal/workerconfig"
+	gatewayissuer "github.com/keyturn/keyturn/providers/gateway"
 )
 
 const importInventory = `
@@ -185,4 +187,19 @@ func TestWhatIsReadAsAKey(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A file that is replaced belongs to whoever replaces it: root takes none away from the user as whom worker and gateway run.
+func TestRootImportsIntoNoFilesOfOthers(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away; run the tests as root")
+	}
+	keys := filepath.Join(t.TempDir(), "keys.json")
+	require.NoError(t, os.WriteFile(keys, []byte("{}"), 0o600))
+	config := &workerconfig.Config{Accounts: map[string]workerconfig.Account{"edge": {Type: "gateway", Settings: &gatewayissuer.Account{KeyFile: keys, UsageFile: keys + ".usage"}}}}
+	require.NoError(t, asTheirOwner(config, 0))
+	require.NoError(t, os.Chown(keys, 1234, 1234))
+	require.ErrorContains(t, asTheirOwner(config, 0), "belongs to user 1234, and would be root's: run the import as that user")
+	require.NoError(t, asTheirOwner(config, 1234))
 }

@@ -95,7 +95,7 @@ const (
 	TakenOver Type = "rotation.taken-over"
 	// RotationTerminated: an incident has a run ended now that does not answer it; its emergency goes on from what is true.
 	RotationTerminated Type = "rotation.terminated"
-	// RotationCutOff: a sweep found that Temporal had ended the run, or that it had failed, before its end was recorded.
+	// RotationCutOff: a sweep found that Temporal had ended the run before its end was recorded.
 	RotationCutOff Type = "rotation.cut-off"
 	// IncidentReviewed: somebody signed that they looked at what an incident did, and did not declare it.
 	IncidentReviewed Type = "incident.reviewed"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/smithy-go/middleware"
 	"golang.org/x/time/rate"
 
@@ -21,11 +22,15 @@ func (a *Account) Pace(perSecond float64) {
 	a.loaded = nil
 }
 
-// pace lets each attempt of a call wait for its turn, before it is signed: an attempt of the SDK's own counts like any other.
+// pace lets each attempt of a call that only looks wait for its turn, before it is signed: an attempt of the SDK's own counts like any other.
 func pace(quota *rate.Limiter) func(*middleware.Stack) error {
 	return func(stack *middleware.Stack) error {
 		return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("keyturn:Pace",
 			func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (out middleware.FinalizeOutput, metadata middleware.Metadata, err error) {
+				if !looks.MatchString(awsmiddleware.GetOperationName(ctx)) {
+					quota.Reserve() // it counts, and waits for nobody: between the judgement and its effect no time passes
+					return next.HandleFinalize(ctx, in)
+				}
 				switch err := quota.Wait(ctx); {
 				case ctx.Err() != nil:
 					return out, metadata, ctx.Err()

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -152,12 +153,14 @@ func (h *Host) pollAccounts(config *workerconfig.Config) error {
 			wanted[name] = account.Quota.PerSecond
 		}
 	}
+	var stopping sync.WaitGroup
 	for name, queue := range h.accounts {
 		if perSecond, stays := wanted[name]; !stays || perSecond != queue.perSecond {
-			queue.Stop()
+			stopping.Go(queue.Stop) // each lets its activities end
 			delete(h.accounts, name)
 		}
 	}
+	stopping.Wait()
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		if _, polls := h.accounts[name]; polls {
 			continue
@@ -225,9 +228,11 @@ func newIdentity() string {
 
 // Stop lets running activities end, within a bound, and stops polling.
 func (h *Host) Stop() {
+	var stopping sync.WaitGroup
 	for _, queue := range h.accounts {
-		queue.Stop()
+		stopping.Go(queue.Stop)
 	}
+	stopping.Wait()
 	for _, w := range slices.Backward(h.workers) {
 		w.Stop()
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -248,13 +247,7 @@ func ParseSpec(body []byte, catalog Catalog) (Spec, error) {
 		p.fields = fields
 	})
 	check(alone, catalog, report)
-	text := string(body)
-	for _, id := range spec.Credential.Adopt {
-		if adoptedID.MatchString(id) {
-			text = strings.ReplaceAll(text, strconv.Quote(id), `""`)
-		}
-	}
-	if _, found := plaintextSecret("", text); found {
+	if holdsSecret(body) {
 		report(strictyaml.Problem{What: "has something that looks like a secret in plain text", Write: "remove it from the inventory, and treat it as exposed"})
 	}
 	if len(errs) > 0 {

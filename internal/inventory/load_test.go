@@ -298,6 +298,7 @@ func TestASecretInTheFileIsFoundAndNotRepeated(t *testing.T) {
 		"a key of the gateway":  "ktg_ABCDEFGHIJKLMNOP_" + strings.Repeat("ABCDEFGHIJKLM", 4) + "012345",
 		"a password in a URL":   "https://user:hunter2hunter2@edge.internal/",
 		"a token inside a text": "use ghp_" + strings.Repeat("Ab1", 12) + " please",
+		"one in an assignment":  "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG" + "/bPxRfiCYEXAMPLEKEY",
 		"a secret key of AWS":   "wJalrXUtnFEMI/K7MDENG" + "/bPxRfiCYEXAMPLEKEY",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -328,6 +329,7 @@ func TestASecretInTheFileIsFoundAndNotRepeated(t *testing.T) {
 	})
 	for name, purpose := range map[string]string{
 		"a digest":           "the one of commit 3f786850e387550fdab836ed7e6dc881de23001b",
+		"a rule on who may":  "Authorization: whoever approves must be in owners",
 		"a path":             "/usr/local/Share/keyturn/v2/inventories/x",
 		"a name of 40":       "PaymentsThroughTheInternalGatewayVersion2",
 		"a public key":       "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl",

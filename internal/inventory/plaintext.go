@@ -1,6 +1,8 @@
 package inventory
 
 import (
+	"encoding/json"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,7 +27,7 @@ var secretForms = []secretForm{
 	form("eyJ", `eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.`),
 	form("-----BEGIN ", `-----BEGIN [A-Z ]*PRIVATE KEY-----`),
 	form("://", `://[^/\s:@{}]+:[^/\s@{}]+@`),
-	form(":", `(?i)authorization\s*:\s*\S+\s+[A-Za-z0-9+/=_.~-]{8,}`),
+	form(":", `(?i)authorization\s*:\s*(?:bearer|basic|token|apikey|api-key|digest|negotiate|signed)\s+[A-Za-z0-9+/=_.~-]{8,}`),
 }
 
 // secretForm is a pattern, and a mark that each text which matches it contains.
@@ -41,7 +43,7 @@ func (f secretForm) in(text string) bool {
 }
 
 // accessKey is a word of the length and the alphabet of AWS's secret access keys, which have no mark.
-var accessKey = regexp.MustCompile(`(?:^|[^A-Za-z0-9/+=_-])([A-Za-z0-9/+]{40})(?:$|[^A-Za-z0-9/+=_-])`)
+var accessKey = regexp.MustCompile(`(?:^|[^A-Za-z0-9/+_-])([A-Za-z0-9/+]{40})(?:$|[^A-Za-z0-9/+=_-])`)
 
 // hasAccessKey tells whether such a word in the text is as mixed as random ones are: no digest in hexadecimal, path or name is.
 func hasAccessKey(text string) bool {
@@ -61,6 +63,9 @@ var secretFields = regexp.MustCompile(`(?i)(^|[._-])(password|passwd|secret|toke
 // placeholder is what stands for a key where one is needed.
 var placeholder = regexp.MustCompile(`\{[A-Za-z][A-Za-z0-9_.-]*\}`)
 
+// variableName is one of the environment.
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+
 // adoptedID is an entry of adopt that names an access key of AWS: by its ID, which is no secret there,
 // while elsewhere it most often stands beside one.
 var adoptedID = regexp.MustCompile(`^AKIA[0-9A-Z]{16}$`)
@@ -71,7 +76,40 @@ func plaintextSecret(path, text string) (strictyaml.Problem, bool) {
 		return strictyaml.Problem{}, false
 	}
 	name := path[strings.LastIndexAny(path, ".]")+1:]
+	if strings.Contains(path, ".target.variables") && variableName.MatchString(text) {
+		name = "" // it names the variable of a field that may have any name
+	}
 	isSecret := slices.ContainsFunc(secretForms, func(f secretForm) bool { return f.in(text) }) || hasAccessKey(text) ||
 		secretFields.MatchString(name) && text != "" && !placeholder.MatchString(text)
 	return strictyaml.Problem{Field: path, What: "looks like a secret in plain text", Write: "remove it and treat it as exposed; secrets stand only in issuer, store and consumer"}, isSecret
+}
+
+// holdsSecret tells whether a text or a name in a JSON document is a secret, as the same one is in a file.
+func holdsSecret(document []byte) bool {
+	var whole any
+	if json.Unmarshal(document, &whole) != nil {
+		return false // which is said elsewhere
+	}
+	return inJSON("", whole)
+}
+
+func inJSON(path string, value any) bool {
+	switch value := value.(type) {
+	case string:
+		_, found := plaintextSecret(path, value)
+		return found
+	case []any:
+		for i, item := range value {
+			if inJSON(fmt.Sprintf("%s[%d]", path, i), item) {
+				return true
+			}
+		}
+	case map[string]any:
+		for name, item := range value {
+			if _, found := plaintextSecret("", name); found || inJSON(strictyaml.Entry(path, name), item) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -157,3 +157,21 @@ func asJSON(t *testing.T, v any) string {
 	require.NoError(t, err)
 	return string(text)
 }
+
+// What a file may say, a worker takes: texts are judged one by one, as they are in the file.
+func TestASpecIsJudgedAsItsFile(t *testing.T) {
+	t.Parallel()
+	for name, scopes := range map[string]string{
+		"texts that are a secret side by side alone": `scopes: ["api://orders", "mail:send@eu"]`,
+		"a name after a line's end":                  `scopes: ["orders\nrefunds"]`,
+	} {
+		inv, err := load(strings.Replace(base, "    policy: normal\n", "    policy: normal\n    "+scopes+"\n", 1))
+		require.NoError(t, err, name)
+		spec, err := inventory.NewSpec(inventory.Spec{Inventory: "i", Credential: inv.Credentials[0]})
+		require.NoError(t, err)
+		_, err = inventory.ParseSpec(spec.Body, real)
+		require.NoError(t, err, name)
+		_, err = inventory.ParseSpec([]byte(strings.Replace(string(spec.Body), "charges", "ghp_"+strings.Repeat("Ab1", 12), 1)), real)
+		require.ErrorContains(t, err, "looks like a secret in plain text", name)
+	}
+}

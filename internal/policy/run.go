@@ -50,7 +50,7 @@ func (r Run) FailingStep() (id string, ok bool) {
 // could not write any more. A run cannot record that itself.
 func (r Run) CutOff(last *key.LastRotation) bool {
 	switch r.Status {
-	case RunTerminated, RunTimedOut, RunCanceled, RunFailed:
+	case RunTerminated, RunTimedOut, RunCanceled: // one that failed has told its end
 		return !r.Running && (last == nil || last.ID != r.Rotation)
 	}
 	return false

@@ -22,7 +22,7 @@ func TestARunIsCutOffWhoseEndNobodyRecorded(t *testing.T) {
 		"terminated when its end was recorded":    {policy.RunTerminated, mine, false},
 		"timed out":                               {policy.RunTimedOut, other, true},
 		"cancelled":                               {policy.RunCanceled, other, true},
-		"failed, and could not write":             {policy.RunFailed, other, true},
+		"failed, and could not write":             {policy.RunFailed, other, false},
 		"failed, as is on record":                 {policy.RunFailed, mine, false},
 		"not one that ended as it should":         {policy.RunCompleted, other, false},
 		"not one that runs":                       {policy.RunRunning, other, false},

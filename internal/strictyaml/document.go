@@ -260,8 +260,13 @@ func (d *Document) checkSeen(path string, n ast.Node, text string) {
 	}
 }
 
-// hidden tells whether a text, or an escape in it, has a character that nobody sees who reads it. A blank of another width is seen.
+// hidden tells whether a text, or an escape in it, has a character that nobody sees who reads it. A blank of another width is seen, and so is
+// what joins and colours emoji.
 func hidden(r rune) bool {
+	const joiner, emojiStyle = '\u200d', '\ufe0f'
+	if r == joiner || r == emojiStyle {
+		return false
+	}
 	return r != '\n' && r != '\t' && outside.Hidden(r) && !unicode.Is(unicode.Zs, r) || r == utf8.RuneError
 }
 

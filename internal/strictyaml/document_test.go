@@ -174,6 +174,7 @@ func TestWhatIsFine(t *testing.T) {
 		"no end of line at the end":        "name: a",
 		"text in any script":               "name: a\nshared: Schlüssel 鍵 🔑",
 		"a directive":                      "%YAML 1.2\n---\nname: a\n",
+		"emoji":                            "name: a # \u26a0\ufe0f ask first \U0001f469\u200d\U0001f4bb",
 		"a wide blank":                     "name: a\nshared: \u9375\u3000\u9375\u00a0x",
 		"a mebibyte":                       "name: a #" + strings.Repeat("x", strictyaml.MaxBytes-9),
 	} {

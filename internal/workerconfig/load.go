@@ -146,7 +146,7 @@ func load(file string, data []byte, descriptors []providers.Descriptor, readSign
 	doc.Decode("", c)
 	check(c, doc.Report)
 	if readSigners {
-		checkSigners(c.Trust, time.Now(), doc.Report)
+		checkSigners(c.Trust, doc.Report)
 	}
 	if err := doc.Err(); err != nil {
 		return nil, err
@@ -242,7 +242,7 @@ func check(c *Config, report func(strictyaml.Problem)) {
 }
 
 // checkSigners reads the files of those who may sign, so that a worker with a bad one does not start.
-func checkSigners(t Trust, now time.Time, report func(strictyaml.Problem)) {
+func checkSigners(t Trust, report func(strictyaml.Problem)) {
 	names := map[string]string{} // of approvers' keys
 	look := func(field, file string, approves bool) {
 		signers, err := signed.LoadSigners(file)
@@ -251,8 +251,6 @@ func checkSigners(t Trust, now time.Time, report func(strictyaml.Problem)) {
 			report(strictyaml.Problem{Field: field, What: "cannot be used: " + err.Error(), Write: "mend the file; see ssh-keygen(1), ALLOWED SIGNERS"})
 		case len(signers) == 0:
 			report(strictyaml.Problem{Field: field, What: file + " names nobody", Write: "write a line for each key: name ssh-ed25519 AAAA…"})
-		case approves && len(signers.Able(signed.Decision, now)) == 0:
-			report(strictyaml.Problem{Field: field, What: file + " has nobody who may sign now for " + string(signed.Decision), Write: "write a key that is valid, for that namespace or for all"})
 		}
 		for _, k := range signers {
 			by := k.Signer()

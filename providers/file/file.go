@@ -49,6 +49,9 @@ func (a *Account) Problems() []strictyaml.Problem {
 	return []strictyaml.Problem{{Field: "root", What: "is not an absolute, clean path", Write: "a folder such as /var/lib/keyturn/store"}}
 }
 
+// Files is the folder in which a change makes and replaces files: each is of whoever did that.
+func (a *Account) Files() []string { return []string{a.Root} }
+
 var _ providers.Prober = (*Account)(nil)
 
 // Probe implements providers.Prober: it looks at the folder and sees whether files can be made and replaced in it.

@@ -270,15 +270,11 @@ func TestAKeyThatAFormatCannotHoldIsRefused(t *testing.T) {
 		config file.TargetConfig
 		key    secret.Bundle
 	}{
-		"a line end in env": {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret-a\nEVIL=1")},
-		"a blank in env, of which nobody says who reads it": {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret a")},
-		"what a shell would expand":                         {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "~secret")},
-		"a blank at the end for docker":                     {file.TargetConfig{Format: file.Env, Reader: file.Docker, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret-a ")},
-		"the end of a line in plain":                        {file.TargetConfig{}, bundle("value", "secret-a\n")},
-		"a field is missing":                                {file.TargetConfig{Format: file.JSON, Fields: []string{"value", "other"}}, bundle("value", "secret-a")},
-		"plain has no value":                                {file.TargetConfig{}, bundle("other", "secret-a")},
-		"the value is empty":                                {file.TargetConfig{}, bundle("value", "")},
-		"env lacks a variable":                              {file.TargetConfig{Format: file.Env, Variables: map[string]string{"other": "KEY"}}, bundle("value", "secret-a")},
+		"a line end in env":    {file.TargetConfig{Format: file.Env, Variables: map[string]string{"value": "KEY"}}, bundle("value", "secret-a\nEVIL=1")},
+		"a field is missing":   {file.TargetConfig{Format: file.JSON, Fields: []string{"value", "other"}}, bundle("value", "secret-a")},
+		"plain has no value":   {file.TargetConfig{}, bundle("other", "secret-a")},
+		"the value is empty":   {file.TargetConfig{}, bundle("value", "")},
+		"env lacks a variable": {file.TargetConfig{Format: file.Env, Variables: map[string]string{"other": "KEY"}}, bundle("value", "secret-a")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -287,6 +283,49 @@ func TestAKeyThatAFormatCannotHoldIsRefused(t *testing.T) {
 			require.ErrorIs(t, err, providers.ErrInvalid)
 			assert.NotContains(t, err.Error(), "secret-a")
 			assert.NoFileExists(t, c.config.Path)
+		})
+	}
+}
+
+// A new key that a reader would get otherwise is not taken; one that a consumer has already is written as before.
+func TestAKeyThatAReaderWouldGetOtherwiseDoesNotFit(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{"value": "KEY"}
+	for name, c := range map[string]struct {
+		config  file.TargetConfig
+		value   string
+		written string
+		fits    bool
+	}{
+		"a blank in env, of which nobody says who reads it": {file.TargetConfig{Format: file.Env, Variables: env}, "secret a", "KEY=\"secret a\"\n", false},
+		"one for systemd":               {file.TargetConfig{Format: file.Env, Reader: file.Systemd, Variables: env}, "secret a", "KEY=\"secret a\"\n", true},
+		"what a shell would expand":     {file.TargetConfig{Format: file.Env, Variables: env}, "~secret", "KEY=\"~secret\"\n", false},
+		"a blank at the end for docker": {file.TargetConfig{Format: file.Env, Reader: file.Docker, Variables: env}, "secret-a ", "KEY=secret-a \n", false},
+		"a blank in it for docker":      {file.TargetConfig{Format: file.Env, Reader: file.Docker, Variables: env}, "secret a", "KEY=secret a\n", true},
+		"the end of a line in plain":    {file.TargetConfig{}, "secret-a\n", "secret-a\n", false},
+		"one in JSON":                   {file.TargetConfig{Format: file.JSON}, "secret-a\n", `{"value":"secret-a\n"}` + "\n", true},
+		"a field that is missing":       {file.TargetConfig{Field: "other"}, "secret-a", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c.config.Path = filepath.Join(t.TempDir(), "key")
+			target := openTarget(t, anywhere, c.config)
+			err := target.(providers.Fitter).Fits(bundle("value", c.value))
+			if c.fits {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, providers.ErrInvalid)
+				assert.NotContains(t, err.Error(), "secret")
+			}
+			err = target.Deliver(t.Context(), providers.Delivery{Instance: "a", Bundle: bundle("value", c.value)})
+			if c.written == "" {
+				require.Error(t, err)
+				return
+			}
+			require.NoError(t, err)
+			got, err := os.ReadFile(c.config.Path)
+			require.NoError(t, err)
+			assert.Equal(t, c.written, string(got))
 		})
 	}
 }

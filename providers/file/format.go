@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -75,16 +76,32 @@ func (c *TargetConfig) render(b secret.Bundle) ([]byte, error) {
 		}
 		return lines.Bytes(), nil
 	}
-	name := secret.ValueField
-	if c.Field != "" {
-		name = c.Field
+	name := cmp.Or(c.Field, secret.ValueField)
+	return field(b, name)
+}
+
+// changed tells what of a new key a reader of the file would get otherwise than it is. Keys that consumers have already are written all the
+// same: somebody may have to go back to one.
+func (c *TargetConfig) changed(b secret.Bundle) error {
+	switch c.Format {
+	case JSON:
+		return nil
+	case Env:
+		for _, name := range slices.Sorted(maps.Keys(c.Variables)) {
+			v, _ := b.Field(name)
+			text := string(v.Reveal())
+			if c.Reader == "" && !bareForm.MatchString(text) || c.Reader == Docker && strings.TrimSpace(text) != text {
+				return fmt.Errorf("%w: the field %q has characters that readers of environment files take differently; write reader: shell or systemd, or format: json", providers.ErrInvalid, name)
+			}
+		}
+		return nil
 	}
-	value, err := field(b, name)
-	if bytes.HasSuffix(value, []byte("\n")) || bytes.HasSuffix(value, []byte("\r")) {
-		clear(value)
-		return nil, fmt.Errorf("%w: the field %q ends with the end of a line, which readers of a plain file drop; the issuer has to mint it without, or write format: json", providers.ErrInvalid, name)
+	name := cmp.Or(c.Field, secret.ValueField)
+	v, _ := b.Field(name)
+	if text := string(v.Reveal()); strings.TrimRight(text, "\r\n") != text {
+		return fmt.Errorf("%w: the field %q ends with the end of a line, which readers of a plain file drop; the issuer has to mint it without, or write format: json", providers.ErrInvalid, name)
 	}
-	return value, err
+	return nil
 }
 
 func field(b secret.Bundle, name string) ([]byte, error) {
@@ -100,13 +117,8 @@ func writeEnv(lines *bytes.Buffer, variable string, value []byte, reader Reader)
 		return fmt.Errorf("%w: it has characters that no line of an environment file can hold", providers.ErrInvalid)
 	}
 	text := string(value)
-	switch {
-	case bareForm.MatchString(text):
-	case reader == Shell || reader == Systemd:
+	if reader != Docker && !bareForm.MatchString(text) {
 		text = `"` + envQuotes.Replace(text) + `"`
-	case reader == Docker && strings.TrimSpace(text) == text:
-	default:
-		return fmt.Errorf("%w: it has characters that readers of environment files take differently; write reader: shell, systemd or docker", providers.ErrInvalid)
 	}
 	lines.WriteString(variable + "=" + text + "\n")
 	return nil

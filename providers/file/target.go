@@ -42,8 +42,8 @@ type TargetConfig struct {
 	Fields []string `json:"fields,omitempty"`
 	// Variables name the variable that env writes for each field, such as {value: PAYMENTS_KEY}.
 	Variables map[string]string `json:"variables,omitempty"`
-	// Reader is who reads an env file, since they differ in quotes: shell, systemd or docker. Without it only values are written that
-	// need none.
+	// Reader is who reads an env file, since they differ in quotes: shell, systemd or docker. Without it no new key is taken that needs
+	// some.
 	Reader Reader `json:"reader,omitempty"`
 }
 
@@ -185,7 +185,10 @@ func (t *target) deliver(ctx context.Context, d providers.Delivery) error {
 func (t *target) Fits(b secret.Bundle) error {
 	content, err := t.config.render(b)
 	clear(content)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.config.changed(b)
 }
 
 // Holds implements providers.Holder.

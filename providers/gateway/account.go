@@ -70,6 +70,9 @@ func mapped(err error) error {
 	return err
 }
 
+// Files are those that a change replaces: each is of whoever did that last.
+func (a *Account) Files() []string { return []string{a.KeyFile, a.UsageFile} }
+
 // Probe implements providers.Prober: it reads both files, and sees whether the key file can be replaced.
 func (a *Account) Probe(ctx context.Context, _ providers.Environment, _ providers.ProbeInput) (providers.Probed, error) {
 	if _, err := a.read(ctx); err != nil {
