@@ -79,15 +79,6 @@ func joined(problems []error) error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-// details returns the single errors of an inventory for programs, or the text.
-func details(err error) any {
-	var list strictyaml.Errors
-	if errors.As(err, &list) {
-		return list
-	}
-	return err.Error()
-}
-
 // wrongIn are the errors of a file; that it cannot be read is one, too.
 func wrongIn(file string, err error) strictyaml.Errors {
 	var all strictyaml.Errors
