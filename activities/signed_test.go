@@ -135,7 +135,7 @@ func TestWhatASpecMustProve(t *testing.T) {
 		"one for another namespace":             {func(c *signedCase) { c.sign(c.ann, func(s *inventory.Spec) { s.Namespace = "prod" }) }, activities.TypeSpec, `namespace "prod"`},
 		"one without signature":                 {func(c *signedCase) { c.spec.Signature = "" }, activities.TypeSpec, "--sign"},
 		"one that is to be used no more":        {func(c *signedCase) { c.sign(c.ann, func(s *inventory.Spec) { s.NotAfter = c.now() }) }, activities.TypeSpec, "to be used until"},
-		"one of a generation far in the future": {func(c *signedCase) { c.sign(c.ann, func(s *inventory.Spec) { s.Generation = 1 << 62 }) }, activities.TypeSpec, "in the future"},
+		"one of a generation far in the future": {func(c *signedCase) { c.sign(c.ann, func(s *inventory.Spec) { s.Generation = 1 << 62 }) }, activities.TypeSpec, "more than 1h ahead: set right the clock of whoever signed it"},
 		"one of an environment that its signer may not sign for": {func(c *signedCase) {
 			c.sign(c.mallory, func(s *inventory.Spec) { s.Credential.Environment = "test" })
 		}, activities.TypeUntrusted, `environment "test"`},
