@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,7 +88,7 @@ func (a *Activities) follow(ctx context.Context, in TakeoverInput) (Takeover, er
 	id := WorkflowID(in.Credential)
 	ending := audit.Event{
 		ID: "seen/" + run.ID + "/" + string(audit.RotationTerminated), Time: a.Now().UTC(), Type: audit.RotationTerminated,
-		Credential: in.Credential, Rotation: run.ID, Run: run.ID, Actor: "worker", Detail: map[string]string{"incident": d.Incident, "by": by, "reason": d.Reason},
+		Credential: in.Credential, Rotation: cmp.Or(run.Rotation, run.ID), Run: run.ID, Actor: "worker", Detail: map[string]string{"incident": d.Incident, "by": by, "reason": d.Reason},
 	}
 	if err := a.Audit.Append(ctx, ending); err != nil {
 		return "", err

@@ -240,11 +240,15 @@ func (m *manyExposed) at(w *process, s trace.Stop) {
 		when = moto.After
 		m.note(path)
 	}
-	if when == moto.Before {
-		m.ordinals[what]++
+	counted := what
+	if when == moto.Amid { // what is made on the way is not always given its name
+		counted = "amid " + what
+	}
+	if when != moto.After {
+		m.ordinals[counted]++
 	}
 	m.changes++
-	moment := fmt.Sprintf("%s %s %d", when, what, m.ordinals[what])
+	moment := fmt.Sprintf("%s %s %d", when, what, m.ordinals[counted])
 	dies, temporal := m.strikes(moment, m.changes)
 	if dies {
 		m.struck = append(m.struck, "worker dies "+moment)
@@ -438,6 +442,10 @@ func (m *manyExposed) judge(status workflows.IncidentStatus) {
 			happened[e.Type]++
 		}
 		for _, once := range []audit.Type{audit.EmergencyBegun, audit.KeyIssued, audit.KeyDestroyed, audit.ProbeRefused, audit.RotationEnded} {
+			if happened[audit.RotationTerminated] > 0 { // its emergency did not answer for a minute, and another one saw it through
+				assert.GreaterOrEqual(t, happened[once], 1, "%s of %s", once, name)
+				continue
+			}
 			assert.Equal(t, 1, happened[once], "%s of %s", once, name)
 		}
 		var issued, destroyed []string

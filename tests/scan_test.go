@@ -118,7 +118,7 @@ func TestScan(t *testing.T) {
 
 	out, code := s.starter("inventory", "scan", "-f", s.place.Inventory)
 	require.Zero(t, code, out)
-	assert.Contains(t, out, "1 principals of account")
+	assert.Contains(t, out, "1 principal of account")
 	assert.Contains(t, out, "declare it (inventory scan --emit")
 	assert.NotContains(t, out, "finance")
 	out, code = s.starter("inventory", "scan", "-f", s.place.Inventory, "-o", "csv")

@@ -196,7 +196,8 @@ func TestSweepOfARotationThatWasNeverApplied(t *testing.T) {
 	}
 	first := advice(s.sweep())
 	require.Equal(t, [][]string{{"status", credential}, {"apply", "-f", "FILE"}, {"sweep", "--now"}}, first)
-	carryOut(first[0]...)
+	out, code = s.starter(first[0]...)
+	require.Equal(t, 1, code, "it did not end well\n%s", out)
 	carryOut("apply", "-f", s.place.Inventory)
 	eventually(t, func() bool { return len(s.inventory(0)) == 1 }, patience, 100*time.Millisecond)
 	report := s.sweep()

@@ -128,7 +128,7 @@ func TestThreatModelNamesTests(t *testing.T) {
 	page, err := os.ReadFile("../docs/threat-model.md")
 	require.NoError(t, err)
 	var files strings.Builder
-	for _, folder := range []string{".", "../activities", "../workflows", "../internal/*", "../providers/*", "../sandbox/internal/*"} {
+	for _, folder := range []string{".", "../activities", "../workflows", "../starter", "../worker", "../internal/*", "../providers/*", "../sandbox/internal/*"} {
 		out, err := exec.Command("sh", "-c", "cat "+folder+"/*_test.go").Output()
 		require.NoError(t, err)
 		files.Write(out)

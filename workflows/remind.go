@@ -20,7 +20,7 @@ const (
 // that.
 func (r *rotation) askFor(open *policy.OpenGate, subject, body string) {
 	what := "gate-" + string(open.Gate)
-	if workflow.GetVersion(r.ctx, "reminds", workflow.DefaultVersion, 1) < 1 {
+	if workflow.GetVersion(r.ctx, namedDecisions, workflow.DefaultVersion, 1) < 1 {
 		r.tell(notifyAction, what, subject, body)
 		return
 	}

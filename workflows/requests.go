@@ -250,9 +250,12 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 	return v
 }
 
+// namedDecisions is the change by which a decision says who decides and on what, and those who are asked are reminded: one, since each costs events.
+const namedDecisions = "named-decisions"
+
 // named tells whether a decision must say who decides, and on what.
 func (r *rotation) named() bool {
-	return workflow.GetVersion(r.ctx, "named-decisions", workflow.DefaultVersion, 1) >= 1
+	return workflow.GetVersion(r.ctx, namedDecisions, workflow.DefaultVersion, 1) >= 1
 }
 
 // request is what a signal asks for. A name that is misspelt is said, and nothing is assumed in its place.

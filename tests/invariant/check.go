@@ -587,6 +587,8 @@ func oneAtATime(s Seen, wrong wrongFunc) {
 			if now == e.Rotation {
 				now = ""
 			}
+		case e.Type == audit.RotationTerminated && now == e.Rotation: // by an incident, which it did not answer
+			now = ""
 		case !slices.Contains(effects, e.Type):
 		case now != "" && now != e.Rotation:
 			wrong("rotation %s acted (%s) while rotation %s had not ended", e.Rotation, e.Type, now)
