@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -305,7 +306,11 @@ func TestARoutineRotationIsTakenOverWhileItDestroys(t *testing.T) {
 			var at time.Time
 			var trouble atomic.Bool
 			trouble.Store(true)
+			proved := make(chan struct{}) // the declaration, before the key is destroyed: else the rotation may be at its record by then
 			c.world.Befall(func(_ context.Context, call memory.Call) error {
+				if call.Op == memory.OpDestroy {
+					<-proved
+				}
 				if call.Op == x.fails && trouble.Load() && (call.Op == memory.OpDestroy || len(c.world.Happened(memory.OpDestroy)) > 0) {
 					return errors.New("503")
 				}
@@ -321,6 +326,12 @@ func TestARoutineRotationIsTakenOverWhileItDestroys(t *testing.T) {
 					exposed = c.status().Incoming.KeyID
 				}
 				c.env.SignalWorkflow(workflows.CompromisedName, workflows.Compromised{Incident: incident.ID("leak"), Emergency: c.declared([]string{exposed})})
+			})
+			done := sync.OnceFunc(func() { close(proved) })
+			c.env.SetOnLocalActivityCompletedListener(func(*activity.Info, converter.EncodedValue, error) { // in tests they have no name
+				if !at.IsZero() {
+					done()
+				}
 			})
 			_, err := c.execute(workflows.RotationInput{Spec: c.spec()})
 			require.False(t, at.IsZero())
