@@ -58,7 +58,7 @@ type RecordInput struct {
 
 // Recorded is what the record says of the credential now.
 type Recorded struct {
-	// Outcome is how the rotation ended by what Record found. Records of before that was so do not say it.
+	// Outcome is how the rotation ended by what Record found.
 	Outcome  string    `json:"outcome,omitempty"`
 	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// NextRun is when the next routine rotation is due.

@@ -171,6 +171,10 @@ func TestSweep(t *testing.T) {
 		return doctor != ""
 	}, patience, 200*time.Millisecond)
 	s.replaysKept(c, "doctor", doctor, "")
+	audit, err := c.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: workflows.AuditID + "/" + credential, TaskQueue: workflows.TaskQueue}, workflows.Audit, workflows.AuditInput{Credential: credential})
+	require.NoError(t, err)
+	require.NoError(t, audit.Get(t.Context(), nil))
+	s.replaysKept(c, "audit", audit.GetID(), "")
 }
 
 // A rotation by a file that was never applied is terminated when both keys are in the world. What Sweep advises is

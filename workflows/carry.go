@@ -27,20 +27,13 @@ func (r *rotation) measure() {
 	if bound := r.Status.Gate != nil || r.signedOff() || r.approved || r.Disabled; !bound {
 		full = full || info.GetContinueAsNewSuggested()
 	}
-	if full && !r.full {
-		r.full = r.bounded()
-	}
+	r.full = r.full || full
 }
 
 // signedOff tells whether the mint that comes next stands on approvals of the sign-off gate.
 func (r *rotation) signedOff() bool {
 	gate := r.credential.Approvals.For(inventory.GateSignoff)
 	return gate != nil && gate.Count > 0 && r.At == partIssue && r.Status.Incoming.IsZero()
-}
-
-// bounded tells whether this run is kept from growing without end; those that began before that was so are not.
-func (r *rotation) bounded() bool {
-	return workflow.GetVersion(r.ctx, "bounded", workflow.DefaultVersion, 1) >= 1
 }
 
 // continueAsNew ends the run, after the last request was answered.

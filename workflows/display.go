@@ -204,8 +204,7 @@ func (s Status) Asked() string {
 
 // tell notifies people in the background; the run waits for it before it ends. Without a spec that can be read nobody knows whom.
 func (r *rotation) tell(severity, what, subject, body string) {
-	unread := r.unread || r.credential.Name == "" || r.credential.Name != r.Status.Credential
-	if unread && workflow.GetVersion(r.ctx, "tells-by-a-spec", workflow.DefaultVersion, 1) >= 1 {
+	if r.unread || r.credential.Name == "" || r.credential.Name != r.Status.Credential {
 		return
 	}
 	input := r.message(severity, what, subject, body)

@@ -35,7 +35,7 @@ func (r *rotation) end(err error) (Report, error) {
 		severity = notifyAlert
 	}
 	r.tell(severity, "ended", "Rotation "+string(t.Outcome), t.Message)
-	for r.drain(); !r.Outbox.isEmpty() && r.emptied(); r.drain() {
+	for r.drain(); !r.Outbox.isEmpty(); r.drain() {
 		r.write(r.Outbox.isEmpty)
 	}
 	if s := r.superseded(); s != nil {
@@ -79,10 +79,8 @@ func (r *rotation) conclude(t *Turn) {
 // found takes the outcome from the record: it is what issuer and store say.
 func (t *Turn) found(recorded activities.Recorded) {
 	was, owes := t.Outcome, len(recorded.Debt) > 0
-	if recorded.Outcome != "" && was != Refused {
+	if was != Refused {
 		t.Outcome = Outcome(recorded.Outcome)
-	} else if owes && was == Completed {
-		t.Outcome = CompletedWithDebt
 	}
 	var parts []string
 	switch {

@@ -18,7 +18,7 @@ import (
 // none, people are told once, the server asks on, and a turn ends it.
 func (r *rotation) ask(o step, activity, input, output any) error {
 	err := r.run(o, activity, input, output)
-	if !unanswered(r.ctx, err) {
+	if !unanswered(err) {
 		return err
 	}
 	r.note("could not %s yet: %s", o.summary, cause(err))

@@ -134,7 +134,7 @@ func TestWhoIsAskedIsRemindedUntilItIsDecided(t *testing.T) {
 		told  int
 	}{
 		"one that answers":                     {0, 50 * time.Hour, 3},
-		"one that is away for half a day":      {12 * time.Hour, 50 * time.Hour, 2},
+		"one that is away for half a day":      {12 * time.Hour, 50 * time.Hour, 3},
 		"one that comes back when all is over": {100 * time.Hour, 50 * time.Hour, 0},
 		"one that hears of it once":            {0, time.Hour, 1},
 	} {

@@ -44,7 +44,14 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 	}
 	r.waitFor(fmt.Sprintf("the %s gate: %d must approve", g, needs.Count), approvers(*needs)+"; or reject")
 	r.happened(audit.GateOpened, map[string]string{"gate": string(g), "evidence": open.Evidence})
-	r.askFor(open, fmt.Sprintf("Approval needed: %s gate", g), doing+" "+open.How(r.Status.Credential)+".")
+	subject, body := fmt.Sprintf("Approval needed: %s gate", g), doing+" "+open.How(r.Status.Credential)+"."
+	asked := 0
+	ask := func(subject string) {
+		asked++
+		this := asked
+		r.askFor(open.Gate, subject, body, func() bool { return r.Status.Gate != open || this != asked })
+	}
+	ask(subject)
 
 	expires := func() time.Time { return time.Time{} }
 	if needs.RequestExpires > 0 {
@@ -52,7 +59,7 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 		expires = func() time.Time { return end }
 	}
 	passed := func() bool { return needless() || open.Passed(workflow.Now(r.ctx)) }
-	if err := r.wait(open.Summary(), expires, passed); err != nil {
+	if err := r.waitReminding(open.Summary(), expires, passed, func() { ask("Still: " + subject) }); err != nil {
 		r.happened(audit.GateClosed, map[string]string{"gate": string(g), "why": err.Error()})
 		return nil, err
 	}

@@ -114,12 +114,4 @@ func TestAWaveIsHeldForWantOfTraffic(t *testing.T) {
 		assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 		assert.GreaterOrEqual(t, report.EndedAt.Sub(report.StartedAt), 2*time.Hour)
 	})
-	t.Run("a wave that was delivered to by an earlier release is not held", func(t *testing.T) {
-		t.Parallel()
-		s := quiet(t, always)
-		delete(s.answers, "DeliverWave")
-		s.approveAt(atGate)
-		assert.Equal(t, workflows.Completed, s.run().Outcome)
-		assert.Zero(t, s.called("HadTraffic"))
-	})
 }

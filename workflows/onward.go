@@ -37,8 +37,7 @@ var mayPass = []policy.Reason{policy.InstanceNotConverged, policy.CheckFailing, 
 func (r *rotation) nothingLeadsBack(err error) string {
 	switch {
 	case err == nil, errors.Is(err, errFull), r.Turn != nil, !r.delivered() && !r.Promoted,
-		!slices.Contains(mayPass, asTurn(err).Reason), endsInsisting(err),
-		workflow.GetVersion(r.ctx, "onward", workflow.DefaultVersion, 1) < 1:
+		!slices.Contains(mayPass, asTurn(err).Reason), endsInsisting(err):
 		return ""
 	}
 	return cmp.Or(r.noWayBack(workflow.Now(r.ctx)), r.lookBack(r.ctx))

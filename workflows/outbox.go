@@ -127,7 +127,7 @@ func (r *rotation) log() error {
 
 // flush writes what is more than can go along. What it cannot write stays, and is tried again with what comes next.
 func (r *rotation) flush() {
-	for r.Outbox.crowded() && r.bounded() && r.log() == nil {
+	for r.Outbox.crowded() && r.log() == nil {
 	}
 }
 
@@ -150,9 +150,4 @@ func (r *rotation) write(enough func() bool) {
 			return
 		}
 	}
-}
-
-// emptied tells whether a run empties its outbox before it ends; those that began before that was so do not.
-func (r *rotation) emptied() bool {
-	return workflow.GetVersion(r.ctx, "outbox", workflow.DefaultVersion, 1) >= 1
 }

@@ -6,7 +6,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
-	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/inventory"
 )
 
 // People who are asked for something are told again each day, and, when they could not be told, after a while that grows.
@@ -16,30 +16,20 @@ const (
 	tellLast    = 6 * time.Hour
 )
 
-// askFor tells people that a gate waits for them, until they were told, and reminds them as long as it waits. The run's end does not wait for
-// that.
-func (r *rotation) askFor(open *policy.OpenGate, subject, body string) {
-	what := "gate-" + string(open.Gate)
-	if workflow.GetVersion(r.ctx, namedDecisions, workflow.DefaultVersion, 1) < 1 {
-		r.tell(notifyAction, what, subject, body)
-		return
-	}
-	decided := func() bool { return r.Status.Gate != open }
+// askFor tells people that a gate waits for them, until they were told or that is over. The run's end does not wait for it.
+func (r *rotation) askFor(gate inventory.Gate, subject, body string, over func() bool) {
+	message := r.message(notifyAction, "gate-"+string(gate), subject, body)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
-		message := r.message(notifyAction, what, subject, body)
-		send := notifyingAtOnce
-		for pause := tellAgain; !decided(); send = notifying {
-			err := send.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
-			switch {
-			case err == nil:
-				_, _ = workflow.AwaitWithTimeout(ctx, remindAgain, decided)
-				message, pause = r.message(notifyAction, what, "Still: "+subject, body), tellAgain
-			case send.local: // the receiver did not answer at once
-			default:
-				r.notice("people could not be told of %q, and will be again: %s", what, cause(err))
-				_, _ = workflow.AwaitWithTimeout(ctx, pause, decided)
-				pause = min(2*pause, tellLast)
+		if notifyingAtOnce.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil) == nil {
+			return
+		}
+		for pause := tellAgain; !over(); pause = min(2*pause, tellLast) {
+			err := notifying.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
+			if err == nil {
+				return
 			}
+			r.notice("people could not be told of %q, and will be again: %s", message.What, cause(err))
+			_, _ = workflow.AwaitWithTimeout(ctx, pause, over)
 		}
 	})
 }

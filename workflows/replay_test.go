@@ -80,12 +80,7 @@ func (r *registered) RegisterWorkflow(w any) {
 func TestEachReleaseHasHistoriesOfEveryWorkflow(t *testing.T) {
 	t.Parallel()
 	// Those of before: a workflow that is new from now on is a name here, of each release that did not have it.
-	lacks := map[string][]string{
-		"first":  {"Inspect", "Incident", "EmergencyRotation", "Review", "Audit"},
-		"second": {"ScheduledRotation", "RotationSlot", "Inspect", "Verify", "Scan", "Doctor", "Sweep", "Incident", "EmergencyRotation", "Review", "Audit"},
-		"third":  {"Incident", "EmergencyRotation", "Review", "Audit"},
-		"fourth": {"Audit"},
-	}
+	lacks := map[string][]string{}
 	var all registered
 	host.Register(&all)
 	require.Contains(t, all.names, "Rotation")
@@ -132,7 +127,7 @@ func TestWhatAChangeDoesToARotationThatRuns(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			err := replay(t, change.next, golden(t, "testdata/histories/first/completed.json"))
+			err := replay(t, change.next, golden(t, "testdata/histories/v0/completed.json"))
 			if change.bears {
 				assert.NoError(t, err)
 			} else {

@@ -75,14 +75,11 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &c); err != nil {
 			return err
 		}
-		switch {
-		case c.Emergency != nil:
-			r.takenOver(ctx, c)
-		case workflow.GetVersion(ctx, "declared-incidents", workflow.DefaultVersion, 1) >= 1:
+		if c.Emergency == nil {
 			r.notice("an incident that wants to take over was not followed: it brings no declaration; begin one with: keyturn emergency")
-		default:
-			r.compromised(c)
+			return nil
 		}
+		r.takenOver(ctx, c)
 		return nil
 	})
 	resign := func(ctx workflow.Context, s inventory.SignedSpec) (policy.Verdict, error) {
@@ -130,10 +127,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 // uncancelled is the context of an update for what it needs activities for: a cancellation of the run is a request to roll back, and
 // ends none, nor the update that it comes in.
 func uncancelled(ctx workflow.Context) workflow.Context {
-	throughout := workflow.GetVersion(ctx, "cancel-ends-no-update", workflow.DefaultVersion, 1) >= 1
-	if throughout || ctx.Err() != nil && workflow.GetVersion(ctx, "updates-outlive-cancel", workflow.DefaultVersion, 1) >= 1 {
-		ctx, _ = workflow.NewDisconnectedContext(ctx)
-	}
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	return ctx
 }
 
@@ -148,9 +142,7 @@ func (r *rotation) placed(action policy.Action) func(workflow.Context, policy.Re
 		if _, known := r.verdict(id); known {
 			return nil
 		}
-		here := r.standpoint()
-		here.Named = true // what a validator refuses, no replay sees
-		v := policy.Misplaced(action, req, here)
+		v := policy.Misplaced(action, req, r.standpoint())
 		if v.Reason == "" {
 			return nil
 		}
@@ -232,10 +224,6 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 	}
 	here := r.standpoint()
 	here.NoWayBack = cmp.Or(here.NoWayBack, noWayBack)
-	here.Named = r.named()
-	if here.Named {
-		here.RotateBy = r.RotateBy
-	}
 	v := policy.Judge(action, req, proof, here)
 	r.remember(v)
 	kind := audit.DecisionRejected
@@ -250,19 +238,8 @@ func (r *rotation) decide(action policy.Action, req policy.Request, proof *polic
 	return v
 }
 
-// namedDecisions is the change by which a decision says who decides and on what, and those who are asked are reminded: one, since each costs events.
-const namedDecisions = "named-decisions"
-
-// named tells whether a decision must say who decides, and on what.
-func (r *rotation) named() bool {
-	return workflow.GetVersion(r.ctx, namedDecisions, workflow.DefaultVersion, 1) >= 1
-}
-
 // request is what a signal asks for. A name that is misspelt is said, and nothing is assumed in its place.
 func (r *rotation) request(payload converter.RawValue) (req policy.Request, err error) {
-	if !r.named() {
-		return req, converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &req)
-	}
 	if string(payload.Payload().GetMetadata()[converter.MetadataEncoding]) != converter.MetadataEncodingJSON {
 		return req, errors.New("it is not JSON")
 	}
@@ -279,7 +256,7 @@ func (r *rotation) standpoint() policy.Standpoint {
 		},
 		Disabled: r.Disabled, Revoke: r.credential.Approvals.Revoke,
 		InOverlap: r.Status.Phase == PhaseOverlap, OverlapEnds: r.OverlapEnds, LatestEnd: r.lastOverlapEnd,
-		NoWayBack: r.noWayBack(workflow.Now(r.ctx)), Requester: r.Signer,
+		NoWayBack: r.noWayBack(workflow.Now(r.ctx)), Requester: r.Signer, RotateBy: r.RotateBy,
 	}
 	switch {
 	case r.over() || r.Status.Phase == PhaseRecord:
@@ -368,16 +345,6 @@ func (r *rotation) carryOut(v policy.Verdict) {
 	case policy.Rollback:
 		r.note("%s asked for a rollback: %s", by, v.Why)
 		r.wantBack(AskedByPerson, "%s asked for a rollback: %s", by, v.Why)
-	}
-}
-
-// compromised is what a rotation does that began before incidents had declarations: it stops the routine way at the next safe point, a rollback too: an exposed key must not be
-// brought back. The incident's emergency goes on from what is true then.
-func (r *rotation) compromised(c Compromised) {
-	r.note("incident %s: %s", c.Incident, c.Reason)
-	r.happened(audit.TakenOver, map[string]string{"incident": c.Incident, "reason": c.Reason})
-	if !r.over() {
-		r.Turn = turnTo(Superseded, Exposed, "Superseded by %s: %s", c.Incident, c.Reason)
 	}
 }
 

@@ -105,10 +105,6 @@ const (
 // rotation can turn back, and a disabled key is watched as in its soak.
 func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error) {
 	until := workflow.Now(r.ctx).Add(destroyingLasts)
-	least := 1
-	if workflow.GetVersion(r.ctx, "destroying-tries", workflow.DefaultVersion, 1) >= 1 {
-		least = destroyingTries
-	}
 	for try, pause := 1, firstTry; ; try, pause = try+1, min(2*pause, 30*time.Minute) {
 		if !r.RetiringGone {
 			if err := r.safePoint(); err != nil { // the last moment at which it can turn back
@@ -119,7 +115,7 @@ func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error)
 		}
 		destroyed, err := r.tryToDestroy(input)
 		switch {
-		case err != nil && !r.held(err) && (isFinal(err) || try >= least && !workflow.Now(r.ctx).Before(until)):
+		case err != nil && !r.held(err) && (isFinal(err) || try >= destroyingTries && !workflow.Now(r.ctx).Before(until)):
 			// Whether the key is dead is not known: Record looks, and what lives on is debt.
 			r.note("destroying key %s did not end well: %s", r.Status.Retiring.KeyID, cause(err))
 			return true, nil
@@ -144,7 +140,7 @@ func (r *rotation) destroy(input *activities.RevokeInput) (gone bool, err error)
 // overtaken is the turn of an incident where a rotation cannot turn back any more: to prove that a key is dead, which may take hours, holds
 // up no emergency.
 func (r *rotation) overtaken() error {
-	if t := r.superseded(); t != nil && workflow.GetVersion(r.ctx, "overtakes-proving", workflow.DefaultVersion, 1) >= 1 {
+	if t := r.superseded(); t != nil {
 		return t
 	}
 	return nil

@@ -46,8 +46,6 @@ func (r *rotation) lookBack(ctx workflow.Context) string {
 		return ""
 	case now.Before(r.lookedBack.Add(time.Minute)):
 		return r.onlyOn
-	case workflow.GetVersion(ctx, "looks-back", workflow.DefaultVersion, 1) < 1:
-		return ""
 	}
 	var d policy.Decision
 	if err := lookingBack.start(ctx, r.Queue, act.LookBack, r.asked()).Get(ctx, &d); err != nil {
@@ -70,7 +68,7 @@ func (r *rotation) asked() activities.Rotation {
 
 // stillGone looks whether the retiring key is gone, as the watch saw it once; when nobody can tell, it is.
 func (r *rotation) stillGone(ctx workflow.Context) bool {
-	if !r.RetiringGone || r.Plan.Retiring == nil || workflow.GetVersion(ctx, "still-gone", workflow.DefaultVersion, 1) < 1 {
+	if !r.RetiringGone || r.Plan.Retiring == nil {
 		return r.RetiringGone
 	}
 	var d policy.Decision

@@ -138,7 +138,7 @@ func TestAfterTheKeyIsDestroyed(t *testing.T) {
 			return nil, temporal.NewNonRetryableApplicationError("denied", activities.TypeDenied, nil)
 		}
 		s.answers["Record"] = func(int) (any, error) {
-			return activities.Recorded{Debt: []activities.Debt{{Kind: activities.DebtRetiredAlive, About: "key-old"}}}, nil
+			return activities.Recorded{Outcome: "completed-with-debt", Debt: []activities.Debt{{Kind: activities.DebtRetiredAlive, About: "key-old"}}}, nil
 		}
 		report := s.run()
 		assert.Equal(t, workflows.CompletedWithDebt, report.Outcome)

@@ -219,7 +219,7 @@ func (r *rotation) issue() error {
 	if r.Promoted {
 		r.startWatch()
 	}
-	if r.Disabled && workflow.GetVersion(r.ctx, "enables-when-taken-up", workflow.DefaultVersion, 1) >= 1 { // waits may follow, in which nobody sees who misses it
+	if r.Disabled { // waits may follow, in which nobody sees who misses it
 		return r.enableUntilApproved()
 	}
 	return nil

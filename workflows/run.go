@@ -124,9 +124,8 @@ func (r *rotation) acting() *activities.Rotation {
 func (r *rotation) safePoint() error {
 	r.measure()
 	if r.judging {
-		version := workflow.GetVersion(r.ctx, "judges-first", workflow.DefaultVersion, 2)
 		// A turn that is known waits for nothing; the end of this run alone does, or what the watch has found would be lost.
-		judged := func() bool { return !r.judging || version < 1 || version >= 2 && r.turned() != nil }
+		judged := func() bool { return !r.judging || r.turned() != nil }
 		if err := workflow.Await(r.ctx, judged); err != nil {
 			return err
 		}
@@ -143,8 +142,17 @@ func (r *rotation) safePoint() error {
 // wait waits until the deadline, which may move, or until done; a turn ends it. A zero deadline never
 // comes.
 func (r *rotation) wait(what string, deadline func() time.Time, done func() bool) error {
+	return r.waitReminding(what, deadline, done, nil)
+}
+
+// waitReminding is wait, and reminds people each day that it lasts. One timer does both: each costs events.
+func (r *rotation) waitReminding(what string, deadline func() time.Time, done func() bool, remind func()) error {
 	if done == nil {
 		done = func() bool { return false }
+	}
+	var next time.Time
+	if remind != nil {
+		next = workflow.Now(r.ctx).Add(remindAgain)
 	}
 	for {
 		r.flush()
@@ -155,16 +163,24 @@ func (r *rotation) wait(what string, deadline func() time.Time, done func() bool
 		if done() || !end.IsZero() && !workflow.Now(r.ctx).Before(end) {
 			return nil
 		}
+		if !next.IsZero() && !workflow.Now(r.ctx).Before(next) {
+			remind()
+			next = workflow.Now(r.ctx).Add(remindAgain)
+		}
 		r.until(end)
+		wakes := end
+		if end.IsZero() || !next.IsZero() && next.Before(end) {
+			wakes = next
+		}
 		moved := func() bool {
 			return r.stop() != nil || r.Breach != nil || done() || !deadline().Equal(end) || len(r.Outbox.events) > 2*maxAlong || r.Outbox.size > 2*maxAlongSize
 		}
 		var err error
-		if end.IsZero() {
+		if wakes.IsZero() {
 			err = workflow.Await(r.ctx, moved)
 		} else {
 			_, err = workflow.AwaitWithOptions(r.ctx, workflow.AwaitOptions{
-				Timeout: end.Sub(workflow.Now(r.ctx)), TimerOptions: workflow.TimerOptions{Summary: summary(what)},
+				Timeout: wakes.Sub(workflow.Now(r.ctx)), TimerOptions: workflow.TimerOptions{Summary: summary(what)},
 			}, moved)
 		}
 		if err != nil {

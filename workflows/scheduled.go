@@ -66,7 +66,7 @@ func (s *scheduled) follow(spec inventory.SignedSpec) error {
 // ask executes a step that only looks until it has an answer, or the firing is cancelled.
 func (s *scheduled) ask(o step, activity, input, output any) error {
 	err := o.start(s.ctx, TaskQueue, activity, input).Get(s.ctx, output)
-	if !unanswered(s.ctx, err) {
+	if !unanswered(err) {
 		return err
 	}
 	workflow.SetCurrentDetails(s.ctx, fmt.Sprintf("### %s: waits for an answer\n\nIt could not %s: %s. It is tried again and again.", text(s.report.Credential), o.summary, text(cause(err))))
@@ -114,15 +114,7 @@ func (s *scheduled) wanted(spec inventory.SignedSpec) (bool, error) {
 			if held, err = s.slot(due.State.RotateBy); err != nil || !held {
 				return false, err
 			}
-			again := workflow.GetVersion(s.ctx, "slot-looks-again", workflow.DefaultVersion, 2)
-			if again == workflow.DefaultVersion {
-				return true, nil
-			}
-			lasts := lookLasts
-			if again >= 2 {
-				lasts = min(lasts, s.credential.Overlap.Std())
-			}
-			waited = workflow.Now(s.ctx).Sub(looked) > lasts
+			waited = workflow.Now(s.ctx).Sub(looked) > min(lookLasts, s.credential.Overlap.Std())
 		}
 		var standing activities.Standing
 		switch err := s.ask(comparing, act.Compare, s.in.Spec, &standing); {
@@ -154,7 +146,7 @@ func (s *scheduled) look(how step) (due activities.Due, accepted bool, err error
 	if how.start(s.ctx, issuerQueue(s.credential, by), act.LookWhetherDue, subject).Get(s.ctx, &due) == nil {
 		return due, true, nil
 	}
-	if err := s.ctx.Err(); err != nil || workflow.GetVersion(s.ctx, "slot-unlooked", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+	if err := s.ctx.Err(); err != nil {
 		return due, false, err
 	}
 	return activities.Due{Decision: policy.Decision{OK: true}}, true, nil
@@ -172,22 +164,16 @@ func nominal(id string) time.Time {
 // slot waits for one, and tells whether it was had. Those who wait find each other by their search attributes, so that
 // the most urgent one goes first.
 func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
-	input := activities.SlotInput{Spec: s.in.Spec}
-	lines := workflow.GetVersion(s.ctx, "slot-line", workflow.DefaultVersion, 1) >= 1
-	if lines {
-		input.RotateBy, input.Since = rotateBy, workflow.GetInfo(s.ctx).WorkflowStartTime
-		attributes := []temporal.SearchAttributeUpdate{
-			AttributeCredential.ValueSet(keyword(s.credential.Name)), AttributeRisk.ValueSet(keyword(string(s.credential.Risk))), AttributePhase.ValueSet(string(PhaseSlot)),
-		}
-		if workflow.GetVersion(s.ctx, "slot-environment", workflow.DefaultVersion, 1) >= 1 {
-			attributes = append(attributes, AttributeEnvironment.ValueSet(keyword(s.credential.Environment)))
-		}
-		if !rotateBy.IsZero() {
-			attributes = append(attributes, AttributeRotateBy.ValueSet(rotateBy))
-		}
-		_ = workflow.UpsertTypedSearchAttributes(s.ctx, attributes...)
-		workflow.SetCurrentDetails(s.ctx, fmt.Sprintf("### %s: waits for a slot\n\nThe pending activity says how many go first.", text(s.credential.Name)))
+	input := activities.SlotInput{Spec: s.in.Spec, RotateBy: rotateBy, Since: workflow.GetInfo(s.ctx).WorkflowStartTime}
+	attributes := []temporal.SearchAttributeUpdate{
+		AttributeCredential.ValueSet(keyword(s.credential.Name)), AttributeRisk.ValueSet(keyword(string(s.credential.Risk))),
+		AttributeEnvironment.ValueSet(keyword(s.credential.Environment)), AttributePhase.ValueSet(string(PhaseSlot)),
 	}
+	if !rotateBy.IsZero() {
+		attributes = append(attributes, AttributeRotateBy.ValueSet(rotateBy))
+	}
+	_ = workflow.UpsertTypedSearchAttributes(s.ctx, attributes...)
+	workflow.SetCurrentDetails(s.ctx, fmt.Sprintf("### %s: waits for a slot\n\nThe pending activity says how many go first.", text(s.credential.Name)))
 	for {
 		var slot activities.Slot
 		if err := awaitingSlot.start(s.ctx, TaskQueue, act.AwaitSlot, input).Get(s.ctx, &slot); err != nil {
@@ -201,10 +187,8 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 			return false, err
 		}
 		if taken {
-			if lines {
-				_ = workflow.UpsertTypedSearchAttributes(s.ctx, AttributePhase.ValueUnset())
-				workflow.SetCurrentDetails(s.ctx, "")
-			}
+			_ = workflow.UpsertTypedSearchAttributes(s.ctx, AttributePhase.ValueUnset())
+			workflow.SetCurrentDetails(s.ctx, "")
 			return true, nil
 		}
 		input.Lost = slot.Number

@@ -257,7 +257,7 @@ func (s *script) mocks() {
 	})
 	s.env.OnActivity(act.Record, anything, anything).Return(func(_ context.Context, in activities.RecordInput) (activities.Recorded, error) {
 		s.did("record %s", in.Outcome)
-		return answer(s, "Record", activities.Recorded{})
+		return answer(s, "Record", activities.Recorded{Outcome: in.Outcome})
 	})
 	s.env.OnActivity(act.Log, anything, anything).Return(func(context.Context, []audit.Event) error {
 		_, err := answer(s, "Log", true)

@@ -139,7 +139,7 @@ func (s *State) onlyForward() string {
 	case s.Plan.Retiring == nil:
 		return "there is no earlier key to go back to"
 	case !s.Plan.CanRollBack:
-		return cmp.Or(s.Plan.NoWayBack, "the value of the retiring key is in no store") // plans of before that was so do not say it
+		return cmp.Or(s.Plan.NoWayBack, "the value of the retiring key is in no store") // empty would say that there is one
 	}
 	return ""
 }

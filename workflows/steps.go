@@ -157,9 +157,9 @@ const (
 )
 
 // unanswered tells whether a step that only looks ended without an answer that asking again would not change: nobody answered in
-// time, or Temporal, a worker or an issuer was busy or away. What began before it was asked again ends so.
-func unanswered(ctx workflow.Context, err error) bool {
-	return err != nil && !isFinal(err) && !temporal.IsCanceledError(err) && workflow.GetVersion(ctx, "asks-again", workflow.DefaultVersion, 1) >= 1
+// time, or Temporal, a worker or an issuer was busy or away.
+func unanswered(err error) bool {
+	return err != nil && !isFinal(err) && !temporal.IsCanceledError(err)
 }
 
 // start begins the activity; queue is where calls to the issuer go. One that takes no input gets nil.

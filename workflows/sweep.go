@@ -67,9 +67,7 @@ func Sweep(ctx workflow.Context, in SweepInput) (policy.SweepReport, error) {
 		s.in.Report, s.in.Debts = &s.report, s.debts
 		return s.report, workflow.NewContinueAsNewError(ctx, Sweep, s.in)
 	}
-	if workflow.GetVersion(ctx, "astray", workflow.DefaultVersion, 1) >= 1 {
-		s.astray()
-	}
+	s.astray()
 	s.signers()
 	s.undeclared()
 	s.takeUp()

@@ -43,7 +43,7 @@ func TestHistoriesOfSweeps(t *testing.T) {
 	for _, file := range files {
 		whole := golden(t, file)
 		replayer := patientReplayer(t)
-		for _, w := range []any{workflows.Rotation, workflows.Sweep, workflows.Scan, workflows.Doctor} {
+		for _, w := range []any{workflows.Rotation, workflows.Sweep, workflows.Scan, workflows.Doctor, workflows.Audit} {
 			replayer.RegisterWorkflow(w)
 		}
 		id := whole.Events[0].GetWorkflowExecutionStartedEventAttributes().GetWorkflowId()

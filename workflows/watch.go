@@ -12,8 +12,7 @@ import (
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
-// startWatch watches the error budget, both keys and the checks from now on, beside everything else. Rotations that began before
-// the keys were watched have no watch when they have neither budget nor check.
+// startWatch watches the error budget, both keys and the checks from now on, beside everything else.
 func (r *rotation) startWatch() {
 	if r.in.Emergency != nil { // which nothing turns back
 		return
@@ -22,7 +21,7 @@ func (r *rotation) startWatch() {
 		return
 	}
 	r.stopWatch()
-	if r.rollingBack() || !watched(r.credential) && workflow.GetVersion(r.ctx, "keys-watched", workflow.DefaultVersion, 1) < 1 {
+	if r.rollingBack() {
 		return
 	}
 	ctx, cancel := workflow.WithCancel(r.ctx)
@@ -64,18 +63,6 @@ func (r *rotation) ignoreWatch() {
 	r.Breach, r.Paused = nil, time.Time{}
 }
 
-func watched(c inventory.Credential) bool {
-	if c.ErrorBudget != nil {
-		return true
-	}
-	for _, consumer := range c.Consumers {
-		if consumer.Check != nil {
-			return true
-		}
-	}
-	return false
-}
-
 // forPeople are the decisions of a watch that turn nothing back by themselves: whether the change does harm is not known, or turning
 // back would do more.
 var forPeople = []policy.Reason{StepFailed, policy.BudgetBlind, policy.IncomingNotLive, policy.RetiringKeyDisabled, policy.RetiringGone}
@@ -93,7 +80,7 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	}
 	pause := r.credential.ErrorBudget != nil && r.credential.ErrorBudget.OnBreach == inventory.BreachPause
 	switch {
-	case r.goesOn(ctx, d):
+	case r.goesOn(d):
 		return
 	case pause || r.noWayBack(workflow.Now(r.ctx)) != "" || slices.Contains(forPeople, d.Reason):
 		r.Breach = &d
@@ -102,7 +89,7 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 	why := r.lookBack(ctx)
 	switch {
 	case ctx.Err() != nil || own != r.watches: // it is not watched any more
-	case why != "" && r.goesOn(ctx, d):
+	case why != "" && r.goesOn(d):
 	case why != "":
 		r.note("it cannot turn back: %s", why)
 		r.Breach = &d
@@ -114,9 +101,9 @@ func (r *rotation) breached(ctx workflow.Context, d policy.Decision) {
 // goesOn tells whether a rotation goes on whatever is broken: its retiring key is gone, or it has none, so that whoever has not the
 // incoming one yet is refused until it reaches them, and a pause would only keep it from them. People are told. What shows that on each
 // look is watched again from the overlap on, when everybody should have the incoming key; until then the keys alone are.
-func (r *rotation) goesOn(ctx workflow.Context, d policy.Decision) bool {
+func (r *rotation) goesOn(d policy.Decision) bool {
 	broken := d.Reason == policy.BudgetBreached || d.Reason == policy.CheckFailing
-	if !r.RetiringGone && r.Plan.Retiring != nil || !broken && d.Reason != policy.RetiringGone || workflow.GetVersion(ctx, "goes-on-when-gone", workflow.DefaultVersion, 1) < 1 {
+	if !r.RetiringGone && r.Plan.Retiring != nil || !broken && d.Reason != policy.RetiringGone {
 		return false
 	}
 	r.note("it goes on: only the incoming key is left to bring to consumers")
@@ -148,7 +135,7 @@ func (r *rotation) pause() error {
 	}
 	r.Status.Doing, r.Status.WaitsFor, r.Status.UnblockedBy = before.Doing, before.WaitsFor, before.UnblockedBy
 	r.Breach, r.Paused = nil, time.Time{}
-	if r.RetiringGone = r.RetiringGone || gone; gone && r.goesOn(r.ctx, policy.Decision{Reason: policy.RetiringGone, Message: cause(err)}) {
+	if r.RetiringGone = r.RetiringGone || gone; gone && r.goesOn(policy.Decision{Reason: policy.RetiringGone, Message: cause(err)}) {
 		return r.safePoint()
 	}
 	r.note("all is well again; going on")
@@ -157,9 +144,9 @@ func (r *rotation) pause() error {
 }
 
 // enableInPause enables the key that a breach found disabled: what broke may be what misses it. It reports what it did in
-// the timeline; of rotations that began before it did that, it does nothing.
+// the timeline.
 func (r *rotation) enableInPause() error {
-	if r.Status.Phase != PhaseDisableSoak || !r.Disabled || workflow.GetVersion(r.ctx, "pause-enables", workflow.DefaultVersion, 1) < 1 {
+	if r.Status.Phase != PhaseDisableSoak || !r.Disabled {
 		return nil
 	}
 	return r.enable()

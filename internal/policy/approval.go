@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -93,7 +94,7 @@ func (v Verdict) Person() string {
 	if v.Verified {
 		return v.By
 	}
-	return person(v) + " (unverified)"
+	return cmp.Or(v.By, "somebody unnamed") + " (unverified)"
 }
 
 // OpenGate is a gate that waits.
@@ -127,8 +128,6 @@ type Standpoint struct {
 	LatestEnd   func(time.Time) time.Time
 	// RotateBy is that of the incoming key: no extension goes past it. Zero bounds none.
 	RotateBy time.Time
-	// Named: a decision says who decides, and on which gate. Rotations that began before that was asked for take others.
-	Named bool
 	// Requester is who signed the spec; zero when nobody did. A gate with four eyes takes no approval of theirs.
 	Requester signed.Signer
 	// NoWayBack is why the rotation cannot be turned back; empty when it can.
@@ -186,14 +185,12 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 	if reason, why := misplaced(action, s); why != "" {
 		return no(reason, "%s", why)
 	}
-	if reason, why := incomplete(action, r, s.Named); why != "" {
+	if reason, why := incomplete(action, r); why != "" {
 		return no(reason, "%s", why)
 	}
 	switch action {
 	case Approve, Reject:
-		if r.Gate == "" {
-			v.Gate = s.Gate.Gate
-		} else if r.Gate != s.Gate.Gate {
+		if r.Gate != s.Gate.Gate {
 			return no(NotOpen, "the gate %q does not wait now; %q does", r.Gate, s.Gate.Gate)
 		}
 		if r.Run != "" && r.Run != s.Gate.Run {
@@ -218,8 +215,8 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 			return no(TooLate, "it was signed %s, and is worth something for %s: sign again", v.At.UTC().Format(time.RFC3339), life)
 		}
 		for _, have := range s.Gate.Approvals {
-			if person(have) == person(v) && approvalValid(have, s.Now, s.Gate.Needs) {
-				return no(AlreadyCounted, "the approval of %s is counted already: another person must approve", person(v))
+			if have.By == v.By && approvalValid(have, s.Now, s.Gate.Needs) {
+				return no(AlreadyCounted, "the approval of %s is counted already: another person must approve", v.By)
 			}
 		}
 	case Extend:
@@ -248,7 +245,7 @@ func Misplaced(action Action, r Request, s Standpoint) Verdict {
 	if tooLong(r) {
 		return Verdict{Action: action, At: s.Now, Reason: TextTooLong, Message: fmt.Sprintf("a text is longer than %d bytes: shorten it", MaxText)}
 	}
-	v.Reason, v.Message = incomplete(action, r, s.Named)
+	v.Reason, v.Message = incomplete(action, r)
 	return v
 }
 
@@ -274,11 +271,11 @@ func misplaced(action Action, s Standpoint) (VerdictReason, string) {
 }
 
 // incomplete is what a request must say and does not.
-func incomplete(action Action, r Request, named bool) (VerdictReason, string) {
+func incomplete(action Action, r Request) (VerdictReason, string) {
 	switch {
-	case named && r.By == "":
+	case r.By == "":
 		return Unnamed, fmt.Sprintf("say who decides, as %s, or with --as: an unnamed decision counts for nobody", Example(action))
-	case named && r.Gate == "" && (action == Approve || action == Reject):
+	case r.Gate == "" && (action == Approve || action == Reject):
 		return Unnamed, fmt.Sprintf("say which gate it is for, as %s, or with --gate", Example(action))
 	case action == Reject && r.Reason == "":
 		return ReasonMissing, "say why: a rejection needs a reason"
@@ -323,14 +320,6 @@ func acceptance(action Action, v Verdict, r Request, s Standpoint) string {
 	return "the rotation turns back to the retiring key"
 }
 
-// person is who a verdict counts for; all who do not say who they are count as one.
-func person(v Verdict) string {
-	if v.By == "" {
-		return "somebody unnamed"
-	}
-	return v.By
-}
-
 func approvalValid(v Verdict, now time.Time, needs inventory.Approval) bool {
 	return v.Accepted && v.Action == Approve && trusted(v, needs) &&
 		(needs.ApprovalExpires == 0 || now.Before(v.At.Add(needs.ApprovalExpires.Std())))
@@ -341,7 +330,7 @@ func approvedBy(approvals []Verdict, now time.Time, needs inventory.Approval) ma
 	people := map[string]bool{}
 	for _, v := range approvals {
 		if approvalValid(v, now, needs) {
-			people[person(v)] = true
+			people[v.By] = true
 		}
 	}
 	return people

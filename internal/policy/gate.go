@@ -13,8 +13,8 @@ func (g OpenGate) Valid(now time.Time) []Verdict {
 	var valid []Verdict
 	people := map[string]bool{}
 	for _, v := range g.Approvals {
-		if approvalValid(v, now, g.Needs) && !people[person(v)] {
-			people[person(v)] = true
+		if approvalValid(v, now, g.Needs) && !people[v.By] {
+			people[v.By] = true
 			valid = append(valid, v)
 		}
 	}

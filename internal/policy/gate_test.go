@@ -43,7 +43,7 @@ func TestAGateSaysHowToDecide(t *testing.T) {
 			}
 			var req policy.Request
 			require.NoError(t, json.Unmarshal([]byte(c.signal), &req))
-			v := policy.Judge(policy.Approve, req, nil, policy.Standpoint{Gate: &g, Named: true})
+			v := policy.Judge(policy.Approve, req, nil, policy.Standpoint{Gate: &g})
 			assert.True(t, v.Accepted, v.Message)
 		})
 	}

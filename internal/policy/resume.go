@@ -31,7 +31,7 @@ type Resume struct {
 func (r Resume) Promoted() bool { return !r.PromotedAt.IsZero() }
 
 // IsCurrent tells whether the incoming key is CURRENT.
-func (r Resume) IsCurrent() bool { return r.Moved || r.Promoted() } // plans of before that was so do not say that it moved
+func (r Resume) IsCurrent() bool { return r.Moved || r.Promoted() }
 
 // unfinished finds the rotation to go on with; nil for none. One that turned back before its key was CURRENT is not gone on with:
 // its key is discarded, unless nothing leads back any more. Nor is one whose key is not accepted any more, or not the only one that

@@ -46,11 +46,11 @@ func (r Run) FailingStep() (id string, ok bool) {
 	return r.ID + "/" + r.StepID, r.Step != "" && r.StepAttempts >= stuckSteps
 }
 
-// CutOff tells whether a run ended without a record of its end, as far as the store's metadata says: Temporal ended it, or it failed when it
-// could not write any more. A run cannot record that itself.
+// CutOff tells whether Temporal ended a run, which could not record that itself, and the store's metadata has no end of it. A run that
+// failed is none: it does not end before its end is in the audit record.
 func (r Run) CutOff(last *key.LastRotation) bool {
 	switch r.Status {
-	case RunTerminated, RunTimedOut, RunCanceled: // one that failed has told its end
+	case RunTerminated, RunTimedOut, RunCanceled:
 		return !r.Running && (last == nil || last.ID != r.Rotation)
 	}
 	return false
