@@ -55,22 +55,22 @@ func TestAHistoryAloneAnswersWhatAnAuditorAsksFirst(t *testing.T) {
 		file         string
 		says, silent []string
 	}{
-		"completed": {"fourth/completed.json", []string{
+		"completed": {"v0/completed.json", []string{
 			"payments-api: completed", "approved by   ann (unverified) ", "approved by   ben (unverified) ", "revoke gate",
-			"evidence      3 instances on the incoming key, none on the retiring one", "(digest e7e0dde7af79",
+			"evidence      3 instances on the incoming key, none on the retiring one", "(digest ",
 			"retiring key  bench-completed-key-old: disabled ", "(history), destroyed ", "(history), seen refused ", "refused by the issuer's self-test",
 			"incoming key  bench-completed-key-2: issued ", "still owed    nothing", "gate.opened", "gate.closed",
 		}, []string{"enabled", "approved by   nobody"}},
-		"rejected at the gate": {"fourth/rejected-at-the-revoke-gate.json", []string{
+		"rejected at the gate": {"v0/rejected-at-the-revoke-gate.json", []string{
 			"payments-api: rolled-back", "reject by     ann (unverified) ", "batch job tonight", "approved by   nobody, as far as it is known",
 			"key-old: nothing was done to it", "key-2: issued ", ", destroyed ",
 		}, []string{"disabled", "key.enabled"}},
-		"enabled again in the soak": {"fourth/paused-in-the-disable-soak.json", []string{
+		"enabled again in the soak": {"v0/paused-in-the-disable-soak.json", []string{
 			"key-old: disabled ", ", enabled again ", "rollback by   ann (unverified)", "errors at checkout",
 		}, []string{"probe.refused"}},
-		"refused":   {"fourth/refused.json", []string{"payments-api: refused", "plan.refused", "evidence      none, as far as it is known"}, []string{"key.issued"}},
-		"with debt": {"fourth/completed-with-debt.json", []string{"payments-api: completed-with-debt", "debt.found"}, []string{"still owed    nothing"}},
-		"an emergency": {"fourth/emergency/alone.json", []string{
+		"refused":   {"v0/refused.json", []string{"payments-api: refused", "plan.refused", "evidence      none, as far as it is known"}, []string{"key.issued"}},
+		"with debt": {"v0/completed-with-debt.json", []string{"payments-api: completed-with-debt", "debt.found"}, []string{"still owed    nothing"}},
+		"an emergency": {"v0/emergency/alone.json", []string{
 			"asked for     key in a public repository", "incident      incident/lives; see: keyturn incident show incident/lives", "key-old: destroyed ",
 		}, []string{"approved by   nobody"}},
 	} {
