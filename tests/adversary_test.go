@@ -499,8 +499,8 @@ func (l *liar) Disable(context.Context, activities.RevokeInput) (policy.Decision
 func (l *liar) Destroy(context.Context, activities.RevokeInput) (activities.Destroyed, error) {
 	return activities.Destroyed{Decision: policy.Decision{OK: true, Reason: policy.Allowed}, Probe: "refused by everybody"}, nil
 }
-func (l *liar) Record(context.Context, activities.RecordInput) (activities.Recorded, error) {
-	return activities.Recorded{}, nil
+func (l *liar) Record(_ context.Context, in activities.RecordInput) (activities.Recorded, error) {
+	return activities.Recorded{Outcome: in.Outcome}, nil
 }
 func (l *liar) Log(context.Context, []json.RawMessage) error           { return nil }
 func (l *liar) Notify(context.Context, activities.NotifyInput) error   { return nil }
