@@ -119,12 +119,7 @@ func TestAWaitToDiscardLooksAfterTheKeyThatIsKept(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, x.want, d.Reason, d.Message)
 			assert.Contains(t, c.keys(), c.incoming.KeyID+" active")
-			c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
-			c.byRun = "the-next-run"
-			var plan policy.Plan
-			c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
-			require.NotNil(t, plan.Resume, plan.Refusals)
-			assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+			c.isGoneOnWith()
 		})
 	}
 }
@@ -196,12 +191,7 @@ func TestLabelsAreNotMovedBackToAKeyThatIsRefused(t *testing.T) {
 			assert.Len(t, c.world.Happened(memory.OpPromote), moved)
 			minted, _ := c.metadata().Key(c.incoming.KeyID)
 			assert.Zero(t, minted.TurnedBackAt)
-			c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
-			c.byRun = "the-next-run"
-			var plan policy.Plan
-			c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
-			require.NotNil(t, plan.Resume, plan.Refusals)
-			assert.Equal(t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
+			c.isGoneOnWith()
 		})
 	}
 }
@@ -264,4 +254,15 @@ func TestADisablingByHandHasAReportOfItsOwn(t *testing.T) {
 	at := slices.IndexFunc(list, func(k key.Info) bool { return k.KeyID == "key-old" })
 	assert.True(t, byHand.DisablingAt.IsZero())
 	assert.False(t, byHand.DisablingReport.After(list[at].ReportedAt))
+}
+
+// isGoneOnWith sees that the rotation, once it has failed, is gone on with by the next one, with its key.
+func (c *crashCase) isGoneOnWith() {
+	c.t.Helper()
+	c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "failed"}, nil)
+	c.byRun = "the-next-run"
+	var plan policy.Plan
+	c.execute("Inspect", activities.Rotation{Spec: c.spec, ID: "the-next-rotation"}, &plan)
+	require.NotNil(c.t, plan.Resume, plan.Refusals)
+	assert.Equal(c.t, c.incoming.KeyID, plan.Resume.Incoming.KeyID)
 }

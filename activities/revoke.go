@@ -110,7 +110,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 		}
 		mine := owned(m, in.Retiring)
 		switch ownDoing := mine.DisablingRun == run; {
-		case before.State != key.Active && ownDoing && len(with(slices.Clone(mine.Approvals), nonces(approvals))) == len(mine.Approvals):
+		case before.State != key.Active && ownDoing && len(policy.Union(slices.Clone(mine.Approvals), nonces(approvals))) == len(mine.Approvals):
 			return errUnchanged
 		case before.State != key.Active && ownDoing: // it was refused to be destroyed, and people approved anew
 			mine.DisabledAt = time.Time{}
@@ -123,7 +123,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 			mine.Spent, mine.Approvals = append(mine.Spent, mine.Approvals...), nil
 			mine.DisablingAt, mine.DisablingReport, mine.DisabledAt = begun, before.ReportedAt, time.Time{}
 		}
-		mine.DisablingRun, mine.DisablingEvidence, mine.Approvals = run, evidence, with(mine.Approvals, nonces(approvals))
+		mine.DisablingRun, mine.DisablingEvidence, mine.Approvals = run, evidence, policy.Union(mine.Approvals, nonces(approvals))
 		return nil
 	})
 	if err != nil {
@@ -162,7 +162,7 @@ func (a *Activities) markDisabled(ctx context.Context, s *site, r Rotation, disa
 		if !mine.DisablingAt.Equal(begun) {
 			return notYet("another worker has just enabled key "+r.Retiring.KeyID+"; looking again", 0)
 		}
-		mine.DisabledAt, mine.Approvals = now, with(mine.Approvals, nonces(approvals))
+		mine.DisabledAt, mine.Approvals = now, policy.Union(mine.Approvals, nonces(approvals))
 		return nil
 	})
 	if err != nil {
@@ -321,16 +321,6 @@ func nonces(approvals []policy.Verdict) []string {
 		}
 	}
 	return ids
-}
-
-// with adds to a list what it does not have.
-func with(list, more []string) []string {
-	for _, one := range more {
-		if !slices.Contains(list, one) {
-			list = append(list, one)
-		}
-	}
-	return list
 }
 
 // refusing leaves a trace in the worker's own log of what it would not do: a history may not tell.

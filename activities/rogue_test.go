@@ -4,7 +4,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/secret"
-	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
 )
@@ -82,14 +80,6 @@ func TestARefusedMintClaimsNothing(t *testing.T) {
 	assert.Empty(t, c.metadata().Inventory)
 }
 
-// bounds gives the worker others, with the same trust.
-func (c *signedCase) bounds(with string) {
-	c.t.Helper()
-	config, err := workerconfig.Load("keyturn-worker.yaml", []byte(strings.Replace(caseConfig+c.trusts(), "bounds: {test: {", with, 1)), c.do.Descriptors)
-	require.NoError(c.t, err)
-	c.do.Config = func() *workerconfig.Config { return config }
-}
-
 // readyFor is a rotation in which this activity has something to do.
 func readyFor(t *testing.T, activity string) *signedCase {
 	t.Helper()
@@ -111,33 +101,6 @@ func readyFor(t *testing.T, activity string) *signedCase {
 	}
 	c.passOverlap()
 	return c
-}
-
-// Bounds that are narrowed while an activity runs stop it: what it may not look at any more is not taken for gone.
-func TestBoundsThatNarrowStopEveryEffect(t *testing.T) {
-	t.Parallel()
-	for activity := range newSignedCase(t).acting() {
-		t.Run(activity, func(t *testing.T) {
-			t.Parallel()
-			c := readyFor(t, activity)
-			var inForce atomic.Pointer[workerconfig.Config]
-			wide := c.do.Config()
-			c.bounds("bounds: {test: {minOverlap: 48h, ")
-			narrow := c.do.Config()
-			c.do.Config = inForce.Load
-			c.world.On(memory.OpMetadata, func(p memory.Phase) {
-				if p == memory.After {
-					inForce.Store(narrow)
-				}
-			})
-			ledger, known := len(c.world.Ledger()), c.metadata()
-			inForce.Store(wide)
-			err := c.attempt(activity, c.acting()[activity], nil, 1)
-			assert.Equal(t, activities.TypeOutOfBounds, c.refusal(err).Type(), "%v", err)
-			assert.Len(t, c.world.Ledger(), ledger, "nothing was changed")
-			assert.Equal(t, known, c.metadata())
-		})
-	}
 }
 
 // That a gate was passed before is only what a history says: no key is minted without the approvals themselves.
@@ -249,145 +212,6 @@ func (c *crashCase) by(worker *activities.Activities, do func()) {
 	c.do = worker
 	defer func() { c.do = first }()
 	do()
-}
-
-// Activities of one worker take turns, those of two do not: what was judged is looked at again before a key is gone.
-func TestAKeyThatAnotherWorkerDeliversIsNotDestroyed(t *testing.T) {
-	t.Parallel()
-	c := reached(t, "Issue")
-	second := c.other()
-	var looks atomic.Int32
-	c.world.On(memory.OpMetadata, func(p memory.Phase) {
-		if p == memory.Before && looks.Add(1) == 4 { // the facts are gathered, and allow it
-			c.by(second, func() {
-				var delivered activities.WaveResult
-				assert.NoError(t, c.attempt("DeliverWave", c.wave(), &delivered, 1))
-				assert.True(t, delivered.Decision.OK, delivered.Decision.Message)
-			})
-		}
-	})
-	c.executeToNotYet("Discard", c.subject())
-	assert.Contains(t, c.keys(), c.incoming.KeyID+" active")
-	c.everybodyHolds(c.incoming)
-	c.use()
-}
-
-// The other way round: the key dies while it is on its way.
-func TestInstancesThatWereGivenADeadKeyGetCurrentAgain(t *testing.T) {
-	t.Parallel()
-	c := reached(t, "Issue")
-	var once sync.Once
-	c.world.On(memory.OpDeliver, func(p memory.Phase) {
-		if p == memory.After {
-			once.Do(func() { assert.NoError(t, c.world.Issuer("payments-api").Destroy(t.Context(), c.incoming)) })
-		}
-	})
-	in := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}
-	var result activities.WaveResult
-	c.execute("DeliverWave", in, &result)
-	assert.Equal(t, policy.IncomingNotLive, result.Decision.Reason, result.Decision.Message)
-	c.everybodyHolds(c.retiring)
-	c.use()
-}
-
-// cut runs an activity that moves CURRENT, and the process dies before it can write so.
-func (c *crashCase) cut(activity string, r activities.Rotation) {
-	c.t.Helper()
-	var once sync.Once
-	c.world.On(memory.OpPromote, func(p memory.Phase) {
-		if p == memory.After {
-			once.Do(func() { c.world.Fail(memory.OpPutMetadata, os.ErrDeadlineExceeded, 1) })
-		}
-	})
-	require.ErrorContains(c.t, c.attempt(activity, r, nil, 1), "recording")
-}
-
-// A key that was CURRENT for weeks is never one that nobody kept, even if no promotion could ever be written.
-func TestAKeyThatWasCurrentIsNotDiscarded(t *testing.T) {
-	t.Parallel()
-	c := newSignedCase(t)
-	settings := memory.Strict()
-	settings.KnowsTokens, settings.UsageLag, settings.Slots = false, time.Minute, 3
-	c.world.SetPrincipal("payments-api", settings)
-	c.run("Issue")
-	c.run("DeliverWave")
-	c.cut("Promote", c.subject())
-	c.passOverlap()
-	c.wait(30 * 24 * time.Hour)
-	c.use()
-
-	second := c.subject()
-	second.ID, second.Retiring, second.Incoming = "second-run", c.incoming, key.Ref{}
-	var issued activities.Issued
-	c.execute("Issue", activities.IssueInput{Rotation: second, Ordinal: 1}, &issued)
-	second.Incoming = issued.Key
-	c.execute("DeliverWave", activities.WaveInput{Rotation: second, Key: issued.Key, Wave: "all"}, nil)
-	c.cut("Promote", second)
-	c.use()
-	c.wait(2 * time.Hour)
-	var d policy.Decision
-	c.execute("Discard", second, &d)
-	assert.Contains(t, d.Message, "0 unwanted keys")
-	assert.Len(t, c.keys(), 3)
-}
-
-// After a way back that was cut off, too, the overlap counts from the promotion that holds.
-func TestAPromotionAfterACutOffWayBackCountsAnew(t *testing.T) {
-	t.Parallel()
-	c := inOverlap(t)
-	c.cut("RestoreLabels", c.subject())
-	c.run("DeliverBack")
-	// Somebody stages the very same key again.
-	store := c.world.Store("payments-api")
-	_, err := store.Stage(t.Context(), "by hand", must(store.Read(t.Context(), c.incoming.StoreVersion)))
-	require.NoError(t, err)
-	c.run("DeliverWave")
-	c.cut("Promote", c.subject())
-	c.run("Promote")
-	mine, _ := c.metadata().Key(c.incoming.KeyID)
-	assert.Equal(t, c.now(), mine.PromotedAt)
-	c.use()
-	c.wait(31 * time.Minute)
-	var e policy.Evidence
-	c.execute("GatherEvidence", activities.EvidenceInput{Rotation: c.subject()}, &e)
-	require.NotEmpty(t, e.Missing)
-	assert.Equal(t, policy.OverlapNotOver, e.Missing[0].Reason)
-}
-
-// A rotation is turned back until it has ended, not weeks later: that would destroy a key in use without asking.
-func TestNothingLeadsBackFromARotationThatEnded(t *testing.T) {
-	t.Parallel()
-	c := inOverlap(t)
-	c.execute("Record", activities.RecordInput{Rotation: c.subject(), Outcome: "completed"}, nil)
-	c.wait(60 * 24 * time.Hour)
-	c.use()
-	r := c.subject()
-	r.ID, c.byRun = "rogue", "rogue-run"
-	require.ErrorContains(t, c.attempt("RestoreLabels", r, nil, 1), "nothing leads back")
-	require.ErrorContains(t, c.attempt("DeliverWave", activities.WaveInput{Rotation: r, Key: c.retiring, Wave: "x"}, nil, 1), "nothing leads back")
-	c.wait(2 * time.Hour)
-	var d policy.Decision
-	c.execute("Discard", r, &d)
-	assert.Contains(t, d.Message, "0 unwanted keys")
-	assert.ElementsMatch(t, []string{"key-old active", c.incoming.KeyID + " active"}, c.keys())
-	c.everybodyHolds(c.incoming)
-}
-
-// Whoever says early that it ended does not take the way back away.
-func TestARotationInItsOverlapCanBeTurnedBackWhateverIsSaid(t *testing.T) {
-	t.Parallel()
-	c := newSignedCase(t)
-	for _, step := range []string{"Issue", "DeliverWave", "Promote"} {
-		c.run(step)
-	}
-	c.wait(59 * time.Minute)
-	c.byRun = "rogue-run"
-	c.run("Record")
-	c.byRun = ""
-	for _, step := range []string{"RestoreLabels", "DeliverBack", "Discard", "RecordBack"} {
-		c.run(step)
-	}
-	assert.Equal(t, []string{"key-old active"}, c.keys())
 }
 
 // An approval authorises one disabling, whenever the process dies and whoever takes it back.
@@ -573,40 +397,6 @@ func TestATextIsSentForWhoSignsSpecsAlone(t *testing.T) {
 	assert.Equal(t, "click here", sent[0].Subject)
 	assert.Equal(t, "The spec of payments-api is not trusted", sent[1].Subject)
 	assert.NotContains(t, sent[1].Body, "evil")
-}
-
-// A workflow names no time at all: it is the signed spec's.
-func TestAWaveLastsNoLongerThanTheSpecSays(t *testing.T) {
-	t.Parallel()
-	c := newSignedCase(t)
-	c.sign(c.ann, func(s *inventory.Spec) { s.Credential.WaveTimeout = inventory.Duration(50 * time.Millisecond) })
-	c.run("Issue")
-	c.world.SetInstance("checkout-a", memory.InstanceSettings{NeverReloads: true})
-	var result activities.WaveResult
-	in := activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}
-	require.NoError(t, c.attempt("DeliverWave", in, &result, 1), "else Temporal ends it")
-	assert.Equal(t, policy.InstanceNotConverged, result.Decision.Reason)
-}
-
-// A wave that began within the bounds does not go on beyond those that came meanwhile.
-func TestBoundsThatChangeDuringAWaveCount(t *testing.T) {
-	t.Parallel()
-	c := newSignedCase(t)
-	c.run("Issue")
-	var inForce atomic.Pointer[workerconfig.Config]
-	inForce.Store(c.do.Config())
-	c.bounds(`bounds: {test: {minOverlap: 48h, `)
-	narrow := c.do.Config()
-	c.do.Config = inForce.Load
-	c.world.On(memory.OpRead, func(p memory.Phase) {
-		if p == memory.After {
-			inForce.Store(narrow)
-		}
-	})
-	require.ErrorContains(t, c.attempt("DeliverWave", activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "all"}, nil, 1),
-		"bounds.test.minOverlap")
-	assert.Empty(t, c.world.Happened(memory.OpDeliver))
-	c.everybodyHolds(c.retiring)
 }
 
 // A key that was found disabled stays so while people approve once more, when it was refused to be destroyed: what they approve then

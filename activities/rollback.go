@@ -251,7 +251,7 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 			return policy.Decision{}, err
 		}
 	}
-	d = policy.Decision{OK: true, Reason: policy.Allowed, Message: fmt.Sprintf("%d unwanted keys destroyed", len(unwanted)-len(left))}
+	d = policy.Decision{OK: true, Reason: policy.Allowed, Message: policy.Counted(len(unwanted)-len(left), "unwanted key") + " destroyed"}
 	if len(left) > 0 { // by their values they can be tried again
 		d.Message += fmt.Sprintf("; not proved to be dead, though the issuer does not list them: %s", strings.Join(left, ", "))
 		return d, nil

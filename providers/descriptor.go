@@ -14,7 +14,7 @@ type Descriptor struct {
 	// Summary is one line for provider list.
 	Summary string
 	// Account makes a pointer to the zero value of the account's part of the worker configuration, nil
-	// when the type needs no account. It may be a Lister and a Prober: CanList and CanProbe tell.
+	// when the type needs no account. It may be a Lister, which CanList tells, and a Prober.
 	Account func() any
 
 	// Issuer's fields are an IssuerConfig, Store's a StoreConfig.
@@ -38,16 +38,11 @@ type Descriptor struct {
 }
 
 // CanList tells whether accounts of the type can be scanned.
-func (d Descriptor) CanList() bool { return accountIs[Lister](d) }
-
-// CanProbe tells whether accounts of the type can be tried without changing anything.
-func (d Descriptor) CanProbe() bool { return accountIs[Prober](d) }
-
-func accountIs[T any](d Descriptor) bool {
+func (d Descriptor) CanList() bool {
 	if d.Account == nil {
 		return false
 	}
-	_, is := d.Account().(T)
+	_, is := d.Account().(Lister)
 	return is
 }
 

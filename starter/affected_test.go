@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
 	"pgregory.net/rapid"
 
 	"github.com/keyturn/keyturn/internal/key"
@@ -100,4 +105,22 @@ func TestSuspects(t *testing.T) {
 	} {
 		assert.Equal(t, x.want, suspects(x.status, x.suspect), "%v %s", x.status, x.suspect)
 	}
+}
+
+// began notes how something was begun, and says that Temporal is away.
+type began struct {
+	client.Client
+	options client.StartWorkflowOptions
+}
+
+func (b *began) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, _ any, _ ...any) (client.WorkflowRun, error) {
+	b.options = o
+	return nil, errors.New("away")
+}
+
+func TestTheReasonOfAnIncidentIsShownInWholeCharacters(t *testing.T) {
+	t.Parallel()
+	var b began
+	require.Error(t, new(terminal).declare(t.Context(), &b, "incident/leak", "a"+strings.Repeat("é", 100), workflows.IncidentInput{}, false))
+	assert.Equal(t, "emergency: a"+strings.Repeat("é", 73)+"…", b.options.StaticSummary)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/workflows"
@@ -279,7 +280,7 @@ func (t *terminal) agree(d incident.Declaration, who []affected, yes bool) error
 func (t *terminal) declare(ctx context.Context, c client.Client, id, reason string, input workflows.IncidentInput, wait bool) error {
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: id, TaskQueue: workflows.EmergencyQueue, WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary: "emergency: " + reason[:min(len(reason), 150)],
+		StaticSummary: "emergency: " + outside.Text(reason, 150),
 	}, workflows.Incident, input)
 	var running *serviceerror.WorkflowExecutionAlreadyStarted
 	if errors.As(err, &running) {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -17,6 +19,7 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/schedule"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -35,7 +38,7 @@ type ending struct {
 	Problem string   `json:"problem,omitempty"`
 	// Refusals say why the next rotation would not begin; none when it would.
 	Refusals []policy.Decision `json:"refusals,omitempty"`
-	// Next is the command that goes on from there.
+	// Next is the command that goes on from there, with -f FILE where the credential is not applied.
 	Next string `json:"next"`
 	// asks is what the run was begun with.
 	asks workflows.RotationInput
@@ -81,7 +84,7 @@ func (s *standing) endWithoutReport(ctx context.Context, c client.Client, info *
 	}
 	s.WaitsFor, s.UnblockedBy, s.NoWayBack, s.Until, s.Gate, s.Since = "", "", "", time.Time{}, nil, e.At
 	s.Ended = e
-	s.Doing = e.message(s.Credential)
+	s.Doing = e.message()
 }
 
 // saidAtTheEnd is who ended a run by its last event, and what they said.
@@ -100,7 +103,7 @@ func askedFor(first *historypb.HistoryEvent) (in workflows.RotationInput) {
 }
 
 // message says what happened, what is true now, and what to do next.
-func (e *ending) message(credential string) string {
+func (e *ending) message() string {
 	var b strings.Builder
 	said := map[string]string{"timed-out": "ended by its time-out", "failed": "ended by an error that is none of keyturn's own"}[e.As]
 	fmt.Fprintf(&b, "The run was %s at %s", cmp.Or(said, e.As), clock(e.At))
@@ -118,7 +121,8 @@ func (e *ending) message(credential string) string {
 		b.WriteString("What is true of both keys is below. ")
 	}
 	if len(e.Refusals) > 0 {
-		fmt.Fprintf(&b, "The next rotation would be refused: mend what is below, see it with: keyturn plan %s, and then go on with: %s", credential, e.Next)
+		plan := strings.Replace(e.Next, "rotate", "plan", 1)
+		fmt.Fprintf(&b, "The next rotation would be refused: mend what is below, see it with: %s, and then go on with: %s", plan, e.Next)
 	} else {
 		fmt.Fprintf(&b, "The next rotation goes on from there: %s", e.Next)
 	}
@@ -128,13 +132,29 @@ func (e *ending) message(credential string) string {
 // lookSince is how long a worker may take to say what is true of the keys of a run that was ended.
 const lookSince = 20 * time.Second
 
-// lookAfterTheEnd asks a worker what is true of both keys now.
+// isApplied tells whether the next rotation needs no file: also of a run that was begun by name, and where nobody can tell.
+func (e *ending) isApplied(ctx context.Context, c client.Client, credential string) bool {
+	spec, err := e.asks.Spec.Peek()
+	if err != nil {
+		return true
+	}
+	_, err = c.ScheduleClient().GetHandle(ctx, schedule.ID(spec.Inventory, credential)).Describe(ctx)
+	var missing *serviceerror.NotFound
+	return !errors.As(err, &missing)
+}
+
+// lookAfterTheEnd sees how to go on, and asks a worker what is true of both keys now.
 func (s *standing) lookAfterTheEnd(ctx context.Context, c client.Client, tell func(string)) {
 	e := s.Ended
 	if e == nil {
 		return
 	}
-	defer func() { s.Doing = e.message(s.Credential) }()
+	defer func() { s.Doing = e.message() }()
+	ctx, cancel := context.WithTimeout(ctx, lookSince)
+	defer cancel()
+	if !e.isApplied(ctx, c, s.Credential) {
+		e.Next += " -f FILE"
+	}
 	if s.unheard {
 		e.Problem = "no worker answers; start one, and ask again"
 		return
@@ -142,8 +162,6 @@ func (s *standing) lookAfterTheEnd(ctx context.Context, c client.Client, tell fu
 	if len(e.asks.Spec.Body) == 0 {
 		e.asks.Credential = s.Credential
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookSince)
-	defer cancel()
 	plan, err := lookAt(ctx, c, workflows.TaskQueue, s.Credential, workflows.InspectInput{Spec: e.asks.Spec, Credential: e.asks.Credential}, tell)
 	if err != nil {
 		e.Problem = plain(err.Error())
@@ -201,7 +219,7 @@ func (e *ending) rows() (rows [][]string) {
 	for _, d := range e.Refusals {
 		rows = append(rows, []string{string(d.Reason), d.Message})
 	}
-	return append(rows, []string{"go on with", e.Next + "  (and -f FILE, where it is not applied)"})
+	return append(rows, []string{"go on with", e.Next})
 }
 
 // printEnded shows a run that Temporal ended.

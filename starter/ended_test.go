@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -42,6 +44,8 @@ type namespaceOf struct {
 	// plan is what a dry run finds, and asked what it was asked with.
 	plan  *policy.Plan
 	asked workflows.InspectInput
+	// spec is the body of what the run was begun with. It is of no applied inventory.
+	spec string
 }
 
 func (n *namespaceOf) DescribeWorkflowExecution(context.Context, string, string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
@@ -110,13 +114,29 @@ type history struct {
 func (h history) HasNext() bool                          { return true }
 func (h history) Next() (*historypb.HistoryEvent, error) { return h.event, nil }
 
+// nothingApplied is Temporal without Schedules.
+type nothingApplied struct {
+	client.ScheduleClient
+	client.ScheduleHandle
+}
+
+func (n *namespaceOf) ScheduleClient() client.ScheduleClient { return nothingApplied{} }
+
+func (nothingApplied) GetHandle(context.Context, string) client.ScheduleHandle {
+	return nothingApplied{}
+}
+
+func (nothingApplied) Describe(context.Context) (*client.ScheduleDescription, error) {
+	return nil, serviceerror.NewNotFound("schedule not found")
+}
+
 func (n *namespaceOf) GetWorkflowHistory(_ context.Context, _, _ string, _ bool, which enumspb.HistoryEventFilterType) client.HistoryEventIterator {
 	if which == enumspb.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT {
 		return history{event: &historypb.HistoryEvent{Attributes: &historypb.HistoryEvent_WorkflowExecutionTerminatedEventAttributes{
 			WorkflowExecutionTerminatedEventAttributes: &historypb.WorkflowExecutionTerminatedEventAttributes{Reason: "by \x1b[1mmistake", Identity: "ann@laptop"},
 		}}}
 	}
-	in, _ := converter.GetDefaultDataConverter().ToPayloads(workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: []byte(`"spec"`)}}})
+	in, _ := converter.GetDefaultDataConverter().ToPayloads(workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: []byte(cmp.Or(n.spec, `"spec"`))}}})
 	return history{event: &historypb.HistoryEvent{Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
 		WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{Input: in},
 	}}}
@@ -217,6 +237,21 @@ func TestAProgramReadsHowARunEnded(t *testing.T) {
 	require.Len(t, told.Ended.Keys, 1)
 	assert.Equal(t, "key-old", told.Ended.Keys[0].Key.KeyID)
 	assert.JSONEq(t, `"spec"`, string(n.asked.Spec.Body), "the dry run asks by what the run was begun with")
+}
+
+// What is in no applied inventory is gone on with by its file, whoever reads that.
+func TestHowToGoOnAfterTheEndOfWhatIsNotApplied(t *testing.T) {
+	t.Parallel()
+	for _, output := range []string{"table", "json", "yaml"} {
+		t.Run("for "+output, func(t *testing.T) {
+			t.Parallel()
+			n := &namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED, plan: &policy.Plan{}, spec: `{"inventory":"payments","credential":{"name":"payments-api"}}`}
+			var out bytes.Buffer
+			require.Equal(t, exitFailed, code((&terminal{output: output, out: &out, err: &out}).tellStatus(t.Context(), n, "payments-api")))
+			assert.Equal(t, 2, strings.Count(out.String(), "keyturn rotate payments-api"), out.String())
+			assert.Equal(t, 2, strings.Count(out.String(), "keyturn rotate payments-api -f FILE"), out.String())
+		})
+	}
 }
 
 func TestWhatIsTrueOfBothKeysComesFromThePlan(t *testing.T) {

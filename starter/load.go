@@ -83,12 +83,9 @@ func (t *terminal) spec(file, name string) (inventory.Spec, error) {
 	if err != nil {
 		return inventory.Spec{}, err
 	}
-	var names []string
-	for _, c := range inv.Credentials {
-		if c.Name == name {
-			return inventory.Spec{Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: c}, nil
-		}
-		names = append(names, c.Name)
+	spec, err := inv.Spec(name, time.Now())
+	if err != nil {
+		return spec, exit(exitNotFound, fmt.Errorf("%s has %w", file, err))
 	}
-	return inventory.Spec{}, exit(exitNotFound, fmt.Errorf("%s has no credential %q; it has %s", file, name, strings.Join(names, ", ")))
+	return spec, nil
 }

@@ -253,7 +253,7 @@ func pictures() map[string]drawn {
 				d.status.Waves[i].State = "turned-back"
 			}
 			d.became(25, workflows.RoleIncoming, workflows.KeyDestroyed)
-			d.happened(25, workflows.PhaseRollback, "every consumer is on the retiring key; the incoming one is destroyed")
+			d.happened(25, workflows.PhaseRollback, "every consumer is on the retiring key; 1 unwanted key destroyed")
 			d.ended(25, workflows.RolledBack, "52 of 1000 requests failed in 5m: 5.20%, above the budget of 1.00%")
 		}),
 		"refused": running(workflows.PhaseEnded, 0, 1, func(d *drawn) {

@@ -42,7 +42,7 @@ func ends(outcome workflows.Outcome) answer {
 func terminated() answer {
 	a := says(workflows.PhaseDeliver)
 	a.status.Ended = &ending{As: "terminated", At: after(1), Was: a.status.Doing, Next: "keyturn rotate payments-api"}
-	a.status.Doing = a.status.Ended.message("payments-api")
+	a.status.Doing = a.status.Ended.message()
 	return a
 }
 

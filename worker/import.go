@@ -160,14 +160,11 @@ func specOf(file, name string) (inventory.Spec, error) {
 	if err != nil {
 		return inventory.Spec{}, usage(err)
 	}
-	var names []string
-	for _, c := range inv.Credentials {
-		if c.Name == name {
-			return inventory.Spec{Inventory: inv.Name, Generation: time.Now().UnixMilli(), Credential: c}, nil
-		}
-		names = append(names, c.Name)
+	spec, err := inv.Spec(name, time.Now())
+	if err != nil {
+		return spec, &codedError{fmt.Errorf("%s has %w", file, err), exitNotFound}
 	}
-	return inventory.Spec{}, &codedError{fmt.Errorf("%s has no credential %q; it has %s", file, name, strings.Join(names, ", ")), exitNotFound}
+	return spec, nil
 }
 
 // packSpec signs the spec where a key is named. It goes nowhere, so that nothing but this import can be begun by it.

@@ -38,12 +38,12 @@ func EmergencyRotation(ctx workflow.Context, in RotationInput) (Report, error) {
 // What an incident proves is looked at first: whoever may send a signal stops nothing.
 func (r *rotation) takenOver(ctx workflow.Context, c Compromised) {
 	if e := r.in.Emergency; e != nil { // it is one already: who wants the same hears of its end
-		e.Incidents = union(e.Incidents, c.Emergency.Incidents)
+		e.Incidents = policy.Union(e.Incidents, c.Emergency.Incidents)
 		r.Status.Incidents = e.Incidents
 		return
 	}
 	if r.takeover != nil {
-		r.takeover.Incidents = union(r.takeover.Incidents, c.Emergency.Incidents)
+		r.takeover.Incidents = policy.Union(r.takeover.Incidents, c.Emergency.Incidents)
 		r.Status.Incidents = r.takeover.Incidents
 		return
 	}
@@ -62,15 +62,6 @@ func (r *rotation) takenOver(ctx workflow.Context, c Compromised) {
 	r.happened(audit.TakenOver, map[string]string{"incident": d.Incident, "reason": d.Reason, "by": declared.By})
 	r.takeover, r.Status.Incidents = c.Emergency, c.Emergency.Incidents
 	r.Turn = turnTo(Superseded, Exposed, "Taken over by %s: %s", d.Incident, d.Reason)
-}
-
-func union(list, more []string) []string {
-	for _, one := range more {
-		if !slices.Contains(list, one) {
-			list = append(list, one)
-		}
-	}
-	return list
 }
 
 // emergency sees every exposed key dead, and consumers on another one.

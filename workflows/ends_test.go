@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -32,6 +33,31 @@ func TestATurnBeforeAnythingIsChangedRefuses(t *testing.T) {
 			assert.Contains(t, report.Message, "nothing was changed")
 			assert.Empty(t, s.asked)
 		})
+	}
+}
+
+// Nor has somebody who cancels while the record of what people decided is written, right before the key is issued.
+func TestATurnWhileTheRecordIsWrittenBeforeTheFirstChangeRefuses(t *testing.T) {
+	t.Parallel()
+	for many := 44; many < 50; many++ { // decisions, some of which fill the outbox just as the gate closes
+		s := newScript(t)
+		s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
+		s.in("signoff", time.Minute, func() {
+			for i := range many {
+				s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", ID: fmt.Sprint(i), By: "bot"})
+			}
+		})
+		s.in("signoff", 2*time.Minute, func() { s.ask(policy.Approve, policy.Request{Gate: "signoff", By: "ann"}, nil) })
+		s.when("Log", func() {
+			if s.called("Issue") == 0 {
+				s.env.CancelWorkflow()
+			}
+		})
+		s.env.RegisterDelayedCallback(s.env.CancelWorkflow, inOverlap) // for those that the record did not stop
+		if report := s.run(); s.called("Issue") == 0 {
+			assert.Equal(t, workflows.Refused, report.Outcome, "%d: %s", many, report.Message)
+			assert.Empty(t, s.asked)
+		}
 	}
 }
 

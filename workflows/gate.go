@@ -35,7 +35,7 @@ func (r *rotation) openGate(g inventory.Gate, phase Phase, doing, evidence strin
 	open := &policy.OpenGate{
 		Gate: g, Needs: *needs, Run: workflow.GetInfo(r.ctx).WorkflowExecution.RunID, OpenedAt: workflow.Now(r.ctx), Evidence: evidence,
 	}
-	r.Status.Gate, r.proved = open, 0
+	r.Status.Gate, r.proved, r.refusals = open, 0, 0
 	defer func() { r.Status.Gate = nil }()
 	r.enter(phase, doing)
 	if g == inventory.GateHold {

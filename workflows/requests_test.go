@@ -256,6 +256,28 @@ func TestRequests(t *testing.T) {
 	})
 }
 
+// Who asks again and again without a signature fills no run: what is refused for its content is so on record a hundred times for
+// each opening of a gate, and after that at the door, while others are heard.
+func TestAFloodOfRefusedDecisionsIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	reasons := map[policy.VerdictReason]int{}
+	s.in("revoke-gate", atGate-time.Minute, func() {
+		for range 150 {
+			s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "bot", Run: "another"}, func(v policy.Verdict) { reasons[v.Reason]++ })
+		}
+	})
+	s.in("revoke-gate", atGate-30*time.Second, func() {
+		s.ask(policy.Approve, policy.Request{Gate: "signoff", By: "bot"}, func(v policy.Verdict) { reasons[v.Reason]++ })
+	})
+	s.approveAt(atGate)
+	report := s.run()
+	require.Equal(t, workflows.Completed, report.Outcome, "the gate still opens for others")
+	assert.Equal(t, map[policy.VerdictReason]int{policy.OtherRun: 150, policy.NotOpen: 1}, reasons)
+	assert.Equal(t, 51, s.atTheDoor)
+	assert.Len(t, report.Verdicts, 101)
+}
+
 // Signed decisions are verified together, and no more than a hundred for each opening of a gate: a flood
 // costs neither history nor the gate.
 func TestAFloodOfSignedDecisionsIsBounded(t *testing.T) {

@@ -141,7 +141,11 @@ func (r *rotation) undo() error {
 	if !r.Status.Incoming.IsZero() {
 		r.became(RoleIncoming, KeyDestroyed)
 	}
-	r.note("every consumer is on the retiring key; the incoming one is destroyed")
+	back := "every consumer is on the retiring key"
+	if r.Plan.Retiring == nil {
+		back = "there was no key to go back to"
+	}
+	r.note("%s; %s", back, d.Message)
 	return nil
 }
 

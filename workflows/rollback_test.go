@@ -2,6 +2,7 @@ package workflows_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -104,6 +105,33 @@ func TestRollbackFromEveryPhase(t *testing.T) {
 			assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
 			assert.Equal(t, append(append([]string{}, routine[:c.done]...), c.undone...), s.asked)
 			assert.NotEmpty(t, report.Message)
+		})
+	}
+}
+
+// What the timeline says of a rollback is what was seen: how many keys were destroyed, and that a key was there to go back to.
+func TestARollbackClaimsOnlyWhatWasDone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		prepare func(*script)
+		says    string
+	}{
+		"no key was minted": {func(*script) {}, "every consumer is on the retiring key; 0 unwanted keys destroyed"},
+		"there was none before": {func(s *script) { s.plan.Retiring = nil },
+			"there was no key to go back to; 0 unwanted keys destroyed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			c.prepare(s)
+			s.answers["Issue"] = func(int) (any, error) {
+				return nil, temporal.NewNonRetryableApplicationError("denied", activities.TypeDenied, nil)
+			}
+			s.answers["Discard"] = func(int) (any, error) { return policy.Decision{OK: true, Message: "0 unwanted keys destroyed"}, nil }
+			report := s.run()
+			require.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+			assert.Contains(t, fmt.Sprint(report.Timeline), c.says)
+			assert.NotContains(t, fmt.Sprint(report.Timeline), "the incoming one is destroyed")
 		})
 	}
 }

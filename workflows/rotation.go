@@ -179,6 +179,7 @@ func (r *rotation) signoff() error {
 // issue mints the incoming key, stages it, and sees that it works before anybody depends on it; before that it
 // clears away what earlier rotations left.
 func (r *rotation) issue() error {
+	r.flush()                             // now, or a turn that comes meanwhile would find something to turn back
 	if err := r.safePoint(); err != nil { // nothing is changed yet
 		return err
 	}

@@ -41,7 +41,7 @@ type rotation struct {
 	unwatched         bool   // but for its keys, until the overlap begins
 	indexed           Phase  // by which the run is found
 	remembered        int    // how large the verdicts are, in bytes
-	proved            int    // signed decisions looked at since the gate opened
+	proved, refusals  int    // signed decisions looked at, and decisions refused, since the gate opened
 	// lookedBack is when it was looked up why there is no way back, onlyOn; empty when there is one.
 	lookedBack time.Time
 	onlyOn     string

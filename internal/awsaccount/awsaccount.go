@@ -21,6 +21,7 @@ import (
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
@@ -122,6 +123,15 @@ const (
 	// maxPages bounds a list. Quotas of AWS keep honest ones far below.
 	maxPages = 100
 )
+
+// Caller is who a worker is for AWS, by its ARN.
+func Caller(ctx context.Context, c aws.Config) (arn string, err error) {
+	own, err := sts.NewFromConfig(c).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return "", Error("asking AWS who the worker is", err)
+	}
+	return aws.ToString(own.Arn), nil
+}
 
 // boundReplies ends a reply with an error once it is too long, and refuses what a service that speaks XML does
 // not answer: the SDK takes a reply without any XML, such as an empty one, for an empty list.

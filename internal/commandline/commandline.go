@@ -13,6 +13,12 @@ import (
 func Strict(root *cobra.Command, usage func(error) error) {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "help" {
+			cmd.Args = helped
+		}
+	}
 	strict(root, usage)
 }
 
@@ -34,6 +40,15 @@ func strict(cmd *cobra.Command, usage func(error) error) {
 		}
 		return nil
 	}
+}
+
+// helped refuses help about a command that there is not.
+func helped(cmd *cobra.Command, args []string) error {
+	about, rest, err := cmd.Root().Find(args)
+	if err != nil || !about.HasSubCommands() {
+		return err
+	}
+	return unknown(about, rest)
 }
 
 // unknown refuses the name of a command that there is not, and says which one may be meant.

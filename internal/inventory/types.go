@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -50,6 +51,18 @@ type Inventory struct {
 	Advice strictyaml.Errors `json:"-"`
 	// Claims are what each of Credentials claims, in their order.
 	Claims [][]Claim `json:"-"`
+}
+
+// Spec is that of one credential, as a rotation takes it that begins now. It is unsigned, and of no namespace yet.
+func (i *Inventory) Spec(credential string, now time.Time) (Spec, error) {
+	var names []string
+	for _, c := range i.Credentials {
+		if c.Name == credential {
+			return Spec{Inventory: i.Name, Generation: now.UnixMilli(), Credential: c}, nil
+		}
+		names = append(names, c.Name)
+	}
+	return Spec{}, fmt.Errorf("no credential %q; it has %s", credential, strings.Join(names, ", "))
 }
 
 // Defaults are a credential's fields, said once for the whole file. A policy overrides them, a

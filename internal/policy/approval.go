@@ -57,7 +57,6 @@ const (
 	NoWayBack       VerdictReason = "no-way-back"
 	UnknownAction   VerdictReason = "unknown-action"
 	TextTooLong     VerdictReason = "text-too-long"
-	EndedMeanwhile  VerdictReason = "ended"
 	SignatureNeeded VerdictReason = "signature-needed"
 	SignatureBad    VerdictReason = "signature-refused"
 	OtherAction     VerdictReason = "other-action"

@@ -11,7 +11,6 @@ import (
 const (
 	NotPromoted      Reason = "current-never-promoted"
 	RunInTheWay      Reason = "rotation-running"
-	TriedLately      Reason = "tried-lately"
 	RotationsPaused  Reason = "paused"
 	EvidenceLacking  Reason = "evidence-lacking"
 	SignatureExpired Reason = "signature-expired"

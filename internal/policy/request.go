@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/signed"
+	"github.com/keyturn/keyturn/internal/strictyaml"
 )
 
 // RequestSchema is the version of SignedRequest's JSON.
@@ -66,18 +66,14 @@ func ParseRequest(body []byte) (SignedRequest, error) {
 	return r, nil
 }
 
-// ReadRequest reads a request as somebody wrote it by hand. A name that is misspelt is an error: nothing is assumed in its place.
+// ReadRequest reads a request as somebody wrote it by hand. A name that is misspelt, or there twice, is an error: nothing is assumed in
+// its place.
 func ReadRequest(text []byte) (r Request, err error) {
 	if text = bytes.TrimSpace(text); !bytes.HasPrefix(text, []byte("{")) {
 		return r, errors.New("it is no JSON object")
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&r); err != nil {
-		return Request{}, errors.New(strings.TrimPrefix(err.Error(), "json: "))
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return Request{}, errors.New("it is more than one JSON object")
+	if err := strictyaml.DecodeJSON(text, &r); err != nil {
+		return Request{}, errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "decoding JSON: "), "json: "))
 	}
 	return r, nil
 }

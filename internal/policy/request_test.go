@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -265,4 +266,31 @@ func TestOfANamedKeyOnlyItsIDIsBelieved(t *testing.T) {
 	assert.Equal(t, key.Ref{Principal: "payments-api", KeyID: "key-dead", StoreVersion: "v0", Fingerprint: "fp:dead"}, f.Named(dead))
 	dead.StoreVersion = "v2"
 	assert.Empty(t, f.Named(dead).StoreVersion, "a version that holds a live key is not the dead one's")
+}
+
+// A request that somebody wrote by hand says one thing to whoever reads it.
+func TestARequestByHandIsReadStrictly(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ text, why string }{
+		"as its example says":        {policy.Example(policy.Reject), ""},
+		"a name that is misspelt":    {`{"gat":"revoke"}`, `unknown field "gat"`},
+		"a name that is there twice": {`{"gate":"revoke","by":"ann","by":"bob"}`, "by is given twice; keep one of the two"},
+		"a name in other case":       {`{"gate":"revoke","By":"ann"}`, "By is not a known field; did you mean by?"},
+		"no object":                  {`42`, "it is no JSON object"},
+		"nothing":                    {``, "it is no JSON object"},
+		"two objects":                {`{"by":"ann"} {"by":"bob"}`, "there is more than one value"},
+		"another type":               {`{"by":1}`, "cannot unmarshal number"},
+		"a signed one":               {`{"signed":{"body":{"a":1},"signature":"s"}}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := policy.ReadRequest([]byte(c.text))
+			if c.why == "" {
+				assert.NoError(t, err)
+				return
+			}
+			assert.ErrorContains(t, err, c.why)
+			assert.NotContains(t, fmt.Sprint(err), "json: ")
+		})
+	}
 }

@@ -72,6 +72,7 @@ type Document struct {
 	nodes map[string]ast.Node
 	hooks map[reflect.Type]Hook
 	errs  Errors
+	kept  map[Error]bool // those in errs
 	count int
 	// forbid are the judges of all texts.
 	forbid []Forbid
@@ -92,7 +93,7 @@ type Hook func(path string, into reflect.Value)
 // tags or merge keys, no character that nobody sees. It returns a document even when that fails, for Err; only a
 // syntax error leaves nothing to decode.
 func Parse(file string, data []byte, forbid ...Forbid) *Document {
-	d := &Document{file: file, nodes: map[string]ast.Node{}, hooks: map[reflect.Type]Hook{}, forbid: forbid}
+	d := &Document{file: file, nodes: map[string]ast.Node{}, hooks: map[reflect.Type]Hook{}, kept: map[Error]bool{}, forbid: forbid}
 	switch {
 	case len(data) > MaxBytes:
 		d.add(1, 1, Problem{What: fmt.Sprintf("has more than %d bytes", MaxBytes), Write: "split the file"})
@@ -105,11 +106,7 @@ func Parse(file string, data []byte, forbid ...Forbid) *Document {
 		data = data[len("\uFEFF"):]
 	}
 	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n")) // or a text over several lines would have other ones
-	if r, line, column, found := unseen(data); found {
-		d.add(line, column, hiddenProblem(r))
-		return d
-	}
-	root := d.parse(data)
+	root := d.parse(d.withoutHidden(data))
 	if root != nil {
 		d.walk("", root, 0)
 	}
@@ -358,7 +355,8 @@ func (d *Document) errorAt(line, column int, p Problem) Error {
 func (d *Document) add(line, column int, p Problem) { d.keep(d.errorAt(line, column, p)) }
 
 func (d *Document) keep(e Error) {
-	if !slices.Contains(d.errs, e) {
+	if !d.kept[e] {
+		d.kept[e] = true
 		d.errs = append(d.errs, e)
 	}
 }
@@ -437,20 +435,28 @@ func invalidUTF8(data []byte) (line, column int) {
 	return line, column
 }
 
-// unseen finds a character, in a comment too, that nobody sees who reads the file.
-func unseen(data []byte) (r rune, line, column int, found bool) {
-	line, column = 1, 1
-	for _, r := range string(data) {
+// mostHidden bounds the lines whose characters that nobody sees are told of: a file that is none of text has them everywhere.
+const mostHidden = 20
+
+// withoutHidden reports the characters, in a comment too, that nobody sees who reads the file: the first one of a line. What else is
+// wrong is looked for in what a reader sees, which is the file without them.
+func (d *Document) withoutHidden(data []byte) []byte {
+	line, column, told, last := 1, 1, 0, 0
+	return bytes.Map(func(r rune) rune {
 		switch {
 		case r == '\n':
 			line, column = line+1, 1
-			continue
-		case hidden(r):
-			return r, line, column, true
+			return r
+		case !hidden(r):
+			column++
+			return r
+		case line != last && told < mostHidden:
+			d.add(line, column, hiddenProblem(r))
+			told, last = told+1, line
 		}
 		column++
-	}
-	return 0, 0, 0, false
+		return -1
+	}, data)
 }
 
 // tooDeep finds the token at which the nesting is too deep for a parser that recurses. Nesting by

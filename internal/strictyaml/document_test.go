@@ -164,6 +164,29 @@ func nested(levels int) string {
 	return b.String() + strings.Repeat(" ", levels) + "name: a\n"
 }
 
+// What nobody sees keeps nobody from being told of all else.
+func TestAHiddenCharacterHidesNoOtherError(t *testing.T) {
+	t.Parallel()
+	var r rule
+	err := read("na\u200bme: bad # \u2066b\u2069\ncuont: 1\nshared: \"a\x07b\"\ncount: x", &r)
+	var found strictyaml.Errors
+	require.ErrorAs(t, err, &found)
+	var told []string
+	for _, e := range found {
+		told = append(told, e.String())
+	}
+	assert.Equal(t, []string{
+		"rule.yaml:1:1: list[0] is missing; write one",
+		"rule.yaml:1:3: has a character that nobody sees, U+200B; remove it",
+		"rule.yaml:1:7: name is bad; write good",
+		"rule.yaml:2:1: cuont is not a known field; did you mean count?",
+		"rule.yaml:3:11: has a control character, U+0007; remove it",
+		"rule.yaml:4:8: count is text; write a whole number in decimal",
+	}, told)
+	require.ErrorAs(t, read("name: a\n"+strings.Repeat("# \x07\n", 100_000), &r), &found)
+	assert.Len(t, found, 20, "a file that is no text is told of in bounds")
+}
+
 func TestWhatIsFine(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{

@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
 	"github.com/keyturn/keyturn/internal/key"
@@ -82,11 +81,10 @@ func (a *Account) Probe(ctx context.Context, _ providers.Environment, in provide
 	if err != nil {
 		return providers.Probed{}, err
 	}
-	own, err := sts.NewFromConfig(c).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return providers.Probed{}, awsaccount.Error("asking AWS who the worker is", err)
+	probed := providers.Probed{}
+	if probed.As, err = awsaccount.Caller(ctx, c); err != nil {
+		return providers.Probed{}, err
 	}
-	probed := providers.Probed{As: aws.ToString(own.Arn)}
 	client := iam.NewFromConfig(c)
 	lacks := func(action, resource string, err error) error {
 		err = awsaccount.Error("trying iam:"+action, err)

@@ -12,7 +12,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
 	"github.com/keyturn/keyturn/internal/outside"
@@ -68,11 +67,11 @@ func (i *issuer) checkIdentity(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := sts.NewFromConfig(c).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	arn, err := awsaccount.Caller(ctx, c)
 	if err != nil {
-		return nil, awsaccount.Error("asking STS who the worker is", err)
+		return nil, err
 	}
-	user, root := userOf(aws.ToString(own.Arn))
+	user, root := userOf(arn)
 	switch {
 	case root:
 		return []string{"the worker runs as root of the account: give it a role with the policy of docs/aws.md"}, nil

@@ -11,9 +11,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
 	"github.com/keyturn/keyturn/internal/strictyaml"
@@ -54,11 +52,10 @@ func (a *Account) Probe(ctx context.Context, _ providers.Environment, in provide
 	if err != nil {
 		return providers.Probed{}, err
 	}
-	own, err := sts.NewFromConfig(c).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return providers.Probed{}, awsaccount.Error("asking AWS who the worker is", err)
+	probed := providers.Probed{}
+	if probed.As, err = awsaccount.Caller(ctx, c); err != nil {
+		return providers.Probed{}, err
 	}
-	probed := providers.Probed{As: aws.ToString(own.Arn)}
 	client := secretsmanager.NewFromConfig(c)
 	for _, glob := range in.StorePaths {
 		name := strings.ReplaceAll(strings.ReplaceAll(glob, "**", "*"), "*", nobody)

@@ -154,7 +154,24 @@ func (t *target) deliver(ctx context.Context, d providers.Delivery) error {
 	if err != nil {
 		return err
 	}
-	dir, name, err := t.open(ctx, d.Instance)
+	return t.locked(ctx, d.Instance, func(dir *os.Root, name string, old os.FileInfo) error {
+		if old != nil && (t.mode == 0 || old.Mode().Perm() == t.mode) && same(dir, name, content) {
+			return atomicfile.Discard(dir, name)
+		}
+		mode, err := t.replaceable(dir, name, old)
+		if err != nil {
+			return err
+		}
+		if err := t.allow(filepath.Join(dir.Name(), name)); err != nil {
+			return err
+		}
+		return atomicfile.Write(dir, name, content, mode, func(f *os.File) error { return likeBefore(f, dir, name, old) })
+	})
+}
+
+// locked does something while nobody else changes an instance's folder. It is told of the file that is there, nil for none.
+func (t *target) locked(ctx context.Context, instance string, do func(dir *os.Root, name string, old os.FileInfo) error) error {
+	dir, name, err := t.open(ctx, instance)
 	if err != nil {
 		return err
 	}
@@ -168,17 +185,7 @@ func (t *target) deliver(ctx context.Context, d providers.Delivery) error {
 	if err != nil {
 		return err
 	}
-	if old != nil && (t.mode == 0 || old.Mode().Perm() == t.mode) && same(dir, name, content) {
-		return atomicfile.Discard(dir, name)
-	}
-	mode, err := t.replaceable(dir, name, old)
-	if err != nil {
-		return err
-	}
-	if err := t.allow(filepath.Join(dir.Name(), name)); err != nil {
-		return err
-	}
-	return atomicfile.Write(dir, name, content, mode, func(f *os.File) error { return likeBefore(f, dir, name, old) })
+	return do(dir, name, old)
 }
 
 // Fits implements providers.Fitter.
@@ -230,29 +237,17 @@ func (t *target) Reach(ctx context.Context, instance string) error {
 
 // reach does what deliver does, short of the rename, with nothing in the file.
 func (t *target) reach(ctx context.Context, instance string) error {
-	dir, name, err := t.open(ctx, instance)
-	if err != nil {
+	return t.locked(ctx, instance, func(dir *os.Root, name string, old os.FileInfo) error {
+		mode, err := t.replaceable(dir, name, old)
+		if err != nil {
+			return err
+		}
+		err = atomicfile.Try(dir, name, mode, func(f *os.File) error { return likeBefore(f, dir, name, old) })
+		if errors.Is(err, fs.ErrPermission) && !errors.Is(err, providers.ErrDenied) {
+			return fmt.Errorf("%w: the worker may not write in the folder: %w", providers.ErrDenied, err)
+		}
 		return err
-	}
-	defer func() { _ = dir.Close() }()
-	unlock, err := atomicfile.LockDir(ctx, dir.Name())
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	old, err := inspect(dir, name)
-	if err != nil {
-		return err
-	}
-	mode, err := t.replaceable(dir, name, old)
-	if err != nil {
-		return err
-	}
-	err = atomicfile.Try(dir, name, mode, func(f *os.File) error { return likeBefore(f, dir, name, old) })
-	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, providers.ErrDenied) {
-		return fmt.Errorf("%w: the worker may not write in the folder: %w", providers.ErrDenied, err)
-	}
-	return err
+	})
 }
 
 func (t *target) path(instance string) string {

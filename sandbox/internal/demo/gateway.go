@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keyturn/keyturn/internal/outside"
 )
 
 // Verify tells which key a value is, "" for none, and whether the gateway accepts it from the caller.
@@ -77,9 +79,7 @@ func presented(r *http.Request) string {
 
 func (g *Gateway) count(keyID, caller string, accepted bool) {
 	const longest = 100 // a caller may say anything
-	if len(caller) > longest {
-		caller = caller[:longest]
-	}
+	caller = outside.Cut(caller, longest)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at := g.now().UTC()

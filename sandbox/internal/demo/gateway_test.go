@@ -11,6 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// A caller may call itself anything, at any length.
+func TestACallerIsNamedInWholeCharacters(t *testing.T) {
+	t.Parallel()
+	g := NewGateway(fakeKeys)
+	g.count("k1", "a"+strings.Repeat("é", 60), true)
+	assert.Equal(t, "a"+strings.Repeat("é", 49), g.Ledger()[0].Caller)
+}
+
 func TestGatewayAsksForAKey(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
