@@ -28,6 +28,7 @@ type decision struct {
 	extend string
 	print  bool
 	sign   string
+	yes    bool
 }
 
 func (d *decision) gateFlag(cmd *cobra.Command) {
@@ -102,6 +103,11 @@ func (d *decision) bind(ctx context.Context, t *terminal, c client.Client, names
 	}
 	if d.sign == "" {
 		return nil
+	}
+	if d.action == policy.Approve && !d.yes {
+		if err := t.askToApprove(s.Status, d.req.Gate); err != nil {
+			return err
+		}
 	}
 	described, err := c.DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
 	if err != nil {

@@ -78,7 +78,7 @@ func (s *trustingStage) rotate() {
 
 func (s *trustingStage) approve() {
 	s.t.Helper()
-	out, code := s.starter("approve", credential, "--gate", "revoke", "--sign", s.olga.file)
+	out, code := s.starter("approve", credential, "--gate", "revoke", "--sign", s.olga.file, "--yes")
 	require.Zero(s.t, code, out)
 }
 
@@ -555,7 +555,7 @@ func TestAdversaryWithARogueActivityWorker(t *testing.T) {
 	s.worker.end(syscall.SIGKILL)
 	stop := s.lie(mallory, liar{incoming: status.Incoming})
 	s.await(workflows.PhaseRevokeGate)
-	out, code := s.starter("approve", credential, "--gate", "revoke", "--sign", s.mallory.file)
+	out, code := s.starter("approve", credential, "--gate", "revoke", "--sign", s.mallory.file, "--yes")
 	require.Zero(t, code, "the lying worker says that olga signed: %s", out)
 	report := s.report()
 	assert.Equal(t, workflows.Completed, report.Outcome, "what a history says is for display")
@@ -627,7 +627,7 @@ func TestAdversaryWithoutSignOff(t *testing.T) {
 	s.await(workflows.PhaseSignoff)
 	s.worker.end(syscall.SIGTERM)
 	stop := s.lieOn(mallory, liar{}, workflows.TaskQueue)
-	out, code := s.starter("approve", credential, "--gate", "signoff", "--sign", s.mallory.file)
+	out, code := s.starter("approve", credential, "--gate", "signoff", "--sign", s.mallory.file, "--yes")
 	require.Zero(t, code, "the lying worker says that olga signed: %s", out)
 	s.await(workflows.PhaseIssue)
 	stop()
@@ -641,7 +641,7 @@ func TestAdversaryWithoutSignOff(t *testing.T) {
 
 	s.rotate()
 	s.await(workflows.PhaseSignoff)
-	out, code = s.starter("approve", credential, "--gate", "signoff", "--sign", s.olga.file)
+	out, code = s.starter("approve", credential, "--gate", "signoff", "--sign", s.olga.file, "--yes")
 	require.Zero(t, code, out)
 	s.await(workflows.PhaseRevokeGate)
 	s.approve()

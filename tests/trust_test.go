@@ -85,6 +85,13 @@ func TestSigning(t *testing.T) {
 	s.await(workflows.PhaseRevokeGate)
 	require.NoError(t, os.WriteFile(s.olga.file+".pub", []byte(strings.TrimSpace(string(s.olga.public()))), 0o600))
 	out, code = s.starter("approve", credential, "--gate", "revoke", "--sign", s.olga.file+".pub")
+	assert.Equal(t, 2, code, "nobody is there to say yes: %s", out)
+	status := s.status()
+	for _, shown := range []string{status.Retiring.KeyID, status.Incoming.KeyID, status.Evidence.Digest, "0 of 1 approved", "--yes"} {
+		assert.Contains(t, out, shown)
+	}
+	assert.Empty(t, s.status().Gate.Approvals)
+	out, code = s.starter("approve", credential, "--gate", "revoke", "--sign", s.olga.file+".pub", "--yes")
 	require.Zero(t, code, out)
 	s.await(workflows.PhaseDisableSoak)
 	out, code = s.starter("rollback", credential, "--reason", "missed", "--as", "olga")

@@ -68,7 +68,7 @@ func (i *incidentRun) unsigned() (bool, error) {
 	i.stale = true
 	for until := i.Status.Since.Add(confirmWithin); workflow.Now(i.ctx).Before(until); {
 		i.tell(i.ctx, activities.NewsUnconfirmed)
-		if signed, _ := workflow.AwaitWithTimeout(i.ctx, confirmAgain, func() bool { return i.signatures > 0 }); signed {
+		if signed, _ := awaitAtMost(i.ctx, confirmAgain, "a signature of the incident, then asking again", func() bool { return i.signatures > 0 }); signed {
 			i.Status.Message = ""
 			return true, nil
 		}
@@ -218,7 +218,7 @@ func (i *incidentRun) signedAnew(ctx workflow.Context, m *IncidentMember, why st
 	i.became(m, "its declaration was refused, and it waits for another one: keyturn incident confirm "+i.Status.Incident+" --sign KEY: "+m.Message)
 	for until := workflow.Now(ctx).Add(confirmWithin); m.Unconfirmed && workflow.Now(ctx).Before(until); {
 		i.tell(ctx, activities.NewsUnconfirmed)
-		_, _ = workflow.AwaitWithTimeout(ctx, confirmAgain, func() bool { return !m.Unconfirmed })
+		_, _ = awaitAtMost(ctx, confirmAgain, summary("a signature for "+m.Credential+", then asking again"), func() bool { return !m.Unconfirmed })
 	}
 	signed := !m.Unconfirmed
 	m.Unconfirmed, m.Message = false, ""

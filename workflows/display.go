@@ -84,12 +84,17 @@ func (r *rotation) enter(p Phase, doing string) {
 	r.refresh()
 }
 
-// findable lets the run be searched for by its phase.
+// findable lets the run be searched for by its phase, and from its plan on by when it is overdue.
 func (r *rotation) findable(p Phase) {
-	if r.indexed != p {
-		_ = workflow.UpsertTypedSearchAttributes(r.ctx, AttributePhase.ValueSet(string(p)))
-		r.indexed = p
+	if r.indexed == p {
+		return
 	}
+	attributes := []temporal.SearchAttributeUpdate{AttributePhase.ValueSet(string(p))}
+	if r.indexed == PhaseInspect && !r.Plan.RotateBy.IsZero() {
+		attributes = append(attributes, AttributeRotateBy.ValueSet(r.Plan.RotateBy))
+	}
+	_ = workflow.UpsertTypedSearchAttributes(r.ctx, attributes...)
+	r.indexed = p
 }
 
 // waitFor says what it takes to go on, and who can do that.

@@ -136,7 +136,7 @@ func (r *rotation) replaceBy(deadline time.Time) (bool, error) {
 			r.note("not every consumer is on another key yet: %s", why)
 			r.tell(notifyAlert, "emergency-trouble/"+why, "Emergency: "+r.Status.Credential+" is not contained yet", why)
 		}
-		if err := workflow.Sleep(r.ctx, min(10*time.Second, deadline.Sub(workflow.Now(r.ctx)))); err != nil {
+		if err := sleep(r.ctx, min(10*time.Second, deadline.Sub(workflow.Now(r.ctx))), "before trying again to bring consumers to another key"); err != nil {
 			return false, err
 		}
 	}
@@ -241,7 +241,7 @@ func (r *rotation) before(until time.Time, o step, activity, input, output any) 
 	done := o.start(ctx, r.Queue, activity, input)
 	if !until.IsZero() {
 		left := until.Sub(workflow.Now(r.ctx))
-		if intime, err := workflow.AwaitWithTimeout(r.ctx, max(left, 0), done.IsReady); err != nil {
+		if intime, err := awaitAtMost(r.ctx, max(left, 0), "the deadline of the incident", done.IsReady); err != nil {
 			return err
 		} else if !intime {
 			return errLate
@@ -299,7 +299,7 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 				r.note("exposed key %s is alive: %s", id, why)
 				r.tell(notifyAlert, "emergency-held", "Emergency: "+r.Status.Credential+" is not contained yet", why)
 			}
-			if err := workflow.Sleep(r.ctx, 10*time.Second); err != nil {
+			if err := sleep(r.ctx, 10*time.Second, "before trying again to end the exposed key"); err != nil {
 				return err
 			}
 			continue
@@ -322,7 +322,7 @@ func (r *rotation) endOne(id string, deadline time.Time) error {
 			return errors.New(d.Decision.Message)
 		}
 		r.note("exposed key %s is alive: %s", id, d.Decision.Message)
-		if err := workflow.Sleep(r.ctx, max(time.Second, min(10*time.Second, left))); err != nil {
+		if err := sleep(r.ctx, max(time.Second, min(10*time.Second, left)), "before trying again to end the exposed key"); err != nil {
 			return err
 		}
 	}

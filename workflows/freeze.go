@@ -57,7 +57,7 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 		if len(frozen.Failed) > 0 {
 			again = freezeRetries
 		}
-		over, _ = workflow.AwaitWithTimeout(ctx, again, func() bool { return i.over || i.Thaw != "" })
+		over, _ = awaitAtMost(ctx, again, "before the freeze of deployments is renewed", func() bool { return i.over || i.Thaw != "" })
 	}
 	if i.Thaw != "" {
 		i.note("deployments go on, as %s asked for", i.Thaw)
@@ -73,7 +73,7 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 		if err != nil {
 			said = cause(err)
 		}
-		_ = workflow.Sleep(ctx, 10*time.Second)
+		_ = sleep(ctx, 10*time.Second, "before trying again to let deployments go on")
 	}
 	i.note("deployments may be frozen until %s, when that ends by itself: %s", i.Status.FrozenUntil.UTC().Format(time.RFC3339), said)
 }

@@ -223,7 +223,7 @@ func (i *incidentRun) turn(ctx workflow.Context) {
 		i.task, i.asked = task, 0
 	}
 	if i.asked == atOnce {
-		_ = workflow.Sleep(ctx, 100*time.Millisecond)
+		_ = sleep(ctx, 100*time.Millisecond, "before the next emergencies are begun")
 		i.task, i.asked = workflow.GetInfo(ctx).GetCurrentHistoryLength(), 0
 	}
 	i.asked++
@@ -312,7 +312,7 @@ func (i *incidentRun) awaitOthers(ctx workflow.Context, m *IncidentMember) {
 	}
 	i.became(m, "waits for "+strings.Join(i.in.After[m.Credential], ", ")+", which it was made with")
 	if left := i.Half.Sub(workflow.Now(ctx)); left > 0 {
-		_, _ = workflow.AwaitWithTimeout(ctx, left, func() bool { return !i.waitsForOthers(*m) })
+		_, _ = awaitAtMost(ctx, left, summary(m.Credential+" waits for what its key was made with"), func() bool { return !i.waitsForOthers(*m) })
 	}
 }
 

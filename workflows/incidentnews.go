@@ -25,7 +25,7 @@ func (i *incidentRun) watchDeadline(ctx workflow.Context) {
 			_ = workflow.Await(ctx, func() bool { return i.over || !i.contained() }) // the end may know better
 			i.Contained = false
 		}
-		intime, _ := workflow.AwaitWithTimeout(ctx, i.LateAt.Sub(workflow.Now(ctx)), func() bool { return i.over || i.contained() })
+		intime, _ := awaitAtMost(ctx, i.LateAt.Sub(workflow.Now(ctx)), "all exposed keys to be dead, then an alarm", func() bool { return i.over || i.contained() })
 		switch {
 		case i.over:
 			return

@@ -70,7 +70,7 @@ func (r *rotation) watchDisabled(seen *policy.Decision) (stop func()) {
 				r.tell(notifyAlert, "unwatched", "Nobody watches the disabled key",
 					"Whether somebody misses it is not known: "+blind+". It is looked at again each 10 minutes, and once before the key is destroyed.")
 			}
-			if workflow.Sleep(ctx, missedAgain) != nil {
+			if sleep(ctx, missedAgain, "before looking again who misses the disabled key") != nil {
 				return
 			}
 		}

@@ -146,7 +146,7 @@ func (r *rotation) write(enough func() bool) {
 				fmt.Sprintf("The run has come to its end, and %d events of it are not in the audit record: %s. It is tried again and again, until they are.", len(r.Outbox.events), cause(err)))
 		}
 		r.waitFor("the audit record to be written: "+cause(err), "whoever keeps the worker's audit record; it is tried again by itself")
-		if workflow.Sleep(r.ctx, pause) != nil {
+		if sleep(r.ctx, pause, "before trying again to write the audit record") != nil {
 			return
 		}
 	}

@@ -29,7 +29,7 @@ func (r *rotation) askFor(gate inventory.Gate, subject, body string, over func()
 				return
 			}
 			r.notice("people could not be told of %q, and will be again: %s", message.What, cause(err))
-			_, _ = workflow.AwaitWithTimeout(ctx, pause, over)
+			_, _ = awaitAtMost(ctx, pause, "before trying again to tell people", over)
 		}
 	})
 }

@@ -170,7 +170,7 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 		if r.held(failed) {
 			return false, r.hold(why, input, r.overtaken)
 		}
-		_, err := workflow.AwaitWithTimeout(r.ctx, pause, func() bool { return r.overtaken() != nil })
+		_, err := awaitAtMost(r.ctx, pause, "before trying again to prove the key dead", func() bool { return r.overtaken() != nil })
 		return false, err
 	}
 	if pause == firstTry {

@@ -179,9 +179,7 @@ func (r *rotation) waitReminding(what string, deadline func() time.Time, done fu
 		if wakes.IsZero() {
 			err = workflow.Await(r.ctx, moved)
 		} else {
-			_, err = workflow.AwaitWithOptions(r.ctx, workflow.AwaitOptions{
-				Timeout: wakes.Sub(workflow.Now(r.ctx)), TimerOptions: workflow.TimerOptions{Summary: summary(what)},
-			}, moved)
+			_, err = awaitAtMost(r.ctx, wakes.Sub(workflow.Now(r.ctx)), summary(what), moved)
 		}
 		if err != nil {
 			return err

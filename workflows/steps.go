@@ -86,6 +86,16 @@ var trusting = step{summary: "wait until the spec is trusted", attempt: 10 * tim
 // summary bounds one with a name in it: Temporal refuses the command of a longer one.
 func summary(s string) string { return outside.Text(s, 200) }
 
+// sleep lets time pass, under a name that a person understands.
+func sleep(ctx workflow.Context, d time.Duration, what string) error {
+	return workflow.NewTimerWithOptions(ctx, d, workflow.TimerOptions{Summary: what}).Get(ctx, nil)
+}
+
+// awaitAtMost waits until done, at most for so long, under a name that a person understands. It tells whether it was done in time.
+func awaitAtMost(ctx workflow.Context, d time.Duration, what string, done func() bool) (bool, error) {
+	return workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{Timeout: d, TimerOptions: workflow.TimerOptions{Summary: what}}, done)
+}
+
 // issuing waits for the key of an interrupted mint to be known as unused, which is never longer than the quiet window.
 func issuing(c inventory.Credential) step {
 	return step{summary: "mint a key, store it as PENDING and try it", attempt: 4 * time.Minute, total: 30*time.Minute + c.QuietWindow.Std(), cancellable: true}

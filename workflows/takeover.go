@@ -73,7 +73,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 		default:
 			i.became(m, "cannot begin: "+cause(err))
 		}
-		_ = workflow.Sleep(ctx, pause)
+		_ = sleep(ctx, pause, summary("before trying again to begin the emergency of "+m.Credential))
 	}
 }
 
@@ -120,7 +120,7 @@ func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over fun
 		if left := i.Status.Deadline.Add(takeoverTimeout).Sub(asked); left > 0 {
 			wait = min(wait, max(left, askAgain), firstLook) // it is not left alone before the deadline, nor until it has to be ended
 		}
-		if ended, _ := workflow.AwaitWithTimeout(ctx, wait, over); ended {
+		if ended, _ := awaitAtMost(ctx, wait, summary("the emergency of "+m.Credential+", then looking after it"), over); ended {
 			return
 		}
 		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Credential: m.Credential}, Incident: i.Status.Incident}

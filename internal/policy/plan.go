@@ -18,6 +18,8 @@ type Plan struct {
 	Retiring *key.Ref `json:"retiring,omitempty"`
 	// RetiringExpires is the retiring key's own end; zero for none.
 	RetiringExpires time.Time `json:"retiringExpires,omitzero"`
+	// RotateBy is until when the retiring key is to be rotated; zero where nobody knows how old it is.
+	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// Resume is the rotation that did not end and that this one goes on with; nil for none.
 	Resume *Resume `json:"resume,omitempty"`
 	// Discard are keys of ours that were minted and never promoted: they are destroyed first.
@@ -31,8 +33,7 @@ type Plan struct {
 	Takes inventory.Duration `json:"takes"`
 	// CanDisable: revoking has a way back until the key is destroyed.
 	CanDisable bool `json:"canDisable"`
-	// TellsMissed: the issuer tells who misses the key when it is disabled, which is watched then. Plans of before that was
-	// so do not say it.
+	// TellsMissed: the issuer tells who misses the key when it is disabled, which is watched then.
 	TellsMissed bool `json:"tellsMissed,omitempty"`
 	// CanRollBack: the retiring key can be delivered again; NoWayBack is why it cannot.
 	CanRollBack bool   `json:"canRollBack"`
@@ -81,7 +82,7 @@ func Blips(refusals []Decision) bool {
 func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cannotApprove func(inventory.Approval) string) Plan {
 	c := spec.Credential
 	plan := Plan{
-		Credential: c.Name, MadeAt: f.At,
+		Credential: c.Name, MadeAt: f.At, RotateBy: StateOf(c, f).RotateBy,
 		CanDisable:  f.Capabilities.CanDisable,
 		TellsMissed: tellsMissed(f.Capabilities),
 		CanRollBack: true,
