@@ -243,6 +243,8 @@ func (c *crashCase) run(step string) {
 	case "RecordReview":
 		err := c.attempt(step, activities.ReviewInput{Declarations: []signed.Envelope{c.emergency.Declaration}}, nil, 1)
 		require.ErrorContains(c.t, err, "not signed")
+	case "ReviewBreakGlass":
+		require.ErrorContains(c.t, c.attempt(step, activities.GlassReviewInput{Rotation: c.subject()}, nil, 1), "review refused")
 	case "TellOfIncident":
 		c.execute(step, activities.NewsInput{Emergency: *c.emergency, News: activities.NewsBegun, At: c.now()}, nil)
 		require.NotEmpty(c.t, c.world.Notifications())

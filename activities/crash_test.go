@@ -152,6 +152,7 @@ var deaths = map[string][]death{
 		{memory.OpPutMetadata, 2, memory.After, "all is done; the repeated activity finds nothing to discard"},
 	},
 	"ProveDeclaration": nil, // it asks nobody
+	"ReviewBreakGlass": nil, // breakglass_test.go
 	"RecordReview":     nil, // it writes the record alone, which knows what it has: review_test.go
 	"Follow":           nil, // that of a run that it ends is in takeover_test.go
 	"Freeze": {
@@ -197,7 +198,7 @@ var (
 	forward = []string{
 		"Accounts", "ListApplied", "LatestSweep", "SweepAstray", "SweepSigners", "ScanAccount", "Survey", "Sweep", "Diagnose", "ReadAudit", "InspectDebt", "Announce",
 		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "LookBack", "GatherEvidence", "Notify", "Log",
-		"Prove", "Disable", "AwaitMissed", "Destroy", "Record",
+		"Prove", "ReviewBreakGlass", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
 	contain = []string{"ProveDeclaration", "RecordReview", "TellOfIncident", "Freeze", "Follow", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "ReviewMisuse", "Unfreeze", "Record"}
 	back    = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}

@@ -22,6 +22,8 @@ var (
 	ErrOutOfBounds = errors.New("out of the bounds of the worker configuration")
 	// ErrDeclaration: the declaration of an incident proves nothing here: by it nothing is done.
 	ErrDeclaration = errors.New("declaration refused")
+	// ErrReview: a review proves nothing, or is by who has to be reviewed.
+	ErrReview = errors.New("review refused")
 	// ErrRefused: policy does not let an effect be, by facts that waiting does not change.
 	ErrRefused = errors.New("refused")
 	// ErrRetiringGone: the issuer accepts the retiring key no more, for good.
@@ -46,6 +48,7 @@ const (
 	TypeUntrusted   = "SpecNotTrusted"
 	TypeOutOfBounds = "OutOfBounds"
 	TypeDeclaration = "DeclarationRefused"
+	TypeReview      = "ReviewRefused"
 	TypeRefused     = "Refused"
 	TypeGone        = "RetiringGone"
 	TypeHeld        = "Held"
@@ -75,6 +78,7 @@ var kinds = []struct {
 	{ErrUntrusted, TypeUntrusted, true},     // the workflow waits until the spec is trusted again
 	{ErrOutOfBounds, TypeOutOfBounds, true}, // likewise
 	{ErrDeclaration, TypeDeclaration, true},
+	{ErrReview, TypeReview, true},
 	{ErrRefused, TypeRefused, true},
 	{ErrRetiringGone, TypeGone, true},
 	{ErrHeld, TypeHeld, true},

@@ -207,7 +207,7 @@ func (a *Activities) Prove(ctx context.Context, in ProveInput) ([]policy.Proof, 
 	}
 	proofs := make([]policy.Proof, 0, len(in.Decisions))
 	for _, d := range in.Decisions {
-		proof := a.prove(spec.Credential.Approvals, d)
+		proof := a.prove(spec.Credential.Approvals, spec.Credential.Environment, d)
 		if proof.Problem != "" {
 			activity.GetLogger(ctx).Warn("decision not proved", "credential", spec.Credential.Name, "reason", proof.Problem)
 		}
@@ -222,10 +222,12 @@ type ProveInput struct {
 	Decisions []signed.Envelope    `json:"decisions"`
 }
 
-func (a *Activities) prove(approvals inventory.Approvals, d signed.Envelope) policy.Proof {
+func (a *Activities) prove(approvals inventory.Approvals, environment string, d signed.Envelope) policy.Proof {
 	var proof policy.Proof
 	var problems []string
-	for _, group := range groups(approvals) {
+	breaks := a.Config().Trust.BreakGlass[environment]
+	asked := groups(approvals)
+	for _, group := range slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(asked), breaks...)))) {
 		signers, err := a.Config().Approvers(group)
 		if err != nil {
 			problems = append(problems, err.Error())
@@ -233,7 +235,9 @@ func (a *Activities) prove(approvals inventory.Approvals, d signed.Envelope) pol
 		}
 		body, by, err := d.Open(signed.Decision, signers, a.Now())
 		if err != nil {
-			problems = append(problems, fmt.Sprintf("group %s: %s", group, err))
+			if slices.Contains(asked, group) {
+				problems = append(problems, fmt.Sprintf("group %s: %s", group, err))
+			}
 			continue
 		}
 		if proof.Request, err = policy.ParseRequest(body); err != nil {
@@ -242,6 +246,7 @@ func (a *Activities) prove(approvals inventory.Approvals, d signed.Envelope) pol
 		// Under two names in two groups somebody would be two people: the first name counts.
 		if len(proof.Groups) == 0 || proof.By.Name == by.Name {
 			proof.By, proof.Groups = by, append(proof.Groups, group)
+			proof.MayBreakGlass = proof.MayBreakGlass || slices.Contains(breaks, group)
 		}
 	}
 	switch {
@@ -284,7 +289,7 @@ func (a *Activities) approvals(ctx context.Context, s *site, gate inventory.Gate
 			why = append(why, "an approval has no signature")
 			continue
 		}
-		proof := a.prove(inventory.Approvals{Revoke: needs}, *c.Signed)
+		proof := a.prove(inventory.Approvals{Revoke: needs}, s.spec.Credential.Environment, *c.Signed)
 		v, problem := proof.Binds(here, a.Now())
 		if problem == "" && needs.FourEyes && proof.By.Same(s.signer) {
 			problem = "an approval is of who signed the spec"

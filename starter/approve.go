@@ -16,8 +16,15 @@ import (
 func newApprove(t *terminal) *cobra.Command {
 	d := &decision{action: policy.Approve}
 	cmd := d.command(t, "approve CREDENTIAL --gate GATE", "Approves the gate that a rotation waits at")
-	cmd.Long = `Approves the gate that a rotation waits at. With --sign, what the gate stands on is shown first, and signed after a yes, or at once with --yes.`
+	cmd.Long = `Approves the gate that a rotation waits at. With --sign, what the gate stands on is shown first, and signed after a yes, or at once with --yes.
+
+With --break-glass one signature passes a gate of signed approvals that asks for more, or for others: that of a member of a group which
+trust.breakGlass of the worker configuration names for the environment. People are told at once, and somebody else has to review it within
+24 h (keyturn review rotation/CREDENTIAL), or no routine rotation of the credential begins.`
+	cmd.Example = `  keyturn approve payments-api --gate revoke --sign ~/.ssh/id_ed25519
+  keyturn approve payments-api --gate revoke --sign agent --break-glass --reason "bob is away, the old key ends at noon"`
 	d.gateFlag(cmd)
+	cmd.Flags().BoolVar(&d.req.BreakGlass, "break-glass", false, "pass the gate alone, where more or others are asked for; with --sign and --reason, and due for review in 24 h")
 	cmd.Flags().BoolVar(&d.yes, "yes", false, "with --sign, do not show what the gate stands on and ask before it is signed")
 	return cmd
 }

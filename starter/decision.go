@@ -134,6 +134,12 @@ func (d *decision) complete() error {
 		}
 		d.req.Extension = by
 	}
+	switch {
+	case d.req.BreakGlass && d.sign == "":
+		return usage("break-glass takes a signature: say with which key, with --sign")
+	case d.req.BreakGlass && d.req.Reason == "":
+		return usage("say why it is needed, with --reason")
+	}
 	if (d.action == policy.Reject || d.action == policy.Rollback) && d.req.Reason == "" {
 		return usage("say why, with --reason")
 	}

@@ -21,13 +21,19 @@ import (
 )
 
 func newReview(t *terminal) *cobra.Command {
-	var sign, comment string
+	var file, sign, comment string
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "review INCIDENT --sign KEY --comment TEXT", Short: "Records that somebody reviewed an incident who did not declare it", Args: oneIncident,
-		Long: `Records in the audit record of each of its credentials that an incident was reviewed: by somebody whom trust.incidents of the worker
-configuration names, and who did not declare it. What it did is shown first.`,
-		Example: `  keyturn review incident/2026-05-01-031500 --sign ~/.ssh/id_ed25519 --comment "right key, right time; the canary was slow"`,
+		Use: "review INCIDENT|rotation/CREDENTIAL --sign KEY --comment TEXT", Short: "Records that somebody else reviewed an incident, or approvals by break-glass", Args: oneIncident,
+		Long: `Records that somebody else looked at what was done without the usual approvals.
+
+Of an incident: records in the audit record of each of its credentials that an incident was reviewed: by somebody whom trust.incidents of the worker
+configuration names, and who did not declare it. What it did is shown first.
+
+Of rotation/CREDENTIAL: reviews the approvals by break-glass that nobody has reviewed yet, as one who may approve for the credential, or break
+glass, and broke none of them. Until that is done, no routine rotation of the credential begins once 24 h have passed.`,
+		Example: `  keyturn review incident/2026-05-01-031500 --sign ~/.ssh/id_ed25519 --comment "right key, right time; the canary was slow"
+  keyturn review rotation/payments-api --sign agent --comment "bob was away; the evidence was complete"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case sign == "":
@@ -35,11 +41,15 @@ configuration names, and who did not declare it. What it did is shown first.`,
 			case strings.TrimSpace(comment) == "":
 				return usage("say what you found, with --comment")
 			}
+			if credential, of := strings.CutPrefix(args[0], workflows.WorkflowID("")); of {
+				return t.reviewBreakGlass(cmd.Context(), credential, file, sign, comment, yes)
+			}
 			return t.review(cmd.Context(), incidentID(args[0]), sign, comment, yes)
 		},
 	}
 	f := cmd.Flags()
 	signFlag(cmd, &sign)
+	f.StringVarP(&file, "file", "f", "", "of a credential: an inventory file that has it (default what was applied)")
 	f.StringVar(&comment, "comment", "", "what the review found, for the record")
 	f.BoolVar(&yes, "yes", false, "do not show it and ask before it is signed")
 	return cmd

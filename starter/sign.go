@@ -76,7 +76,7 @@ func (t *terminal) signRequest(req policy.Request, action policy.Action, key, na
 	defer done()
 	body := policy.SignedRequest{
 		Schema: policy.RequestSchema, Action: action, Reason: req.Reason, Extension: req.Extension,
-		Nonce: req.ID, SignedAt: time.Now().UTC(),
+		BreakGlass: req.BreakGlass, Nonce: req.ID, SignedAt: time.Now().UTC(),
 		Bound: policy.Bound{
 			Namespace: namespace, Workflow: workflows.WorkflowID(s.Credential), Run: run, Rotation: s.Rotation,
 			Gate: req.Gate, Evidence: req.Evidence, Retiring: s.Retiring.KeyID, Incoming: s.Incoming.KeyID,

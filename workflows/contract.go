@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 )
 
 // TaskQueue is where workflow tasks and most activities go.
@@ -103,6 +104,8 @@ type RotationInput struct {
 	// Settle is a retired key of the credential that was left alive: the run mints no other, but ends that one. It is
 	// what Sweep begins.
 	Settle string `json:"settle,omitempty"`
+	// Review is a review of approvals by break-glass, which the run records. It rotates nothing.
+	Review *signed.Envelope `json:"review,omitempty"`
 	// Now begins it outside of the credential's windows and in a blackout, too. A blackout keeps the retiring key alive all the
 	// same.
 	Now bool `json:"now,omitempty"`

@@ -21,6 +21,8 @@ func (r *rotation) end(err error) (Report, error) {
 	switch {
 	case err != nil:
 		t = asTurn(err)
+	case r.reviewed != "":
+		t.Message = r.reviewed
 	case r.in.Emergency != nil:
 		t.Message = r.contained()
 	case r.Plan.Retiring == nil && r.Plan.Resume == nil:

@@ -343,6 +343,9 @@ func (r *rotation) carryOut(v policy.Verdict) {
 	switch v.Action {
 	case policy.Approve:
 		r.Status.Gate.Approvals = append(r.Status.Gate.Approvals, v)
+		if v.BreakGlass {
+			r.toldOfBreakGlass(v.By, string(v.Gate), v.Why)
+		}
 		r.note("%s approved the %s gate", by, v.Gate)
 	case policy.Reject:
 		r.note("%s rejected the %s gate: %s", by, v.Gate, v.Why)

@@ -44,7 +44,10 @@ const (
 // rotate is the routine rotation, phase by phase. Whatever turns it, a refusal, a breach, a person or an
 // incident, ends the phase with a *Turn; so does trouble that does not pass.
 func (r *rotation) rotate() error {
-	if r.in.Settle != "" {
+	switch {
+	case r.in.Review != nil:
+		return r.review()
+	case r.in.Settle != "":
 		return r.settle()
 	}
 	return r.through([]phase{

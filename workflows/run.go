@@ -49,6 +49,8 @@ type rotation struct {
 	unread     bool // no worker could read the spec
 	// converged is the key that an emergency has seen everybody on last.
 	converged string
+	// reviewed says what a run has reviewed that does nothing else.
+	reviewed string
 	// takeover is by what the next run is the emergency of the credential; nil while nothing is exposed.
 	takeover   *Emergency
 	background workflow.WaitGroup

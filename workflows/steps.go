@@ -68,11 +68,13 @@ var (
 	lookingBack = step{summary: "look whether there is a way back", attempt: 20 * time.Second, total: 30 * time.Second, local: true}
 	proving     = step{summary: "verify signed decisions", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	logging     = step{summary: "write the audit record", attempt: 30 * time.Second, total: 10 * time.Minute, common: true}
-	notifying   = step{summary: "tell people", attempt: 30 * time.Second, total: 5 * time.Minute, common: true}
-	asking      = step{summary: "read the worker configuration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
-	listing     = step{summary: "list the credentials that are applied", attempt: 2 * time.Minute, total: 10 * time.Minute, common: true, changesNothing: true}
-	surveying   = step{summary: "look at credentials", attempt: 5 * time.Minute, total: 15 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
-	scanning    = step{summary: "list keys of an account", attempt: 10 * time.Minute, total: 30 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
+	// It writes into the store, so that whoever holds it may not take long.
+	reviewingGlass = step{summary: "record the review of a break-glass approval", attempt: time.Minute, total: 10 * time.Minute}
+	notifying      = step{summary: "tell people", attempt: 30 * time.Second, total: 5 * time.Minute, common: true}
+	asking         = step{summary: "read the worker configuration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
+	listing        = step{summary: "list the credentials that are applied", attempt: 2 * time.Minute, total: 10 * time.Minute, common: true, changesNothing: true}
+	surveying      = step{summary: "look at credentials", attempt: 5 * time.Minute, total: 15 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
+	scanning       = step{summary: "list keys of an account", attempt: 10 * time.Minute, total: 30 * time.Minute, beat: 90 * time.Second, changesNothing: true, reports: true}
 	// A receiver that answers is told at once; one that does not is for notifying.
 	notifyingAtOnce = step{summary: "tell people", attempt: 3 * time.Second, total: time.Second, local: true}
 )

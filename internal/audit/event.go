@@ -99,6 +99,10 @@ const (
 	RotationCutOff Type = "rotation.cut-off"
 	// IncidentReviewed: somebody signed that they looked at what an incident did, and did not declare it.
 	IncidentReviewed Type = "incident.reviewed"
+	// GlassBroken: something is about to be done on the approval of one person, by break-glass.
+	GlassBroken Type = "break-glass.used"
+	// GlassReviewed: somebody else signed that they looked at what was done so.
+	GlassReviewed Type = "break-glass.reviewed"
 	// DebtFound: the run ends and still owes something.
 	DebtFound Type = "debt.found"
 	// RotationEnded: the outcome.
@@ -110,7 +114,7 @@ var types = []Type{
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyImported, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
-	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, DebtFound, RotationEnded,
+	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, GlassBroken, GlassReviewed, DebtFound, RotationEnded,
 }
 
 // told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are

@@ -40,6 +40,24 @@ type Metadata struct {
 	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// Debt is what finished runs still owe.
 	Debt []Debt `json:"debt,omitempty"`
+	// BrokenGlass are the approvals by break-glass that something was done on and that nobody has reviewed.
+	BrokenGlass []BrokenGlass `json:"brokenGlass,omitempty"`
+	// GlassReviewed are the IDs of the latest ones that somebody has.
+	GlassReviewed []string `json:"glassReviewed,omitempty"`
+}
+
+// BrokenGlass is an approval that passed a gate alone where more or others were asked for.
+type BrokenGlass struct {
+	// ID is the nonce of the approval.
+	ID       string `json:"id"`
+	Rotation string `json:"rotation"`
+	Gate     string `json:"gate"`
+	// By and ByKey are whose signature it was.
+	By     string `json:"by"`
+	ByKey  string `json:"byKey"`
+	Reason string `json:"reason"`
+	// At is when something was first done on it.
+	At time.Time `json:"at"`
 }
 
 // Key returns the owned key with this ID.

@@ -37,6 +37,8 @@ type Request struct {
 	Run string `json:"run,omitempty"`
 	// Evidence binds an approval to the digest of what was shown; any when empty.
 	Evidence string `json:"evidence,omitempty"`
+	// BreakGlass is asked for by an approval that shall pass its gate alone; a signed one alone may.
+	BreakGlass bool `json:"breakGlass,omitempty"`
 	// Signed is a SignedRequest with a signature. It says all: the other fields do not count beside it.
 	Signed *signed.Envelope `json:"signed,omitempty"`
 }
@@ -64,6 +66,7 @@ const (
 	TooLate         VerdictReason = "expired"
 	Unnamed         VerdictReason = "unnamed"
 	ByRequester     VerdictReason = "requester"
+	NoGlassToBreak  VerdictReason = "no-break-glass"
 )
 
 // Verdict is the answer to a request.
@@ -84,13 +87,19 @@ type Verdict struct {
 	Verified bool `json:"verified,omitempty"`
 	// Groups are the approver groups that the signer is in.
 	Groups []string `json:"groups,omitempty"`
+	// BreakGlass: it passes the gate alone. ByKey is the key then that it is signed with.
+	BreakGlass bool   `json:"breakGlass,omitempty"`
+	ByKey      string `json:"byKey,omitempty"`
 	// Signed is the decision as it was signed, for those who verify it themselves.
 	Signed *signed.Envelope `json:"signed,omitempty"`
 }
 
 // Person says who gave it, and whether that is proved, for people.
 func (v Verdict) Person() string {
-	if v.Verified {
+	switch {
+	case v.BreakGlass && v.Verified:
+		return v.By + " (BREAK-GLASS)"
+	case v.Verified:
 		return v.By
 	}
 	return cmp.Or(v.By, "somebody unnamed") + " (unverified)"
@@ -109,6 +118,9 @@ type OpenGate struct {
 
 // Passed tells whether enough people approved, and none of them too long ago.
 func (g OpenGate) Passed(now time.Time) bool {
+	if _, broken := BrokeGlass(g.Approvals, now, g.Needs); broken {
+		return true
+	}
 	return len(approvedBy(g.Approvals, now, g.Needs)) >= g.Needs.Count
 }
 
@@ -146,6 +158,7 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 	v := Verdict{ID: r.ID, Action: action, Gate: r.Gate, By: r.By, Why: r.Reason, At: s.Now}
 	no := func(reason VerdictReason, format string, args ...any) Verdict {
 		v.Reason, v.Message = reason, fmt.Sprintf(format, args...)
+		v.BreakGlass, v.ByKey = false, ""
 		return v
 	}
 	if proof != nil {
@@ -154,7 +167,10 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 			return no(SignatureBad, "the signature is not taken: %s", proof.Problem)
 		}
 		said := proof.Request
-		r = Request{ID: r.ID, Gate: said.Gate, By: proof.By.Name, Reason: said.Reason, Extension: said.Extension, Run: said.Run, Evidence: said.Evidence, Signed: r.Signed}
+		r = Request{
+			ID: r.ID, Gate: said.Gate, By: proof.By.Name, Reason: said.Reason, Extension: said.Extension, Run: said.Run, Evidence: said.Evidence,
+			BreakGlass: said.BreakGlass, Signed: r.Signed,
+		}
 		v.Gate, v.By, v.Why, v.At = r.Gate, r.By, r.Reason, said.SignedAt
 		v.Verified, v.Groups, v.Signed = true, proof.Groups, r.Signed
 	}
@@ -197,6 +213,12 @@ func Judge(action Action, r Request, proof *Proof, s Standpoint) Verdict {
 		}
 		if r.Evidence != "" && r.Evidence != s.Gate.Evidence {
 			return no(OtherEvidence, "the evidence has changed since: look at the gate and decide again")
+		}
+		if r.BreakGlass {
+			if why := cannotBreak(*s.Gate, proof); why != "" {
+				return no(NoGlassToBreak, "%s", why)
+			}
+			v.BreakGlass, v.ByKey = true, proof.By.Key
 		}
 		if !trusted(v, s.Gate.Needs) {
 			return no(SignatureNeeded, "this gate takes decisions only that are signed by one of %s: use --sign", strings.Join(s.Gate.Needs.From, ", "))
@@ -276,6 +298,10 @@ func incomplete(action Action, r Request) (VerdictReason, string) {
 		return Unnamed, fmt.Sprintf("say who decides, as %s, or with --as: an unnamed decision counts for nobody", Example(action))
 	case r.Gate == "" && (action == Approve || action == Reject):
 		return Unnamed, fmt.Sprintf("say which gate it is for, as %s, or with --gate", Example(action))
+	case r.BreakGlass && action != Approve:
+		return NoGlassToBreak, "break-glass is for approvals alone"
+	case r.BreakGlass && r.Reason == "":
+		return ReasonMissing, "say why: break-glass needs a reason"
 	case action == Reject && r.Reason == "":
 		return ReasonMissing, "say why: a rejection needs a reason"
 	case action == Rollback && r.Reason == "":
@@ -306,6 +332,9 @@ func tooLong(r Request) bool {
 func acceptance(action Action, v Verdict, r Request, s Standpoint) string {
 	switch action {
 	case Approve:
+		if v.BreakGlass {
+			return fmt.Sprintf("BREAK-GLASS: the %s gate is passed by %s alone; somebody else has to review that within %s: keyturn review rotation/CREDENTIAL", v.Gate, v.By, inventory.Duration(ReviewWithin))
+		}
 		have := len(approvedBy(append(s.Gate.Approvals, v), s.Now, s.Gate.Needs))
 		return fmt.Sprintf("%d of %s of the %s gate", have, Counted(s.Gate.Needs.Count, "approval"), v.Gate)
 	case Reject:

@@ -275,6 +275,9 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 	if needs == nil || needs.Count == 0 {
 		return allow("nobody is asked")
 	}
+	if by, broken := BrokeGlass(approvals, f.At, *needs); broken {
+		return allow("the %s gate is passed, by break-glass of %s alone", gate, by.By)
+	}
 	if n := len(approvedBy(approvals, f.At, *needs)); n < needs.Count {
 		return refuse(ApprovalsMissing, "%d of %s of the %s gate are valid now", n, Counted(needs.Count, "approval"), gate)
 	}

@@ -23,6 +23,9 @@ func (g OpenGate) Valid(now time.Time) []Verdict {
 
 // Progress says how many of the people that the gate needs have approved, by what counts now: "1 of 2 approved".
 func (g OpenGate) Progress(now time.Time) string {
+	if by, broken := BrokeGlass(g.Approvals, now, g.Needs); broken {
+		return "passed by break-glass of " + by.By
+	}
 	return fmt.Sprintf("%d of %d approved", len(g.Valid(now)), g.Needs.Count)
 }
 

@@ -41,6 +41,8 @@ type Plan struct {
 	// WayBackEnds is when there is no way back any more, though the retiring key is not destroyed yet: it ends by itself soon
 	// after. Zero when it does not.
 	WayBackEnds time.Time `json:"wayBackEnds,omitzero"`
+	// Unreviewed are the approvals by break-glass that nobody has reviewed.
+	Unreviewed []key.BrokenGlass `json:"unreviewed,omitempty"`
 	// Refusals say why the rotation may not begin; none when it may.
 	Refusals []Decision `json:"refusals,omitempty"`
 	// Warnings are what an approver should know.
@@ -82,7 +84,7 @@ func Blips(refusals []Decision) bool {
 func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cannotApprove func(inventory.Approval) string) Plan {
 	c := spec.Credential
 	plan := Plan{
-		Credential: c.Name, MadeAt: f.At, RotateBy: StateOf(c, f).RotateBy,
+		Credential: c.Name, MadeAt: f.At, RotateBy: StateOf(c, f).RotateBy, Unreviewed: f.Metadata.BrokenGlass,
 		CanDisable:  f.Capabilities.CanDisable,
 		TellsMissed: tellsMissed(f.Capabilities),
 		CanRollBack: true,
@@ -208,6 +210,9 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 	}
 	if f.Held != "" {
 		add(Held, "%s", f.Held)
+	}
+	if overdue := ReviewsOverdue(f.Metadata, f.At); len(overdue) > 0 {
+		add(ReviewOverdue, "%s: %s", unreviewed(overdue), HowToReview(c.Name))
 	}
 	if f.Metadata.Generation > spec.Generation {
 		add(StaleSpec, "%s", stale(spec, f.Metadata))

@@ -82,6 +82,7 @@ const (
 	NothingKept          Reason = "nothing-kept"
 	KeyExposed           Reason = "key-exposed"
 	NotDestroyed         Reason = "not-destroyed"
+	ReviewOverdue        Reason = "review-overdue"
 	BudgetBreached       Reason = "budget-breached"
 	CheckFailing         Reason = "check-failing"
 	BudgetNoData         Reason = "budget-no-data"

@@ -38,16 +38,17 @@ const (
 	FoundExpiring        FindingKind = "signature-expires"
 	FoundSpecRefused     FindingKind = "spec-refused"
 	FoundNotLooked       FindingKind = "not-looked"
+	FoundUnreviewed      FindingKind = "review-overdue"
 )
 
 // FindingKinds lists them all, those that need somebody soonest first.
 var FindingKinds = []FindingKind{
-	FoundExposedAlive, FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused,
+	FoundExposedAlive, FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundUnreviewed, FoundSpecRefused,
 	FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundNotProved, FoundOrphaned, FoundUnmanaged,
 }
 
 // alarming kinds are told as alerts; the others ask somebody to do something, in time.
-var alarming = []FindingKind{FoundExposedAlive, FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundSpecRefused}
+var alarming = []FindingKind{FoundExposedAlive, FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundUnreviewed, FoundSpecRefused}
 
 // Alarming tells whether a finding should wake somebody.
 func (f Finding) Alarming() bool { return slices.Contains(alarming, f.Kind) }
@@ -113,6 +114,7 @@ func Sweep(c SweptCredential, now time.Time) []Finding {
 		return s.findings
 	}
 	s.overdue()
+	s.unreviewed() // a rotation that runs can be reviewed when it has ended
 	s.keys()
 	s.instances()
 	return s.findings
@@ -240,6 +242,12 @@ func (s *sweeping) overdue() {
 		do = "raise maxRotations in the worker configuration, or rotate now, which needs no slot: keyturn rotate " + s.name()
 	}
 	s.find(FoundOverdue, state.KeyID, message, do)
+}
+
+func (s *sweeping) unreviewed() {
+	for _, b := range ReviewsOverdue(s.c.Facts.Metadata, s.now) {
+		s.find(FoundUnreviewed, b.ID, unreviewed([]key.BrokenGlass{b})+", so that no routine rotation begins", HowToReview(s.c.Spec.Credential.Name))
+	}
 }
 
 func (s *sweeping) keys() {

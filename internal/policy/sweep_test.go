@@ -60,6 +60,12 @@ func TestSweepFinds(t *testing.T) {
 		"an overdue key while all slots are taken": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Metadata.Keys[0].IssuedAt, c.SlotsFull = now.Add(-10_000*time.Hour), 250
 		}, policy.FoundOverdue, "all slots of routine rotations are taken (250)", "raise maxRotations"},
+		"an approval by break-glass that nobody reviewed": {settled, func(c *policy.SweptCredential) {
+			c.Facts.Metadata.BrokenGlass = []key.BrokenGlass{{ID: "n", Gate: "revoke", By: "ann", Reason: "bob is away", At: now.Add(-25 * time.Hour)}}
+		}, policy.FoundUnreviewed, "ann passed the revoke gate alone", "keyturn review rotation/payments-api"},
+		"nothing while there is time to review it": {settled, func(c *policy.SweptCredential) {
+			c.Facts.Metadata.BrokenGlass = []key.BrokenGlass{{ID: "n", Gate: "revoke", By: "ann", At: now.Add(-23 * time.Hour)}}
+		}, "", "", ""},
 		"nothing while they are, when it is not overdue": {settled, func(c *policy.SweptCredential) { c.SlotsFull = 250 }, "", "", ""},
 		"a rotation that failed":                         {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunFailed }, policy.FoundFailed, "failed", "keyturn status"},
 		"a rotation that was terminated":                 {settled, func(c *policy.SweptCredential) { c.Run.Status = policy.RunTerminated }, policy.FoundTerminated, "terminated", "keyturn rotate"},

@@ -72,6 +72,9 @@ type Trust struct {
 	// Incidents is the file of those who may declare that keys are exposed: by their word keys are destroyed at once, without
 	// evidence and approval. Left out: nobody.
 	Incidents string `json:"incidents,omitempty"`
+	// BreakGlass names, by environment, the approver groups of which one member's signature passes a gate that asks for more, or for
+	// others. What they pass so is owed a review. Left out: nobody's does.
+	BreakGlass map[string][]string `json:"breakGlass,omitempty"`
 }
 
 // InventoryTrust names the signers of specs for some environments.

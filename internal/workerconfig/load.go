@@ -225,6 +225,17 @@ func check(c *Config, report func(strictyaml.Problem)) {
 	if c.Trust.Incidents != "" {
 		absolute("trust.incidents", c.Trust.Incidents, wrong)
 	}
+	for environment, groups := range c.Trust.BreakGlass {
+		field := strictyaml.Entry("trust.breakGlass", environment)
+		if len(groups) == 0 {
+			wrong(field, "names no group", "name one of trust.approvers, or remove it")
+		}
+		for i, group := range groups {
+			if _, known := c.Trust.Approvers[group]; !known {
+				wrong(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("is %q, which is not under trust.approvers", group), "name one of trust.approvers")
+			}
+		}
+	}
 	if c.WebUI != "" {
 		if what, write := endpoint.Judge(c.WebUI); what != "" {
 			wrong("webUI", what, "write "+write)

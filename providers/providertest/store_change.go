@@ -138,6 +138,9 @@ func record() key.Metadata {
 		LastRotation: &key.LastRotation{ID: "r-0", Outcome: "completed", At: at},
 		RotateBy:     at.Add(90 * 24 * time.Hour),
 		Debt:         []key.Debt{{Kind: "retired-key-alive", About: "k0 \"<&>\" é", Since: at}},
+		BrokenGlass:  []key.BrokenGlass{{ID: "nonce-3", Rotation: "r-0", Gate: "revoke", By: "ann", ByKey: "SHA256:abc", Reason: "bob is away", At: at}},
+
+		GlassReviewed: []string{"nonce-4"},
 	}
 }
 
