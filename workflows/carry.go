@@ -71,7 +71,7 @@ func (r *rotation) handOver() error {
 	r.note("the emergency goes on from here")
 	r.settleUp()
 	next := r.in
-	next.Settle, next.Emergency, next.Carried = "", r.takeover, &r.State
+	next.Settle, next.Retire, next.Emergency, next.Carried = "", "", r.takeover, &r.State
 	r.Turn = nil
 	return workflow.NewContinueAsNewError(workflow.WithWorkflowTaskQueue(r.ctx, EmergencyQueue), EmergencyRotation, next)
 }

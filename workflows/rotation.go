@@ -44,7 +44,7 @@ const (
 // rotate is the routine rotation, phase by phase. Whatever turns it, a refusal, a breach, a person or an
 // incident, ends the phase with a *Turn; so does trouble that does not pass.
 func (r *rotation) rotate() error {
-	if r.in.Settle != "" {
+	if r.in.Ends() != "" {
 		return r.settle()
 	}
 	return r.through([]phase{
