@@ -224,7 +224,7 @@ func (c *crashCase) run(step string) {
 	case "Sweep":
 		c.execute(step, activities.SweepInput{Entries: []activities.Entry{{Named: c.named()}}}, nil)
 	case "InspectDebt":
-		c.execute(step, c.subject(), nil)
+		c.execute(step, activities.DebtInput{Rotation: c.subject(), Asked: true}, nil)
 	case "Announce":
 		c.execute(step, activities.AnnounceInput{Sweep: "run", At: c.now(), Findings: []policy.Finding{{Kind: policy.FoundOverdue}}, New: 1}, nil)
 	case "Log":

@@ -51,7 +51,7 @@ type RecordInput struct {
 	Rotation
 	Outcome string `json:"outcome"`
 	Message string `json:"message"`
-	// Settling: the run was to end a retired key that was left alive, and not to rotate. The last rotation is the one that
+	// Settling: the run was to end one key that was left alive, and not to rotate. The last rotation is the one that
 	// left it, which owes less now.
 	Settling bool `json:"settling,omitempty"`
 }
@@ -90,7 +90,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	if err != nil {
 		return Recorded{}, err
 	}
-	unsure := len(debt(facts, s.spec.Credential.Adopt, nil, nil, nil, a.Now())) > 0 || len(dead(facts)) > 0 || len(facts.Metadata.Exposed) > 0
+	unsure := len(debt(facts, s.spec.Credential.Adopt, nil, nil, nil, a.Now())) > 0 || len(dead(facts, in.Settling)) > 0 || len(facts.Metadata.Exposed) > 0
 	if settle := facts.Capabilities.ConsistentWithin; settle > 0 && unsure {
 		// The issuer may still list what was destroyed a moment ago, and not list what it has.
 		if err := patience.Pause(ctx, settle); err != nil {
@@ -103,7 +103,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
 	left := map[string]string{}     // why copies of a dead key are, by its ID
 	unproved := map[string]string{} // why a destroyed key is not seen to be refused, by its ID
-	if gone := dead(facts); len(gone) > 0 {
+	if gone := dead(facts, in.Settling); len(gone) > 0 {
 		until := time.Now().Add(purgeWithin)
 		for _, k := range gone {
 			if k.ProbedAt.IsZero() && !policy.Lost(k) {
@@ -252,13 +252,13 @@ func settled(f policy.Facts, owes bool, now time.Time) *key.LastRotation {
 	return last
 }
 
-// dead are the keys that the metadata names and the issuer does not have any more. One in CURRENT or PENDING is left to
-// a person and to Discard.
-func dead(f policy.Facts) []key.Owned {
+// dead are the keys that the metadata names and the issuer does not have any more. One in CURRENT is left to a person, and one in
+// PENDING to Discard, unless the run minted none: then nothing follows in which it would be finished.
+func dead(f policy.Facts, settling bool) []key.Owned {
 	return slices.DeleteFunc(slices.Clone(f.Metadata.Keys), func(k key.Owned) bool {
 		_, live := f.Live(k.KeyID)
 		return live || slices.ContainsFunc(f.Versions, func(v policy.StoredKey) bool {
-			return v.ID == k.StoreVersion && (v.KeyID != "" || v.Has(key.Current) || v.Has(key.Pending))
+			return v.ID == k.StoreVersion && (v.KeyID != "" || v.Has(key.Current) || v.Has(key.Pending) && !settling)
 		})
 	})
 }

@@ -328,16 +328,22 @@ func announcement(in AnnounceInput, findings []policy.Finding) providers.Notific
 	}
 }
 
-// InspectDebt plans the end of a retired key that is still alive: the input's Retiring names it, by its ID alone.
-// It changes nothing.
-func (a *Activities) InspectDebt(ctx context.Context, r Rotation) (policy.Settlement, error) {
-	s, err := a.open(r)
+// DebtInput names, as Retiring and by its ID alone, a key that was left alive.
+type DebtInput struct {
+	Rotation
+	// Asked: a person named it, and not Sweep. They are told what it is, if it may not be ended.
+	Asked bool `json:"asked,omitempty"`
+}
+
+// InspectDebt plans the end of a key that was left alive. It changes nothing.
+func (a *Activities) InspectDebt(ctx context.Context, in DebtInput) (policy.Settlement, error) {
+	s, err := a.open(in.Rotation)
 	if err != nil {
 		return policy.Settlement{}, forTemporal(err)
 	}
-	facts, err := s.shown(ctx, false)
+	facts, err := s.shown(ctx, in.Asked)
 	if err != nil {
 		return policy.Settlement{}, forTemporal(fmt.Errorf("inspecting the debt of %q: %w", s.spec.Credential.Name, err))
 	}
-	return policy.Settle(s.spec, facts, r.Retiring.KeyID, s.cannotApprove), nil
+	return policy.Settle(s.spec, facts, in.Retiring.KeyID, in.Asked, s.cannotApprove), nil
 }

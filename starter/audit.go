@@ -262,6 +262,9 @@ func (s summary) rows() [][]string {
 	default:
 		add("asked for", s.Why)
 	}
+	if s.Ends != "" {
+		add("was to end", "key "+s.Ends+", and nothing else")
+	}
 	add("begun", clock(s.Begun))
 	add("ended", clock(s.Ended))
 	for _, id := range s.Incidents {

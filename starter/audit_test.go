@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
@@ -255,5 +256,21 @@ func TestWhatAWorkerLeavesOutIsSaid(t *testing.T) {
 			t.Parallel()
 			assert.Equal(t, c.want, notRead(c.answer, c.why))
 		})
+	}
+}
+
+// A run that ends one leftover key is told as such, by its history as by the file.
+func TestTheRecordSaysWhichKeyARunWasToEnd(t *testing.T) {
+	t.Parallel()
+	run := newPastRun("payments-api", "", "run")
+	in, err := converter.GetDefaultDataConverter().ToPayloads(workflows.RotationInput{Retire: "key-left", Reason: "no slot is free", RequestedBy: "ann"})
+	require.NoError(t, err)
+	run.begin(in)
+	asked := audit.Event{ID: "e1", Type: audit.RotationRequested, Time: ten, Credential: "payments-api", Rotation: "r", Run: "run", Detail: map[string]string{"by": "ann", "reason": "no slot is free", "retire": "key-left"}}
+	for name, r := range map[string]record{"history": recordOf(nil, run), "file": recordOf([]audit.Event{asked})} {
+		require.Len(t, r.Rotations, 1, name)
+		assert.Equal(t, "key-left", r.Rotations[0].Ends, name)
+		assert.Contains(t, printed(r), "was to end    key key-left, and nothing else", name)
+		assert.Contains(t, printed(r), "ann (unverified): no slot is free", name)
 	}
 }

@@ -27,11 +27,13 @@ type summary struct {
 	Begun    time.Time `json:"begun,omitzero"`
 	Ended    time.Time `json:"ended,omitzero"`
 	// Outcome is that of the rotation, or how Temporal has a run that left none; empty when nobody knows.
-	Outcome     string   `json:"outcome,omitempty"`
-	Message     string   `json:"message,omitempty"`
-	RequestedBy string   `json:"requestedBy,omitempty"`
-	Why         string   `json:"why,omitempty"`
-	Incidents   []string `json:"incidents,omitempty"`
+	Outcome     string `json:"outcome,omitempty"`
+	Message     string `json:"message,omitempty"`
+	RequestedBy string `json:"requestedBy,omitempty"`
+	Why         string `json:"why,omitempty"`
+	// Ends is the one key that it was to end, when it was no rotation.
+	Ends      string   `json:"ends,omitempty"`
+	Incidents []string `json:"incidents,omitempty"`
 	// Decisions are those of people, accepted or not.
 	Decisions []decided `json:"decisions"`
 	// Evidence is what the retiring key was revoked on, or is about to be.
@@ -212,6 +214,7 @@ func (s *summary) lived(run *pastRun) {
 		s.Begun = run.Begun
 	}
 	s.RequestedBy, s.Why = cmp.Or(s.RequestedBy, run.RequestedBy), cmp.Or(s.Why, run.Why)
+	s.Ends = cmp.Or(s.Ends, run.Ends)
 	for _, id := range run.Incidents {
 		if !slices.Contains(s.Incidents, id) {
 			s.Incidents = append(s.Incidents, id)
@@ -249,6 +252,7 @@ func (s *summary) happened(e recorded, v policy.Verdict) {
 	switch e.Type {
 	case audit.RotationRequested:
 		s.RequestedBy, s.Why = cmp.Or(s.RequestedBy, e.Detail["by"]), cmp.Or(s.Why, e.Detail["reason"])
+		s.Ends = cmp.Or(s.Ends, e.Detail["retire"])
 	case audit.EmergencyBegun:
 		if id := e.Detail["incident"]; !slices.Contains(s.Incidents, id) {
 			s.Incidents = append(s.Incidents, id)

@@ -41,10 +41,12 @@ type pastRun struct {
 	// As is how Temporal has it, where the run left no report: running, or as it was ended.
 	As               string
 	RequestedBy, Why string
-	Incidents        []string
-	Events           []recorded
-	Verdicts         []policy.Verdict
-	Report           *workflows.Report
+	// Ends is the one key that the run was to end, when it was no rotation.
+	Ends      string
+	Incidents []string
+	Events    []recorded
+	Verdicts  []policy.Verdict
+	Report    *workflows.Report
 
 	credential string
 	// disabled: a rollback enables the retiring key whether it was disabled or not.
@@ -73,6 +75,8 @@ type stepInput struct {
 type runInput struct {
 	Reason      string `json:"reason"`
 	RequestedBy string `json:"requestedBy"`
+	Retire      string `json:"retire"`
+	Settle      string `json:"settle"`
 	Emergency   *struct {
 		Incidents []string `json:"incidents"`
 	} `json:"emergency"`
@@ -115,7 +119,7 @@ func (p *pastRun) begin(input *commonpb.Payloads) {
 	if !decoded(input, &in) {
 		return
 	}
-	p.RequestedBy, p.Why = in.RequestedBy, in.Reason
+	p.RequestedBy, p.Why, p.Ends = in.RequestedBy, in.Reason, cmp.Or(in.Retire, in.Settle)
 	if in.Emergency != nil {
 		p.Incidents = in.Emergency.Incidents
 	}

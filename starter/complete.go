@@ -23,9 +23,10 @@ func (t *terminal) complete(root *cobra.Command) {
 	}
 	words := map[string]cobra.CompletionFunc{
 		"gate":    fixed(string(inventory.GateSignoff), string(inventory.GateRevoke), string(inventory.GateHold)),
+		"key":     fixed(), // no file
 		"suspect": fixed(suspectRetiring, suspectIncoming, suspectBoth),
 	}
-	named := []string{"plan", "rotate", "emergency", "status", "approve", "reject", "extend", "rollback", "audit"}
+	named := []string{"plan", "rotate", "retire", "emergency", "status", "approve", "reject", "extend", "rollback", "audit"}
 	for _, cmd := range root.Commands() {
 		if slices.Contains(named, cmd.Name()) {
 			cmd.ValidArgsFunction = t.credentials

@@ -74,7 +74,8 @@ func (s *standing) endWithoutReport(ctx context.Context, c client.Client, info *
 	if first := c.GetWorkflowHistory(ctx, id, run, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); first.HasNext() {
 		if event, err := first.Next(); err == nil {
 			e.asks = askedFor(event)
-			s.RequestedBy, s.Reason = plain(e.asks.RequestedBy), plain(e.asks.Reason)
+			s.RequestedBy, s.Reason, s.Ends = plain(e.asks.RequestedBy), plain(e.asks.Reason), plain(e.asks.Ends())
+			e.goesOnWith(s.Credential)
 		}
 	}
 	if s.Phase == "" { // no worker says where it was: the index does
@@ -120,13 +121,25 @@ func (e *ending) message() string {
 	case len(e.Keys) > 0:
 		b.WriteString("What is true of both keys is below. ")
 	}
-	if len(e.Refusals) > 0 {
-		plan := strings.Replace(e.Next, "rotate", "plan", 1)
-		fmt.Fprintf(&b, "The next rotation would be refused: mend what is below, see it with: %s, and then go on with: %s", plan, e.Next)
-	} else {
+	switch {
+	case e.asks.Ends() != "": // which no rotation goes on with
+		fmt.Fprintf(&b, "It was to end key %s, and did nothing else. To go on: %s", plain(e.asks.Ends()), e.Next)
+	case len(e.Refusals) > 0:
+		fmt.Fprintf(&b, "The next rotation would be refused: mend what is below, see it with: %s, and then go on with: %s", strings.Replace(e.Next, "rotate", "plan", 1), e.Next)
+	default:
 		fmt.Fprintf(&b, "The next rotation goes on from there: %s", e.Next)
 	}
 	return b.String()
+}
+
+// goesOnWith names the command that goes on with what the run was to do: it was no rotation, when it was to end one key.
+func (e *ending) goesOnWith(credential string) {
+	switch {
+	case e.asks.Retire != "":
+		e.Next = policy.RetireWith(credential, e.asks.Retire)
+	case e.asks.Settle != "":
+		e.Next = "keyturn sweep --now"
+	}
 }
 
 // lookSince is how long a worker may take to say what is true of the keys of a run that was ended.
@@ -168,6 +181,9 @@ func (s *standing) lookAfterTheEnd(ctx context.Context, c client.Client, tell fu
 		return
 	}
 	e.Keys, e.Refusals = keysNow(plan), plan.Refusals
+	if ends := e.asks.Ends(); ends != "" {
+		e.Keys, e.Refusals = keysBeside(plan, ends), nil // what a rotation would be refused for keeps nobody from it
+	}
 	for _, k := range e.Keys {
 		switch k.Role {
 		case workflows.RoleRetiring:
@@ -206,6 +222,31 @@ func keysNow(p policy.Plan) (keys []keyNow) {
 		add(workflows.RoleIncoming, k, "never current", "the next rotation destroys it first")
 	}
 	return keys
+}
+
+// keysBeside is what a plan says of the one key that an ended run was to end, and of the current one.
+func keysBeside(p policy.Plan, ends string) (keys []keyNow) {
+	left := keyNow{Role: workflows.RoleRetiring, Key: key.Ref{KeyID: ends}, Is: "not left over any more: destroyed, or in use"}
+	for _, k := range p.Left {
+		if k.Key.KeyID == ends {
+			left.Key, left.Is = k.Key, string(k.State)+", not current any more"
+		}
+	}
+	for _, k := range p.Discard {
+		if k.KeyID == ends {
+			left.Key, left.Is = k, "never current"
+		}
+	}
+	for _, k := range keysNow(p) {
+		switch {
+		case k.Key.KeyID == ends:
+			left.Key, left.Is = k.Key, k.Is
+		case strings.HasPrefix(k.Is, "current"):
+			k.Role, left.Key.Principal = workflows.RoleIncoming, k.Key.Principal
+			keys = append(keys, k)
+		}
+	}
+	return append([]keyNow{left}, keys...)
 }
 
 // rows are the names and values of an ending, beside its message.

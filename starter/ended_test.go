@@ -46,6 +46,8 @@ type namespaceOf struct {
 	asked workflows.InspectInput
 	// spec is the body of what the run was begun with. It is of no applied inventory.
 	spec string
+	// retires is the leftover key that the run was begun for.
+	retires string
 }
 
 func (n *namespaceOf) DescribeWorkflowExecution(context.Context, string, string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
@@ -136,7 +138,7 @@ func (n *namespaceOf) GetWorkflowHistory(_ context.Context, _, _ string, _ bool,
 			WorkflowExecutionTerminatedEventAttributes: &historypb.WorkflowExecutionTerminatedEventAttributes{Reason: "by \x1b[1mmistake", Identity: "ann@laptop"},
 		}}}
 	}
-	in, _ := converter.GetDefaultDataConverter().ToPayloads(workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: []byte(cmp.Or(n.spec, `"spec"`))}}})
+	in, _ := converter.GetDefaultDataConverter().ToPayloads(workflows.RotationInput{Retire: n.retires, Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: []byte(cmp.Or(n.spec, `"spec"`))}}})
 	return history{event: &historypb.HistoryEvent{Attributes: &historypb.HistoryEvent_WorkflowExecutionStartedEventAttributes{
 		WorkflowExecutionStartedEventAttributes: &historypb.WorkflowExecutionStartedEventAttributes{Input: in},
 	}}}
@@ -160,6 +162,23 @@ func TestStatusSaysHowARunEnded(t *testing.T) {
 				"payments-api: terminated", `by ann@laptop (by \x1b[1mmistake)`, "was doing", "Delivering.", "key-old of payments-api: current",
 				"key-new of payments-api: pending, consumers may have it", "keyturn rotate payments-api",
 			}, []string{"waits for", "\x1b"},
+		},
+		"one that was to retire a key, which is there still": {
+			namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED, retires: "key-left", plan: &policy.Plan{
+				Retiring: &fresh, Left: []policy.LeftKey{{Key: key.Ref{Principal: "payments-api", KeyID: "key-left"}, State: key.Disabled}}, Refusals: refused.Refusals,
+			}}, exitFailed, []string{
+				"It was to end key key-left, and did nothing else", "retiring key  key-left of payments-api: disabled, not current any more", "incoming key  key-new of payments-api: current",
+				"keyturn retire payments-api --key key-left --reason ...",
+			}, []string{"keyturn rotate", "the issuer allows 2 keys"},
+		},
+		"one that was to retire a key, which is gone": {
+			namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED, retires: "key-left", plan: &policy.Plan{Retiring: &fresh}}, exitFailed, []string{
+				"retiring key  key-left of payments-api: not left over any more", "incoming key  key-new of payments-api: current",
+			}, nil,
+		},
+		"one that is to retire a key, and runs": {
+			namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, says: &workflows.Status{Credential: "payments-api", Phase: workflows.PhaseRevokeGate, Ends: "key-left", RequestedBy: "ann", Reason: "no slot is free"}},
+			exitDone, []string{"ends          key key-left, and does nothing else", "asked for by  ann: no slot is free"}, nil,
 		},
 		"one that was terminated before its first task": {
 			namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED, plan: &policy.Plan{Retiring: &old}}, exitFailed, []string{

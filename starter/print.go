@@ -156,6 +156,7 @@ func (t *terminal) printStatus(w io.Writer, s standing) {
 	if s.Retrying != nil {
 		add("failing", s.Retrying.String())
 	}
+	add("ends", s.onlyEnds())
 	add("asked for by", s.Asked())
 	add("waits for", s.WaitsFor)
 	add("unblocked by", s.UnblockedBy)
@@ -210,6 +211,9 @@ func remaining(until time.Time) string {
 func (t *terminal) printReported(w io.Writer, s standing) {
 	t.printReport(w, *s.Report)
 	rows := [][]string{{"ended", clock(s.Report.EndedAt)}}
+	if ends := s.onlyEnds(); ends != "" {
+		rows = append(rows, []string{"was to end", ends})
+	}
 	if by := s.Asked(); by != "" {
 		rows = append(rows, []string{"asked for by", by})
 	}

@@ -87,6 +87,7 @@ waves, watches errors and usage, and revokes the old one only on evidence and ap
 		newInventory(t),
 		newPlan(t),
 		newRotate(t),
+		newRetire(t),
 		newEmergency(t),
 		newIncident(t),
 		newReview(t),

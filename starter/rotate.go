@@ -48,13 +48,7 @@ func newRotate(t *terminal) *cobra.Command {
 			if d := policy.MayStart(credential, policy.Start{Now: now}, wasCutOff(ctx, c, args[0]), time.Now()); !d.OK && !isRunning(ctx, c, args[0]) {
 				return exit(exitRefused, fmt.Errorf("nothing was begun: %s", d.Message))
 			}
-			run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-				ID: workflows.WorkflowID(args[0]), TaskQueue: workflows.TaskQueue,
-				WorkflowExecutionErrorWhenAlreadyStarted: true,
-				TypedSearchAttributes:                    workflows.SearchAttributes(credential),
-				StaticSummary:                            "rotation of " + args[0],
-				StaticDetails:                            fmt.Sprintf("%s\n\nOwner: %s. Reason: %s", credential.Purpose, credential.Owner, orNone(reason)),
-			}, workflows.Rotation, workflows.RotationInput{Spec: spec, Reason: reason, RequestedBy: as, Now: now})
+			run, err := begin(ctx, c, credential, "rotation of "+args[0], workflows.RotationInput{Spec: spec, Reason: reason, RequestedBy: as, Now: now})
 			var running *serviceerror.WorkflowExecutionAlreadyStarted
 			if errors.As(err, &running) && sign != "" {
 				return t.resignRunning(ctx, c, pick.wanted, ns, sign)
@@ -65,29 +59,7 @@ func newRotate(t *terminal) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("starting the rotation: %w", err)
 			}
-			begun := begun{Workflow: run.GetID(), Run: run.GetRunID(), Credential: args[0]}
-			if warning := noWorker(ctx, c, workflows.TaskQueue); warning != "" {
-				begun.Warnings = []string{warning}
-				t.warn(warning)
-			}
-			if !wait {
-				return t.show(begun, func(w io.Writer) {
-					fmt.Fprintf(w, "Rotation of %s has begun.\n", args[0])
-					columns(w, []string{"workflow", run.GetID()}, []string{"run", run.GetRunID()}, []string{"follow with", "keyturn status " + args[0] + " --watch"})
-				})
-			}
-			report, err := result(ctx, run)
-			var ended *temporal.WorkflowExecutionError
-			if errors.As(err, &ended) { // by Temporal, without a report
-				return t.tellStatus(ctx, c, args[0])
-			}
-			if err != nil {
-				return err
-			}
-			if err := t.show(report, func(w io.Writer) { t.printReport(w, report) }); err != nil {
-				return err
-			}
-			return exit(outcomeCode(report.Outcome), nil)
+			return t.follow(ctx, c, run, args[0], "Rotation of "+args[0]+" has begun.", wait)
 		},
 	}
 	f := cmd.Flags()
@@ -99,6 +71,44 @@ func newRotate(t *terminal) *cobra.Command {
 	f.BoolVar(&wait, "wait", false, "wait for the end and report it")
 	f.DurationVar(&timeout, "timeout", 0, "give up waiting after this long; the rotation goes on (0: never)")
 	return cmd
+}
+
+// begin starts a rotation of a credential, or what goes by the same ID; summary is what Temporal lists it as.
+func begin(ctx context.Context, c client.Client, credential inventory.Credential, summary string, in workflows.RotationInput) (client.WorkflowRun, error) {
+	return c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: workflows.WorkflowID(credential.Name), TaskQueue: workflows.TaskQueue,
+		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		TypedSearchAttributes:                    workflows.SearchAttributes(credential),
+		StaticSummary:                            summary,
+		StaticDetails:                            fmt.Sprintf("%s\n\nOwner: %s. Reason: %s", credential.Purpose, credential.Owner, orNone(in.Reason)),
+	}, workflows.Rotation, in)
+}
+
+// follow says that a run has begun, or, for who waits, how it ended.
+func (t *terminal) follow(ctx context.Context, c client.Client, run client.WorkflowRun, credential, said string, wait bool) error {
+	begun := begun{Workflow: run.GetID(), Run: run.GetRunID(), Credential: credential}
+	if warning := noWorker(ctx, c, workflows.TaskQueue); warning != "" {
+		begun.Warnings = []string{warning}
+		t.warn(warning)
+	}
+	if !wait {
+		return t.show(begun, func(w io.Writer) {
+			fmt.Fprintln(w, said)
+			columns(w, []string{"workflow", run.GetID()}, []string{"run", run.GetRunID()}, []string{"follow with", "keyturn status " + credential + " --watch"})
+		})
+	}
+	report, err := result(ctx, run)
+	var ended *temporal.WorkflowExecutionError
+	if errors.As(err, &ended) { // by Temporal, without a report
+		return t.tellStatus(ctx, c, credential)
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.show(report, func(w io.Writer) { t.printReport(w, report) }); err != nil {
+		return err
+	}
+	return exit(outcomeCode(report.Outcome), nil)
 }
 
 // begun is a rotation that runs from now on, and what keeps it from that.

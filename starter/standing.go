@@ -30,6 +30,14 @@ type standing struct {
 // over tells whether nothing is to come any more.
 func (s standing) over() bool { return s.Report != nil || s.Ended != nil }
 
+// onlyEnds says which key a run is to end that is no rotation; empty for a rotation.
+func (s standing) onlyEnds() string {
+	if s.Ends == "" {
+		return ""
+	}
+	return "key " + s.Ends + ", and does nothing else"
+}
+
 // verdict is the exit code of having looked: a rotation that needs a human is no success.
 func (s standing) verdict() error {
 	if s.Ended != nil || s.Report != nil && s.Report.Outcome == workflows.Failed {

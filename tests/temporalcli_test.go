@@ -40,6 +40,8 @@ func TestTemporalCLI(t *testing.T) {
 		for command := range strings.Lines(block) {
 			command = strings.TrimSpace(command)
 			switch {
+			case strings.Contains(command, `"retire"`): // by name, so that what is applied must be the newest
+				s.apply(0, "-f", s.place.Inventory)
 			case strings.Contains(command, "workflow start"):
 				begin = command
 			case strings.Contains(command, "--name extend"): // the overlap of the one that was looked at may be over
@@ -68,6 +70,10 @@ func TestTemporalCLI(t *testing.T) {
 			out, err := run(command)
 			require.NoError(t, err, "%s\n%s", command, out)
 			switch {
+			case strings.Contains(command, `"retire"`):
+				report := s.report()
+				assert.Equal(t, workflows.Refused, report.Outcome)
+				assert.Contains(t, report.Message, "key key-2024-07 does not exist at the issuer")
 			case command == begin:
 				s.await(workflows.PhaseOverlap)
 				again, err := run(command)

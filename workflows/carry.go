@@ -64,7 +64,7 @@ func (r *rotation) handOver() error {
 	r.note("the emergency goes on from here")
 	r.settleUp()
 	next := r.in
-	next.Settle, next.Review, next.Emergency, next.Carried = "", nil, r.takeover, &r.State
+	next.Settle, next.Retire, next.Review, next.Emergency, next.Carried = "", "", nil, r.takeover, &r.State
 	r.Turn = nil
 	return workflow.NewContinueAsNewError(workflow.WithWorkflowTaskQueue(r.ctx, EmergencyQueue), EmergencyRotation, next)
 }

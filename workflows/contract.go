@@ -4,6 +4,7 @@
 package workflows
 
 import (
+	"cmp"
 	"path"
 	"strconv"
 	"strings"
@@ -104,6 +105,9 @@ type RotationInput struct {
 	// Settle is a retired key of the credential that was left alive: the run mints no other, but ends that one. It is
 	// what Sweep begins.
 	Settle string `json:"settle,omitempty"`
+	// Retire is a leftover key of the credential that a person wants ended, as Settle is one that Sweep wants ended: the run does nothing else.
+	// What may be named policy.MayRetire judges, on the facts of that moment.
+	Retire string `json:"retire,omitempty"`
 	// Review is a review of approvals by break-glass, which the run records. It rotates nothing.
 	Review *signed.Envelope `json:"review,omitempty"`
 	// Now begins it outside of the credential's windows and in a blackout, too. A blackout keeps the retiring key alive all the
@@ -117,6 +121,9 @@ type RotationInput struct {
 	// Carried is set by a run that goes on in this one.
 	Carried *State `json:"carried,omitempty"`
 }
+
+// Ends is the one key that the run is to end, at a person's word or at Sweep's; empty for a rotation.
+func (in RotationInput) Ends() string { return cmp.Or(in.Retire, in.Settle) }
 
 // InspectInput begins a dry run, of a spec by value or of a credential by name.
 type InspectInput struct {
@@ -182,7 +189,9 @@ type Status struct {
 	RequestedBy string `json:"requestedBy,omitempty"`
 	Reason      string `json:"reason,omitempty"`
 	Rotation    string `json:"rotation"`
-	Phase       Phase  `json:"phase"`
+	// Ends is the one key that the run is to end: it mints and delivers nothing. Empty for a rotation.
+	Ends  string `json:"ends,omitempty"`
+	Phase Phase  `json:"phase"`
 	// Since is when the phase began.
 	Since time.Time `json:"since"`
 	// Doing says what is going on, WaitsFor what it takes to go on, and UnblockedBy who can do that.

@@ -240,6 +240,9 @@ func (s Status) Markdown(now time.Time) string {
 	if s.Owner != "" {
 		line("- **Owner:** %s", text(s.Owner))
 	}
+	if s.Ends != "" {
+		line("- **Ends:** key %s, and does nothing else", text(s.Ends))
+	}
 	if by := s.Asked(); by != "" {
 		line("- **Asked for by:** %s", text(by))
 	}

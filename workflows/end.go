@@ -25,6 +25,8 @@ func (r *rotation) end(err error) (Report, error) {
 		t.Message = r.reviewed
 	case r.in.Emergency != nil:
 		t.Message = r.contained()
+	case r.in.Ends() != "":
+		t.Message = fmt.Sprintf("Key %s is dead; the current key is %s, as before.", r.Status.Retiring.KeyID, r.Status.Incoming.KeyID)
 	case r.Plan.Retiring == nil && r.Plan.Resume == nil:
 		t.Message = "The incoming key is in use everywhere; there was none to retire."
 	}
@@ -60,7 +62,7 @@ func (r *rotation) conclude(t *Turn) {
 		return
 	}
 	r.enter(PhaseRecord, "Cleaning up and writing the record.")
-	input := activities.RecordInput{Rotation: *r.acting(), Outcome: string(t.Outcome), Message: t.Message, Settling: r.in.Settle != ""}
+	input := activities.RecordInput{Rotation: *r.acting(), Outcome: string(t.Outcome), Message: t.Message, Settling: r.in.Ends() != ""}
 	var recorded activities.Recorded
 	record := recording
 	if r.in.Emergency != nil {
@@ -75,11 +77,11 @@ func (r *rotation) conclude(t *Turn) {
 	for _, left := range recorded.Left {
 		r.note("%s", left)
 	}
-	t.found(recorded)
+	t.found(recorded, r.in.Ends() != "")
 }
 
-// found takes the outcome from the record: it is what issuer and store say.
-func (t *Turn) found(recorded activities.Recorded) {
+// found takes the outcome from the record: it is what issuer and store say. A run that ends one key brought nobody to another.
+func (t *Turn) found(recorded activities.Recorded, endsOne bool) {
 	was, owes := t.Outcome, len(recorded.Debt) > 0
 	if was != Refused {
 		t.Outcome = Outcome(recorded.Outcome)
@@ -88,6 +90,8 @@ func (t *Turn) found(recorded activities.Recorded) {
 	switch {
 	case t.Outcome == was && !owes:
 		return
+	case t.Outcome == CompletedWithDebt && endsOne:
+		parts = append(parts, "The current key stays as it was")
 	case t.Outcome == CompletedWithDebt:
 		parts = append(parts, "The incoming key is in use everywhere")
 	case t.Outcome != was && was == Completed: // what its message says is not so

@@ -47,7 +47,7 @@ func (r *rotation) rotate() error {
 	switch {
 	case r.in.Review != nil:
 		return r.review()
-	case r.in.Settle != "":
+	case r.in.Ends() != "":
 		return r.settle()
 	}
 	return r.through([]phase{

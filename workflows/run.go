@@ -73,7 +73,7 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	// Which rotation it is does not stand in an input.
 	r.Status.Credential, r.Status.Rotation = name, cmp.Or(info.FirstRunID, info.WorkflowExecution.RunID) // the test environment knows no first run
 	r.Report.Rotation = r.Status.Rotation
-	r.Status.RequestedBy, r.Status.Reason = clip(in.RequestedBy), clip(in.Reason)
+	r.Status.RequestedBy, r.Status.Reason, r.Status.Ends = clip(in.RequestedBy), clip(in.Reason), clip(in.Ends())
 	r.read(in.Spec)
 	workflow.Go(r.ctx, r.keepShown)
 	if err := r.listen(ctx); err != nil {
@@ -87,10 +87,13 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	if name, _ := workflow.GetTypedSearchAttributes(ctx).GetKeyword(AttributeCredential); name == "" { // else whoever started it has
 		r.index()
 	}
-	if in.Reason != "" || in.RequestedBy != "" || in.Now {
+	if in.Reason != "" || in.RequestedBy != "" || in.Now || in.Retire != "" {
 		asked := map[string]string{"by": in.RequestedBy, "reason": in.Reason}
 		if in.Now {
 			asked["now"] = "whatever the calendar says"
+		}
+		if in.Retire != "" {
+			asked["retire"] = clip(in.Retire)
 		}
 		r.happened(audit.RotationRequested, asked)
 	}

@@ -3,27 +3,28 @@ package workflows
 import (
 	"errors"
 
+	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
-// settle is a run that ends a retired key which an earlier one left alive, by the same gate and with the same proofs.
-// It mints and delivers nothing. Nobody decides in time: it ends, since a rotation may be due, and the next sweep
-// opens the gate again.
+// settle is a run that ends one key which was left alive, at Sweep's word or at a person's, by the same gate and with the same
+// proofs. It mints and delivers nothing. Nobody decides in time: it ends, since a rotation may be due, and the gate is opened again
+// by the next sweep, or by who asks anew.
 func (r *rotation) settle() error {
 	return r.through([]phase{{"inspect", r.inspectDebt}, {partRevoke, r.revokeDebt}}, r.leaveDebt)
 }
 
-// inspectDebt finds the retired key and the one that everybody uses.
+// inspectDebt finds the key to be ended and the one that everybody uses.
 func (r *rotation) inspectDebt() error {
 	if err := r.accept(act.Accept); err != nil {
 		return err
 	}
-	subject := r.subject()
-	subject.Retiring.KeyID = r.in.Settle
+	subject := activities.DebtInput{Rotation: *r.subject(), Asked: r.in.Retire != ""}
+	subject.Retiring.KeyID = r.in.Ends()
 	var s policy.Settlement
-	if err := r.ask(inspecting, act.InspectDebt, subject, &s); err != nil {
+	if err := r.ask(inspecting, act.InspectDebt, &subject, &s); err != nil {
 		return refusal(err, "issuer or store could not be looked at")
 	}
 	r.Plan, r.FoundDisabled = s.Plan, s.Disabled
@@ -34,13 +35,17 @@ func (r *rotation) inspectDebt() error {
 	}
 	r.Status.Retiring, r.Status.Incoming = *s.Plan.Retiring, s.Current
 	r.became(RoleIncoming, KeyCurrent)
-	r.became(RoleRetiring, map[bool]KeyState{false: KeyPrevious, true: KeyDisabled}[s.Disabled])
-	r.happened(audit.PlanMade, map[string]string{"retiring": r.Status.Retiring.KeyID, "settles": "a retired key that was left alive"})
-	r.note("the retired key %s was left alive beside %s", r.Status.Retiring.KeyID, r.Status.Incoming.KeyID)
+	standing, left := KeyPrevious, "a retired key that was left alive"
+	if s.Unkept {
+		standing, left = KeyPending, "a key that never became CURRENT, or was turned back from"
+	}
+	r.became(RoleRetiring, map[bool]KeyState{false: standing, true: KeyDisabled}[s.Disabled])
+	r.happened(audit.PlanMade, map[string]string{"retiring": r.Status.Retiring.KeyID, "settles": left})
+	r.note("key %s is %s, beside the current one, %s", r.Status.Retiring.KeyID, left, r.Status.Incoming.KeyID)
 	return nil
 }
 
-// revokeDebt takes the retired key away, on evidence and approval.
+// revokeDebt takes the key away, on evidence and approval.
 func (r *rotation) revokeDebt() error {
 	if !r.FoundDisabled { // as it was found it stays until the gate is passed
 		if err := r.enableUntilApproved(); err != nil {
@@ -53,7 +58,7 @@ func (r *rotation) revokeDebt() error {
 	}
 	approvals, err := r.gate(inventory.GateRevoke, &evidence)
 	if errors.Is(err, errGateExpired) {
-		return refused(policy.ApprovalsMissing, "nobody decided on the revoke gate in time; a later sweep opens it again")
+		return refused(policy.ApprovalsMissing, "nobody decided on the revoke gate in time; %s", r.opensAgain())
 	}
 	if err != nil {
 		return err
@@ -61,9 +66,17 @@ func (r *rotation) revokeDebt() error {
 	r.startWatch()
 	gone, err := r.disableAndDestroy(approvals)
 	if err == nil && !gone {
-		return turnedBack(policy.EvidenceLacking, "what the approval stood on gave way; a later sweep opens the gate again")
+		return turnedBack(policy.EvidenceLacking, "what the approval stood on gave way; %s", r.opensAgain())
 	}
 	return err
+}
+
+// opensAgain says how the gate is opened again for a key that this run leaves.
+func (r *rotation) opensAgain() string {
+	if r.in.Retire != "" {
+		return "to ask for it again: " + policy.RetireWith(r.Status.Credential, r.Status.Retiring.KeyID)
+	}
+	return "a later sweep opens the gate again"
 }
 
 // leaveDebt ends the run with the retired key as it was found. There is nothing to deliver: everybody has the key

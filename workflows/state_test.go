@@ -133,6 +133,10 @@ func TestARunMayGoOnInTheNextOneAtEachStep(t *testing.T) {
 			retired, _ := s.owe()
 			return workflows.RotationInput{Spec: s.spec(), Settle: retired.KeyID}
 		}, 0},
+		"one that ends a leftover key at a person's word": {func(s *stage) workflows.RotationInput {
+			retired, _ := s.owe()
+			return workflows.RotationInput{Spec: s.spec(), Retire: retired.KeyID, Reason: "no slot is free", RequestedBy: "ann"}
+		}, 0},
 	} {
 		for why, fill := range fills {
 			t.Run(name+", "+why, func(t *testing.T) {

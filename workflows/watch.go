@@ -40,12 +40,12 @@ func (r *rotation) startWatch() {
 	})
 }
 
-// watching is what a watch is told. A retiring key that is gone was told of, and that a run that settles finds its key in some
+// watching is what a watch is told. A retiring key that is gone was told of, and that a run which ends one key finds it in some
 // state is what it is for: neither is watched.
 func (r *rotation) watching() *activities.Rotation {
 	subject := r.subject()
 	subject.KeysAlone = r.unwatched
-	if r.RetiringGone || r.in.Settle != "" {
+	if r.RetiringGone || r.in.Ends() != "" {
 		subject.Retiring = key.Ref{}
 	}
 	return subject

@@ -24,16 +24,15 @@ func MayTakeUp(c SweptCredential, retired string, now time.Time) Decision {
 	owned, _ := f.Metadata.Key(current.KeyID)
 	live, alive := f.Live(current.KeyID)
 	away, _ := f.Live(retired)
-	byHand := "destroy it at the issuer if nobody uses it"
 	switch {
 	case f.Standings(credential.Adopt)[retired] != StandingRetired || !hasCurrent || !alive:
 		return refuse(NotOurs, "it is not a retired key beside a current one")
 	case c.Run.Running:
 		return refuse(RunInTheWay, "a rotation runs, and may end it")
 	case owned.PromotedAt.IsZero():
-		return refuse(NotPromoted, "keyturn did not make the current key CURRENT, so that it cannot prove that everybody is on it: %s, or rotate", byHand)
+		return refuse(NotPromoted, "keyturn did not make the current key CURRENT, so that it cannot prove that everybody is on it: import that key on the worker's host (keyturn-worker import %s -f FILE --config FILE), or rotate it (keyturn rotate %s)", credential.Name, credential.Name)
 	case c.Paused != "":
-		return refuse(RotationsPaused, "it is not taken up while routine rotations are paused (%s): end the pause, or %s", c.Paused, byHand)
+		return refuse(RotationsPaused, "it is not taken up while routine rotations are paused (%s): end the pause, or ask for its end: %s", c.Paused, RetireWith(credential.Name, retired))
 	case !c.Spec.NotAfter.IsZero() && !now.Before(c.Spec.NotAfter):
 		return refuse(SignatureExpired, "it is taken up once the spec is applied again, signed: keyturn apply -f FILE --sign KEY")
 	}
@@ -63,18 +62,20 @@ func TakeUp(c SweptCredential, retryAfter time.Duration, now time.Time) string {
 	return ""
 }
 
-// Settlement is what a run would do that ends a retired key which is still alive.
+// Settlement is what a run would do that ends one key which was left alive.
 type Settlement struct {
 	Plan Plan `json:"plan"`
 	// Current is the key that everybody uses.
 	Current key.Ref `json:"current,omitzero"`
-	// Disabled: the retired key is disabled already, so that a turn leaves it so.
+	// Disabled: the key is disabled already, so that a turn leaves it so.
 	Disabled bool `json:"disabled,omitempty"`
+	// Unkept: it never became CURRENT, or was turned back from.
+	Unkept bool `json:"unkept,omitempty"`
 }
 
-// Settle plans the end of a retired key that is still alive. It refuses for every reason but that evidence is not
-// complete yet, which the run waits for.
-func Settle(spec inventory.Spec, f Facts, retired string, cannotApprove func(inventory.Approval) string) Settlement {
+// Settle plans the end of a key that was left alive: of a retired one, which Sweep takes up, or, where a person asks, of whatever
+// MayRetire allows. It refuses for every reason but that evidence is not complete yet, which the run waits for.
+func Settle(spec inventory.Spec, f Facts, keyID string, asked bool, cannotApprove func(inventory.Approval) string) Settlement {
 	c := spec.Credential
 	s := Settlement{Plan: Plan{Credential: c.Name, MadeAt: f.At, CanDisable: f.Capabilities.CanDisable, TellsMissed: tellsMissed(f.Capabilities)}}
 	no := func(r Reason, format string, args ...any) {
@@ -88,20 +89,38 @@ func Settle(spec inventory.Spec, f Facts, retired string, cannotApprove func(inv
 	if f.Metadata.Generation > spec.Generation {
 		no(StaleSpec, "%s", stale(spec, f.Metadata))
 	}
-	k, live := f.Live(retired)
+	if f.Held != "" {
+		no(Held, "%s", f.Held)
+	}
+	may := maySettle(c, f, keyID)
+	if asked {
+		may = MayRetire(c, f, keyID)
+	}
+	if !may.OK {
+		s.Plan.Refusals = append(s.Plan.Refusals, may)
+		return s
+	}
+	k, _ := f.Live(keyID)
 	current, _ := f.Version(key.Current)
-	now, alive := f.Live(current.KeyID)
+	kept, _ := f.Live(current.KeyID)
+	ref := f.Ref(k)
+	s.Plan.Retiring, s.Plan.RetiringExpires, s.Current, s.Disabled = &ref, k.ExpiresAt, f.Ref(kept), k.State == key.Disabled
+	s.Unkept = f.Standings(c.Adopt)[keyID] == StandingIncoming
+	return s
+}
+
+// maySettle judges whether a run may begin that ends a retired key which is still alive.
+func maySettle(c inventory.Credential, f Facts, retired string) Decision {
+	_, live := f.Live(retired)
+	current, _ := f.Version(key.Current)
+	kept, alive := f.Live(current.KeyID)
 	switch {
 	case !live:
-		no(NotOurs, "key %s does not exist any more: nothing is owed", retired)
+		return refuse(NotOurs, "key %s does not exist any more: nothing is owed", retired)
 	case f.Standings(c.Adopt)[retired] != StandingRetired:
-		no(NotOurs, "key %s is not a retired key of %s", retired, c.Name)
-	case !alive || now.State != key.Active:
-		no(RetiringKeyNotLive, "the store's CURRENT is no active key, so that the retired one is not taken away")
-	default:
-		ref := f.Ref(k)
-		s.Plan.Retiring, s.Plan.RetiringExpires, s.Current, s.Disabled = &ref, k.ExpiresAt, f.Ref(now), k.State == key.Disabled
-		s.Plan.CanRollBack = false
+		return refuse(NotOurs, "key %s is not a retired key of %s", retired, c.Name)
+	case !alive || kept.State != key.Active:
+		return refuse(RetiringKeyNotLive, "the store's CURRENT is no active key, so that the retired one is not taken away")
 	}
-	return s
+	return allow("key %s is retired, and left alive beside %s", retired, kept.KeyID)
 }

@@ -25,6 +25,8 @@ type Evidence struct {
 	RetiringUsedAt time.Time `json:"retiringUsedAt,omitzero"`
 	// Unseen: the issuer tells of no use of the retiring key, so that its silence proves less. The revoke gate wants one approval more.
 	Unseen bool `json:"unseen,omitempty"`
+	// NeverHad: the retiring key never came to a consumer, so that it needs no quiet.
+	NeverHad bool `json:"neverHad,omitempty"`
 	// Untested: nothing tests a key of this credential, so that whether the incoming one works is what the issuer's list says.
 	Untested bool `json:"untested,omitempty"`
 	// Unheard: the issuer does not tell who is refused with a disabled key.
@@ -62,7 +64,10 @@ func Gather(c inventory.Credential, f Facts, retiring, incoming key.Ref) Evidenc
 
 // gather is Gather with decisions that come besides.
 func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides ...Decision) Evidence {
-	e := Evidence{GatheredAt: f.At, Unseen: f.unseen(retiring.KeyID), Untested: f.Untestable, Unheard: f.Capabilities.CanDisable && !f.Capabilities.ReportsRefusals}
+	e := Evidence{GatheredAt: f.At, Unseen: f.unseen(c, retiring.KeyID), Untested: f.Untestable, Unheard: f.Capabilities.CanDisable && !f.Capabilities.ReportsRefusals}
+	if f.Standings(c.Adopt)[retiring.KeyID] == StandingIncoming {
+		return f.unkept(c, e, retiring, besides)
+	}
 	miss := func(r Reason, format string, args ...any) { e.Missing = append(e.Missing, refuse(r, format, args...)) }
 
 	e.Missing = append(e.Missing, named(converged(f.Instances, retiring, incoming))...)
@@ -74,13 +79,7 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 			e.Missing = append(e.Missing, d)
 		}
 	}
-	for _, i := range f.Instances {
-		if i.Statement != nil {
-			named := *i.Statement
-			named.Instance = i.Name()
-			e.Instances = append(e.Instances, named)
-		}
-	}
+	e.Instances = f.stated()
 	retiringKey, _ := f.Live(retiring.KeyID)
 	retiringKey.KeyID = retiring.KeyID // also of one that is gone
 	incomingKey, _ := f.Live(incoming.KeyID)
@@ -116,8 +115,49 @@ func gather(c inventory.Credential, f Facts, retiring, incoming key.Ref, besides
 	return e
 }
 
-// unseen tells whether the issuer tells of no use of a key: it never reports uses, or none is recorded.
-func (f Facts) unseen(keyID string) bool {
+// unkept is the evidence against a key that never became CURRENT, or was turned back from: what lets a rollback destroy it.
+func (f Facts) unkept(c inventory.Credential, e Evidence, unwanted key.Ref, besides []Decision) Evidence {
+	for _, d := range append(besides, MayDiscard(c, f, unwanted)) {
+		if !d.OK {
+			e.Missing = append(e.Missing, d)
+		}
+	}
+	k, _ := f.Live(unwanted.KeyID)
+	away, _ := f.Metadata.Key(unwanted.KeyID)
+	back, _ := f.Metadata.Key(f.keptBeside(c, unwanted))
+	e.NeverHad = f.neverHad(c, unwanted.KeyID)
+	e.QuietSince = latest(k.LastUsedAt, away.DeliveredAt, back.DeliveredAt, back.AttestedAt)
+	e.Instances, e.RetiringUsedAt = f.stated(), k.LastUsedAt
+	e.Complete = len(e.Missing) == 0
+	e.Digest = digest(e)
+	return e
+}
+
+// stated is what instances attest, by their names.
+func (f Facts) stated() []key.Statement {
+	var list []key.Statement
+	for _, i := range f.Instances {
+		if i.Statement != nil {
+			named := *i.Statement
+			named.Instance = i.Name()
+			list = append(list, named)
+		}
+	}
+	return list
+}
+
+// neverHad tells whether a key of a rotation never came to a consumer: it was neither delivered nor promoted, and nobody reads PENDING.
+func (f Facts) neverHad(c inventory.Credential, keyID string) bool {
+	owned, _ := f.Metadata.Key(keyID)
+	return f.Standings(c.Adopt)[keyID] == StandingIncoming && owned.DeliveredAt.IsZero() && owned.PromotedAt.IsZero() && !f.readsPending()
+}
+
+// unseen tells whether the issuer tells of no use of a key: it never reports uses, or none is recorded. Of a key that nobody ever had
+// that proves no less.
+func (f Facts) unseen(c inventory.Credential, keyID string) bool {
+	if f.neverHad(c, keyID) {
+		return false
+	}
 	k, live := f.Live(keyID)
 	return !f.Capabilities.ReportsUsage || live && k.LastUsedAt.IsZero()
 }
@@ -250,17 +290,20 @@ func PromotesFrom(f Facts, retiring key.Ref) string {
 // MayDisable judges the retiring key from facts gathered right before, and the approvals. It is I3.
 func MayDisable(c inventory.Credential, f Facts, retiring, incoming key.Ref, approvals []Verdict) Decision {
 	switch f.Standings(c.Adopt)[retiring.KeyID] {
-	case StandingRetired:
+	case StandingRetired, StandingIncoming:
 	case "":
 		return Decision{OK: true, Reason: KeyGone, Message: message("key %s does not exist any more", retiring.KeyID)}
 	default:
-		return refuse(NotOurs, "key %s is not a retired key of %s", retiring.KeyID, c.Name)
+		return refuse(NotOurs, "key %s is no leftover key of %s", retiring.KeyID, c.Name)
 	}
 	if e := Gather(c, f, retiring, incoming); !e.Complete {
 		return e.Missing[0]
 	}
 	if d := approved(c, f, retiring, approvals, true); !d.OK {
 		return d
+	}
+	if f.neverHad(c, retiring.KeyID) {
+		return allow("no consumer ever had key %s, and the revoke gate is passed", retiring.KeyID)
 	}
 	return allow("every instance is on %s, the retiring key %s is quiet, and the revoke gate is passed", incoming.KeyID, retiring.KeyID)
 }
@@ -288,7 +331,7 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 // taken back, does not count again. At destroying, those hold that the key was disabled on, which may have grown old, and no use may
 // be told of a key that is disabled: what was asked for when it was disabled holds.
 func approved(c inventory.Credential, f Facts, retiring key.Ref, approvals []Verdict, young bool) Decision {
-	needs := Needs(c, inventory.GateRevoke, young && f.unseen(retiring.KeyID))
+	needs := Needs(c, inventory.GateRevoke, young && f.unseen(c, retiring.KeyID))
 	if needs != nil && !young {
 		ageless := *needs
 		ageless.ApprovalExpires = 0
@@ -315,8 +358,8 @@ func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, run 
 	if !f.Capabilities.CanDisable {
 		return MayDisable(c, f, retiring, incoming, approvals)
 	}
-	if f.Standings(c.Adopt)[retiring.KeyID] != StandingRetired {
-		return refuse(NotOurs, "key %s is not a retired key of %s", retiring.KeyID, c.Name)
+	if st := f.Standings(c.Adopt)[retiring.KeyID]; st != StandingRetired && st != StandingIncoming {
+		return refuse(NotOurs, "key %s is no leftover key of %s", retiring.KeyID, c.Name)
 	}
 	owned, _ := f.Metadata.Key(retiring.KeyID)
 	if k.State != key.Disabled || owned.DisabledAt.IsZero() {
@@ -348,6 +391,9 @@ func (e Evidence) Describe() string {
 	}
 	text := fmt.Sprintf("%s on the incoming key, none on the retiring one, which is quiet since %s",
 		Counted(len(e.Instances), "instance"), e.QuietSince.UTC().Format(time.RFC3339))
+	if e.NeverHad {
+		text = "no consumer was ever sent to the retiring key, and none states it"
+	}
 	if e.Unseen {
 		text += " as far as attestations tell: the issuer tells of no use of it, so one approval more is asked for"
 	}

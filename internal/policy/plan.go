@@ -24,6 +24,8 @@ type Plan struct {
 	Resume *Resume `json:"resume,omitempty"`
 	// Discard are keys of ours that were minted and never promoted: they are destroyed first.
 	Discard []key.Ref `json:"discard,omitempty"`
+	// Left are retired keys of ours that are still alive, beside the one that the rotation replaces: it ends none of them.
+	Left []LeftKey `json:"left,omitempty"`
 	// TakeBack are the instances that use such a key, of a rotation that did not end: the current key is
 	// delivered to them again before that one is destroyed.
 	TakeBack []string `json:"takeBack,omitempty"`
@@ -47,6 +49,12 @@ type Plan struct {
 	Refusals []Decision `json:"refusals,omitempty"`
 	// Warnings are what an approver should know.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// LeftKey is a key of ours that no rotation ends.
+type LeftKey struct {
+	Key   key.Ref   `json:"key"`
+	State key.State `json:"state"`
 }
 
 // Wave is a group of instances that is delivered to together.
@@ -106,6 +114,8 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 		case plan.goesOnWith(k.KeyID), Spared(c, f, ref):
 		case standing == StandingIncoming, standing == StandingOrphan:
 			plan.Discard = append(plan.Discard, ref)
+		case standing == StandingRetired:
+			plan.Left = append(plan.Left, LeftKey{Key: ref, State: k.State})
 		}
 	}
 	if plan.Retiring != nil && plan.CanRollBack {
@@ -305,8 +315,8 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 		switch standings[k.KeyID] {
 		case StandingUnknown:
 			if k.State == key.Active {
-				add(UnknownActiveKey, "key %s of %s is active, was created %s, and is not ours: name it under adopt, or destroy it at the issuer",
-					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339))
+				add(UnknownActiveKey, "key %s of %s is active, was created %s, and is not ours: name it under adopt (then %s ends it), or destroy it at the issuer",
+					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339), RetireWith(c.Name, k.KeyID))
 			}
 		case StandingIncoming:
 			if plan.goesOnWith(k.KeyID) || Spared(c, f, f.Ref(k)) {
@@ -330,7 +340,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	}
 	no = append(no, Unclear(f, c.Adopt)...)
 	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
-		add(SlotsFull, "the issuer allows %s and has %d: %s; destroy one that is not in use", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings))
+		add(SlotsFull, "the issuer allows %s and has %d: %s; %s", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings), freeSlot(c, f, standings))
 	}
 	return no
 }
@@ -406,6 +416,16 @@ func describeKeys(f Facts, standings map[string]Standing) string {
 	return text
 }
 
+// freeSlot says how a slot of the issuer gets free.
+func freeSlot(c inventory.Credential, f Facts, standings map[string]Standing) string {
+	for _, k := range f.Keys {
+		if standings[k.KeyID] == StandingRetired {
+			return "end the one that is left over: " + RetireWith(c.Name, k.KeyID)
+		}
+	}
+	return "destroy one that is not in use at the issuer"
+}
+
 func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]Standing) []string {
 	var w []string
 	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
@@ -431,7 +451,7 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	if !f.Capabilities.ReportsUsage {
 		w = append(w, "the issuer does not report usage: that the retiring key is quiet is known from attestations alone")
 	}
-	if a := c.Approvals.Revoke; plan.Retiring != nil && f.unseen(plan.Retiring.KeyID) {
+	if a := c.Approvals.Revoke; plan.Retiring != nil && f.unseen(c, plan.Retiring.KeyID) {
 		if a == nil || a.Count == 0 {
 			w = append(w, "the issuer tells of no use of the retiring key, and nobody is asked: that no attestation names it is all that is known")
 		} else {
@@ -461,7 +481,11 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	for _, k := range f.Keys {
 		switch standings[k.KeyID] {
 		case StandingRetired:
-			w = append(w, fmt.Sprintf("retired key %s is still alive (%s)", k.KeyID, k.State))
+			said := fmt.Sprintf("retired key %s is still alive (%s)", k.KeyID, k.State)
+			if plan.Retiring == nil || plan.Retiring.KeyID != k.KeyID { // else this rotation ends it
+				said += ": end it with: " + RetireWith(c.Name, k.KeyID)
+			}
+			w = append(w, said)
 		case StandingUnknown:
 			if k.State == key.Disabled {
 				w = append(w, fmt.Sprintf("key %s is disabled and not ours: it is left alone", k.KeyID))

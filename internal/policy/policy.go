@@ -49,6 +49,8 @@ const (
 	OverlapTooShort      Reason = "overlap-too-short"
 	SignoffNeeded        Reason = "signoff-needed"
 	Held                 Reason = "held"
+	// KeyCurrent is of MayRetire alone: consumers use the key.
+	KeyCurrent Reason = "key-current"
 	// CurrentIsAnother and NotAtIssuer are of MayImport alone.
 	CurrentIsAnother Reason = "current-is-another"
 	NotAtIssuer      Reason = "not-at-issuer"

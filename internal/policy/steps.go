@@ -69,7 +69,7 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 	}
 	add("overlap", redelivery(plan), "%sboth keys are accepted for %s; then until the retiring key was quiet for %s", caches, c.Overlap, c.QuietWindow)
 	takes += max(c.Overlap, c.QuietWindow)
-	if gate := Needs(c, inventory.GateRevoke, f.unseen(plan.Retiring.KeyID)); gate != nil && gate.Count > 0 {
+	if gate := Needs(c, inventory.GateRevoke, f.unseen(c, plan.Retiring.KeyID)); gate != nil && gate.Count > 0 {
 		add("revoke-gate", redelivery(plan), "wait for %s", approvers(*gate))
 	}
 	if plan.CanDisable {

@@ -191,7 +191,7 @@ func (s *sweeping) again() string {
 		}
 	}
 	if full {
-		return fmt.Sprintf("no rotation begins, since the issuer allows %s and has %d: %s; destroy one that is not in use, and %s", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings), rotate)
+		return fmt.Sprintf("no rotation begins, since the issuer allows %s and has %d: %s; %s, and %s", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings), freeSlot(c, f, standings), rotate)
 	}
 	return rotate
 }
@@ -300,13 +300,13 @@ func (s *sweeping) keys() {
 				s.find(FoundRetiredAlive, k.KeyID, fmt.Sprintf("the retired key %s is still alive (%s, last used %s)", k.KeyID, k.State, ago(k.LastUsedAt)), d.Message)
 			}
 		case StandingIncoming, StandingOrphan:
-			s.find(FoundIncomingAlive, k.KeyID, fmt.Sprintf("key %s is alive, of a rotation that did not end", k.KeyID), "the next rotation destroys it once it is quiet: keyturn rotate "+c.Name)
+			s.find(FoundIncomingAlive, k.KeyID, fmt.Sprintf("key %s is alive, of a rotation that did not end", k.KeyID), "the next rotation goes on with it, or destroys it once it is quiet: keyturn rotate "+c.Name)
 		case StandingUnproved:
 			s.find(FoundUnmanaged, k.KeyID, fmt.Sprintf("key %s of %s may be of a mint that was interrupted, and it is not proved whose it is (%s, created %s, last used %s)", k.KeyID, k.Principal, k.State, ago(k.CreatedAt), ago(k.LastUsedAt)),
 				"destroy it at the issuer if nobody made it by hand and nobody uses it, or name it under adopt of "+c.Name+"; while it is active no rotation begins: keyturn plan "+c.Name+" says more")
 		case StandingUnknown:
 			s.find(FoundUnmanaged, k.KeyID, fmt.Sprintf("key %s of %s is not ours (%s, created %s, last used %s)", k.KeyID, k.Principal, k.State, ago(k.CreatedAt), ago(k.LastUsedAt)),
-				"name it under adopt of "+c.Name+", or destroy it at the issuer if nobody uses it; while it is active no rotation begins")
+				fmt.Sprintf("name it under adopt of %s, apply that, and end it with: %s; or destroy it at the issuer if nobody uses it; while it is active no rotation begins", c.Name, RetireWith(c.Name, k.KeyID)))
 		}
 	}
 }

@@ -240,7 +240,7 @@ func TestSettlement(t *testing.T) {
 	t.Parallel()
 	can := func(inventory.Approval) string { return "" }
 	spec := inventory.Spec{Generation: 100, Credential: credential()}
-	s := policy.Settle(spec, promoted(), "key-old", can)
+	s := policy.Settle(spec, promoted(), "key-old", false, can)
 	require.Empty(t, s.Plan.Refusals)
 	assert.Equal(t, "key-old", s.Plan.Retiring.KeyID)
 	assert.Equal(t, "key-new", s.Current.KeyID)
@@ -262,7 +262,7 @@ func TestSettlement(t *testing.T) {
 			t.Parallel()
 			f := promoted()
 			c.change(&f)
-			s := policy.Settle(spec, f, c.keyID, c.approve)
+			s := policy.Settle(spec, f, c.keyID, false, c.approve)
 			require.NotEmpty(t, s.Plan.Refusals)
 			assert.Equal(t, c.want, s.Plan.Refusals[0].Reason)
 		})

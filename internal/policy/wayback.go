@@ -104,6 +104,10 @@ func MayEnable(c inventory.Credential, f Facts, retiring key.Ref) Decision {
 			return allow("keyturn disabled key %s", retiring.KeyID)
 		}
 		return wayBack(c, f)
+	case StandingIncoming: // of an approved end that gave way
+		if owned, _ := f.Metadata.Key(retiring.KeyID); !owned.DisablingAt.IsZero() && !Lost(owned) {
+			return allow("keyturn disabled key %s", retiring.KeyID)
+		}
 	}
 	return refuse(NotOurs, "key %s is no current or retired key of %s", retiring.KeyID, c.Name)
 }
