@@ -100,9 +100,9 @@ const (
 	// IncidentReviewed: somebody signed that they looked at what an incident did, and did not declare it.
 	IncidentReviewed Type = "incident.reviewed"
 	// GlassBroken: something is about to be done on the approval of one person, by break-glass.
-	GlassBroken Type = "break-glass.used"
+	GlassBroken Type = "glass.broken"
 	// GlassReviewed: somebody else signed that they looked at what was done so.
-	GlassReviewed Type = "break-glass.reviewed"
+	GlassReviewed Type = "glass.reviewed"
 	// DebtFound: the run ends and still owes something.
 	DebtFound Type = "debt.found"
 	// RotationEnded: the outcome.
