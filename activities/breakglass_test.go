@@ -124,9 +124,11 @@ func TestBreakGlassIsReviewedBySomebodyElse(t *testing.T) {
 	t.Parallel()
 	c := newGlassCase(t)
 	require.True(t, c.disable(c.approval(c.sally, alone)).OK)
+	warned := false
 	overdue := func() bool {
 		var plan policy.Plan
 		c.execute("Inspect", c.subject(), &plan)
+		warned = strings.Contains(strings.Join(plan.Warnings, "\n"), "no routine rotation begins before that is done")
 		for _, d := range plan.Refusals {
 			if d.Reason == policy.ReviewOverdue {
 				assert.Contains(t, d.Message, "sally passed the revoke gate alone")
@@ -137,6 +139,7 @@ func TestBreakGlassIsReviewedBySomebodyElse(t *testing.T) {
 		return false
 	}
 	assert.False(t, overdue(), "there is time yet")
+	assert.True(t, warned)
 	c.wait(25 * time.Hour)
 	assert.True(t, overdue())
 

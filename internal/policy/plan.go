@@ -428,6 +428,9 @@ func freeSlot(c inventory.Credential, f Facts, standings map[string]Standing) st
 
 func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]Standing) []string {
 	var w []string
+	if due := f.Metadata.BrokenGlass; len(due) > 0 && len(ReviewsOverdue(f.Metadata, f.At)) == 0 {
+		w = append(w, fmt.Sprintf("%s: from %s on no routine rotation begins before that is done: %s", unreviewed(due), due[0].At.Add(ReviewWithin).UTC().Format(time.RFC3339), HowToReview(c.Name)))
+	}
 	for _, gate := range []inventory.Gate{inventory.GateSignoff, inventory.GateRevoke} {
 		if a := c.Approvals.For(gate); a != nil && a.Count > 0 && a.Trust == inventory.TrustAny {
 			w = append(w, fmt.Sprintf("trust is any: whoever may write to the Temporal namespace can approve the %s gate", gate))
