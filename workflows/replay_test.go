@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -62,6 +63,31 @@ func TestHistoriesOfEveryRelease(t *testing.T) {
 			t.Parallel()
 			require.NoError(t, replay(t, workflows.Rotation, golden(t, file)))
 		})
+	}
+}
+
+// In the Timeline of the Web UI, whatever a run waits for says what that is: timers, activities and local ones.
+func TestWhatARunWaitsForHasAName(t *testing.T) {
+	t.Parallel()
+	var files []string
+	require.NoError(t, filepath.WalkDir("testdata/histories", func(file string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			files = append(files, file)
+		}
+		return err
+	}))
+	require.NotEmpty(t, files)
+	byTheSDK := []string{"AwaitWithTimeout", "AwaitWithOptions", "Sleep"}
+	for _, file := range files {
+		for _, e := range golden(t, file).Events {
+			waits := e.GetTimerStartedEventAttributes() != nil || e.GetActivityTaskScheduledEventAttributes() != nil || e.GetMarkerRecordedEventAttributes().GetMarkerName() == "LocalActivity"
+			if !waits {
+				continue
+			}
+			var name string
+			require.NoError(t, converter.GetDefaultDataConverter().FromPayload(e.GetUserMetadata().GetSummary(), &name), "%s: event %d has no summary", file, e.GetEventId())
+			assert.NotContains(t, byTheSDK, name, "%s: event %d", file, e.GetEventId())
+		}
 	}
 }
 
