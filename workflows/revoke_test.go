@@ -194,7 +194,9 @@ func TestWhoMissesAKeyThatIsNotDestroyedYetGetsItBack(t *testing.T) {
 func TestAKeyThatOthersDestroyedIsProvedToBeDeadOnOneApproval(t *testing.T) {
 	t.Parallel()
 	s := newScript(t)
-	s.answers["Disable"] = func(int) (any, error) { return policy.Decision{OK: true, Reason: policy.KeyGone, Message: "it is gone"}, nil }
+	s.answers["Disable"] = func(int) (any, error) {
+		return policy.Decision{OK: true, Reason: policy.KeyGone, Message: "it is gone"}, nil
+	}
 	s.answers["Destroy"] = func(n int) (any, error) {
 		if n <= 10 {
 			return nil, errors.New("connection refused")
