@@ -63,6 +63,22 @@ var lies = map[reflect.Type]func(c *crashCase) []any{
 	reflect.TypeFor[map[string]time.Time](): func(c *crashCase) []any {
 		return []any{map[string]time.Time{"key-old": c.now().Add(-100 * time.Hour), "key-foreign": c.now()}}
 	},
+	reflect.TypeFor[[]inventory.SignedSpec](): func(c *crashCase) []any { return []any{[]inventory.SignedSpec{{}, c.spec, c.spec}} },
+	reflect.TypeFor[[]signed.Envelope](): func(*crashCase) []any {
+		return []any{[]signed.Envelope{{}, {Body: []byte(`{"credentials":["payments-api"]}`), Signature: "mallory's"}}}
+	},
+	reflect.TypeFor[activities.Named]():      func(c *crashCase) []any { return []any{c.named(), activities.Named{Credential: "payments-other"}} },
+	reflect.TypeFor[[]activities.Named]():    func(c *crashCase) []any { return []any{[]activities.Named{c.named(), {}}} },
+	reflect.TypeFor[activities.ScanCursor](): func(*crashCase) []any { return []any{activities.ScanCursor{}} },
+	reflect.TypeFor[[]activities.Entry](): func(c *crashCase) []any {
+		return []any{[]activities.Entry{{Named: c.named(), Account: "edge", Principals: []string{"payments-other"}}}}
+	},
+	reflect.TypeFor[[]policy.Finding](): func(*crashCase) []any {
+		return []any{[]policy.Finding{{Kind: "retired-key-alive", Credential: "payments-api", About: "key-old"}}}
+	},
+	reflect.TypeFor[activities.News]():     func(*crashCase) []any { return []any{activities.NewsEnded, activities.NewsUnconfirmed} },
+	reflect.TypeFor[map[string][]string](): func(*crashCase) []any { return []any{map[string][]string{"payments-api": {"key-old"}}} },
+	reflect.TypeFor[time.Duration]():       func(*crashCase) []any { return []any{-time.Hour, 1000 * time.Hour} },
 	reflect.TypeFor[[]audit.Event](): func(c *crashCase) []any {
 		return []any{[]audit.Event{{ID: "seen/first-run/key.destroyed", Type: audit.KeyDestroyed, Time: c.now().Add(time.Hour), Actor: "worker"}}}
 	},
@@ -110,6 +126,60 @@ func TestNoInputDecidesAnEffect(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestNoInputBesideThoseOfARotationHasAnEffect does so with all other activities, of which none changes a key, a store or a consumer.
+func TestNoInputBesideThoseOfARotationHasAnEffect(t *testing.T) {
+	t.Parallel()
+	typ := reflect.TypeFor[*activities.Activities]()
+	for i := range typ.NumMethod() {
+		method := typ.Method(i)
+		if method.Type.NumIn() < 3 || carries(method.Type.In(2)) {
+			continue
+		}
+		for _, stage := range []string{"after the overlap", "disabled"} {
+			t.Run(method.Name+" "+stage, func(t *testing.T) {
+				t.Parallel()
+				c := reached(t, stages[stage]...)
+				c.world.SetPrincipal("payments-other", memory.Strict())
+				c.world.AddKey("payments-other", "key-foreign", c.now())
+				c.lasts = 500 * time.Millisecond
+				keys, versions, metadata := c.keys(), c.versions(), c.metadata()
+				for n, in := range c.lying(method.Type.In(2)) {
+					_ = c.attempt(method.Name, in, nil, 1)
+					when := fmt.Sprintf("lie %d: %+v", n, in)
+					c.nobodyIsHarmed(when)
+					assert.Equal(t, keys, c.keys(), when)
+					assert.Equal(t, versions, c.versions(), when)
+					assert.Equal(t, metadata.Keys, c.metadata().Keys, when)
+					assert.Empty(t, c.world.Freezes(), when)
+				}
+			})
+		}
+	}
+}
+
+// lying are inputs of a type, each with one lie, in one of its fields if it has any.
+func (c *crashCase) lying(in reflect.Type) (list []any) {
+	if made := lies[in]; made != nil {
+		return append(made(c), reflect.Zero(in).Interface())
+	}
+	require.Equal(c.t, reflect.Struct, in.Kind(), "say how a %s lies", in)
+	for _, field := range fieldsOf(in) {
+		made := lies[field.Type]
+		require.NotNil(c.t, made, "say how a %s lies", field.Type)
+		for _, lie := range append(made(c), reflect.Zero(field.Type).Interface()) {
+			v := reflect.New(in).Elem()
+			for name, value := range map[string]any{"Spec": c.spec, "Credential": "payments-api", "Account": "edge", "Incident": "incident/leak", "End": true} {
+				if f := v.FieldByName(name); f.IsValid() {
+					f.Set(reflect.ValueOf(value))
+				}
+			}
+			v.FieldByIndex(field.Index).Set(reflect.ValueOf(lie).Convert(field.Type))
+			list = append(list, v.Interface())
+		}
+	}
+	return list
 }
 
 // carries tells whether an input is of a rotation.

@@ -183,7 +183,7 @@ func TestAFirstKeyThatIsRefusedIsFollowedByAnother(t *testing.T) {
 }
 
 // That first key works again when its follower is turned back from: it stays, and the follower goes; nothing waits for consumers to have
-// another one, which there is none of.
+// another one, which there is none of. Its version has no label then, and the next rotation goes on with it.
 func TestAFirstKeyThatWorksAgainIsNotDiscarded(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
@@ -216,4 +216,37 @@ func TestAFirstKeyThatWorksAgainIsNotDiscarded(t *testing.T) {
 	assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
 	assert.Equal(t, []string{"new-1 active"}, s.keys())
 	assert.Contains(t, report.Message, "still owed: incoming-key-alive "+first.KeyID)
+
+	report, err = s.over(workflows.RotationInput{Spec: s.spec()}, &step{id: "third"})
+	require.NoError(t, err)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, []string{"new-1 active"}, s.keys(), "nobody is brought to another one")
+	assert.Equal(t, map[string][]key.Label{report.Incoming.StoreVersion: {key.Current}}, s.versions())
+	assert.Empty(t, s.metadata().Debt)
+}
+
+// A follower that nobody had is discarded, and its first key gone on with, when the run was lost that minted it.
+func TestAFirstKeyThatWorksAgainIsGoneOnWithBesideItsFollower(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.coarse()
+	s.forgetStore()
+	issuer := s.world.Issuer("payments-api")
+	require.NoError(t, issuer.Destroy(context.Background(), key.Ref{Principal: "payments-api", KeyID: "key-old"}))
+	_, err := s.over(workflows.RotationInput{Spec: s.spec()}, lost("first", 6))
+	require.ErrorContains(t, err, "the run is lost before ")
+	list, err := issuer.List(context.Background())
+	require.NoError(t, err)
+	first, disabler := key.Ref{Principal: "payments-api", KeyID: list[0].KeyID}, issuer.(providers.Disabler)
+	require.NoError(t, disabler.Disable(context.Background(), first))
+	_, err = s.over(workflows.RotationInput{Spec: s.spec()}, lost("second", 3))
+	require.ErrorContains(t, err, "the run is lost before DeliverWave")
+	require.Equal(t, []string{"new-1 disabled", "new-2 active"}, s.keys())
+	require.NoError(t, disabler.Enable(context.Background(), first))
+
+	report, err := s.over(workflows.RotationInput{Spec: s.spec()}, &step{id: "third"})
+	require.NoError(t, err)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, []string{"new-1 active"}, s.keys())
+	assert.Equal(t, map[string][]key.Label{report.Incoming.StoreVersion: {key.Current}}, s.versions())
 }

@@ -162,6 +162,18 @@ func TestAFloodOfWordsFitsIntoEveryMessage(t *testing.T) {
 			}
 			s.in("revoke-gate", 4*time.Hour, func() { s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil) })
 		}, workflows.Completed},
+		"at the gate, as one person of two": {func(s *script) {
+			s.credential.Approvals.Revoke.Count = 2
+			s.in("revoke-gate", atGate, func() { flood(s) })
+			s.approveAt(atGate + 10*time.Minute)
+		}, workflows.Completed},
+		"at the gate, as many people at once": {func(s *script) {
+			s.in("revoke-gate", atGate, func() {
+				for i := range many {
+					s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "revoke", ID: fmt.Sprint("flood/", i), By: fmt.Sprint(i, strings.Repeat("<", 990)), Reason: strings.Repeat(">", 999)})
+				}
+			})
+		}, workflows.Completed},
 		"at the end": {func(s *script) {
 			s.approveAt(atGate)
 			s.answers["Record"] = func(int) (any, error) { flood(s); return nil, nil }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
@@ -28,6 +30,28 @@ func TestPauseOnBreach(t *testing.T) {
 	s.approveAt(atGate)
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.Contains(t, s.asked, "await health")
+}
+
+// In a pause each look asks the issuer, and all that rely on a signal which fails pause at once: the account's quota counts for these
+// looks. A watch, most of whose looks ask no issuer, waits for no quota.
+func TestAPauseLooksWithinTheQuotaOfTheIssuer(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), MinTotal: 1, OnBreach: inventory.BreachPause}
+	s.answers["Accept"] = func(int) (any, error) { return activities.Accepted{Quota: true}, nil }
+	s.answers["Watch"] = func(n int) (any, error) {
+		if n == 2 {
+			return no(policy.BudgetBreached), nil
+		}
+		return nil, nil
+	}
+	queues := map[string]string{}
+	s.started = append(s.started, func(info *activity.Info, _ converter.EncodedValues) { queues[info.ActivityType.Name] = info.TaskQueue })
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.NotEqual(t, workflows.TaskQueue, queues["Inspect"])
+	assert.Equal(t, queues["Inspect"], queues["AwaitHealth"])
+	assert.Equal(t, workflows.TaskQueue, queues["Watch"])
 }
 
 // What nobody knows the harm of, and what turning back would make worse, is for people: it turns nothing back.

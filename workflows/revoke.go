@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -163,7 +164,8 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 	why := cause(failed)
 	r.note("key %s is not seen destroyed yet: %s", r.Status.Retiring.KeyID, why)
 	var back policy.Decision
-	if lookingBack.start(r.ctx, r.Queue, act.LookBack, r.asked()).Get(r.ctx, &back) == nil {
+	looked := lookingBack.start(r.ctx, r.Queue, act.LookBack, r.asked()).Get(r.ctx, &back) == nil
+	if looked {
 		r.RetiringGone = back.Reason == policy.RetiringGone
 	}
 	if r.RetiringGone { // what is left is to prove it
@@ -174,14 +176,19 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 		return false, err
 	}
 	if pause == firstTry {
-		r.tell(notifyAlert, "not-destroyed", "The retiring key is not destroyed yet", why+". It is tried again and again; until it is destroyed, a rollback is possible.")
+		lives := "until it is destroyed, a rollback is possible"
+		if !looked {
+			lives = "whether it lives could not be looked up, and a rollback is possible if it does"
+		}
+		r.tell(notifyAlert, "not-destroyed", "The retiring key is not seen destroyed yet", fmt.Sprintf("%s. It is tried again and again; %s.", why, lives))
 	}
-	r.enter(map[bool]Phase{true: PhaseDisableSoak, false: PhaseEvidence}[r.Plan.CanDisable], "The retiring key is not destroyed yet.")
+	disabled := r.Plan.CanDisable && r.Disabled // else others destroyed it, or nobody can disable it
+	r.enter(map[bool]Phase{true: PhaseDisableSoak, false: PhaseEvidence}[disabled], "The retiring key is not seen destroyed yet.")
 	r.startWatch()
 	switch {
 	case r.held(failed):
 		return false, r.hold(why, input, r.stop)
-	case r.Plan.CanDisable:
+	case disabled:
 		return r.soakDisabled(pause, "the cause to be mended: "+why)
 	}
 	next := workflow.Now(r.ctx).Add(pause)

@@ -188,3 +188,37 @@ func TestWhoMissesAKeyThatIsNotDestroyedYetGetsItBack(t *testing.T) {
 	assert.Contains(t, s.asked, "enable")
 	assert.Equal(t, 2, s.called("Disable"), "on evidence and approval of its own")
 }
+
+// Others destroyed the key, and whether that is so cannot be looked up between two tries to prove it: nobody is asked a second time, and no
+// message says what nobody saw.
+func TestAKeyThatOthersDestroyedIsProvedToBeDeadOnOneApproval(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.answers["Disable"] = func(int) (any, error) {
+		return policy.Decision{OK: true, Reason: policy.KeyGone, Message: "it is gone"}, nil
+	}
+	s.answers["Destroy"] = func(n int) (any, error) {
+		if n <= 10 {
+			return nil, errors.New("connection refused")
+		}
+		return nil, nil
+	}
+	s.answers["LookBack"] = func(int) (any, error) { return nil, errors.New("connection refused") }
+	s.every(20*time.Minute, 8*time.Hour, func() {
+		if gate := s.status().Gate; gate != nil && len(gate.Approvals) == 0 {
+			s.ask(policy.Approve, policy.Request{Gate: "revoke", By: "ann"}, nil)
+		}
+	})
+	report := s.run()
+	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Len(t, report.Verdicts, 1, "it was asked once")
+	assert.Equal(t, 1, s.called("Disable"))
+	told := 0
+	for _, n := range s.notes {
+		if n.What == "not-destroyed" {
+			told++
+			assert.Contains(t, n.Body, "whether it lives could not be looked up")
+		}
+	}
+	assert.Equal(t, 1, told)
+}

@@ -110,12 +110,15 @@ func delivering(c inventory.Credential, wave string) step {
 	}
 }
 
+// watching is on the common queue: it asks an issuer in one of many looks, and in an account whose quota is used up it must see the error
+// budget all the same.
 func watching(c inventory.Credential) step {
 	return step{summary: "watch error budget, keys and checks", attempt: 2 * time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true, common: true}
 }
 
+// awaitingHealth asks the issuer in each look: when a health signal that thousands rely on fails, all of them are paused at once.
 func awaitingHealth(c inventory.Credential) step {
-	return step{summary: "wait until all is well", attempt: 2 * time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true, common: true}
+	return step{summary: "wait until all is well", attempt: 2 * time.Minute, every: c.LookEvery(), cancellable: true, changesNothing: true}
 }
 
 // counting asks the health signals at the end of a soak; whoever does not answer at once has said nothing.

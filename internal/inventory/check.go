@@ -115,6 +115,7 @@ func checkCredential(a at, c Credential, catalog Catalog) {
 	checkProviders(a, c, catalog)
 	checkConsumers(a, c, catalog)
 	checkUsage(a, c, catalog)
+	checkSize(a, c)
 }
 
 func checkNames(a at, field string, names []string) {

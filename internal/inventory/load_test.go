@@ -114,6 +114,8 @@ func TestWhatAnInventoryMayNotHave(t *testing.T) {
 		"a path that leaves the store":        {"path: payments-api", "path: ../payments-api", "credentials[0].store.path"},
 		"a path that leaves a target's":       {"/run/keys/canary/key", "/run/keys/../../etc/passwd", "credentials[0].consumers[0].target.path"},
 		"a name too long":                     {"name: payments-api", "name: " + long, "credentials[0].name is no name"},
+		"a fleet that fits into no message":   {"[a, b]", "[" + strings.Join(fleetOf(15000).Instances, ", ") + "]", "credentials[0].consumers have instances whose names take 318906 bytes"},
+		"a spec that fits into no message":    {"8082/{instance}", "8082/{instance}" + strings.Repeat("x", 600<<10), "credentials[0].consumers make a spec of "},
 		"an owner too long for its attribute": {"owner: payments@example.com", "owner: " + long, "credentials[0].owner is longer than 255 bytes"},
 		"an environment too long":             {"environment: production", "environment: " + long, "credentials[0].environment is longer than 255 bytes"},
 		"a label too long for its attribute":  {"{team: payments}", "{team: " + long + "}", "credentials[0].labels has a label \"team\" longer than 255 bytes"},

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -35,7 +36,7 @@ func (r Resume) IsCurrent() bool { return r.Moved || r.Promoted() }
 
 // unfinished finds the rotation to go on with; nil for none. One that turned back before its key was CURRENT is not gone on with:
 // its key is discarded, unless nothing leads back any more. Nor is one whose key is not accepted any more, or not the only one that
-// was never CURRENT.
+// was never CURRENT: then the one that consumers have goes before those that nobody had.
 func unfinished(c inventory.Credential, f Facts, standings map[string]Standing) *Resume {
 	var incoming, retired []key.Info
 	for _, k := range f.Keys {
@@ -50,6 +51,9 @@ func unfinished(c inventory.Credential, f Facts, standings map[string]Standing) 
 	}
 	current, _ := f.Version(key.Current)
 	k, live := f.Live(current.KeyID)
+	if only := slices.DeleteFunc(slices.Clone(incoming), func(k key.Info) bool { return !IsAlone(c, f, f.Ref(k)) }); len(only) == 1 {
+		incoming = only
+	}
 	switch {
 	case len(incoming) == 1:
 		return f.unpromoted(c, incoming[0])
@@ -59,13 +63,14 @@ func unfinished(c inventory.Credential, f Facts, standings map[string]Standing) 
 	return nil
 }
 
-// begun is the rotation that minted a key and has no end in the record; nil for none, or when the key cannot be gone on with.
+// begun is the rotation that minted a key and has no end in the record; nil for none, or when the key cannot be gone on with. Where
+// consumers have that key, and there is none to bring them back to, no end of a later rotation is one of it.
 func (f Facts) begun(c inventory.Credential, k key.Info) *Resume {
 	owned, _ := f.Metadata.Key(k.KeyID)
 	ref := f.Ref(k)
 	switch {
 	case owned.Rotation == "", owned.VerifiedAt.IsZero(), ref.StoreVersion == "", !owned.KeptAt.IsZero(),
-		ended(f.Metadata.LastRotation, owned), !f.notExposed(k.KeyID).OK, !f.accepted(c, k.KeyID, IncomingNotLive).OK:
+		ended(f.Metadata.LastRotation, owned) && !IsAlone(c, f, ref), !f.notExposed(k.KeyID).OK, !f.accepted(c, k.KeyID, IncomingNotLive).OK:
 		return nil
 	}
 	return &Resume{
@@ -89,14 +94,15 @@ func (f Facts) unpromoted(c inventory.Credential, k key.Info) *Resume {
 }
 
 // promotable tells whether a staged key can become CURRENT: it is PENDING, or a rollback that led nowhere took that from it: CURRENT is
-// no live key, or it is one that the rotation cannot turn back to any more, and the staged key has PREVIOUS.
+// no live key, or it is one that the rotation cannot turn back to any more, and the staged key has PREVIOUS. Or a later mint took PENDING
+// from it, and consumers have this key alone.
 func (f Facts) promotable(c inventory.Credential, incoming key.Ref) bool {
 	pending, _ := f.Version(key.Pending)
 	current, _ := f.Version(key.Current)
 	previous, _ := f.Version(key.Previous)
 	owned, _ := f.Metadata.Key(incoming.KeyID)
 	restored := previous.ID == incoming.StoreVersion && owned.PromotedAt.IsZero() && !f.turnsBack(c, incoming)
-	return incoming.StoreVersion != "" && (pending.ID == incoming.StoreVersion || restored || current.ID != "" && current.KeyID == "")
+	return incoming.StoreVersion != "" && (pending.ID == incoming.StoreVersion || restored || IsAlone(c, f, incoming) || current.ID != "" && current.KeyID == "")
 }
 
 // turnsBack tells whether a rotation turned back from a key, to one that consumers can go back to still.

@@ -98,6 +98,53 @@ func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
 	}
 }
 
+// A first key that consumers have is gone on with, whatever mint followed it: none of its labels is left, and an end of the follower is
+// on record.
+func TestAFirstKeyThatConsumersHaveIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	alone := func() policy.Facts {
+		f := staged()
+		f.Keys, f.Versions, f.Metadata.Keys = f.Keys[1:], f.Versions[1:], f.Metadata.Keys[1:]
+		f.Versions[0].Labels = nil
+		f.Metadata.LastRotation = &key.LastRotation{ID: "the follower", Outcome: "rolled-back", At: now}
+		return f
+	}
+	follower := func(f *policy.Facts, of key.Owned) {
+		of.Rotation, of.VerifiedAt, of.IssuedAt = "the follower", now, now
+		twice(f, of)
+		f.Versions = append(f.Versions, stored("v3", "key-other", "fp:other", key.Pending))
+	}
+	for name, c := range map[string]struct {
+		change    func(*policy.Facts)
+		goesOn    bool
+		discarded int
+	}{
+		"when its follower was turned back from":          {func(*policy.Facts) {}, true, 0},
+		"when its follower was given to nobody":           {func(f *policy.Facts) { follower(f, key.Owned{}) }, true, 1},
+		"not when its follower was given to somebody":     {func(f *policy.Facts) { follower(f, key.Owned{DeliveredAt: now}) }, false, 2},
+		"not when it was given to nobody itself":          {func(f *policy.Facts) { f.Metadata.Keys[0].DeliveredAt = time.Time{} }, false, 1},
+		"not when it is refused, but then it is followed": {func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, false, 0},
+		"not when it is exposed":                          {func(f *policy.Facts) { expose(f, "key-new") }, false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := alone()
+			c.change(&f)
+			plan := policy.Make(spec(credential()), f, noPulls, anyOnly)
+			assert.Len(t, plan.Discard, c.discarded)
+			if !c.goesOn {
+				assert.Nil(t, plan.Resume)
+				return
+			}
+			require.NotNil(t, plan.Resume)
+			assert.Equal(t, "key-new", plan.Resume.Incoming.KeyID)
+			assert.Empty(t, plan.Refusals)
+			f.Instances = fleet("fp:new")
+			assert.True(t, policy.MayPromote(credential(), f, key.Ref{}, incoming).OK)
+		})
+	}
+}
+
 // twice adds another live key of ours.
 func twice(f *policy.Facts, of key.Owned) {
 	of.Ref = key.Ref{Principal: "payments-api", KeyID: "key-other"}
