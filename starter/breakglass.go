@@ -10,16 +10,13 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
 
 // reviewBreakGlass shows which approvals by break-glass of a credential nobody has reviewed, and has them reviewed by who signs.
-func (t *terminal) reviewBreakGlass(ctx context.Context, credential, file, sign, comment string, yes bool) error {
-	pick, err := t.pick(file, credential, "", rotateValid)
-	if err != nil {
-		return err
-	}
+func (t *terminal) reviewBreakGlass(ctx context.Context, credential, sign, comment string, yes bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	c, ns, err := t.connect(ctx)
@@ -27,7 +24,7 @@ func (t *terminal) reviewBreakGlass(ctx context.Context, credential, file, sign,
 		return err
 	}
 	defer c.Close()
-	spec, declared, err := pick.spec(ctx, c, ns)
+	spec, declared, err := t.specOfRun(ctx, c, ns, credential)
 	if err != nil {
 		return err
 	}
@@ -76,6 +73,25 @@ func (t *terminal) reviewBreakGlass(ctx context.Context, credential, file, sign,
 		return err
 	}
 	return exit(outcomeCode(report.Outcome), nil)
+}
+
+// specOfRun is the spec that the latest rotation of a credential followed, or else the one that was applied: who reviews need not be one who
+// may sign any.
+func (t *terminal) specOfRun(ctx context.Context, c client.Client, ns, credential string) (spec inventory.SignedSpec, declared inventory.Credential, err error) {
+	value, err := c.QueryWorkflow(ctx, workflows.WorkflowID(credential), "", workflows.SpecName)
+	if err == nil {
+		err = value.Get(&spec)
+	}
+	if err == nil {
+		if known, err := spec.Peek(); err == nil && known.Credential.Name == credential {
+			return spec, known.Credential, nil
+		}
+	}
+	pick, err := t.pick("", credential, "", rotateValid)
+	if err != nil {
+		return spec, declared, err
+	}
+	return pick.spec(ctx, c, ns)
 }
 
 func printUnreviewed(w io.Writer, list []workflows.BrokenGlass) {

@@ -21,7 +21,7 @@ import (
 )
 
 func newReview(t *terminal) *cobra.Command {
-	var file, sign, comment string
+	var sign, comment string
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "review INCIDENT|rotation/CREDENTIAL --sign KEY --comment TEXT", Short: "Records that somebody else reviewed an incident, or approvals by break-glass", Args: oneIncident,
@@ -42,14 +42,13 @@ glass, and broke none of them. Until that is done, no routine rotation of the cr
 				return usage("say what you found, with --comment")
 			}
 			if credential, of := strings.CutPrefix(args[0], workflows.WorkflowID("")); of {
-				return t.reviewBreakGlass(cmd.Context(), credential, file, sign, comment, yes)
+				return t.reviewBreakGlass(cmd.Context(), credential, sign, comment, yes)
 			}
 			return t.review(cmd.Context(), incidentID(args[0]), sign, comment, yes)
 		},
 	}
 	f := cmd.Flags()
 	signFlag(cmd, &sign)
-	f.StringVarP(&file, "file", "f", "", "of a credential: an inventory file that has it (default what was applied)")
 	f.StringVar(&comment, "comment", "", "what the review found, for the record")
 	f.BoolVar(&yes, "yes", false, "do not show it and ask before it is signed")
 	return cmd
