@@ -171,3 +171,22 @@ func TestACancelThatTakesASignatureNamesTheCommand(t *testing.T) {
 	assert.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.True(t, looked)
 }
+
+// Whoever looks for what is overdue finds the rotation that is under way, from its plan on.
+func TestARunningRotationIsFoundByWhenItIsOverdue(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	by := s.env.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+	s.plan.RotateBy = by
+	found := map[string]time.Time{} // by phase, as it was first told
+	s.env.OnUpsertTypedSearchAttributes(mock.MatchedBy(func(a temporal.SearchAttributes) bool {
+		if rotateBy, has := a.GetTime(workflows.AttributeRotateBy); has {
+			phase, _ := a.GetKeyword(workflows.AttributePhase)
+			found[phase] = rotateBy
+		}
+		return true
+	})).Return(nil)
+	s.approveAt(atGate)
+	require.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Equal(t, by, found[string(workflows.PhaseIssue)], "%v", found)
+}
