@@ -71,7 +71,7 @@ moments:
 
 # Whatever others do at each step of a rotation, stalls and twins: all cases, of which the tests run some.
 proof:
-	go test ./workflows -run '^(TestWhateverOthersDoAtEachStep|TestAProcessThatStandsStill|TestAnActivityThatComesAgainLater)$$' -every-case -count 1 -timeout 30m
+	go test ./workflows -run '^(TestWhateverOthersDoAtEachStep|TestAProcessThatStandsStill|TestAnActivityThatComesAgainLater|TestAKeyMayEndByItselfAtEachStep)$$' -every-case -count 1 -timeout 30m
 
 # A rotation that is reset at each of its workflow tasks, by the server.
 resets:

@@ -108,6 +108,15 @@ func (w *World) AddKey(principal, keyID string, createdAt time.Time) secret.Bund
 	return copied(k.bundle)
 }
 
+// SetEnd has a key end by itself, by the issuer's clock.
+func (w *World) SetEnd(principal, keyID string, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if k := w.principals[principal].liveKey(keyID); k != nil {
+		k.info.ExpiresAt = at.UTC()
+	}
+}
+
 func (p *principal) mint(at time.Time, keyID string) *issuedKey {
 	fields := map[string]secret.Value{}
 	for _, name := range p.fields() {
