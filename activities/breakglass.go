@@ -12,21 +12,15 @@ import (
 	"github.com/keyturn/keyturn/internal/signed"
 )
 
-// noteBreakGlass writes into the metadata that an effect is about to stand on one approval by break-glass, if that is so: it is owed a
-// review whatever becomes of the effect. Called again it finds that noted.
-func (a *Activities) noteBreakGlass(ctx context.Context, s *site, r Rotation, gate inventory.Gate, approvals []policy.Verdict) error {
-	needs := s.spec.Credential.Approvals.For(gate)
-	if needs == nil {
-		return nil
-	}
-	ageless := *needs // whether it is too old was judged
-	ageless.ApprovalExpires = 0
-	v, broken := policy.BrokeGlass(approvals, a.Now(), ageless)
-	if !broken {
+// noteBreakGlass writes into the metadata that an effect is about to stand on one approval by break-glass, if it was judged so: it is owed
+// a review whatever becomes of the effect. Called again it finds that noted.
+func (a *Activities) noteBreakGlass(ctx context.Context, s *site, r Rotation, gate inventory.Gate, d policy.Decision) error {
+	v := d.Broke
+	if v == nil {
 		return nil
 	}
 	_, err := s.amend(ctx, func(m *key.Metadata) error {
-		if slices.ContainsFunc(m.BrokenGlass, func(b key.BrokenGlass) bool { return b.ID == v.ID }) || slices.Contains(m.GlassReviewed, v.ID) {
+		if slices.ContainsFunc(m.BrokenGlass, func(b key.BrokenGlass) bool { return b.ID == v.ID }) || reviewed(*m, v.ID) != nil {
 			return errUnchanged
 		}
 		m.BrokenGlass = append(m.BrokenGlass, key.BrokenGlass{
@@ -69,6 +63,16 @@ func (a *Activities) ReviewBreakGlass(ctx context.Context, in GlassReviewInput) 
 	return reviewed, nil
 }
 
+// reviewed is who reviewed an approval by break-glass; nil when nobody did.
+func reviewed(m key.Metadata, id string) *key.GlassReview {
+	for i, one := range m.GlassReviewed {
+		if one.ID == id {
+			return &m.GlassReviewed[i]
+		}
+	}
+	return nil
+}
+
 func (a *Activities) reviewGlass(ctx context.Context, s *site, in GlassReviewInput) (done GlassReviewed, err error) {
 	c := s.spec.Credential
 	review, by, err := a.glassReview(s, in.Review)
@@ -79,41 +83,42 @@ func (a *Activities) reviewGlass(ctx context.Context, s *site, in GlassReviewInp
 	_, err = s.amend(ctx, func(m *key.Metadata) error {
 		done.Of = nil
 		for _, id := range review.Of {
-			at := slices.IndexFunc(m.BrokenGlass, func(b key.BrokenGlass) bool { return b.ID == id })
-			switch {
-			case at < 0 && slices.Contains(m.GlassReviewed, id): // by an attempt before, or somebody else
+			if before := reviewed(*m, id); before != nil {
+				if before.ReviewedBy == by.Name && before.ReviewedByKey == by.Key { // by an attempt before
+					done.Of = append(done.Of, before.BrokenGlass)
+				}
 				continue
-			case at < 0:
+			}
+			at := slices.IndexFunc(m.BrokenGlass, func(b key.BrokenGlass) bool { return b.ID == id })
+			if at < 0 {
 				return fmt.Errorf("%w: no approval by break-glass of %s has the ID %q", ErrReview, c.Name, id)
 			}
 			b := m.BrokenGlass[at]
 			if by.Same(signed.Signer{Name: b.By, Key: b.ByKey}) {
 				return fmt.Errorf("%w: %s broke the glass, and somebody else has to review it", ErrReview, b.By)
 			}
+			m.BrokenGlass = slices.Delete(slices.Clone(m.BrokenGlass), at, at+1)
+			m.GlassReviewed = append(m.GlassReviewed, key.GlassReview{BrokenGlass: b, ReviewedBy: by.Name, ReviewedByKey: by.Key})
 			done.Of = append(done.Of, b)
 		}
-		m.Lease, m.Ended = nil, s.lease.Run // it is all that the run does
-		for _, b := range done.Of {
-			m.BrokenGlass = slices.DeleteFunc(m.BrokenGlass, func(one key.BrokenGlass) bool { return one.ID == b.ID })
-			m.GlassReviewed = append(m.GlassReviewed, b.ID)
+		if len(done.Of) == 0 {
+			return fmt.Errorf("%w: somebody else has reviewed it before, and nothing is left of it to review", ErrReview)
 		}
-		m.GlassReviewed = m.GlassReviewed[max(0, len(m.GlassReviewed)-keepReviewed):]
+		m.Lease, m.Ended = nil, s.lease.Run // it is all that the run does
+		m.GlassReviewed = m.GlassReviewed[max(0, len(m.GlassReviewed)-policy.ReviewedAtOnce):]
 		return nil
 	})
 	if err != nil {
 		return done, err
 	}
-	for _, id := range review.Of {
-		detail := map[string]string{"approval": id, "by": done.By, "comment": done.Comment}
-		if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.GlassReviewed, id, detail)); err != nil {
+	for _, b := range done.Of {
+		detail := map[string]string{"approval": b.ID, "by": done.By, "comment": done.Comment}
+		if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.GlassReviewed, b.ID, detail)); err != nil {
 			return done, err
 		}
 	}
 	return done, nil
 }
-
-// keepReviewed is how many reviewed approvals are remembered, so that none of a run that goes on is asked for again.
-const keepReviewed = 20
 
 // glassReview proves a review.
 func (a *Activities) glassReview(s *site, e signed.Envelope) (policy.GlassReview, signed.Signer, error) {

@@ -94,17 +94,59 @@ func TestOnePersonAloneDisables(t *testing.T) {
 	assert.Len(t, c.metadata().BrokenGlass, 1)
 }
 
+// second trusts one more owner.
+func (c *glassCase) second() ssh.Signer {
+	c.t.Helper()
+	bob := newKey(c.t)
+	text, err := os.ReadFile(c.owners)
+	require.NoError(c.t, err)
+	require.NoError(c.t, os.WriteFile(c.owners, append(append(text, "bob "...), ssh.MarshalAuthorizedKey(bob.PublicKey())...), 0o600))
+	return bob
+}
+
 // What two owners approved is owed no review.
 func TestTwoOwnersBreakNothing(t *testing.T) {
 	t.Parallel()
 	c := newGlassCase(t)
-	bob := newKey(t)
-	text, err := os.ReadFile(c.owners)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(c.owners, append(append(text, "bob "...), ssh.MarshalAuthorizedKey(bob.PublicKey())...), 0o600))
-	d := c.disable(c.approval(c.olga, asSigned), c.approval(bob, asSigned), c.approval(c.sally, alone))
+	d := c.disable(c.approval(c.olga, asSigned), c.approval(c.second(), asSigned), c.approval(c.sally, alone))
 	require.True(t, d.OK, d.Message)
 	assert.Empty(t, c.metadata().BrokenGlass)
+}
+
+// Whatever makes the approvals of two owners too few, what was done on the one by break-glass beside them is owed a review.
+func TestWhatTwoOwnersDoNotReachBreaksGlass(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(c *glassCase, two []policy.Verdict) (approved []policy.Verdict){
+		"the issuer tells of no use of the key, so that one more has to approve": func(c *glassCase, two []policy.Verdict) []policy.Verdict {
+			settings := memory.Strict()
+			settings.KnowsTokens, settings.ReportsUsage, settings.UsageLag = false, false, time.Minute
+			c.world.SetPrincipal("payments-api", settings)
+			c.wait(2 * time.Hour)
+			return two
+		},
+		"they are too old": func(c *glassCase, two []policy.Verdict) []policy.Verdict {
+			c.wait(25 * time.Hour)
+			return two
+		},
+		"they are used up by a disabling that was taken back": func(c *glassCase, two []policy.Verdict) []policy.Verdict {
+			require.True(c.t, c.disable(two...).OK)
+			c.execute("Enable", c.subject(), nil)
+			assert.Empty(c.t, c.metadata().BrokenGlass)
+			return two
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newGlassCase(t)
+			approvals := prepare(c, []policy.Verdict{c.approval(c.olga, asSigned), c.approval(c.second(), asSigned)})
+			d := c.disable(approvals...)
+			require.Equal(t, policy.ApprovalsMissing, d.Reason, d.Message)
+			d = c.disable(append(approvals, c.approval(c.sally, alone))...)
+			require.True(t, d.OK, d.Message)
+			require.Len(t, c.metadata().BrokenGlass, 1)
+			assert.Equal(t, "sally", c.metadata().BrokenGlass[0].By)
+		})
+	}
 }
 
 func (c *glassCase) review(by ssh.Signer, change func(*policy.GlassReview)) signed.Envelope {
@@ -161,11 +203,16 @@ func TestBreakGlassIsReviewedBySomebodyElse(t *testing.T) {
 	}
 	assert.True(t, overdue())
 
-	review := c.review(c.olga, same)
+	review, second, broken := c.review(c.olga, same), c.review(c.second(), same), c.review(c.sally, same)
 	for range 2 {
 		var done activities.GlassReviewed
 		c.execute("ReviewBreakGlass", activities.GlassReviewInput{Rotation: c.subject(), Review: review}, &done)
 		assert.Equal(t, "olga", done.By)
+		assert.Len(t, done.Of, 1, "and who repeats it is told the same")
+	}
+	for name, late := range map[string]signed.Envelope{"somebody after them": second, "who broke it, after them": broken} {
+		refused := c.refusal(c.attempt("ReviewBreakGlass", activities.GlassReviewInput{Rotation: c.subject(), Review: late}, nil, 2))
+		assert.ErrorContains(t, refused, "somebody else has reviewed it before", name)
 	}
 	assert.False(t, overdue())
 	m := c.metadata()

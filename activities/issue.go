@@ -194,7 +194,7 @@ func (a *Activities) signedOff(ctx context.Context, s *site, in IssueInput, fact
 	approvals, left := a.approvals(ctx, s, inventory.GateSignoff, gate, in.Approvals)
 	d := policy.MayMint(c, facts, approvals)
 	if d.OK {
-		return a.noteBreakGlass(ctx, s, in.Rotation, inventory.GateSignoff, approvals)
+		return a.noteBreakGlass(ctx, s, in.Rotation, inventory.GateSignoff, d)
 	}
 	refusing(ctx, d, left...)
 	return fmt.Errorf("%w: %s", providers.ErrDenied, d.Message)

@@ -102,7 +102,7 @@ func (a *Activities) disable(ctx context.Context, s *site, in RevokeInput) (poli
 	// That it is keyturn who disables, and on which approvals, is written before the effect, so that Enable knows
 	// whose doing it was, and that they are used up; the time from which the soak counts after it and its event, and an
 	// older one is wiped before: whenever the process dies, the soak can only seem shorter than it was, never longer.
-	if err := a.noteBreakGlass(ctx, s, in.Rotation, inventory.GateRevoke, approvals); err != nil {
+	if err := a.noteBreakGlass(ctx, s, in.Rotation, inventory.GateRevoke, d); err != nil {
 		return d, err
 	}
 	begun, run := a.Now().UTC(), acting(ctx).run
@@ -384,7 +384,7 @@ func (a *Activities) destroy(ctx context.Context, s *site, in RevokeInput) (Dest
 		return Destroyed{Decision: d}, nil // of a key that is nowhere nothing is recorded
 	}
 	if live { // what is not listed has an end that nobody judged: the probe tells whether it has
-		if err := a.noteBreakGlass(ctx, s, in.Rotation, inventory.GateRevoke, approvals); err != nil {
+		if err := a.noteBreakGlass(ctx, s, in.Rotation, inventory.GateRevoke, d); err != nil {
 			return Destroyed{}, err
 		}
 		if err := s.destroy(ctx, facts, in.Retiring); err != nil {

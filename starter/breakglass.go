@@ -36,11 +36,12 @@ func (t *terminal) reviewBreakGlass(ctx context.Context, credential, sign, comme
 		return exit(exitRefused, fmt.Errorf("no approval by break-glass of %s waits for a review", credential))
 	}
 	review := policy.GlassReview{Namespace: ns, Credential: credential, Comment: comment, SignedAt: time.Now().UTC().Truncate(time.Millisecond)}
-	for _, b := range plan.Unreviewed {
+	now := plan.Unreviewed[:min(len(plan.Unreviewed), policy.ReviewedAtOnce)]
+	for _, b := range now {
 		review.Of = append(review.Of, b.ID)
 	}
 	if !yes {
-		printUnreviewed(t.err, plan.Unreviewed)
+		printUnreviewed(t.err, now)
 		if err := t.ask("Type yes to sign that you reviewed them: "); err != nil {
 			return err
 		}

@@ -36,6 +36,34 @@ func (t *terminal) pick(file, name, sign string, valid time.Duration) (*picked, 
 	return p, err
 }
 
+// opened is a connection, and what is sent by it of one credential.
+type opened struct {
+	client.Client
+	namespace  string
+	spec       inventory.SignedSpec
+	credential inventory.Credential
+}
+
+// open connects, and has the spec to send; within is how long ctx may last then, 0 for ever. done closes both.
+func (p *picked) open(ctx context.Context, within time.Duration) (_ context.Context, o opened, done func(), err error) {
+	cancel := func() {}
+	if within > 0 {
+		ctx, cancel = context.WithTimeout(ctx, within)
+	}
+	if o.Client, o.namespace, err = p.t.connect(ctx); err != nil {
+		cancel()
+		return ctx, o, nil, err
+	}
+	done = func() {
+		o.Close()
+		cancel()
+	}
+	if o.spec, o.credential, err = p.spec(ctx, o.Client, o.namespace); err != nil {
+		done()
+	}
+	return ctx, o, done, err
+}
+
 // spec is the spec to send, and what it says. What was applied goes as it is. So does what a file says just
 // the same: a newer generation would make the applied one too old for routine rotations.
 func (p *picked) spec(ctx context.Context, c client.Client, namespace string) (inventory.SignedSpec, inventory.Credential, error) {

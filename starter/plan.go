@@ -25,18 +25,12 @@ func newPlan(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			c, ns, err := t.connect(ctx)
+			ctx, c, done, err := pick.open(cmd.Context(), timeout)
 			if err != nil {
 				return err
 			}
-			defer c.Close()
-			spec, _, err := pick.spec(ctx, c, ns)
-			if err != nil {
-				return err
-			}
-			plan, err := lookAt(ctx, c, workflows.TaskQueue, args[0], workflows.InspectInput{Spec: spec, Now: now}, t.warn)
+			defer done()
+			plan, err := lookAt(ctx, c, workflows.TaskQueue, args[0], workflows.InspectInput{Spec: c.spec, Now: now}, t.warn)
 			if err != nil {
 				return err
 			}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -34,23 +33,13 @@ with what to do instead. "keyturn plan" and "keyturn sweep" name the keys that a
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			if timeout > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, timeout)
-				defer cancel()
-			}
-			c, ns, err := t.connect(ctx)
+			ctx, c, done, err := pick.open(cmd.Context(), timeout)
 			if err != nil {
 				return err
 			}
-			defer c.Close()
-			spec, credential, err := pick.spec(ctx, c, ns)
-			if err != nil {
-				return err
-			}
-			run, err := begin(ctx, c, credential, fmt.Sprintf("end of key %s of %s", plain(keyID), args[0]),
-				workflows.RotationInput{Spec: spec, Retire: keyID, Reason: reason, RequestedBy: as})
+			defer done()
+			run, err := begin(ctx, c, c.credential, fmt.Sprintf("end of key %s of %s", plain(keyID), args[0]),
+				workflows.RotationInput{Spec: c.spec, Retire: keyID, Reason: reason, RequestedBy: as})
 			var running *serviceerror.WorkflowExecutionAlreadyStarted
 			if errors.As(err, &running) {
 				return exit(exitRefused, fmt.Errorf("nothing was begun: a rotation of %[1]s is running (run %[2]s), and may end key %[3]s itself; see it with: keyturn status %[1]s; "+

@@ -29,29 +29,19 @@ func newRotate(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			if timeout > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, timeout)
-				defer cancel()
-			}
-			c, ns, err := t.connect(ctx)
+			ctx, c, done, err := pick.open(cmd.Context(), timeout)
 			if err != nil {
 				return err
 			}
-			defer c.Close()
-			spec, credential, err := pick.spec(ctx, c, ns)
-			if err != nil {
-				return err
-			}
+			defer done()
 			// The worker judges it as well, by its own clock: of a rotation that was begun in another way.
-			if d := policy.MayStart(credential, policy.Start{Now: now}, wasCutOff(ctx, c, args[0]), time.Now()); !d.OK && !isRunning(ctx, c, args[0]) {
+			if d := policy.MayStart(c.credential, policy.Start{Now: now}, wasCutOff(ctx, c, args[0]), time.Now()); !d.OK && !isRunning(ctx, c, args[0]) {
 				return exit(exitRefused, fmt.Errorf("nothing was begun: %s", d.Message))
 			}
-			run, err := begin(ctx, c, credential, "rotation of "+args[0], workflows.RotationInput{Spec: spec, Reason: reason, RequestedBy: as, Now: now})
+			run, err := begin(ctx, c, c.credential, "rotation of "+args[0], workflows.RotationInput{Spec: c.spec, Reason: reason, RequestedBy: as, Now: now})
 			var running *serviceerror.WorkflowExecutionAlreadyStarted
 			if errors.As(err, &running) && sign != "" {
-				return t.resignRunning(ctx, c, pick.wanted, ns, sign)
+				return t.resignRunning(ctx, c, pick.wanted, c.namespace, sign)
 			}
 			if errors.As(err, &running) {
 				return exit(exitRefused, fmt.Errorf("a rotation of %s is running already (run %s); see it with: keyturn status %s", args[0], running.RunId, args[0]))

@@ -26,9 +26,6 @@ func (r *rotation) review() error {
 	for _, b := range done.Of {
 		of = append(of, fmt.Sprintf("%s at the %s gate (%s)", b.By, b.Gate, b.Reason))
 	}
-	if len(of) == 0 {
-		of = []string{"what was reviewed before"}
-	}
 	r.reviewed = fmt.Sprintf("%s reviewed break-glass of %s: %s", done.By, strings.Join(of, "; "), done.Comment)
 	r.note("%s", r.reviewed)
 	return nil

@@ -42,8 +42,8 @@ type Metadata struct {
 	Debt []Debt `json:"debt,omitempty"`
 	// BrokenGlass are the approvals by break-glass that something was done on and that nobody has reviewed.
 	BrokenGlass []BrokenGlass `json:"brokenGlass,omitempty"`
-	// GlassReviewed are the IDs of the latest ones that somebody has.
-	GlassReviewed []string `json:"glassReviewed,omitempty"`
+	// GlassReviewed are the latest ones that somebody has.
+	GlassReviewed []GlassReview `json:"glassReviewed,omitempty"`
 }
 
 // BrokenGlass is an approval that passed a gate alone where more or others were asked for.
@@ -58,6 +58,13 @@ type BrokenGlass struct {
 	Reason string `json:"reason"`
 	// At is when something was first done on it.
 	At time.Time `json:"at"`
+}
+
+// GlassReview is an approval by break-glass, and whose signature reviewed it.
+type GlassReview struct {
+	BrokenGlass
+	ReviewedBy    string `json:"reviewedBy"`
+	ReviewedByKey string `json:"reviewedByKey"`
 }
 
 // Key returns the owned key with this ID.

@@ -86,6 +86,10 @@ func HowToReview(credential string) string {
 	return fmt.Sprintf("keyturn review rotation/%s --sign KEY --comment WHAT-YOU-FOUND, by another approver", credential)
 }
 
+// ReviewedAtOnce is how many approvals by break-glass one review may name, and how many reviewed ones a store remembers, so that a review
+// that is repeated finds itself, and no approval of a run that goes on is asked for again.
+const ReviewedAtOnce = 20
+
 // GlassReviewSchema is the version of GlassReview's JSON.
 const GlassReviewSchema = "keyturn/break-glass-review/v1"
 
@@ -128,7 +132,7 @@ func (r GlassReview) validate() error {
 	}
 	check(r.Schema == GlassReviewSchema, "its schema is %q, not %s", r.Schema, GlassReviewSchema)
 	check(r.Credential != "", "it names no credential")
-	check(len(r.Of) > 0 && len(r.Of) <= 100, "it names no approval, or more than 100")
+	check(len(r.Of) > 0 && len(r.Of) <= ReviewedAtOnce, "it names no approval, or more than %d", ReviewedAtOnce)
 	check(strings.TrimSpace(r.Comment) != "" && len(r.Comment) <= MaxText, "it gives no comment, or one of more than %d bytes", MaxText)
 	check(!r.SignedAt.IsZero(), "it does not say when it is signed")
 	return errors.Join(wrong...)

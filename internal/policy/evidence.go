@@ -299,13 +299,15 @@ func MayDisable(c inventory.Credential, f Facts, retiring, incoming key.Ref, app
 	if e := Gather(c, f, retiring, incoming); !e.Complete {
 		return e.Missing[0]
 	}
-	if d := approved(c, f, retiring, approvals, true); !d.OK {
-		return d
+	may := approved(c, f, retiring, approvals, true)
+	switch {
+	case !may.OK:
+	case f.neverHad(c, retiring.KeyID):
+		may.Message = message("no consumer ever had key %s, and %s", retiring.KeyID, may.Message)
+	default:
+		may.Message = message("every instance is on %s, the retiring key %s is quiet, and %s", incoming.KeyID, retiring.KeyID, may.Message)
 	}
-	if f.neverHad(c, retiring.KeyID) {
-		return allow("no consumer ever had key %s, and the revoke gate is passed", retiring.KeyID)
-	}
-	return allow("every instance is on %s, the retiring key %s is quiet, and the revoke gate is passed", incoming.KeyID, retiring.KeyID)
+	return may
 }
 
 // MayMint judges the approvals of the sign-off gate, right before a key is minted.
@@ -319,7 +321,9 @@ func passed(gate inventory.Gate, needs *inventory.Approval, f Facts, approvals [
 		return allow("nobody is asked")
 	}
 	if by, broken := BrokeGlass(approvals, f.At, *needs); broken {
-		return allow("the %s gate is passed, by break-glass of %s alone", gate, by.By)
+		d := allow("the %s gate is passed, by break-glass of %s alone", gate, by.By)
+		d.Broke = &by
+		return d
 	}
 	if n := len(approvedBy(approvals, f.At, *needs)); n < needs.Count {
 		return refuse(ApprovalsMissing, "%d of %s of the %s gate are valid now", n, Counted(needs.Count, "approval"), gate)
@@ -378,10 +382,11 @@ func MayRevoke(c inventory.Credential, f Facts, retiring, incoming key.Ref, run 
 	if e := gather(c, f, retiring, incoming); !e.Complete {
 		return e.Missing[0]
 	}
-	if d := approved(c, f, retiring, approvals, false); !d.OK {
-		return d
+	may := approved(c, f, retiring, approvals, false)
+	if may.OK {
+		may.Message = message("key %s was disabled for %s and nobody missed it, and %s", retiring.KeyID, c.DisableSoak, may.Message)
 	}
-	return allow("key %s was disabled for %s and nobody missed it", retiring.KeyID, c.DisableSoak)
+	return may
 }
 
 // Describe is the evidence in one sentence, for the gate.

@@ -98,6 +98,8 @@ type Decision struct {
 	OK      bool   `json:"ok"`
 	Reason  Reason `json:"reason"`
 	Message string `json:"message"`
+	// Broke is the approval by break-glass that this stands on alone; nil for none. It is owed a review, which is noted before the effect.
+	Broke *Verdict `json:"-"`
 }
 
 func allow(format string, args ...any) Decision {

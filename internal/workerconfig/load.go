@@ -279,6 +279,12 @@ func checkSigners(t Trust, report func(strictyaml.Problem)) {
 	for _, group := range slices.Sorted(maps.Keys(t.Approvers)) {
 		look(strictyaml.Entry("trust.approvers", group), t.Approvers[group], true)
 	}
+	if people := slices.Compact(slices.Sorted(maps.Values(names))); len(t.BreakGlass) > 0 && len(people) == 1 {
+		report(strictyaml.Problem{
+			Field: "trust.breakGlass", What: fmt.Sprintf("lets %s pass gates alone, whom nobody else under trust.approvers could review", people[0]),
+			Write: "name somebody else there, or remove it",
+		})
+	}
 	if t.Incidents != "" {
 		look("trust.incidents", t.Incidents, false)
 	}

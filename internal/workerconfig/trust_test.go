@@ -44,6 +44,25 @@ func TestBadFilesOfSignersAreFoundAtStart(t *testing.T) {
 	assert.ErrorContains(t, err, "names nobody")
 }
 
+// Somebody else has to review what was approved by break-glass.
+func TestWhoBreaksGlassIsNotTheOnlyOne(t *testing.T) {
+	t.Parallel()
+	load := func(approvers string) error {
+		_, path, err := withSigners(t, anns, approvers)
+		require.NoError(t, err)
+		file := filepath.Join(filepath.Dir(path), "keyturn-worker.yaml")
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		broken := strings.Replace(string(text), "  approvers:", "  breakGlass: {production: [payments-owners]}\n  approvers:", 1)
+		require.NotEqual(t, string(text), broken)
+		require.NoError(t, os.WriteFile(file, []byte(broken), 0o600))
+		_, err = workerconfig.LoadFile(file, all.Descriptors())
+		return err
+	}
+	require.NoError(t, load(anns+bens))
+	assert.ErrorContains(t, load(anns), "trust.breakGlass lets ann pass gates alone, whom nobody else under trust.approvers could review")
+}
+
 func TestWhoMaySign(t *testing.T) {
 	t.Parallel()
 	c, by, err := withSigners(t, anns, anns)

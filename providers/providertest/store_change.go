@@ -140,7 +140,10 @@ func record() key.Metadata {
 		Debt:         []key.Debt{{Kind: "retired-key-alive", About: "k0 \"<&>\" é", Since: at}},
 		BrokenGlass:  []key.BrokenGlass{{ID: "nonce-3", Rotation: "r-0", Gate: "revoke", By: "ann", ByKey: "SHA256:abc", Reason: "bob is away", At: at}},
 
-		GlassReviewed: []string{"nonce-4"},
+		GlassReviewed: []key.GlassReview{{
+			BrokenGlass: key.BrokenGlass{ID: "nonce-4", Rotation: "r-0", Gate: "signoff", By: "ann", ByKey: "SHA256:abc", Reason: "bob is away", At: at},
+			ReviewedBy:  "bob", ReviewedByKey: "SHA256:def",
+		}},
 	}
 }
 
