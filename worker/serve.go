@@ -98,6 +98,8 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 		return usage(err)
 	}
 	temporal.Logger = log.NewStructuredLogger(logger)
+	stamp := host.NewStamp(logger)
+	temporal.DataConverter = stamp
 
 	var ready atomic.Bool
 	measured, err := newMetrics(logger)
@@ -121,7 +123,7 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	defer cancel(nil)
 	h, err := host.Start(ctx, c, host.Options{
 		Namespace: temporal.Namespace, BuildID: o.buildID, Config: config, Descriptors: all.Descriptors(),
-		AllowUnsigned: o.allowUnsigned, Log: logger,
+		AllowUnsigned: o.allowUnsigned, Stamp: stamp, Log: logger,
 	}, cancel)
 	if err != nil {
 		return err

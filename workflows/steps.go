@@ -52,7 +52,7 @@ var (
 	promoting  = step{summary: "move CURRENT to the incoming key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	disabling  = step{summary: "disable the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 30 * time.Minute}
-	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 15 * time.Second}
+	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 2 * time.Second} // while it hangs, nobody who misses the key gets it back
 	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
 	// In an emergency a worker that died is soon followed by another one.

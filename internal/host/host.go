@@ -42,7 +42,9 @@ type Options struct {
 	Descriptors []providers.Descriptor
 	// AllowUnsigned: unsigned specs are accepted for environments for which nobody is trusted to sign.
 	AllowUnsigned bool
-	Log           *slog.Logger
+	// Stamp is the data converter of the client; nil where there is no other worker.
+	Stamp *Stamp
+	Log   *slog.Logger
 }
 
 // Host is a set of running workers.
@@ -78,7 +80,7 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	}
 	identity := newIdentity()
 	h := &Host{client: c, options: o, accounts: map[string]accountQueue{}}
-	h.inForce.Store(o.Config)
+	h.put(o.Config)
 	do := &activities.Activities{
 		Worker: identity, Build: o.BuildID,
 		Config:      h.inForce.Load,
@@ -185,12 +187,20 @@ func (h *Host) Reload(next *workerconfig.Config) error {
 	if !reflect.DeepEqual(before.Audit, next.Audit) {
 		return errors.New("audit has changed, which is opened when the worker starts: restart it")
 	}
-	h.inForce.Store(next)
+	h.put(next)
 	if err := h.pollAccounts(next); err != nil {
-		h.inForce.Store(before)
+		h.put(before)
 		return errors.Join(err, h.pollAccounts(before))
 	}
 	return nil
+}
+
+// put makes a configuration the one that activities are within.
+func (h *Host) put(config *workerconfig.Config) {
+	h.inForce.Store(config)
+	if h.options.Stamp != nil {
+		h.options.Stamp.InForce(config.Digest)
+	}
 }
 
 // Record opens the audit record that a configuration names.
