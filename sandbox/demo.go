@@ -77,6 +77,7 @@ func (o demoOptions) leave(folder demo.Folder, err error) error {
 
 func (o demoOptions) demonstrate(ctx context.Context, folder demo.Folder, out io.Writer) error {
 	screen := live.NewScreen(out)
+	defer screen.Leave()
 	peer := "a gateway"
 	if o.aws {
 		peer = "a user of " + os.Getenv("AWS_ENDPOINT_URL")
@@ -146,8 +147,7 @@ func (o demoOptions) demonstrate(ctx context.Context, folder demo.Folder, out io
 		return err
 	}
 	if !o.once {
-		screen.Print("", "The rotation has ended; the traffic goes on. Look around in the Web UI. End with Ctrl-C.")
-		d.idle(ctx)
+		d.idle(ctx, "The rotation has ended")
 		return nil
 	}
 	services.Stop() // every request is answered before the count
@@ -287,7 +287,8 @@ func (d *demonstration) report(ctx context.Context) (workflows.Report, error) {
 }
 
 // idle goes on showing the traffic until Ctrl-C.
-func (d *demonstration) idle(ctx context.Context) {
+func (d *demonstration) idle(ctx context.Context, ended string) {
+	d.state.Say = []string{ended + "; the traffic goes on. Look around in the Web UI. End with Ctrl-C."}
 	for ctx.Err() == nil {
 		d.look(ctx)
 		d.screen.Draw(d.state)

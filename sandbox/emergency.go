@@ -58,12 +58,15 @@ func (d *demonstration) emergency(ctx context.Context, out io.Writer, command st
 	}
 	exposed := d.state.Status.Retiring.KeyID
 	if !d.once {
-		d.screen.Print("", "Both keys are accepted. Say that the retiring one is exposed, in another terminal:", "", "  "+command, "")
+		d.state.Say = []string{"Both keys are accepted. Say that the retiring one is exposed, in another terminal:", command}
+		if err := d.until(ctx, func(s workflows.Status) bool { return s.Phase != workflows.PhaseOverlap }); err != nil {
+			return err
+		}
+		d.state.Say = nil
 		if err := d.until(ctx, func(s workflows.Status) bool { return s.Report != nil }); err != nil {
 			return err
 		}
-		d.screen.Print("", "The emergency has ended; the traffic goes on. Look around in the Web UI. End with Ctrl-C.")
-		d.idle(ctx)
+		d.idle(ctx, "The emergency has ended")
 		return nil
 	}
 	run, err := d.declare(ctx, exposed)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +66,7 @@ func TestViewInTheOverlap(t *testing.T) {
 payments-api: overlap (5 of 11)
   Both keys are accepted.
 
+  Web UI        http://127.0.0.1:8233/run
   waits for     the end of the overlap
   unblocked by  time; or: extend, rollback
   until         12:00:05 (5s left)
@@ -84,7 +84,6 @@ requests sent 1234, refused 0, failed 0
   12:00:00 five
   12:00:00 six
 
-  Web UI        http://127.0.0.1:8233/run
   state in      /tmp/sandbox`, "\n"), strings.Join(View(overlap(), 100, false), "\n"))
 }
 
@@ -207,64 +206,95 @@ func TestScreenWithoutTerminalPrintsChanges(t *testing.T) {
 	assert.Nil(t, NewScreen(file).size, "a file is no terminal")
 }
 
-func TestScreenDrawsInPlace(t *testing.T) {
+func TestScreenDrawsBesideWhatTheTerminalShowed(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	const width = 30 // so that the links are wrapped
 	height := 60
 	s := &Screen{out: &out, size: func() (int, int) { return width, height }}
 	term := &terminal{width: width}
-	show := func(state State) []string {
+	obey := func() {
+		term.obey(out.String())
 		out.Reset()
-		s.Draw(state)
-		term.obey(t, out.String())
-		return term.rows
 	}
 	want := func(state State) []string {
 		alone := &terminal{width: width}
-		alone.obey(t, strings.Join(View(state, width, false), "\n")+"\n")
+		alone.obey(strings.Join(View(state, width, false), "\n") + "\n")
 		return alone.rows
 	}
-	assert.Equal(t, want(gate()), show(gate()))
-	assert.Equal(t, want(overlap()), show(overlap()), "nothing of the longer view is left")
-	assert.Equal(t, want(gate()), show(gate()))
-	assert.Contains(t, strings.Join(term.rows, ""), gate().RunURL)
-
-	out.Reset()
-	s.Print("this stays")
-	term.obey(t, out.String())
-	rows := show(overlap())
-	n := len(want(gate()))
-	assert.Equal(t, "this stays", rows[n])
-	assert.Equal(t, want(overlap()), rows[n+1:])
+	s.Print("before")
+	for _, state := range []State{gate(), overlap(), gate()} {
+		s.Draw(state)
+		obey()
+		assert.Equal(t, want(state), term.alternate, "nothing of another view is left")
+		assert.Equal(t, []string{"before"}, term.rows)
+	}
+	assert.Contains(t, strings.Join(term.alternate, ""), gate().RunURL)
 
 	height = 10
 	s.Draw(overlap())
-	assert.Positive(t, s.drawn)
-	assert.Less(t, s.drawn, height, "a low terminal shows the beginning, and does not scroll")
+	obey()
+	assert.Less(t, len(term.alternate), height, "a low terminal shows the beginning, and does not scroll")
+	assert.Equal(t, want(overlap())[:len(term.alternate)], term.alternate)
+
+	for range 2 {
+		s.Leave()
+	}
+	s.Print("after")
+	obey()
+	assert.Nil(t, term.alternate)
+	assert.Equal(t, append(append([]string{"before"}, want(overlap())...), "after"), term.rows)
+}
+
+// On a terminal of the usual size all that matters is shown: where to look and how to approve, whatever else there is.
+func TestALowTerminalShowsLinkAndApproval(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	s := &Screen{out: &out, size: func() (int, int) { return 80, 24 }}
+	state := gate()
+	state.Say = []string{"The rotation has ended."}
+	state.Approve = []string{strings.Repeat("the Web UI ", 15), strings.Repeat("the CLI ", 15)}
+	for range 20 {
+		state.Status.Notices = append(state.Status.Notices, "something that everybody should know")
+	}
+	s.Draw(state)
+	for _, text := range append(state.Approve, state.RunURL, state.Say[0]) {
+		assert.Contains(t, out.String(), text)
+	}
 }
 
 // terminal obeys what a screen writes.
 type terminal struct {
 	width int
 	rows  []string
+	// alternate is its other screen, nil while that is not shown.
+	alternate []string
 }
 
-func (x *terminal) obey(t *testing.T, text string) {
-	t.Helper()
-	if rest, ok := strings.CutPrefix(text, "\x1b["); ok {
-		number, below, ok := strings.Cut(rest, "A\r\x1b[J")
-		up, err := strconv.Atoi(number)
-		require.True(t, ok && err == nil && up <= len(x.rows), "it moves up by %q rows of %d", number, len(x.rows))
-		x.rows = x.rows[:len(x.rows)-up]
-		text = below
+func (x *terminal) obey(text string) {
+	rows := &x.rows
+	if x.alternate != nil {
+		rows = &x.alternate
 	}
-	for l := range strings.Lines(text) {
-		row := []rune(strings.TrimSuffix(l, "\n"))
+	for text != "" {
+		if rest, ok := strings.CutPrefix(text, enterAlternate); ok {
+			x.alternate, rows, text = []string{}, &x.alternate, rest
+			continue
+		}
+		if rest, ok := strings.CutPrefix(text, leaveAlternate); ok {
+			x.alternate, rows, text = nil, &x.rows, rest
+			continue
+		}
+		if rest, ok := strings.CutPrefix(text, clear); ok {
+			*rows, text = []string{}, rest
+			continue
+		}
+		l, rest, _ := strings.Cut(text, "\n")
+		row := []rune(l)
 		for len(row) > x.width {
-			x.rows = append(x.rows, string(row[:x.width]))
+			*rows = append(*rows, string(row[:x.width]))
 			row = row[x.width:]
 		}
-		x.rows = append(x.rows, string(row))
+		*rows, text = append(*rows, string(row)), rest
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -13,16 +14,24 @@ import (
 	"github.com/keyturn/keyturn/internal/outside"
 )
 
-// Screen shows states one after the other. It is for one goroutine.
+// Screen shows states one after the other: on a terminal on its alternate screen, so that what was there before comes back. It is for one
+// goroutine.
 type Screen struct {
 	out io.Writer
 	// size of the terminal; nil when the output is none.
 	size   func() (width, height int)
 	colors bool
-	// drawn is how many rows the last view took.
-	drawn int
-	last  State
+	// alternate: the terminal shows that screen.
+	alternate bool
+	last      State
 }
+
+// What a terminal obeys.
+const (
+	enterAlternate = "\x1b[?1049h"
+	leaveAlternate = "\x1b[?1049l"
+	clear          = "\x1b[H\x1b[J"
+)
 
 // NewScreen shows states on out, in place when that is a terminal.
 func NewScreen(out io.Writer) *Screen {
@@ -52,20 +61,31 @@ func (s *Screen) Draw(now State) {
 		}
 		return
 	}
-	width, height := s.size()
 	var b strings.Builder
-	if s.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA\r\x1b[J", s.drawn) // nothing of the last view stays
+	if !s.alternate {
+		b.WriteString(enterAlternate)
+		s.alternate = true
 	}
-	s.drawn = 0
+	b.WriteString(clear)
+	width, height := s.size()
+	drawn := 0
 	for _, text := range View(now, width, s.colors) {
-		if s.drawn+rows(text, width) >= height {
-			break // a view that scrolled could not be drawn over
+		if drawn += rows(text, width); drawn >= height {
+			break // a view that scrolled would lose its beginning, which matters most
 		}
-		s.drawn += rows(text, width)
 		b.WriteString(text + "\n")
 	}
 	fmt.Fprint(s.out, b.String()) // at once, so that nothing flickers
+}
+
+// Leave gives the terminal back, with the last view on it. Nothing of that is lost, however low the terminal is.
+func (s *Screen) Leave() {
+	if !s.alternate {
+		return
+	}
+	s.alternate = false
+	width, _ := s.size()
+	fmt.Fprint(s.out, leaveAlternate+strings.Join(View(s.last, width, s.colors), "\n")+"\n")
 }
 
 // rows is how many a line takes that the terminal wraps. Lines with colours never are.
@@ -76,9 +96,9 @@ func rows(text string, width int) int {
 	return max(1, (utf8.RuneCountInString(text)+width-1)/width)
 }
 
-// Print writes lines that stay; the next view is drawn below them.
+// Print writes lines that stay.
 func (s *Screen) Print(text ...string) {
-	s.drawn = 0
+	s.Leave()
 	for _, l := range text {
 		fmt.Fprintln(s.out, l)
 	}
@@ -97,6 +117,11 @@ func Changes(before, now State) []string {
 	}
 	if before.RunURL != now.RunURL && now.RunURL != "" {
 		add("see it in the Web UI: %s", now.RunURL)
+	}
+	if !slices.Equal(before.Say, now.Say) {
+		for _, text := range now.Say {
+			add("%s", text)
+		}
 	}
 	if is.WaitsFor != "" && (is.Phase != was.Phase || shape(is.WaitsFor) != shape(was.WaitsFor)) {
 		add("%s: waits for %s; unblocked by %s", is.Phase, is.WaitsFor, is.UnblockedBy)

@@ -21,6 +21,8 @@ type State struct {
 	Status workflows.Status
 	// Traffic is what the consumers and the gateway counted.
 	Traffic demo.Snapshot
+	// Say is what to know or to do now, besides.
+	Say []string
 	// RunURL is the run in the Web UI.
 	RunURL string
 	// Approve are the ways to approve, one a line, shown while a gate is open.
@@ -82,7 +84,23 @@ func lines(s State) []line {
 	case st.Phase != "":
 		add("  %s", st.Doing)
 	}
+	for _, text := range s.Say {
+		list = append(list, line{text: "  " + text, whole: true})
+	}
+	if st.Gate != nil {
+		add("")
+		list = append(list, line{text: fmt.Sprintf("The %s gate is open: %s. Approve with", st.Gate.Gate, st.Gate.Progress(time.Now())), strong: true})
+		for _, way := range s.Approve {
+			list = append(list, line{text: "  " + way, whole: true})
+		}
+	}
 	add("")
+	copied := func(name, value string) {
+		if value != "" {
+			list = append(list, line{text: fmt.Sprintf("  %-13s %s", name, value), whole: true})
+		}
+	}
+	copied("Web UI", s.RunURL)
 	field("waits for", st.WaitsFor)
 	field("unblocked by", st.UnblockedBy)
 	if left := st.Until.Sub(s.At).Round(time.Second); !st.Until.IsZero() && left > 0 {
@@ -98,13 +116,6 @@ func lines(s State) []line {
 	for _, n := range st.Notices {
 		field("note", n)
 	}
-	if st.Gate != nil {
-		add("")
-		list = append(list, line{text: fmt.Sprintf("The %s gate is open: %s. Approve with", st.Gate.Gate, st.Gate.Progress(time.Now())), strong: true})
-		for _, way := range s.Approve {
-			list = append(list, line{text: "  " + way, whole: true})
-		}
-	}
 	add("")
 	list = append(list, line{
 		text:   fmt.Sprintf("requests sent %d, refused %d, failed %d", s.Traffic.Sent, s.Traffic.Refused, s.Traffic.Failed),
@@ -118,9 +129,7 @@ func lines(s State) []line {
 		add("  %s %s", m.At.Local().Format(time.TimeOnly), m.What)
 	}
 	add("")
-	for _, place := range [][2]string{{"Web UI", s.RunURL}, {"state in", s.Folder}} {
-		list = append(list, line{text: fmt.Sprintf("  %-13s %s", place[0], place[1]), whole: true})
-	}
+	copied("state in", s.Folder)
 	return list
 }
 
