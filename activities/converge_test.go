@@ -351,6 +351,16 @@ func TestAnAttemptThatBeginsWhenTheTimeIsSpentLooksOnce(t *testing.T) {
 	}
 }
 
+// Which rights a delivery changes is asked for the plan.
+func TestThePlanTellsWhichRightsChange(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.world.SetInstance("canary", memory.InstanceSettings{ChangesRights: "the mode of its file, 0640, becomes 0600"})
+	var plan policy.Plan
+	c.execute("Inspect", c.subject(), &plan)
+	assert.Contains(t, strings.Join(plan.Warnings, "\n"), "canary: the mode of its file, 0640, becomes 0600")
+}
+
 // One that hangs, and more that fail than may be tried at once, hold up nobody.
 func TestHalfOfTheInstancesFailing(t *testing.T) {
 	t.Parallel()

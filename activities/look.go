@@ -74,6 +74,10 @@ func (s *site) instance(ctx context.Context, c consumer, name string, l look) po
 		ask(func(ctx context.Context) {
 			if err := c.target.Reach(ctx, name); err != nil {
 				seen.Unreachable = trouble(cutShort(ctx, err))
+				return
+			}
+			if rights, can := c.target.(providers.RightsChanger); can {
+				seen.ChangesRights, _ = rights.ChangesRights(ctx, name) // whoever does not say now said that it can be delivered to
 			}
 		})
 	}

@@ -230,6 +230,12 @@ type Target interface {
 	Reach(ctx context.Context, instance string) error
 }
 
+// RightsChanger is a Target that can tell beforehand which rights a delivery would change.
+type RightsChanger interface {
+	// ChangesRights says, for people, what would change for whoever may read the instance's copy now; empty for nothing. It changes nothing.
+	ChangesRights(ctx context.Context, instance string) (string, error)
+}
+
 // Purger removes the copies of a key that outlive a delivery: a Target whose instance keeps what it had before, or a
 // purge hook, which makes an instance forget what it cached.
 type Purger interface {

@@ -56,6 +56,8 @@ type Instance struct {
 	Pulls bool `json:"pulls,omitempty"`
 	// Unreachable is why its target cannot be delivered to.
 	Unreachable string `json:"unreachable,omitempty"`
+	// ChangesRights is what a delivery would change for whoever may read its copy now.
+	ChangesRights string `json:"changesRights,omitempty"`
 	// Unhealthy is why its check fails.
 	Unhealthy string `json:"unhealthy,omitempty"`
 	// Statement is its attestation; nil when it made none.

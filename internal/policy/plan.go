@@ -474,7 +474,7 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	if len(c.Scopes) > 0 && !f.Capabilities.CanNarrow {
 		w = append(w, "the issuer cannot narrow a key: it gets all its principal's rights")
 	}
-	w = append(append(w, notParted(c, plan)...), seldomSeen(c)...)
+	w = append(append(append(w, notParted(c, plan)...), seldomSeen(c)...), changedRights(f)...)
 	if c.ErrorBudget == nil {
 		w = append(w, "no error budget: only checks and attestations can turn the rotation back by themselves")
 	}

@@ -1,6 +1,8 @@
 package policy_test
 
 import (
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,6 +240,17 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 		for _, s := range plan.Steps {
 			assert.Equal(t, s.Phase == "revoke" || s.Phase == "record", s.Undo == "", s.Phase)
 		}
+	})
+	t.Run("rights that a delivery changes are told, once for all instances", func(t *testing.T) {
+		t.Parallel()
+		f := before()
+		for i := range f.Instances {
+			f.Instances[i].ChangesRights = "the mode of its file, 0640, becomes 0600"
+		}
+		f.Instances[1].ChangesRights = "another"
+		warnings := strings.Join(policy.Make(spec(credential()), f, noPulls, anybody).Warnings, "\n")
+		assert.Contains(t, warnings, f.Instances[0].Name()+" (and "+strconv.Itoa(len(f.Instances)-2)+" more): the mode of its file, 0640, becomes 0600")
+		assert.Contains(t, warnings, f.Instances[1].Name()+": another")
 	})
 	t.Run("an adopted key in no store cannot be rolled back to", func(t *testing.T) {
 		t.Parallel()

@@ -47,6 +47,28 @@ func TestAFileKeepsItsMode(t *testing.T) {
 	}
 }
 
+// What a mode in the inventory changes for who may read the file is said before.
+func TestAModeThatChangesIsTold(t *testing.T) {
+	t.Parallel()
+	for has, says := range map[fs.FileMode]string{
+		0: "", 0o600: "", 0o640: "the mode of its file, 0640, becomes 0600, and a rollback does not give it back", 0o400: "0400, becomes 0600",
+	} {
+		path := filepath.Join(t.TempDir(), "key")
+		if has != 0 {
+			require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
+			require.NoError(t, os.Chmod(path, has))
+		}
+		for mode, says := range map[string]string{"0600": says, "": ""} {
+			changer, can := openTarget(t, anywhere, file.TargetConfig{Path: path, Mode: mode}).(providers.RightsChanger)
+			require.True(t, can)
+			told, err := changer.ChangesRights(t.Context(), "a")
+			require.NoError(t, err)
+			assert.Contains(t, told, says)
+			assert.Equal(t, says == "", told == "", told)
+		}
+	}
+}
+
 // An access control list, and whatever else is attached to a file, stays.
 func TestAFileKeepsItsAttributes(t *testing.T) {
 	t.Parallel()

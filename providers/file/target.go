@@ -250,6 +250,23 @@ func (t *target) reach(ctx context.Context, instance string) error {
 	})
 }
 
+// ChangesRights implements providers.RightsChanger: all rights but the mode stay what they are, or Reach refuses.
+func (t *target) ChangesRights(ctx context.Context, instance string) (string, error) {
+	dir, name, err := t.open(ctx, instance)
+	if err != nil {
+		return "", fmt.Errorf("looking at the rights of %q: %w", t.path(instance), err)
+	}
+	defer func() { _ = dir.Close() }()
+	old, err := inspect(dir, name)
+	if err != nil {
+		return "", fmt.Errorf("looking at the rights of %q: %w", t.path(instance), err)
+	}
+	if old == nil || t.mode == 0 || old.Mode().Perm() == t.mode {
+		return "", nil
+	}
+	return fmt.Sprintf("the mode of its file, %04o, becomes %04o, and a rollback does not give it back", old.Mode().Perm(), t.mode), nil
+}
+
 func (t *target) path(instance string) string {
 	return strings.ReplaceAll(t.config.Path, instancePlaceholder, instance)
 }

@@ -32,6 +32,8 @@ type InstanceSettings struct {
 	RunsEvery, RunsFor time.Duration
 	// KeepsCopies: a key that was replaced stays with it until it is purged.
 	KeepsCopies bool
+	// ChangesRights is what a delivery changes for whoever may read its copy.
+	ChangesRights string
 	// Unreachable fails deliveries, Unhealthy its check, Mute its attestation.
 	Unreachable, Unhealthy, Mute error
 }
@@ -284,6 +286,14 @@ func (t target) Deliver(ctx context.Context, d providers.Delivery) error {
 // Reach implements providers.Target.
 func (t target) Reach(ctx context.Context, name string) error {
 	return t.w.on(ctx, OpReach, t.name(name), func(i *instance, _ time.Time) error { return i.settings.Unreachable })
+}
+
+// ChangesRights implements providers.RightsChanger.
+func (t target) ChangesRights(ctx context.Context, name string) (what string, err error) {
+	return what, t.w.on(ctx, OpReach, t.name(name), func(i *instance, _ time.Time) error {
+		what = i.settings.ChangesRights
+		return nil
+	})
 }
 
 // Purge implements providers.Purger.
