@@ -50,7 +50,8 @@ type Imported struct {
 // under the lease that a rotation would have, as key.LeaseOfImport, and goes the one way of every effect.
 //
 // It may be called again after the process died at any moment, with the same key: what is done already is found so. What it
-// refuses changes nothing but the lease, which it gives back, and files that Prepare made.
+// refuses changes nothing but the lease, which it gives back, files that Prepare made, and that the issuer accepts a key which somebody is
+// seen to use.
 func Import(ctx context.Context, a *Activities, in ImportInput) (Imported, error) {
 	ctx = ByProgram(ctx, key.LeaseOfImport, in.Run)
 	r := Rotation{Spec: in.Spec}
@@ -149,7 +150,8 @@ func (a *Activities) bringIn(ctx context.Context, s *site, in ImportInput, bundl
 	if d := step.may(facts); !d.OK {
 		return imported, fmt.Errorf("%w: %s", ErrRefused, d.Message)
 	}
-	if !wanted.Known {
+	admitted := !wanted.Known
+	if admitted {
 		if facts, err = s.admit(ctx, step, facts, importer, wanted.Key.KeyID, bundle); err != nil {
 			return imported, err
 		}
@@ -164,12 +166,11 @@ func (a *Activities) bringIn(ctx context.Context, s *site, in ImportInput, bundl
 		return imported, err
 	}
 	if !d.OK {
-		now := "it is not CURRENT"
-		if current, _ := facts.Version(key.Current); current.ID != "" && current.ID == wanted.Key.StoreVersion {
-			now = "it is CURRENT, as before"
+		now, err := "the issuer has the key, and it is CURRENT, as before", error(nil)
+		if current, _ := facts.Version(key.Current); current.ID != wanted.Key.StoreVersion {
+			now, err = a.turnImportBack(ctx, s, in, step, facts, wanted.Key, admitted)
 		}
-		err := fmt.Errorf("%w: %s; the issuer has the key, and %s: mend that, and import it again", ErrRefused, d.Message, now)
-		return imported, errors.Join(err, s.unstage(ctx, facts, wanted.Key))
+		return imported, errors.Join(fmt.Errorf("%w: %s; %s: mend that, and import it again", ErrRefused, d.Message, now), err)
 	}
 	for _, missing := range policy.Unattested(facts.Instances, wanted.Key) {
 		imported.Unattested = append(imported.Unattested, missing.Message)
@@ -219,11 +220,35 @@ func (s *site) stageImported(ctx context.Context, judged policy.Facts, ref key.R
 	return nil
 }
 
+// turnImportBack removes the key from the store, and from an issuer that took it in this import, where nobody is seen to use it: a value
+// that was mistaken is accepted no longer. It says what is true then.
+func (a *Activities) turnImportBack(ctx context.Context, s *site, in ImportInput, step judgement, judged policy.Facts, ref key.Ref, admitted bool) (now string, err error) {
+	now = "the issuer has the key, and it is not CURRENT"
+	if err := s.unstage(ctx, judged, ref); err != nil || !admitted {
+		return now, err
+	}
+	facts, err := step.gather(ctx)
+	if err != nil {
+		return now, err
+	}
+	if d := policy.MayWithdraw(facts, ref); !d.OK {
+		return now + ", since " + d.Message, nil
+	}
+	if err := s.destroy(ctx, facts, ref); err != nil {
+		return now, fmt.Errorf("withdrawing key %s: %w", ref.KeyID, err)
+	}
+	return "neither issuer nor store has it", a.Audit.Append(ctx, audit.Event{
+		ID: strings.Join([]string{"import", s.secret(), ref.KeyID, in.Run, "withdrawn"}, "/"), Time: a.Now().UTC(), Type: audit.KeyDiscarded,
+		Credential: s.spec.Credential.Name, Run: in.Run, Actor: s.importer(in), Keys: map[string]key.Ref{audit.Imported: ref},
+		Detail: map[string]string{"why": "it was imported, a test refused it, and nobody was seen to use it"},
+	})
+}
+
+// importer is who imports.
+func (s *site) importer(in ImportInput) string { return cmp.Or(s.signer.Name, in.By, "import") }
+
 // unstage removes what an import staged and did not make CURRENT: another value may follow it, where this one was mistaken.
 func (s *site) unstage(ctx context.Context, judged policy.Facts, ref key.Ref) error {
-	if current, _ := judged.Version(key.Current); current.ID == ref.StoreVersion {
-		return nil
-	}
 	if err := s.drop(ctx, judged, ref.StoreVersion); err != nil {
 		return fmt.Errorf("removing version %s: %w", ref.StoreVersion, err)
 	}
@@ -260,7 +285,7 @@ func (a *Activities) makeCurrent(ctx context.Context, s *site, in ImportInput, j
 	return a.Audit.Append(ctx, audit.Event{
 		ID:   strings.Join([]string{"import", s.secret(), ref.KeyID, fmt.Sprint("attested=", attested)}, "/"),
 		Time: now, Type: audit.KeyImported, Credential: imported.Credential, Run: in.Run,
-		Actor: cmp.Or(s.signer.Name, in.By, "import"), Keys: map[string]key.Ref{audit.Imported: ref},
+		Actor: s.importer(in), Keys: map[string]key.Ref{audit.Imported: ref},
 		Detail: map[string]string{"unattested": strings.Join(imported.Unattested, "; "), "made": strings.Join(imported.Made, ", ")},
 	})
 }

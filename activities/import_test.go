@@ -260,6 +260,58 @@ func TestAKeyThatIsRefusedIsNotImported(t *testing.T) {
 	c.isImported()
 }
 
+// A value that was mistaken is accepted no longer, where nobody uses it: the right one may have its name then.
+func TestAMistakenKeyIsNotLeftAtTheIssuer(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		before func(c *importCase)
+		says   string
+		left   []string
+	}{
+		"nobody uses it":       {func(*importCase) {}, "neither issuer nor store has it", nil},
+		"the issuer had it":    {func(c *importCase) { c.knows(c.bundle()) }, "the issuer has the key, and it is not CURRENT", []string{"key-2024"}},
+		"a consumer states it": {func(c *importCase) { c.world.SetInstance("checkout-a", memory.InstanceSettings{}) }, "checkout/a states that it uses it", []string{"key-2024"}},
+		"somebody used it": {func(c *importCase) {
+			c.world.On(memory.OpStage, func(p memory.Phase) {
+				if p == memory.After {
+					_ = c.world.Request("checkout-a")
+					c.wait(2 * time.Minute) // until that is told
+				}
+			})
+		}, "somebody has used it", []string{"key-2024"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newImportCase(t)
+			for _, instance := range []string{"canary", "checkout-a", "checkout-b"} {
+				c.world.SetInstance(instance, memory.InstanceSettings{Mute: errors.New("connection refused")})
+			}
+			x.before(c)
+			c.world.Fail(memory.OpSelfTest, providers.ErrKeyRefused, 2)
+			in := c.input()
+			in.Unattested = true
+			_, err := c.imports(in)
+			require.ErrorIs(t, err, activities.ErrRefused)
+			assert.ErrorContains(t, err, x.says)
+			assert.Equal(t, x.left, c.keysOrNone())
+			assert.Empty(t, c.versions())
+			assert.Empty(t, c.metadata().Keys)
+			assert.Equal(t, x.left == nil, len(c.recorded(audit.KeyDiscarded)) == 1, "it is on record")
+			in = c.input()
+			in.Unattested = true
+			_, err = c.imports(in)
+			require.NoError(t, err)
+		})
+	}
+}
+
+// knows has the issuer know the key by its ID.
+func (c *importCase) knows(b secret.Bundle) {
+	c.t.Helper()
+	_, err := c.world.Issuer("payments-api").(providers.Importer).Import(c.t.Context(), providers.ImportRequest{KeyID: "key-2024"}, b)
+	require.NoError(c.t, err)
+}
+
 // What a store has already, put there by hand, stays where it is.
 func TestAKeyThatTheStoreHasIsRecorded(t *testing.T) {
 	t.Parallel()

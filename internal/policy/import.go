@@ -52,6 +52,20 @@ func MayImport(c inventory.Credential, f Facts, in Importing) Decision {
 	return f.accepted(c, in.Key.KeyID, KeyNotWorking)
 }
 
+// MayWithdraw judges whether an issuer that took a key in an import may forget it again, since the import is refused: before it, the issuer
+// accepted it from nobody.
+func MayWithdraw(f Facts, imported key.Ref) Decision {
+	for _, i := range f.Instances {
+		if i.Statement != nil && i.Statement.Holds(imported) {
+			return refuse(RetiringStillHeld, "%s states that it uses it", i.Name())
+		}
+	}
+	if k, live := f.Live(imported.KeyID); live && !k.LastUsedAt.IsZero() {
+		return refuse(RetiringNotQuiet, "somebody has used it, last %s", ago(k.LastUsedAt))
+	}
+	return allow("nobody is seen to use it")
+}
+
 // Unattested lists the instances that do not attest a key, and why.
 func Unattested(instances []Instance, wanted key.Ref) []Decision {
 	var missing []Decision

@@ -141,10 +141,10 @@ func (p *principal) fields() []string {
 // visible is the moment that reads show: the issuer answers late by as much as it may.
 func (p *principal) visible(now time.Time) time.Time { return now.Add(-p.settings.ConsistentWithin) }
 
-// find returns the key that a bundle holds, also a destroyed one; nil for none.
+// find returns the key that a bundle holds, the latest one where a value came back, also a destroyed one; nil for none.
 func (p *principal) find(b secret.Bundle) *issuedKey {
 	own := b.Only(p.fields()...)
-	for _, k := range p.keys {
+	for _, k := range slices.Backward(p.keys) {
 		if k.bundle.Equal(own) {
 			return k
 		}
