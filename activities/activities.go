@@ -56,11 +56,13 @@ type Activities struct {
 	// PollEvery is how long an activity waits before it asks an instance or an issuer again.
 	PollEvery time.Duration
 
-	mutexes   mutexes
-	slots     slots
-	specs     specs
-	standings standings
-	cutOffs   cutOffs
+	mutexes mutexes
+	slots   slots
+	// unpromoted are those of routine rotations between issue and promotion.
+	unpromoted slots
+	specs      specs
+	standings  standings
+	cutOffs    cutOffs
 }
 
 // Index is what activities know of Temporal itself: the credentials' Schedules, and what runs.

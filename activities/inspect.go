@@ -23,6 +23,8 @@ type Accepted struct {
 	Notice string `json:"notice,omitempty"`
 	// Quota: calls to the issuer account are bounded, and go to the account's own queue.
 	Quota bool `json:"quota,omitempty"`
+	// Unpromoted: of routine rotations between issue and promotion there are only so many at once.
+	Unpromoted bool `json:"unpromoted,omitempty"`
 }
 
 // Accept reads the spec strictly and checks that the worker configuration has what it names, so that a spec
@@ -54,7 +56,10 @@ func (a *Activities) Recognise(ctx context.Context, spec inventory.SignedSpec) (
 
 func (s *site) accepted() Accepted {
 	c := s.spec.Credential
-	accepted := Accepted{Signer: s.signer.Name, SignerKey: s.signer.Key, Quota: s.config().Accounts[c.Issuer.Account].Quota.PerSecond > 0}
+	accepted := Accepted{
+		Signer: s.signer.Name, SignerKey: s.signer.Key, Quota: s.config().Accounts[c.Issuer.Account].Quota.PerSecond > 0,
+		Unpromoted: s.config().Bounds[c.Environment].MaxUnpromoted > 0,
+	}
 	if s.signer == (signed.Signer{}) {
 		accepted.Notice = fmt.Sprintf("The spec of %s is unsigned: the worker runs with --allow-unsigned.", c.Name)
 	}

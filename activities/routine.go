@@ -143,6 +143,8 @@ func (a *Activities) Compare(ctx context.Context, fired inventory.SignedSpec) (S
 // SlotInput asks for a slot.
 type SlotInput struct {
 	Spec inventory.SignedSpec `json:"spec"`
+	// Unpromoted asks for one of those between issue and promotion.
+	Unpromoted bool `json:"unpromoted,omitempty"`
 	// Lost is the slot that somebody else took first; 0 for none.
 	Lost int `json:"lost,omitempty"`
 	// RotateBy of the key, and Since when it was fired, are its place in the line.
@@ -150,7 +152,7 @@ type SlotInput struct {
 	Since    time.Time `json:"since,omitzero"`
 }
 
-// Slot is an answer to SlotInput: a number that seems free, or why none is wanted any more.
+// Slot is an answer to SlotInput: a number that seems free, 0 where there is no bound, or why none is wanted any more.
 type Slot struct {
 	Number int `json:"number,omitempty"`
 	// Environment is the one whose own slot it is; empty for one that environments share.
@@ -166,11 +168,14 @@ func (a *Activities) AwaitSlot(ctx context.Context, in SlotInput) (Slot, error) 
 	if err != nil {
 		return Slot{}, forTemporal(err)
 	}
-	if d := policy.MayBegin(spec.Credential, a.Now()); !d.OK {
-		return Slot{Decision: d}, nil
-	}
 	if a.Index == nil {
 		return Slot{Number: 1, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}, nil
+	}
+	if in.Unpromoted {
+		return a.awaitUnpromoted(ctx, spec.Credential, in)
+	}
+	if d := policy.MayBegin(spec.Credential, a.Now()); !d.OK {
+		return Slot{Decision: d}, nil
 	}
 	who := policy.Waiter{Credential: spec.Credential.Name, Environment: spec.Credential.Environment, Risk: spec.Credential.Risk, RotateBy: in.RotateBy, Since: in.Since}
 	slot, ahead, err := a.slots.give(ctx, a.Index, a.Now, a.Config().Slots, in.Lost, who)
@@ -182,6 +187,41 @@ func (a *Activities) AwaitSlot(ctx context.Context, in SlotInput) (Slot, error) 
 	}
 	return Slot{Number: slot.Number, Environment: slot.Environment, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}, nil
 }
+
+// awaitUnpromoted is AwaitSlot for the slots of those between issue and promotion, which whoever asks first gets: they are free soon again.
+func (a *Activities) awaitUnpromoted(ctx context.Context, c inventory.Credential, in SlotInput) (Slot, error) {
+	slot := Slot{Environment: c.Environment, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}
+	limit := a.Config().Bounds[c.Environment].MaxUnpromoted
+	if limit == 0 { // the configuration has none any more
+		return slot, nil
+	}
+	who := policy.Waiter{Credential: c.Name, Environment: c.Environment}
+	given, _, err := a.unpromoted.give(ctx, unpromotedIndex{a.Index}, a.Now, func(environment string) (string, int) { return environment, limit }, in.Lost, who)
+	if err != nil {
+		return Slot{}, forTemporal(fmt.Errorf("looking for a slot: %w", err))
+	}
+	if given.Number == 0 {
+		return Slot{}, notYet(fmt.Sprintf("%d routine rotations of environment %s are between issue and promotion, as many as maxUnpromoted lets", limit, c.Environment), time.Second+rand.N(slotPatience(0))) //nolint:gosec // only spreads
+	}
+	slot.Number = given.Number
+	return slot, nil
+}
+
+// unpromotedIndex has the slots of those between issue and promotion alone, and nobody who goes first.
+type unpromotedIndex struct{ Index }
+
+func (i unpromotedIndex) TakenSlots(ctx context.Context) ([]policy.Slot, error) {
+	all, err := i.Index.TakenSlots(ctx)
+	var taken []policy.Slot
+	for _, s := range all {
+		if s.Unpromoted {
+			taken = append(taken, policy.Slot{Environment: s.Environment, Number: s.Number})
+		}
+	}
+	return taken, err
+}
+
+func (i unpromotedIndex) Waiting(context.Context) ([]policy.Waiter, error) { return nil, nil }
 
 // slotPatience bounds how long somebody waits before asking for a slot again: the longer, the more go first, so that
 // thousands who wait for days do not ask all the time, and those at the front find a slot before it is anybody's.

@@ -22,15 +22,16 @@ import (
 
 // index is an activities.Index in memory.
 type index struct {
-	mu      sync.Mutex
-	specs   map[string]inventory.SignedSpec
-	states  map[string]inventory.State
-	running bool
-	taken   []int
-	takenOf string // the environment whose slots are taken; empty for those that are shared
-	paused  string
-	waiting []policy.Waiter
-	down    error
+	mu              sync.Mutex
+	specs           map[string]inventory.SignedSpec
+	states          map[string]inventory.State
+	running         bool
+	taken           []int
+	takenOf         string // the environment whose slots are taken; empty for those that are shared
+	takenUnpromoted bool
+	paused          string
+	waiting         []policy.Waiter
+	down            error
 }
 
 func (i *index) Spec(_ context.Context, credential string) (inventory.SignedSpec, error) {
@@ -61,7 +62,7 @@ func (i *index) TakenSlots(context.Context) (taken []policy.Slot, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, n := range i.taken {
-		taken = append(taken, policy.Slot{Environment: i.takenOf, Number: n})
+		taken = append(taken, policy.Slot{Environment: i.takenOf, Number: n, Unpromoted: i.takenUnpromoted})
 	}
 	return taken, i.down
 }
@@ -287,6 +288,54 @@ bounds: {test: {principals: ["payments-*"], storePaths: ["payments-*"], maxRotat
 			c.executeToNotYet("AwaitSlot", activities.SlotInput{Spec: c.spec})
 		})
 	}
+}
+
+// Of those between issue and promotion there are as many as the environment's bound says, whatever other slots are taken.
+func TestSlotsOfThoseThatAreNotPromotedYet(t *testing.T) {
+	t.Parallel()
+	ask := func(c *crashCase) activities.SlotInput { return activities.SlotInput{Spec: c.spec, Unpromoted: true} }
+	bounded := func(t *testing.T, bound string) *crashCase {
+		t.Helper()
+		c := newCase(t)
+		config, err := workerconfig.Load("keyturn-worker.yaml", []byte(`
+apiVersion: keyturn/worker/v1
+accounts: {edge: {type: memory}, vault: {type: memory}}
+bounds: {test: {principals: ["payments-*"], storePaths: ["payments-*"]`+bound+`}}
+`), c.do.Descriptors)
+		require.NoError(t, err)
+		c.do.Config = func() *workerconfig.Config { return config }
+		return c
+	}
+	var accepted activities.Accepted
+	c := bounded(t, ", maxUnpromoted: 2")
+	c.execute("Accept", c.spec, &accepted)
+	assert.True(t, accepted.Unpromoted)
+	c.index.taken, c.index.takenOf = []int{1, 2}, "test"
+	numbers := map[int]bool{}
+	for range 2 {
+		var slot activities.Slot
+		c.execute("AwaitSlot", ask(c), &slot)
+		assert.Equal(t, "test", slot.Environment)
+		numbers[slot.Number] = true
+	}
+	assert.Equal(t, map[int]bool{1: true, 2: true}, numbers)
+	c.executeToNotYet("AwaitSlot", ask(c))
+
+	c = bounded(t, ", maxUnpromoted: 2")
+	c.index.taken, c.index.takenOf, c.index.takenUnpromoted = []int{1, 2}, "test", true
+	c.executeToNotYet("AwaitSlot", ask(c))
+	var slot activities.Slot
+	c.execute("AwaitSlot", activities.SlotInput{Spec: c.spec}, &slot)
+	assert.Positive(t, slot.Number, "they are none of those of rotations that run")
+
+	c = bounded(t, "")
+	accepted = activities.Accepted{}
+	c.execute("Accept", c.spec, &accepted)
+	assert.False(t, accepted.Unpromoted)
+	slot = activities.Slot{}
+	c.execute("AwaitSlot", ask(c), &slot)
+	assert.Zero(t, slot.Number, "without a bound nobody needs one")
+	assert.True(t, slot.Decision.OK)
 }
 
 // How soon a slot that is given out can be given again.

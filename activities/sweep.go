@@ -89,7 +89,9 @@ func (a *Activities) slotsFull(ctx context.Context) func(environment string) int
 	}
 	taken := map[string]int{}
 	for _, s := range slots {
-		taken[s.Environment]++
+		if !s.Unpromoted {
+			taken[s.Environment]++
+		}
 	}
 	return func(environment string) int {
 		if of, limit := a.Config().Slots(environment); taken[of] >= limit {

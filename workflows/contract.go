@@ -326,12 +326,20 @@ type ScheduledReport struct {
 
 // SlotID is the ID of a slot: one of those that routine rotations need, so that only so many run at once.
 func SlotID(s policy.Slot) string {
-	return slotPrefix + path.Join(s.Environment, strconv.Itoa(s.Number))
+	prefix := slotPrefix
+	if s.Unpromoted {
+		prefix = unpromotedPrefix
+	}
+	return prefix + path.Join(s.Environment, strconv.Itoa(s.Number))
 }
 
 // SlotOf is the slot with an ID; ok is false for what is none.
 func SlotOf(id string) (s policy.Slot, ok bool) {
 	rest, ok := strings.CutPrefix(id, slotPrefix)
+	if !ok {
+		rest, ok = strings.CutPrefix(id, unpromotedPrefix)
+		s.Unpromoted = ok
+	}
 	number := rest
 	if environment, own, split := strings.Cut(rest, "/"); split {
 		s.Environment, number = environment, own
@@ -341,7 +349,10 @@ func SlotOf(id string) (s policy.Slot, ok bool) {
 	return s, ok && err == nil
 }
 
-const slotPrefix = "slot/"
+const (
+	slotPrefix       = "slot/"
+	unpromotedPrefix = "unpromoted/"
+)
 
 // WorkflowID is the ID of a credential's rotation: one at a time.
 func WorkflowID(credential string) string { return activities.WorkflowID(credential) }

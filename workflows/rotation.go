@@ -23,7 +23,9 @@ func Rotation(ctx workflow.Context, in RotationInput) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	switch err = r.rotate(); {
+	err = r.rotate()
+	r.leaveUnpromoted()
+	switch {
 	case errors.Is(err, errFull):
 		return Report{}, r.continueAsNew()
 	case r.takeover != nil && r.superseded() != nil:
@@ -101,6 +103,7 @@ func (r *rotation) accept(by any) error {
 		r.unread = isType(err, activities.TypeSpec)
 		return refusal(err, "the worker does not take the spec")
 	}
+	r.Bounded = accepted.Unpromoted
 	r.Queue, r.Signer = issuerQueue(r.credential, accepted), signed.Signer{Name: accepted.Signer, Key: accepted.SignerKey}
 	if accepted.Notice != "" {
 		r.notice("%s", accepted.Notice)
@@ -187,6 +190,9 @@ func (r *rotation) issue() error {
 		return err
 	}
 	r.enter(PhaseIssue, r.issuing())
+	if err := r.awaitUnpromoted(); err != nil {
+		return err
+	}
 	r.Ordinal = max(r.Ordinal, 1)
 	if len(r.Plan.TakeBack) > 0 {
 		if err := r.redeliver(r.Plan.TakeBack); err != nil {
@@ -246,6 +252,7 @@ func (r *rotation) promote() error {
 		r.became(RoleRetiring, KeyPrevious)
 	}
 	r.note("promoted key %s to CURRENT", r.Status.Incoming.KeyID)
+	r.leaveUnpromoted()
 	return nil
 }
 

@@ -36,12 +36,13 @@ type rotation struct {
 	pausing           bool // for the breach
 	judging           bool // what the watch has found: nothing goes on before it is known what that means
 	cancelWatch       func()
-	unwatchDisabled   func() // ends the watch of a disabled key
-	watches           int    // begun so far; only the last one counts
-	unwatched         bool   // but for its keys, until the overlap begins
-	indexed           Phase  // by which the run is found
-	remembered        int    // how large the verdicts are, in bytes
-	proved, refusals  int    // signed decisions looked at, and decisions refused, since the gate opened
+	unwatchDisabled   func()              // ends the watch of a disabled key
+	watches           int                 // begun so far; only the last one counts
+	unwatched         bool                // but for its keys, until the overlap begins
+	leave             workflow.CancelFunc // gives back the slot of those that are not promoted yet; nil for none
+	indexed           Phase               // by which the run is found
+	remembered        int                 // how large the verdicts are, in bytes
+	proved, refusals  int                 // signed decisions looked at, and decisions refused, since the gate opened
 	// lookedBack is when it was looked up why there is no way back, onlyOn; empty when there is one.
 	lookedBack time.Time
 	onlyOn     string

@@ -182,7 +182,7 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 		if !slot.Decision.OK {
 			return false, s.end(Skipped, slot.Decision.Reason, "%s", slot.Decision.Message)
 		}
-		taken, err := s.take(policy.Slot{Environment: slot.Environment, Number: slot.Number})
+		taken, err := takeSlot(s.ctx, policy.Slot{Environment: slot.Environment, Number: slot.Number}, s.credential.Name)
 		if err != nil {
 			return false, err
 		}
@@ -195,11 +195,11 @@ func (s *scheduled) slot(rotateBy time.Time) (bool, error) {
 	}
 }
 
-// take starts the slot's workflow, which ends when this run does, however that ends.
-func (s *scheduled) take(slot policy.Slot) (bool, error) {
-	ctx := workflow.WithChildOptions(s.ctx, workflow.ChildWorkflowOptions{
+// takeSlot starts the slot's workflow, which ends when this run does, however that ends, or ctx.
+func takeSlot(ctx workflow.Context, slot policy.Slot, credential string) (bool, error) {
+	ctx = workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 		WorkflowID: SlotID(slot), TaskQueue: TaskQueue, ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
-		StaticSummary: "a slot of routine rotations, taken by that of " + s.credential.Name,
+		StaticSummary: "a slot of routine rotations, taken by that of " + credential,
 	})
 	err := workflow.ExecuteChildWorkflow(ctx, RotationSlot).GetChildWorkflowExecution().Get(ctx, nil)
 	var already *temporal.ChildWorkflowExecutionAlreadyStartedError

@@ -15,7 +15,7 @@ import (
 
 func TestASlotIsKnownByItsID(t *testing.T) {
 	t.Parallel()
-	for id, slot := range map[string]policy.Slot{"slot/7": {Number: 7}, "slot/production/7": {Environment: "production", Number: 7}, "slot/7/3": {Environment: "7", Number: 3}} {
+	for id, slot := range map[string]policy.Slot{"slot/7": {Number: 7}, "slot/production/7": {Environment: "production", Number: 7}, "slot/7/3": {Environment: "7", Number: 3}, "unpromoted/production/2": {Environment: "production", Number: 2, Unpromoted: true}} {
 		assert.Equal(t, id, workflows.SlotID(slot))
 		read, ok := workflows.SlotOf(id)
 		assert.True(t, ok)

@@ -41,8 +41,10 @@ type State struct {
 	// RotateBy is until when the incoming key is to be rotated itself; zero where the worker did not tell.
 	RotateBy time.Time `json:"rotateBy,omitzero"`
 	// Signer signed the spec; zero when nobody did.
-	Signer      signed.Signer `json:"signer,omitzero"`
-	OverlapEnds time.Time     `json:"overlapEnds,omitzero"`
+	Signer signed.Signer `json:"signer,omitzero"`
+	// Bounded: before it issues, a rotation that a Schedule began waits for one of the slots of those that are not promoted yet.
+	Bounded     bool      `json:"bounded,omitempty"`
+	OverlapEnds time.Time `json:"overlapEnds,omitzero"`
 	// Gathering is how far that of the evidence came; nil when none is gathered.
 	Gathering *Gathering `json:"gathering,omitempty"`
 	// Revokes counts how often what the revoke gate allows was begun.

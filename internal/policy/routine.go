@@ -80,6 +80,8 @@ func MayFire(c inventory.Credential, start Start) Decision {
 type Slot struct {
 	Environment string
 	Number      int
+	// Unpromoted: it is one of those between issue and promotion.
+	Unpromoted bool
 }
 
 // Waiter is a routine rotation that waits for a slot.

@@ -108,6 +108,9 @@ type Bounds struct {
 	// MaxRotations is how many routine rotations of the environment run at once, over all workers, beside those of others; left out, it
 	// shares the slots of the configuration's own maxRotations.
 	MaxRotations int `json:"maxRotations,omitempty"`
+	// MaxUnpromoted is how many routine rotations of the environment are between issue and promotion at once, over all workers, so that
+	// whatever is wrong with all new keys is wrong with so many; left out, as many as run. What a person begins does not count.
+	MaxUnpromoted int `json:"maxUnpromoted,omitempty"`
 }
 
 // Notifier is a notifier type with its own fields, and the name an inventory may choose it by.

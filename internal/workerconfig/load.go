@@ -328,6 +328,9 @@ func checkBounds(field string, b Bounds, wrong func(field, what, write string)) 
 	if b.MaxRotations < 0 || b.MaxRotations > 10000 {
 		wrong(field+".maxRotations", fmt.Sprintf("is %d", b.MaxRotations), "write how many routine rotations of the environment may run at once, 1 to 10000, or leave it out")
 	}
+	if b.MaxUnpromoted < 0 || b.MaxUnpromoted > 10000 {
+		wrong(field+".maxUnpromoted", fmt.Sprintf("is %d", b.MaxUnpromoted), "write how many routine rotations of the environment may be between issue and promotion at once, 1 to 10000, or leave it out")
+	}
 	if b.MinApprovals < 0 {
 		wrong(field+".minApprovals", "is negative", "write zero or more")
 	}

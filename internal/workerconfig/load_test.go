@@ -115,6 +115,7 @@ func TestWhatAConfigurationMayNotHave(t *testing.T) {
 		"any address":                        {"127.0.0.1:8081", "0.0.0.0:80", "a link-local or unspecified address"},
 		"an empty glob":                      {"\"payments-*\"", "\"\"", "bounds.production.principals[0] is \"\""},
 		"an unknown risk":                    {"minRisk: standard", "minRisk: medium", "bounds.production.minRisk is \"medium\"; write low, standard, high or critical"},
+		"fewer unpromoted ones than none":    {"minApprovals: 1", "maxUnpromoted: -1", "bounds.production.maxUnpromoted is -1; write how many"},
 		"fewer rotations than none":          {"minApprovals: 1", "maxRotations: -1", "bounds.production.maxRotations is -1; write how many"},
 		"fewer approvals than none":          {"minApprovals: 1", "minApprovals: -1", "bounds.production.minApprovals is negative"},
 		"an overlap without unit":            {"minOverlap: 24h", "minOverlap: \"24\"", "bounds.production.minOverlap is not a duration"},
