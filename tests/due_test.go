@@ -176,11 +176,12 @@ func TestManyDueAtOnce(t *testing.T) {
 	t.Logf("%d firings: %d rotations, %d at once, and skipped %v; %d calls; %s from the worker's start on", len(fired), len(rotations), peak, skipped, made, took.Round(time.Second))
 }
 
-// What a firing saw before it waited for a slot does not count after it; and one that could see nothing needs a slot, too.
+// What a firing saw before it waited for a slot does not count after it; and one that could see nothing needs a slot, too. What it begins
+// waits for a slot of those that are not promoted yet, and changes nothing before that.
 func TestAFiringAndItsSlot(t *testing.T) {
 	t.Parallel()
 	s := openStage(onSharedServer(t), "maxRotations: 1\n")
-	s.rewrite(s.place.Worker, "minApprovals: 1", "minApprovals: 0")
+	s.rewrite(s.place.Worker, "minApprovals: 1", "minApprovals: 0\n    maxUnpromoted: 1")
 	s.startWorker()
 	text := declared("one", []string{"wanted", "stranger"}, func(string) string {
 		return "    overlap: 1s\n    quietWindow: 1s\n    disableSoak: 0s\n" // its Schedule fires once a day
@@ -195,20 +196,30 @@ func TestAFiringAndItsSlot(t *testing.T) {
 		return run
 	}
 
-	// Two want the slot that somebody has; the one that has it second is too late.
-	other := begin(workflows.SlotID(policy.Slot{Number: 1}), "RotationSlot")
-	var firings []client.WorkflowRun
-	for n := range 2 {
-		firing := begin(fmt.Sprintf("%s-%d", workflows.ScheduledID("wanted"), n), workflows.ScheduledName, workflows.RotationInput{Credential: "wanted"})
+	waits := func(id string) {
 		eventually(t, func() bool {
-			described, err := c.DescribeWorkflowExecution(t.Context(), firing.GetID(), "")
+			described, err := c.DescribeWorkflowExecution(t.Context(), id, "")
 			return err == nil && slices.ContainsFunc(described.GetPendingActivities(), func(a *workflow.PendingActivityInfo) bool {
 				return a.GetActivityType().GetName() == "AwaitSlot" && a.GetLastFailure() != nil
 			})
 		}, patience, 50*time.Millisecond)
+	}
+
+	// Two want the slot that somebody has; the one that has it second is too late.
+	unpromoted := begin(workflows.SlotID(policy.Slot{Environment: "sandbox", Number: 1, Unpromoted: true}), "RotationSlot")
+	other := begin(workflows.SlotID(policy.Slot{Number: 1}), "RotationSlot")
+	var firings []client.WorkflowRun
+	for n := range 2 {
+		firing := begin(fmt.Sprintf("%s-%d", workflows.ScheduledID("wanted"), n), workflows.ScheduledName, workflows.RotationInput{Credential: "wanted"})
+		waits(firing.GetID())
 		firings = append(firings, firing)
 	}
 	require.NoError(t, c.CancelWorkflow(t.Context(), other.GetID(), ""))
+	waits(workflows.WorkflowID("wanted"))
+	trail, err := audit.Read(s.place.Audit)
+	require.NoError(t, err)
+	assert.False(t, slices.ContainsFunc(trail.Events, func(e audit.Event) bool { return e.Type == audit.MintIntended }))
+	require.NoError(t, c.CancelWorkflow(t.Context(), unpromoted.GetID(), ""))
 	ended := map[workflows.Outcome]policy.Reason{}
 	for n, firing := range firings {
 		var report workflows.ScheduledReport
