@@ -193,6 +193,18 @@ func (h *Host) Reload(next *workerconfig.Config) error {
 	return nil
 }
 
+// Ready tells why this host can do no work now: Temporal, which it polls, does not answer for the namespace, or no event
+// could be kept.
+func (h *Host) Ready(ctx context.Context) error {
+	if _, err := namespace.Retention(ctx, h.client, h.options.Namespace); err != nil {
+		return err
+	}
+	if file, is := h.do.Audit.(*audit.File); is {
+		return file.Writable()
+	}
+	return nil
+}
+
 // Record opens the audit record that a configuration names.
 func Record(c *workerconfig.Config) (audit.Sink, error) {
 	if c.Audit.File == "" {
