@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -95,6 +96,7 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 		Identity:          identity,
 		WorkerStopTimeout: stopGrace,
 		OnFatalError:      fatal,
+		Interceptors:      []interceptor.WorkerInterceptor{&urgency{}},
 		// What a delivery has done is with the server this soon, whenever the process is killed.
 		MaxHeartbeatThrottleInterval: heartbeatWithin,
 		DeploymentOptions: worker.DeploymentOptions{
