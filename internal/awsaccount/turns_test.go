@@ -40,7 +40,7 @@ func (q *turns) waits(ctx context.Context, name string) {
 }
 
 func (q *turns) after(seconds int) string {
-	time.Sleep(time.Duration(seconds) * time.Second)
+	<-time.After(time.Duration(seconds) * time.Second) // by the clock of the bubble
 	synctest.Wait()
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -70,13 +70,8 @@ func freeSlot(c inventory.Credential, f Facts, standings map[string]Standing) st
 }
 
 func disabledFirst(a, b key.Info) int {
-	switch {
-	case a.State == b.State:
-		return 0
-	case a.State == key.Disabled:
-		return -1
-	}
-	return 1
+	last := map[bool]int{true: 1}
+	return last[a.State != key.Disabled] - last[b.State != key.Disabled]
 }
 
 // readEarly are the instances that read a key from the store while it is PENDING: it bears that label before anything has tested
