@@ -2,7 +2,6 @@
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
-COMPOSE       := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady sandbox example
@@ -21,7 +20,6 @@ lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
 	go vet ./... ./sandbox/...
 	GOFLAGS= go run $(GOLANGCI_LINT) run ./... ./sandbox/...
-	GOFLAGS= go run $(COMPOSE) docker-compose.yml > /dev/null
 	GOFLAGS= go run $(WORKFLOWCHECK) -config .workflowcheck.yaml ./workflows/...
 
 # Needs the vulnerability database of vuln.go.dev.

@@ -148,6 +148,14 @@ type Prober interface {
 	Probe(ctx context.Context, e Environment, in ProbeInput) (Probed, error)
 }
 
+type urgent struct{}
+
+// Urgent marks calls that go before others where an account's quota makes them wait: those of an emergency.
+func Urgent(ctx context.Context) context.Context { return context.WithValue(ctx, urgent{}, true) }
+
+// IsUrgent tells whether calls are so marked.
+func IsUrgent(ctx context.Context) bool { return ctx.Value(urgent{}) != nil }
+
 // Paced is an account that bounds its calls by itself: with its quota, a call that is beyond it waits as long as its caller does. An
 // account's type that does not implement it is paced by the activities of its queue alone.
 type Paced interface {

@@ -319,6 +319,7 @@ func awsRefusals(t *testing.T) {
 	}
 	second := s.aws.AccessKey(credential)
 	refused("the issuer allows 2 keys and has 2")
+	refused(second.ID + " is not the current key, and no consumer states it")
 	_, err := users.UpdateAccessKey(t.Context(), &iam.UpdateAccessKeyInput{UserName: name, AccessKeyId: &second.ID, Status: "Inactive"})
 	require.NoError(t, err)
 	refused("the issuer allows 2 keys and has 2")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,6 +43,7 @@ type composeFile struct {
 		Environment map[string]any
 		Entrypoint  []string
 		Command     []string
+		Healthcheck struct{ Test []string }
 	}
 	Configs map[string]struct{ Content string }
 }
@@ -61,7 +63,12 @@ func newCluster(t *testing.T) *cluster {
 	require.NoError(t, yaml.Unmarshal(text, &c.file))
 	s.buildTemporal()
 
+	require.NoError(t, os.Mkdir(filepath.Join(s.folder, "secrets"), 0o700)) // a volume
+	require.NoError(t, c.run("password"))
 	c.serveDatabase(initdb, postgres)
+	made := c.password()
+	require.NoError(t, c.run("password"), "when it is there already")
+	require.Equal(t, made, c.password())
 	require.NoError(t, c.run("schema"))
 	require.NoError(t, c.run("schema"), "when it is there already")
 	return c
@@ -70,9 +77,9 @@ func newCluster(t *testing.T) *cluster {
 // settles notes where the moto of this test is, and its Temporal.
 func (c *cluster) settles(aws string) {
 	c.aws, c.here = aws, strings.NewReplacer(
-		"${KEYTURN_BUILD:-1}", "1", "${POSTGRES_PASSWORD:-temporal}", "of-this-test",
+		"${KEYTURN_BUILD:-1}", "1", "$$", "$", "/etc/temporal/entrypoint.sh", "temporal-server start",
 		"temporal:7233", c.address, "127.0.0.1:5000", aws, "--consumers-port=5001", "--consumers-port=0",
-		"/var/lib/keyturn", filepath.Join(c.folder, "demo"))
+		"/var/lib/keyturn", filepath.Join(c.folder, "demo"), "/run/keyturn", filepath.Join(c.folder, "secrets"))
 }
 
 // need returns where a program is. Where it is missing the test is skipped, with a line that says how to
@@ -104,6 +111,15 @@ func (s *stage) buildTemporal() {
 	}
 }
 
+// password is what the database's is.
+func (c *cluster) password() []byte {
+	c.t.Helper()
+	made, err := os.ReadFile(c.environmentOf("postgresql")["POSTGRES_PASSWORD_FILE"])
+	require.NoError(c.t, err)
+	require.Len(c.t, made, 48)
+	return made
+}
+
 // serveDatabase starts PostgreSQL, which does not run as root.
 func (c *cluster) serveDatabase(initdb, postgres string) {
 	c.t.Helper()
@@ -111,7 +127,7 @@ func (c *cluster) serveDatabase(initdb, postgres string) {
 	require.NoError(c.t, err)
 	c.t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	password := filepath.Join(folder, "password")
-	require.NoError(c.t, os.WriteFile(password, []byte(c.environmentOf("postgresql")["POSTGRES_PASSWORD"]), 0o600))
+	require.NoError(c.t, os.WriteFile(password, c.password(), 0o600))
 	as := &syscall.SysProcAttr{}
 	if os.Getuid() == 0 {
 		nobody, err := user.Lookup("nobody")
@@ -161,12 +177,28 @@ func (c *cluster) environmentOf(service string) map[string]string {
 // service is what a service runs. An image's own entrypoint is the program.
 func (c *cluster) service(service, program string) *exec.Cmd {
 	c.t.Helper()
-	var words []string
-	for _, word := range append(c.file.Services[service].Entrypoint, c.file.Services[service].Command...) {
-		words = append(words, c.here.Replace(word))
-	}
+	words := slices.Concat(c.file.Services[service].Entrypoint, c.file.Services[service].Command)
 	if program != "" {
 		words = append([]string{program}, words...)
+	}
+	return c.command(service, words...)
+}
+
+// isReady asks as the health check of the worker does.
+func (c *cluster) isReady() (said string, yes bool) {
+	c.t.Helper()
+	test := c.file.Services["worker"].Healthcheck.Test
+	require.Equal(c.t, "CMD", test[0])
+	out, err := c.command("worker", slices.Concat(test[1:], []string{"--health-address", c.health})...).CombinedOutput()
+	return string(out), err == nil
+}
+
+// command is a command in a service's container.
+func (c *cluster) command(service string, words ...string) *exec.Cmd {
+	c.t.Helper()
+	words = slices.Clone(words)
+	for i, word := range words {
+		words[i] = c.here.Replace(word)
 	}
 	if folder, ours := map[string]string{"keyturn": "starter", "keyturn-worker": "worker"}[words[0]]; ours {
 		words[0] = folder // as what is built here is called; the Dockerfile names it
@@ -209,8 +241,7 @@ func (c *cluster) startTemporal() {
 				c.ports = append(c.ports, name+"="+port(freeAddress(c.t))) // Temporal keeps some in a column of 16 bits
 			}
 		}
-		cmd := c.service("temporal", "temporal-server")
-		cmd.Args = append(cmd.Args, "start")
+		cmd := c.service("temporal", "")
 		cmd.Env = append(append(cmd.Env, "FRONTEND_GRPC_PORT="+port(c.address), "DYNAMIC_CONFIG_FILE_PATH="+dynamic), c.ports...)
 		c.server = follow(c.t, "temporal", cmd)
 		return comes(func() bool {
@@ -257,6 +288,7 @@ func TestCluster(t *testing.T) {
 	worker.Args = append(worker.Args, "--health-address", anyPort)
 	c.worker = follow(t, "worker", worker)
 	c.health = c.polls(c.worker)
+	c.tellsWhetherTheWorkerIsReady()
 	ui := c.startUI()
 
 	out, code := c.starter("rotate", credential, "-f", c.place.Inventory, "--reason", "first rotation")
@@ -267,6 +299,9 @@ func TestCluster(t *testing.T) {
 	}, patience, 200*time.Millisecond, "the Web UI shows it")
 
 	c.server.end(syscall.SIGKILL)
+	said, yes := c.isReady()
+	assert.False(t, yes, said)
+	assert.Contains(t, said, "is not ready (status 503): looking at namespace")
 	c.startTemporal()
 	c.awaitThat("the gate, after Temporal was killed", func(status workflows.Status) bool { return status.Phase == workflows.PhaseRevokeGate })
 	out, code = c.starter("approve", credential, "--gate", "revoke", "--as", "ann")
@@ -274,4 +309,21 @@ func TestCluster(t *testing.T) {
 	report := c.report()
 	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
 	c.nobodyRefused()
+}
+
+// tellsWhetherTheWorkerIsReady: the health check of its container holds, and not while no event could be kept.
+func (c *cluster) tellsWhetherTheWorkerIsReady() {
+	c.t.Helper()
+	said, yes := c.isReady()
+	require.True(c.t, yes, said)
+	kept := c.place.Audit + ".kept"
+	require.NoError(c.t, os.Rename(c.place.Audit, kept))
+	require.NoError(c.t, os.Mkdir(c.place.Audit, 0o700))
+	said, yes = c.isReady()
+	assert.False(c.t, yes, said)
+	assert.Contains(c.t, said, "is not ready (status 503): opening audit file")
+	require.NoError(c.t, os.Remove(c.place.Audit))
+	require.NoError(c.t, os.Rename(kept, c.place.Audit))
+	said, yes = c.isReady()
+	require.True(c.t, yes, said)
 }

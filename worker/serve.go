@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/log"
@@ -42,7 +39,7 @@ func newRoot() *cobra.Command {
 Exit codes: 0 it was told to stop, 1 failed, 2 the command line or the worker configuration is wrong; import has more.`
 	root.Version = version.ID()
 	root.SilenceUsage, root.SilenceErrors = true, true
-	root.AddCommand(newRun("run --config FILE"), newImport(), &cobra.Command{
+	root.AddCommand(newRun("run --config FILE"), newImport(), newHealth(), &cobra.Command{
 		Use: "version", Short: "Prints the build", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "keyturn-worker "+version.ID()) },
 	})
@@ -74,7 +71,7 @@ TEMPORAL_NAMESPACE, TEMPORAL_PROFILE and the TOML file); flags go first.`,
 	f.StringVar(&o.config, "config", "keyturn-worker.yaml", "the worker configuration")
 	o.temporal.Add(cmd)
 	f.StringVar(&o.buildID, "build-id", version.ID(), "build ID of the deployment version")
-	f.StringVar(&o.health, "health-address", "127.0.0.1:8089", `address of /healthz, /readyz and /metrics; "" for none`)
+	f.StringVar(&o.health, "health-address", healthAddress, `address of /healthz, /readyz and /metrics; "" for none`)
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&o.allowUnsigned, "allow-unsigned", false, "accept unsigned specs for environments without trusted signers; said on every run")
@@ -101,13 +98,13 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	stamp := host.NewStamp(logger)
 	temporal.DataConverter = stamp
 
-	var ready atomic.Bool
+	var polling atomic.Pointer[host.Host]
 	measured, err := newMetrics(logger)
 	if err != nil {
 		return err
 	}
 	temporal.MetricsHandler = measured.sdk
-	stopHealth, err := serveHealth(ctx, o.health, &ready, measured.handler, logger)
+	stopHealth, err := serveHealth(ctx, o.health, &polling, measured.handler, logger)
 	if err != nil {
 		return err
 	}
@@ -128,7 +125,7 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ready.Store(true)
+	polling.Store(h)
 	logger.Info("worker is running", "build", o.buildID, "namespace", temporal.Namespace, "config", o.config, "digest", config.Digest)
 	for running := true; running; {
 		select {
@@ -138,7 +135,7 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 			running = false
 		}
 	}
-	ready.Store(false)
+	polling.Store(nil)
 	logger.Info("worker is stopping: running activities may end")
 	h.Stop()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
@@ -178,33 +175,4 @@ func newLogger(o options, out io.Writer) (*slog.Logger, error) {
 		return slog.New(slog.NewTextHandler(out, handler)), nil
 	}
 	return nil, fmt.Errorf("--log-format is %q: write text or json", o.logFormat)
-}
-
-// serveHealth answers /healthz while the process lives, /readyz while it polls, and /metrics.
-func serveHealth(ctx context.Context, address string, ready *atomic.Bool, metrics http.Handler, logger *slog.Logger) (stop func(), err error) {
-	if address == "" {
-		return func() {}, nil
-	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listening for health checks: %w; choose another --health-address", err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready.Load() {
-			http.Error(w, "not polling", http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.Handle("GET /metrics", metrics)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			logger.Error("health checks are not served any more", "error", err)
-		}
-	}()
-	logger.Info("serving health checks", "address", listener.Addr().String())
-	return func() { _ = server.Close() }, nil
 }

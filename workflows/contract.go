@@ -67,6 +67,9 @@ type Emergency struct {
 // EmergencyQueue is where the workflow tasks of incidents and their emergencies go.
 const EmergencyQueue = TaskQueue + "-emergency"
 
+// UrgentPriority is that of all that emergencies do: of 1 to 5, where Temporal's own is 3.
+const UrgentPriority = 1
+
 // UnfreezeName is the signal that has an incident let deployments go on: an Unfreeze.
 const UnfreezeName = "unfreeze"
 

@@ -62,7 +62,7 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 	info := workflow.GetInfo(ctx)
 	own, _ := workflow.NewDisconnectedContext(ctx)
 	if in.Emergency != nil {
-		own = workflow.WithPriority(own, temporal.Priority{PriorityKey: 1}) // of all its activities
+		own = workflow.WithPriority(own, temporal.Priority{PriorityKey: UrgentPriority}) // of all its activities
 	}
 	r := &rotation{ctx: own, in: in, cancelWatch: func() {}, unwatchDisabled: func() {}, background: workflow.NewWaitGroup(ctx)}
 	name, _ := activities.Credential(info.WorkflowExecution.ID)

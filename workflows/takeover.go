@@ -47,7 +47,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 		i.turn(ctx)
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
-			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: 1},
+			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: UrgentPriority},
 			StaticSummary: summary("emergency of " + m.Credential),
 		}), EmergencyRotation, input)
 		err := child.GetChildWorkflowExecution().Get(ctx, nil)

@@ -312,6 +312,19 @@ func TestReadOfAMissingFileIsAnError(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+func TestAFileTellsWhetherItCanBeWritten(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	f, err := audit.OpenFile(path)
+	require.NoError(t, err)
+	require.NoError(t, f.Writable())
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, f.Writable(), "one that was moved away is made anew")
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Mkdir(path, 0o700))
+	require.ErrorContains(t, f.Writable(), "opening audit file")
+}
+
 func TestDiscardTakesEverything(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, audit.Discard.Append(t.Context(), event("a")))

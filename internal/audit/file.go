@@ -40,11 +40,16 @@ func OpenFile(path string) (*File, error) {
 		turn: make(chan struct{}, 1),
 		lock: flock.New(path+lockSuffix, flock.SetPermissions(0o600)),
 	}
+	return f, f.Writable()
+}
+
+// Writable tells why an event could not be kept now. That the disk is full it does not see.
+func (f *File) Writable() error {
 	file, err := f.open()
 	if err != nil {
-		return nil, fmt.Errorf("opening audit file: %w", err)
+		return fmt.Errorf("opening audit file: %w", err)
 	}
-	return f, file.Close()
+	return file.Close()
 }
 
 // Append implements Sink: one write for each event, then one sync. It waits for its turn until ctx ends.

@@ -26,7 +26,6 @@ import (
 	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
-	"golang.org/x/time/rate"
 
 	"github.com/keyturn/keyturn/internal/endpoint"
 	"github.com/keyturn/keyturn/internal/outside"
@@ -48,7 +47,7 @@ type Account struct {
 	mu     sync.Mutex
 	loaded *aws.Config
 	// quota bounds the calls that are made by way of this; nil for no bound.
-	quota *rate.Limiter
+	quota *quota
 }
 
 var _ providers.Paced = (*Account)(nil)

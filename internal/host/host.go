@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -97,6 +98,7 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 		Identity:          identity,
 		WorkerStopTimeout: stopGrace,
 		OnFatalError:      fatal,
+		Interceptors:      []interceptor.WorkerInterceptor{&urgency{}},
 		// What a delivery has done is with the server this soon, whenever the process is killed.
 		MaxHeartbeatThrottleInterval: heartbeatWithin,
 		DeploymentOptions: worker.DeploymentOptions{
@@ -201,6 +203,18 @@ func (h *Host) put(config *workerconfig.Config) {
 	if h.options.Stamp != nil {
 		h.options.Stamp.InForce(config.Digest)
 	}
+}
+
+// Ready tells why this host can do no work now: Temporal, which it polls, does not answer for the namespace, or no event
+// could be kept.
+func (h *Host) Ready(ctx context.Context) error {
+	if _, err := namespace.Retention(ctx, h.client, h.options.Namespace); err != nil {
+		return err
+	}
+	if file, is := h.do.Audit.(*audit.File); is {
+		return file.Writable()
+	}
+	return nil
 }
 
 // Record opens the audit record that a configuration names.

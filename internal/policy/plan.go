@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -340,7 +341,7 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 	}
 	no = append(no, Unclear(f, c.Adopt)...)
 	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
-		add(SlotsFull, "the issuer allows %s and has %d: %s; %s", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings), freeSlot(c, f, standings))
+		add(SlotsFull, "%s", slotsTaken(c, f, standings, kept))
 	}
 	return no
 }
@@ -402,30 +403,6 @@ func otherName(stated []string, f Facts, retiring key.Ref) bool {
 	})
 }
 
-// Describe names the issuer's keys, with how each stands.
-func (f Facts) Describe(adopt []string) string { return describeKeys(f, f.Standings(adopt)) }
-
-func describeKeys(f Facts, standings map[string]Standing) string {
-	text := ""
-	for i, k := range f.Keys {
-		if i > 0 {
-			text += ", "
-		}
-		text += fmt.Sprintf("%s (%s, %s)", k.KeyID, standings[k.KeyID], k.State)
-	}
-	return text
-}
-
-// freeSlot says how a slot of the issuer gets free.
-func freeSlot(c inventory.Credential, f Facts, standings map[string]Standing) string {
-	for _, k := range f.Keys {
-		if standings[k.KeyID] == StandingRetired {
-			return "end the one that is left over: " + RetireWith(c.Name, k.KeyID)
-		}
-	}
-	return "destroy one that is not in use at the issuer"
-}
-
 func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]Standing) []string {
 	var w []string
 	if due := f.Metadata.BrokenGlass; len(due) > 0 && len(ReviewsOverdue(f.Metadata, f.At)) == 0 {
@@ -447,6 +424,9 @@ func warnings(c inventory.Credential, f Facts, plan Plan, standings map[string]S
 	}
 	if plan.Retiring == nil && CurrentEnded(f) {
 		w = append(w, "the key in CURRENT does not exist at the issuer any more: whoever uses it is refused until the incoming one is delivered")
+	}
+	if early := readEarly(f.Instances); len(early) > 0 {
+		w = append(w, strings.Join(early, ", ")+" may read the incoming key as soon as it is staged, before it is tested: whoever reads PENDING must keep the key in use while that one is refused")
 	}
 	if !f.Capabilities.CanDisable {
 		w = append(w, "the issuer cannot disable a key: revoking has no way back")

@@ -191,7 +191,7 @@ func (s *sweeping) again() string {
 		}
 	}
 	if full {
-		return fmt.Sprintf("no rotation begins, since the issuer allows %s and has %d: %s; %s, and %s", Counted(f.Capabilities.Slots, "key"), kept, describeKeys(f, standings), freeSlot(c, f, standings), rotate)
+		return fmt.Sprintf("no rotation begins, since %s, and %s", slotsTaken(c, f, standings, kept), rotate)
 	}
 	return rotate
 }

@@ -173,7 +173,7 @@ func TestWhatToDoAfterARotationThatEndedInTheMiddle(t *testing.T) {
 		"a stranger's key in the last slot": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Capabilities.Slots = 2
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{KeyID: "stranger", State: key.Disabled})
-		}, []string{"allows 2 keys and has 2", "stranger", "destroy one that is not in use", "keyturn rotate"}, "approve"},
+		}, []string{"allows 2 keys and has 2", "stranger", "stranger is not the current key", "destroy it at the issuer", "keyturn rotate"}, "approve"},
 		"an incoming key in the last slot, which the next rotation destroys": {settled, func(c *policy.SweptCredential) {
 			c.Facts.Capabilities.Slots = 2
 			c.Facts.Keys = append(c.Facts.Keys, key.Info{KeyID: "key-left", State: key.Active})

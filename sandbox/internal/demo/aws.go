@@ -153,14 +153,22 @@ func (p *pulled) refresh(ctx context.Context) error {
 		if err := json.Unmarshal([]byte(aws.ToString(out.SecretString)), &k); err != nil || k.AccessKeyID == "" {
 			return errors.New("the secret has no access key in it")
 		}
+		inUse := p.key()
+		if k.AccessKeyID == inUse {
+			return nil
+		}
+		own := p.config.Copy()
+		own.Credentials = credentials.NewStaticCredentialsProvider(k.AccessKeyID, k.SecretAccessKey, "")
+		// Each request is one, so that a refusal is never hidden by another try.
+		call := sts.NewFromConfig(own, func(o *sts.Options) { o.Retryer = aws.NopRetryer{} })
+		if inUse != "" && label == "AWSPENDING" { // nobody has tried it yet
+			if _, err := call.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}); err != nil {
+				return fmt.Errorf("trying key %s, which is pending: %w", k.AccessKeyID, err)
+			}
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if k.AccessKeyID != p.id {
-			own := p.config.Copy()
-			own.Credentials = credentials.NewStaticCredentialsProvider(k.AccessKeyID, k.SecretAccessKey, "")
-			// Each request is one, so that a refusal is never hidden by another try.
-			p.id, p.call = k.AccessKeyID, sts.NewFromConfig(own, func(o *sts.Options) { o.Retryer = aws.NopRetryer{} })
-		}
+		p.id, p.call = k.AccessKeyID, call
 		return nil
 	}
 	return errors.New("the secret has no version to read")
