@@ -4,7 +4,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady sandbox example
+.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady picture sandbox example
 
 build:
 	go build ./... ./sandbox/...
@@ -101,6 +101,11 @@ steady:
 	go test -race -c -o /dev/null $(PKG)
 	stress-ng --quiet --cpu 6 & load=$$!; trap "kill $$load; wait" EXIT; \
 	GOMAXPROCS=1 go test -race -run '$(RUN)' -count $(N) -timeout 0 $(PKG)
+
+# The README's picture, taken anew: the page of a run that waits for approval. Needs a browser: apt-get install chromium-headless-shell
+picture:
+	KEYTURN_SCREENSHOTS="$(CURDIR)/screenshots" go test -vet=off ./sandbox -run '^TestAPersonApprovesInABrowser$$' -count 1 -timeout 10m -v
+	cp screenshots/details.png docs/web-ui.png
 
 sandbox:
 	go run ./sandbox

@@ -184,6 +184,7 @@ func startRotation(ctx context.Context, c client.Client, place demo.Place, signe
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: workflows.WorkflowID(place.Credential), TaskQueue: workflows.TaskQueue,
 		WorkflowExecutionErrorWhenAlreadyStarted: true, StaticSummary: "rotation of " + place.Credential,
+		StaticDetails: "The sandbox's demonstration: a key that three consumers use all the time, at a gateway that checks it.",
 	}, workflows.Rotation, workflows.RotationInput{Spec: spec, Reason: "the sandbox's demonstration", RequestedBy: "sandbox"})
 	if err != nil {
 		return nil, fmt.Errorf("starting the rotation: %w", err)

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -259,6 +260,9 @@ func (s Status) Markdown(now time.Time) string {
 			line("- **Or send the signal** %s **with** what that prints with %s", code(string(policy.Approve)), code("--print"))
 		}
 	}
+	if s.Gate != nil && len(s.Notices) > 0 { // such as what was wrong with a signal, where the next one is written
+		line("- **Last note:** %s", text(s.Notices[len(s.Notices)-1]))
+	}
 	if !s.Until.IsZero() {
 		line("- **Until:** %s", s.Until.UTC().Format(time.RFC3339))
 	}
@@ -297,14 +301,28 @@ func (s Status) Markdown(now time.Time) string {
 }
 
 // markdown takes the meaning from all that has one inside a line, for the Web UI's renderer: also from the
-// colon, without which no address becomes a link.
+// colon, without which no address becomes a link, and from dashes and dots, of which it makes typographic ones: a flag of a command
+// that was copied from there would be none.
 var markdown = strings.NewReplacer("\\", "\\\\", "`", "\\`", "*", "\\*", "_", "\\_", "[", "\\[", "]", "\\]", "<", "&lt;", ">", "&gt;",
-	"|", "\\|", "#", "\\#", "!", "\\!", "&", "&amp;", ":", "\\:", "~", "\\~", "^", "\\^", "$", "&#36;", "{", "\\{", "}", "\\}")
+	"|", "\\|", "#", "\\#", "!", "\\!", "&", "&amp;", ":", "\\:", "~", "\\~", "^", "\\^", "$", "&#36;", "{", "\\{", "}", "\\}",
+	"--", `\-\-`, "...", `\.\.\.`)
 
 // code is a text to be copied as it stands, which ends neither its span nor the line.
 func code(s string) string {
 	return "`" + strings.ReplaceAll(strings.Join(strings.Fields(clip(s)), " "), "`", "'") + "`"
 }
 
-// text makes a text safe inside Markdown: it neither formats nor breaks a line, which two spaces would, too.
-func text(s string) string { return markdown.Replace(strings.Join(strings.Fields(clip(s)), " ")) }
+// asJSON is what text shows as code: JSON to be sent, whose quotes would become typographic ones, and no escape keeps them.
+var asJSON = regexp.MustCompile("\\{\"[^{}|`]*\"\\}")
+
+// text makes a text safe inside Markdown: it neither formats nor breaks a line, which two spaces would, too. JSON in it can be copied.
+func text(s string) string {
+	s = strings.Join(strings.Fields(clip(s)), " ")
+	var b strings.Builder
+	end := 0
+	for _, found := range asJSON.FindAllStringIndex(s, -1) {
+		b.WriteString(markdown.Replace(s[end:found[0]]) + code(s[found[0]:found[1]]))
+		end = found[1]
+	}
+	return b.String() + markdown.Replace(s[end:])
+}

@@ -59,11 +59,12 @@ func (g OpenGate) How(credential string) string {
 	return fmt.Sprintf("Approve with: %s; or send the signal approve with: %s", g.Command(credential), g.Signal())
 }
 
-// Summary is what the gate waits for, as a name that does not change while it waits.
+// Summary is what the gate waits for, as a name that does not change while it waits: how to decide comes first, since the Web UI's
+// Timeline cuts a long name.
 func (g OpenGate) Summary() string {
-	how := "send signal approve " + g.Signal()
+	how := "approve " + g.Signal()
 	if g.signed() {
-		how = "signed, with: keyturn approve --gate " + string(g.Gate) + " --sign KEY"
+		how = "keyturn approve --gate " + string(g.Gate) + " --sign KEY"
 	}
-	return fmt.Sprintf("%s gate: %s, %s", g.Gate, Counted(g.Needs.Count, "approval"), how)
+	return fmt.Sprintf("%s gate: %s, %s", g.Gate, how, Counted(g.Needs.Count, "approval"))
 }

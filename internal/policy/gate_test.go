@@ -22,13 +22,13 @@ func TestAGateSaysHowToDecide(t *testing.T) {
 		command, signal, summed string
 	}{
 		"where anybody may, by command or signal": {inventory.GateRevoke, anybody,
-			"keyturn approve payments-api --gate revoke", `{"gate":"revoke","by":"you"}`, `revoke gate: 1 approval, send signal approve {"gate":"revoke","by":"you"}`},
+			"keyturn approve payments-api --gate revoke", `{"gate":"revoke","by":"you"}`, `revoke gate: approve {"gate":"revoke","by":"you"}, 1 approval`},
 		"with the gate that is open": {inventory.GateSignoff, anybody,
-			"keyturn approve payments-api --gate signoff", `{"gate":"signoff","by":"you"}`, `signoff gate: 1 approval, send signal approve {"gate":"signoff","by":"you"}`},
+			"keyturn approve payments-api --gate signoff", `{"gate":"signoff","by":"you"}`, `signoff gate: approve {"gate":"signoff","by":"you"}, 1 approval`},
 		"where it takes signatures, with one": {inventory.GateHold, owners,
-			"keyturn approve payments-api --gate hold --sign KEY", "", "hold gate: 2 approvals, signed, with: keyturn approve --gate hold --sign KEY"},
+			"keyturn approve payments-api --gate hold --sign KEY", "", "hold gate: keyturn approve --gate hold --sign KEY, 2 approvals"},
 		"where nothing is said of trust, with a signature": {inventory.GateRevoke, inventory.Approval{Count: 1},
-			"keyturn approve payments-api --gate revoke --sign KEY", "", "revoke gate: 1 approval, signed, with: keyturn approve --gate revoke --sign KEY"},
+			"keyturn approve payments-api --gate revoke --sign KEY", "", "revoke gate: keyturn approve --gate revoke --sign KEY, 1 approval"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

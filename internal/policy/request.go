@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -74,7 +75,11 @@ func ReadRequest(text []byte) (r Request, err error) {
 	if text = bytes.TrimSpace(text); !bytes.HasPrefix(text, []byte("{")) {
 		return r, errors.New("it is no JSON object")
 	}
-	if err := strictyaml.DecodeJSON(text, &r); err != nil {
+	err = strictyaml.DecodeJSON(text, &r)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return Request{}, errors.New("the JSON ends in the middle of something")
+	}
+	if err != nil {
 		return Request{}, errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "decoding JSON: "), "json: "))
 	}
 	return r, nil

@@ -277,6 +277,7 @@ func TestARequestByHandIsReadStrictly(t *testing.T) {
 		"a name that is there twice": {`{"gate":"revoke","by":"ann","by":"bob"}`, "by is given twice; keep one of the two"},
 		"a name in other case":       {`{"gate":"revoke","By":"ann"}`, "By is not a known field; did you mean by?"},
 		"no object":                  {`42`, "it is no JSON object"},
+		"half an object":             {`{"gate":"revoke",`, "the JSON ends in the middle of something"},
 		"nothing":                    {``, "it is no JSON object"},
 		"two objects":                {`{"by":"ann"} {"by":"bob"}`, "there is more than one value"},
 		"another type":               {`{"by":1}`, "cannot unmarshal number"},

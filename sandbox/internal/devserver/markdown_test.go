@@ -1,13 +1,14 @@
 package devserver
 
 import (
+	"html"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gomarkdown/markdown"
-	"github.com/gomarkdown/markdown/html"
+	rendering "github.com/gomarkdown/markdown/html"
 	"github.com/gomarkdown/markdown/parser"
 	"github.com/stretchr/testify/assert"
 
@@ -20,7 +21,7 @@ import (
 // rendered is what the Web UI makes of current details: processMarkdown of ui-server's server/route/ui.go.
 func rendered(details string) string {
 	p := parser.NewWithExtensions(parser.CommonExtensions | parser.AutoHeadingIDs)
-	return string(markdown.Render(p.Parse([]byte(details)), html.NewRenderer(html.RendererOptions{Flags: html.CommonFlags | html.HrefTargetBlank})))
+	return string(markdown.Render(p.Parse([]byte(details)), rendering.NewRenderer(rendering.RendererOptions{Flags: rendering.CommonFlags | rendering.HrefTargetBlank})))
 }
 
 // shown is a status whose every text is the same.
@@ -37,14 +38,15 @@ func shown(text string) workflows.Status {
 
 var tag = regexp.MustCompile(`<[^>]*>`)
 
-// tags are those of a page, without the names that headings get, and but for fractions, which are set small.
+// tags are those of a page, without the names that headings get, and but for fractions, which are set small, and
+// JSON, which is set as code.
 func tags(page string) []string {
 	var found []string
 	for _, t := range tag.FindAllString(page, -1) {
 		switch {
 		case strings.HasPrefix(t, "<h3"):
 			found = append(found, "<h3>")
-		case t == "<sup>", t == "</sup>", t == "<sub>", t == "</sub>":
+		case t == "<sup>", t == "</sup>", t == "<sub>", t == "</sub>", t == "<code>", t == "</code>":
 		default:
 			found = append(found, t)
 		}
@@ -58,7 +60,7 @@ func FuzzCurrentDetails(f *testing.F) {
 	for _, seed := range []string{
 		"<script>alert(1)</script>", "[a](https://evil.example)", "see https://evil.example/x or HTTP://e.example", "mailto:a@b.example", "![x](y)", "`a`", "``", "**b** __c__ *d*",
 		"~~d~~", "$e$ $$f$$", "a|b|c", "# h", "\\", "a\\", "- x", "1. x", "\n\n# h\n- x", "&lt;b&gt; &#60;", "{#id}", "[^1]", "[a]: https://b", ": d", "---", "===", "<https://evil.example>",
-		"\x1b[2J\u202e", "```\nx\n```", "    code", "\t\tcode", "a  \nb", "a  ", "http://[::1]/", "ftp://x", "a<!-- b -->", "^x^", "(c) 1/2 --",
+		"\x1b[2J\u202e", "```\nx\n```", "    code", "\t\tcode", "a  \nb", "a  ", "http://[::1]/", "ftp://x", "a<!-- b -->", "^x^", "(c) 1/2 --", `{"a"}`, "`{\"a\"}`", `\{"<b>"}\`, `{"a|b"}`,
 	} {
 		f.Add(seed)
 	}
@@ -68,4 +70,15 @@ func FuzzCurrentDetails(f *testing.F) {
 		}
 		assert.Equal(t, tags(rendered(shown("word").Markdown(time.Now()))), tags(rendered(shown(text).Markdown(time.Now()))), "%q", text)
 	})
+}
+
+// What people copy from a page, such as the JSON to send, is what was written, and no typographer's version of it.
+func TestCurrentDetailsAreShownAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		`write it as {"gate":"revoke","by":"you"}`, "keyturn rollback payments-api --reason … --sign KEY", "it is --- and goes on... ----", "a-b.c..d", `a\{"b":"c"}{"d":"e"}`,
+	} {
+		page := rendered(shown(text).Markdown(time.Now()))
+		assert.Contains(t, html.UnescapeString(tag.ReplaceAllString(page, "")), "Note: "+text, page)
+	}
 }
