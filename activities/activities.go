@@ -31,6 +31,8 @@ type Activities struct {
 	Catalog inventory.Catalog
 	// Audit keeps the events beside Temporal's history.
 	Audit audit.Sink
+	// ShippingTrouble is why events wait that the audit sink should have; empty while none do, nil without a sink.
+	ShippingTrouble func() string
 	// Applied are the credentials that are applied, and Runs the runs of their rotations; both nil in a process
 	// that is not connected.
 	Applied Applied

@@ -172,7 +172,7 @@ func (s *site) known(ctx context.Context, f policy.Facts) ([]known, error) {
 		if !live {
 			continue
 		}
-		bundle, err := s.store.Read(ctx, v.ID)
+		bundle, err := s.read(ctx, key.Ref{KeyID: v.KeyID, StoreVersion: v.ID, Fingerprint: v.Fingerprint}, toCompare)
 		if err != nil {
 			closeAll(keys)
 			return nil, fmt.Errorf("reading version %s: %w", v.ID, err)
@@ -233,9 +233,9 @@ func (s *site) begins(ctx context.Context, c consumer, instance string, known []
 
 // served names the key that the store gives to who reads it: PENDING to a canary, while there is one.
 func (s *site) served(ctx context.Context, canary bool) (key.Ref, error) {
-	bundle, err := s.store.ReadLabel(ctx, "")
+	bundle, err := s.readLabel(ctx, "", toCompare)
 	if canary {
-		if pending, missing := s.store.ReadLabel(ctx, key.Pending); missing == nil {
+		if pending, missing := s.readLabel(ctx, key.Pending, toCompare); missing == nil {
 			bundle.Close()
 			bundle, err = pending, nil
 		}

@@ -120,6 +120,7 @@ func caseWithoutKey(t *testing.T, text string, names []string, bend func(*provid
 	c.clock.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano())
 	c.world = memory.NewWorld(c.now)
 	descriptors := []providers.Descriptor{c.world.Descriptor()}
+	onlyOnRecord(c, &descriptors[0])
 	if bend != nil {
 		bend(&descriptors[0])
 	}

@@ -72,7 +72,7 @@ func (a *Activities) deliverWave(ctx context.Context, s *site, in WaveInput) (Wa
 		return WaveResult{}, errors.Join(forbidden(ctx, d), s.noWayBack(ctx, facts, in.Key))
 	}
 	in.Key, in.Retiring, in.Incoming = facts.Named(in.Key), facts.Named(in.Retiring), facts.Named(in.Incoming)
-	bundle, err := s.store.Read(ctx, in.Key.StoreVersion)
+	bundle, err := s.read(ctx, in.Key, toDeliver)
 	if err != nil {
 		return WaveResult{}, fmt.Errorf("reading version %s: %w", in.Key.StoreVersion, err)
 	}
@@ -140,7 +140,9 @@ func (a *Activities) takenBack(ctx context.Context, s *site, in WaveInput) (repo
 	}
 	back := in
 	back.Key, back.Retiring = facts.Ref(k), facts.Ref(k)
-	bundle, err := s.store.Read(ctx, current.ID)
+	stored := back.Key
+	stored.StoreVersion = current.ID
+	bundle, err := s.read(ctx, stored, toDeliver)
 	if err != nil {
 		return reported, d, fmt.Errorf("reading version %s: %w", current.ID, err)
 	}
@@ -384,7 +386,7 @@ func (s *site) membersChanged(ctx context.Context, current, staged string) (bool
 
 // foreign is what a version has besides the key.
 func (s *site) foreign(ctx context.Context, version string) (secret.Bundle, error) {
-	whole, err := s.store.Read(ctx, version)
+	whole, err := s.read(ctx, key.Ref{StoreVersion: version}, toCompare)
 	if err != nil {
 		return secret.Bundle{}, fmt.Errorf("reading version %s: %w", version, err)
 	}

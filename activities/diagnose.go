@@ -28,6 +28,9 @@ func (a *Activities) Diagnose(ctx context.Context) (policy.Diagnosis, error) {
 		AuditFile: config.Audit.File != "", Retention: config.Audit.Retention, AllowUnsigned: a.AllowUnsigned,
 		Trust: signersProblems(config), Accounts: []policy.AccountProbe{},
 	}
+	if a.ShippingTrouble != nil {
+		d.AuditSink, d.AuditWaits = true, outside.Text(a.ShippingTrouble(), outside.MaxText)
+	}
 	in := providers.ProbeInput{}
 	in.Principals, in.StorePaths = config.AllBounds()
 	var probes fanOut

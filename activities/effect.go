@@ -122,7 +122,7 @@ func (s *site) tried(ctx context.Context, facts policy.Facts, keyID string) (pol
 		return facts, nil
 	}
 	ref := facts.Named(key.Ref{KeyID: keyID})
-	bundle, err := s.store.Read(ctx, ref.StoreVersion)
+	bundle, err := s.read(ctx, ref, toTest)
 	if err != nil {
 		return facts, fmt.Errorf("reading version %s to test the key: %w", ref.StoreVersion, err)
 	}

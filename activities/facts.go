@@ -137,7 +137,7 @@ func (s *site) versions(ctx context.Context, f policy.Facts) ([]policy.StoredKey
 			stored = append(stored, known)
 			continue
 		}
-		bundle, err := s.store.Read(ctx, v.ID)
+		bundle, err := s.read(ctx, key.Ref{StoreVersion: v.ID}, toIdentify)
 		if errors.Is(err, providers.ErrNotFound) { // pruned since it was listed, or without a value from the start
 			if known.Empty = v.Has(key.Pending) && !v.Has(key.Current); known.Empty {
 				stored = append(stored, known)

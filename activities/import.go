@@ -334,7 +334,7 @@ func (s *site) versionOf(ctx context.Context, facts policy.Facts, bundle secret.
 		if v.Empty || !v.Has(key.Current) && !v.Has(key.Pending) {
 			continue
 		}
-		stored, err := s.store.Read(ctx, v.ID)
+		stored, err := s.read(ctx, key.Ref{StoreVersion: v.ID}, toCompare)
 		if err != nil {
 			return "", fmt.Errorf("reading version %s: %w", v.ID, err)
 		}

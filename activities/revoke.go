@@ -414,8 +414,11 @@ func (a *Activities) dead(ctx context.Context, s *site, r Rotation, facts policy
 // probe uses the destroyed key until everybody refuses it: an issuer may accept it for some seconds.
 // It fails when somebody still accepts it after that.
 func (a *Activities) probe(ctx context.Context, s *site, facts policy.Facts, ref key.Ref) (string, error) {
-	bundle, err := s.store.Read(ctx, ref.StoreVersion)
-	if ref.StoreVersion == "" || errors.Is(err, providers.ErrNotFound) {
+	bundle, err := secret.Bundle{}, providers.ErrNotFound
+	if ref.StoreVersion != "" {
+		bundle, err = s.read(ctx, ref, toProbe)
+	}
+	if errors.Is(err, providers.ErrNotFound) {
 		return "the issuer does not list it any more; its value is in no store, so that nobody could try it", nil
 	}
 	if err != nil {

@@ -42,6 +42,7 @@ type site struct {
 	// workflow is the ID of who may act on the credential: its rotation's, or key.LeaseOfImport.
 	namespace, workflow string
 	standings           *standings
+	reads               *reads
 	// acknowledge is that of Activities, with what the activity has in its heartbeat.
 	acknowledge func(context.Context, any) error
 	heartbeat   any
@@ -70,6 +71,7 @@ func (a *Activities) open(r Rotation) (*site, error) {
 	}
 	c := spec.Credential
 	s := &site{spec: spec, signer: signer, config: a.Config, now: a.Now, can: new(capable), places: map[string]int{}, namespace: a.Namespace, workflow: WorkflowID(c.Name), standings: &a.standings, acknowledge: a.Acknowledge}
+	s.reads = &reads{record: a.recordRead(r, s)}
 	o := opener{descriptors: a.Descriptors, config: a.Config(), environment: workerconfig.Environment(a.Config, c.Environment)}
 	s.issuer, s.principals = o.issuer(c.Issuer)
 	s.store, s.path = o.store(c.Store)

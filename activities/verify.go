@@ -75,7 +75,7 @@ func (a *Activities) verify(ctx context.Context, s *site, r Rotation) (mine key.
 
 // refusal is how the key was refused, nil when it works.
 func (a *Activities) refusal(ctx context.Context, s *site, ref key.Ref) (refusal, err error) {
-	bundle, err := s.store.Read(ctx, ref.StoreVersion)
+	bundle, err := s.read(ctx, ref, toVerify)
 	if err != nil {
 		return nil, fmt.Errorf("reading version %s: %w", ref.StoreVersion, err)
 	}

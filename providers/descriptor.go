@@ -27,6 +27,8 @@ type Descriptor struct {
 	Purge    *Maker[Purger]
 	Notifier *Maker[Notifier] // of the worker configuration, without an account
 	Freezer  *Maker[Freezer]  // likewise
+	// Collector is likewise.
+	Collector *Maker[Collector]
 
 	// Capabilities are the issuer's at their best: those of an account may be less.
 	Capabilities key.Capabilities

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/secret"
 )
@@ -342,4 +343,10 @@ type Freezer interface {
 type Notifier interface {
 	// Notify may deliver the same ID more than once.
 	Notify(ctx context.Context, n Notification) error
+}
+
+// Collector takes copies of audit events, for a record that several workers share.
+type Collector interface {
+	// Collect returns nil once the event is taken. It may be handed over more than once. One call at a time.
+	Collect(ctx context.Context, e audit.Numbered) error
 }

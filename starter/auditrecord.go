@@ -170,7 +170,7 @@ func summarize(events []recorded, runs []*pastRun) []summary {
 	}
 	told := map[string]bool{}
 	for _, e := range events {
-		if e.Rotation == "" {
+		if e.Rotation == "" || e.Type == audit.ValueRead { // a plan reads, too, and begins no rotation
 			continue
 		}
 		of(e.Rotation).happened(e, verdicts[e.Detail["id"]])

@@ -2,9 +2,13 @@ package tests
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
 
+	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/moto"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
@@ -86,6 +91,18 @@ func TestDoctor(t *testing.T) {
 	trust(t, s.signers, s.ann)
 	trust(t, s.owners, s.olga)
 	s.rewrite(s.place.Worker, "audit:", "trust:\n  inventory: [{environments: [sandbox], allowedSigners: '"+s.signers+"'}]\n  approvers: {owners: '"+s.owners+"'}\naudit:")
+	var taking atomic.Bool
+	taken := make(chan string, 10)
+	sink := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if !taking.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		taken <- string(body)
+	}))
+	t.Cleanup(sink.Close)
+	s.rewrite(s.place.Worker, "audit: {", "audit: {sink: {type: webhook, url: '"+sink.URL+"'}, ")
 	s.startWorker()
 	comes(func() bool { checks, code = s.doctor(); return code == 0 }, patience, time.Second) // a poller shows once it has polled
 	assert.Zero(t, code, checks)
@@ -99,6 +116,17 @@ func TestDoctor(t *testing.T) {
 	out, code = s.starter("doctor")
 	assert.Zero(t, code, out)
 	assert.Contains(t, out, "0 failed, 1 warnings.")
+
+	// What waits in the audit file, while the sink takes nothing.
+	record, err := audit.OpenFile(s.place.Audit)
+	require.NoError(t, err)
+	require.NoError(t, record.Append(t.Context(), audit.Event{ID: "seen/r/key.issued", Type: audit.KeyIssued, Credential: credential, Rotation: "r"}))
+	comes(func() bool { checks, _ = s.doctor(); return checks[policy.CheckAuditSink].State == policy.CheckFailed }, patience, 100*time.Millisecond)
+	s.fails(policy.CheckAuditSink, "503", "audit.sink")
+	taking.Store(true)
+	assert.Contains(t, <-taken, `"number":1,"id":"seen/r/key.issued"`)
+	comes(func() bool { checks, code = s.doctor(); return code == 0 }, patience, 100*time.Millisecond)
+	assert.Equal(t, policy.CheckOK, checks[policy.CheckAuditSink].State)
 
 	// Each of what can go wrong while it runs.
 	require.NoError(t, os.Rename(s.owners, s.owners+".gone"))

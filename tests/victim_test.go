@@ -187,7 +187,7 @@ func recorded(text string) string {
 	var types []string
 	for line := range strings.Lines(text) {
 		var e struct{ Type audit.Type }
-		if json.Unmarshal([]byte(line), &e) != nil || e.Type == audit.EvidenceMissing {
+		if json.Unmarshal([]byte(line), &e) != nil || e.Type == audit.EvidenceMissing || e.Type == audit.ValueRead {
 			return ""
 		}
 		types = append(types, string(e.Type))

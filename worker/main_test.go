@@ -2,14 +2,42 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
+
+// readersEnv makes this test binary a worker that writes after everybody who read it has gone.
+const readersEnv = "KEYTURN_WORKER_TEST_READERS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(readersEnv) == "" {
+		os.Exit(m.Run())
+	}
+	outliveReaders()
+	if _, err := os.Stdout.WriteString("{}\n"); !errors.Is(err, syscall.EPIPE) {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func TestAWorkerOutlivesWhoeverReadsWhatItWrites(t *testing.T) {
+	t.Parallel()
+	from, to, err := os.Pipe()
+	require.NoError(t, err)
+	require.NoError(t, from.Close())
+	worker := exec.Command(os.Args[0])
+	worker.Env, worker.Stdout = append(os.Environ(), readersEnv+"=gone"), to
+	require.NoError(t, worker.Run())
+	require.NoError(t, to.Close())
+}
 
 func TestTheWorkersExitCodes(t *testing.T) {
 	t.Parallel()

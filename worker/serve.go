@@ -90,6 +90,7 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGHUP)
 	defer signal.Stop(again)
+	outliveReaders()
 	temporal, err := o.temporal.Options()
 	if err != nil {
 		return usage(err)
@@ -143,6 +144,9 @@ func serve(ctx context.Context, o options, out io.Writer) error {
 	}
 	return nil
 }
+
+// outliveReaders: whoever reads the log, or the audit events, may go. Writing is an error then, and no end of this process.
+func outliveReaders() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // load reads the worker configuration.
 func (o options) load() (*workerconfig.Config, error) {

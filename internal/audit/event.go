@@ -76,6 +76,9 @@ const (
 	// VersionPruned: a stored version was removed.
 	VersionPruned Type = "version.pruned"
 
+	// ValueRead: an activity is about to read a value from the store, and for what. It may read it again in the same attempt.
+	ValueRead Type = "value.read"
+
 	// KeyMissed: somebody used the retiring key after it was disabled.
 	KeyMissed Type = "key.missed"
 	// BudgetBreached: a health signal or check says that the change does harm, or what the watch found lets nobody tell.
@@ -113,7 +116,7 @@ var types = []Type{
 	RotationRequested, RotationStarted, PlanMade, PlanRefused, GateOpened, GateClosed, DecisionAccepted, DecisionRejected,
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyImported, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
-	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
+	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, ValueRead, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
 	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, GlassBroken, GlassReviewed, DebtFound, RotationEnded,
 }
 
@@ -133,11 +136,12 @@ func Types() []Type { return slices.Clone(types) }
 // Known tells whether this version makes events of the type. A record may hold others, of a newer one.
 func (t Type) Known() bool { return slices.Contains(types, t) }
 
-// The names under which Event.Keys has the keys of a rotation, and the one that was imported.
+// The names under which Event.Keys has the keys of a rotation, the one that was imported, and the one whose value was read.
 const (
 	Retiring = "retiring"
 	Incoming = "incoming"
 	Imported = "imported"
+	ReadKey  = "read"
 )
 
 // Event is one thing that happened. It can hold no secret, only names of keys.

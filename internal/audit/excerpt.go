@@ -79,10 +79,16 @@ func renamed(path string) (n int) {
 		return 0
 	}
 	for _, f := range beside {
-		rest, its := strings.CutPrefix(f.Name(), filepath.Base(path))
-		if its && f.Type().IsRegular() && rest != "" && rest != lockSuffix && (rest[0] == '.' || rest[0] == '-') {
+		if isRenamed(f, filepath.Base(path)) {
 			n++
 		}
 	}
 	return n
+}
+
+// isRenamed tells whether a file was the one called name, by its own name: not so what keyturn itself keeps beside it.
+func isRenamed(f fs.DirEntry, name string) bool {
+	rest, its := strings.CutPrefix(f.Name(), name)
+	own := rest == lockSuffix || rest == shippedSuffix || rest == shippedSuffix+lockSuffix
+	return its && !own && f.Type().IsRegular() && rest != "" && (rest[0] == '.' || rest[0] == '-')
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/keyturn/keyturn/internal/namespace"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/schedule"
+	"github.com/keyturn/keyturn/internal/shipping"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/all"
@@ -57,6 +58,8 @@ type Host struct {
 	inForce  atomic.Pointer[workerconfig.Config]
 	workers  []worker.Worker
 	accounts map[string]accountQueue
+	// stopShipping ends the shipping of audit events.
+	stopShipping func()
 }
 
 // accountQueue polls the queue of one issuer account, with the quota that it was begun with.
@@ -79,8 +82,12 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	if err != nil {
 		return nil, err
 	}
+	shipper, err := newShipper(o)
+	if err != nil {
+		return nil, err
+	}
 	identity := newIdentity()
-	h := &Host{client: c, options: o, accounts: map[string]accountQueue{}}
+	h := &Host{client: c, options: o, accounts: map[string]accountQueue{}, stopShipping: func() {}}
 	h.put(o.Config)
 	do := &activities.Activities{
 		Worker: identity, Build: o.BuildID,
@@ -92,6 +99,10 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 	schedules := schedule.New(c, o.Namespace, do.Catalog)
 	do.Index, do.Applied = schedules, schedules
 	do.Swept = func(ctx context.Context) (policy.SweepReport, bool, error) { return namespace.LatestSweep(ctx, c) }
+	if shipper != nil {
+		do.ShippingTrouble = shipper.Trouble
+		h.stopShipping = begin(shipper.Run)
+	}
 	h.do = do
 	const heartbeatWithin = 2 * time.Second
 	options := worker.Options{
@@ -225,6 +236,34 @@ func Record(c *workerconfig.Config) (audit.Sink, error) {
 	return audit.OpenFile(c.Audit.File)
 }
 
+// newShipper is what ships audit events to the sink that a configuration names; nil for none.
+func newShipper(o Options) (*shipping.Shipper, error) {
+	sink := o.Config.Audit.Sink
+	if sink.Type == "" {
+		return nil, nil
+	}
+	d, known := all.Find(o.Descriptors, sink.Type)
+	if !known || d.Collector == nil {
+		return nil, fmt.Errorf("opening audit sink of type %q: %w", sink.Type, providers.ErrUnsupported)
+	}
+	to, err := d.Collector.Open(o.Config.NotifierEnvironment(), nil, sink.Settings)
+	if err != nil {
+		return nil, fmt.Errorf("opening audit sink of type %q: %w", sink.Type, err)
+	}
+	return shipping.New(o.Config.Audit.File, to, o.Log), nil
+}
+
+// begin runs something beside; end has it end, and waits until it has.
+func begin(run func(context.Context)) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { run(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
 // Register adds the workflows to a worker, or to a replayer.
 func Register(r worker.WorkflowRegistry) {
 	r.RegisterWorkflow(workflows.Rotation)
@@ -260,4 +299,5 @@ func (h *Host) Stop() {
 	for _, w := range slices.Backward(h.workers) {
 		w.Stop()
 	}
+	h.stopShipping() // last: what is not shipped yet waits in the file for the next process
 }

@@ -24,6 +24,9 @@ type Diagnosis struct {
 	Ahead time.Duration `json:"ahead"`
 	// AuditFile: it keeps the audit record beside Temporal's history.
 	AuditFile bool `json:"auditFile"`
+	// AuditSink: it hands copies of audit events over to a sink; AuditWaits is why some wait, empty while none do.
+	AuditSink  bool   `json:"auditSink,omitempty"`
+	AuditWaits string `json:"auditWaits,omitempty"`
 	// Retention is what the configuration asks of the namespace; zero for nothing.
 	Retention inventory.Duration `json:"retention,omitzero"`
 	// AllowUnsigned: it takes unsigned specs for environments without trusted signers.
@@ -131,6 +134,7 @@ const (
 	CheckVersion    = "server version"
 	CheckNamespace  = "namespace"
 	CheckRetention  = "retention"
+	CheckAuditSink  = "audit sink"
 	CheckAttributes = "search attributes"
 	CheckDeployment = "deployment"
 	CheckWorkers    = "workers"
@@ -168,7 +172,7 @@ func Examine(i Installation) []Check {
 	e := examination{i: i}
 	if why := i.Problems[CheckConnection]; why != "" {
 		e.failed(CheckConnection, why, "see that Temporal runs and is reached there; say where it is with --address, TEMPORAL_ADDRESS or --profile")
-		for _, name := range []string{CheckVersion, CheckNamespace, CheckRetention, CheckAttributes, CheckDeployment, CheckWorkers, CheckQueues, CheckConfig, CheckTrust, CheckClocks, CheckAccounts, CheckSweep} {
+		for _, name := range []string{CheckVersion, CheckNamespace, CheckRetention, CheckAttributes, CheckDeployment, CheckWorkers, CheckQueues, CheckConfig, CheckAuditSink, CheckTrust, CheckClocks, CheckAccounts, CheckSweep} {
 			e.add(name, CheckSkipped, "it needs a connection", "")
 		}
 		return e.checks
@@ -179,7 +183,7 @@ func Examine(i Installation) []Check {
 		run  func()
 	}{
 		{CheckVersion, e.version}, {CheckNamespace, e.namespace}, {CheckRetention, e.retention}, {CheckAttributes, e.attributes},
-		{CheckDeployment, e.deployment}, {CheckWorkers, e.workers}, {CheckQueues, e.queues}, {CheckConfig, e.config}, {CheckTrust, e.trust}, {CheckClocks, e.clocks},
+		{CheckDeployment, e.deployment}, {CheckWorkers, e.workers}, {CheckQueues, e.queues}, {CheckConfig, e.config}, {CheckAuditSink, e.auditSink}, {CheckTrust, e.trust}, {CheckClocks, e.clocks},
 		{CheckAccounts, e.accounts}, {CheckSweep, e.sweep},
 	} {
 		if why := i.Problems[check.name]; why != "" {
@@ -232,34 +236,6 @@ func (e *examination) version() {
 }
 
 func (e *examination) namespace() { e.ok(CheckNamespace, "namespace %s is there", e.i.Namespace) }
-
-func (e *examination) retention() {
-	if e.i.Problems[CheckNamespace] != "" {
-		e.add(CheckRetention, CheckSkipped, "it needs the namespace", "")
-		return
-	}
-	has := inventory.Duration(e.i.Retention)
-	var asked inventory.Duration
-	kept := true
-	for _, w := range e.i.Workers {
-		asked, kept = max(asked, w.Retention), kept && w.AuditFile
-	}
-	update := func(d inventory.Duration) string {
-		return fmt.Sprintf("run: temporal operator namespace update --namespace %s --retention %s (on Temporal Cloud: in its console)", e.i.Namespace, d)
-	}
-	switch {
-	case asked > has:
-		e.failed(CheckRetention, fmt.Sprintf("histories are kept for %s, and audit.retention of the worker configuration asks for %s", has, asked), update(asked))
-	case len(e.i.Workers) > 0 && !kept && e.i.Retention < shortRetention:
-		e.add(CheckRetention, CheckWarning, fmt.Sprintf("histories are kept for %s, and they are the only record: a worker writes no audit file", has),
-			"set audit.file in the worker configuration, or keep histories longer; "+update(inventory.Duration(shortRetention)))
-	case e.i.Retention < shortRetention:
-		e.add(CheckRetention, CheckWarning, fmt.Sprintf("histories are kept for %s after a rotation has ended: what is older is in the audit file alone", has),
-			"keep them for as long as somebody may ask what a rotation did; "+update(inventory.Duration(shortRetention)))
-	default:
-		e.ok(CheckRetention, "histories are kept for %s after a rotation has ended", has)
-	}
-}
 
 func (e *examination) attributes() {
 	switch {

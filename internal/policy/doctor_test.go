@@ -59,13 +59,17 @@ func TestExamine(t *testing.T) {
 		"a queue without pollers":                {func(i *Installation) { i.Queues[1].Pollers = nil }, CheckQueues, CheckFailed, "keyturn-account-edge", "start a worker"},
 		"a queue with pollers of another build":  {func(i *Installation) { i.Queues[1].Pollers = []Poller{{Build: "v0"}} }, CheckQueues, CheckFailed, "keyturn-account-edge", "start a worker"},
 		"workers with two configurations":        {func(i *Installation) { i.Workers[1].Digest = "fedcba9876543210" }, CheckConfig, CheckFailed, "0123456789ab at a; fedcba987654 at b", "same keyturn-worker.yaml"},
-		"a file of signers that cannot be read":  {func(i *Installation) { i.Workers[0].Trust = []string{"no such file"} }, CheckTrust, CheckFailed, "a: no such file", "allowed signers"},
-		"a worker that takes unsigned specs":     {func(i *Installation) { i.Workers[0].AllowUnsigned = true }, CheckTrust, CheckWarning, "unsigned", "--allow-unsigned"},
-		"a clock that is a little off":           {func(i *Installation) { i.Workers[0].Ahead = -4 * time.Second }, CheckClocks, CheckWarning, "clock of a is 4s off", "synchronise"},
-		"a clock that is off":                    {func(i *Installation) { i.Workers[0].Ahead = time.Minute }, CheckClocks, CheckFailed, "1m0s", "synchronise"},
-		"the own clock is off":                   {func(i *Installation) { i.Ahead = time.Hour }, CheckClocks, CheckFailed, "this machine", "synchronise"},
-		"an account that is not reached":         {func(i *Installation) { i.Workers[1].Accounts[0].Problem = "refused" }, "account edge", CheckFailed, "b cannot use it: refused", "reaches it"},
-		"a right that is lacking":                {func(i *Installation) { i.Workers[1].Accounts[0].Lacks = []string{"iam:X"} }, "account edge", CheckFailed, "iam:X", "these rights"},
+		"an audit sink that takes nothing": {func(i *Installation) {
+			i.Workers[1].AuditSink, i.Workers[1].AuditWaits = true, "since noon: it answers 503"
+		}, CheckAuditSink, CheckFailed, "b: since noon: it answers 503", "audit.sink"},
+		"an audit sink that takes all":          {func(i *Installation) { i.Workers[1].AuditSink = true }, CheckAuditSink, CheckOK, "handed over", ""},
+		"a file of signers that cannot be read": {func(i *Installation) { i.Workers[0].Trust = []string{"no such file"} }, CheckTrust, CheckFailed, "a: no such file", "allowed signers"},
+		"a worker that takes unsigned specs":    {func(i *Installation) { i.Workers[0].AllowUnsigned = true }, CheckTrust, CheckWarning, "unsigned", "--allow-unsigned"},
+		"a clock that is a little off":          {func(i *Installation) { i.Workers[0].Ahead = -4 * time.Second }, CheckClocks, CheckWarning, "clock of a is 4s off", "synchronise"},
+		"a clock that is off":                   {func(i *Installation) { i.Workers[0].Ahead = time.Minute }, CheckClocks, CheckFailed, "1m0s", "synchronise"},
+		"the own clock is off":                  {func(i *Installation) { i.Ahead = time.Hour }, CheckClocks, CheckFailed, "this machine", "synchronise"},
+		"an account that is not reached":        {func(i *Installation) { i.Workers[1].Accounts[0].Problem = "refused" }, "account edge", CheckFailed, "b cannot use it: refused", "reaches it"},
+		"a right that is lacking":               {func(i *Installation) { i.Workers[1].Accounts[0].Lacks = []string{"iam:X"} }, "account edge", CheckFailed, "iam:X", "these rights"},
 		"a right that could not be tried": {func(i *Installation) {
 			i.Workers[1].Accounts[0].As, i.Workers[1].Accounts[0].Untried = "me", []string{"iam:X"}
 		}, "account edge", CheckOK, "as me; iam:X", ""},

@@ -4,6 +4,7 @@ package workerconfig
 
 import (
 	"cmp"
+
 	"github.com/keyturn/keyturn/internal/accesslog"
 	"github.com/keyturn/keyturn/internal/inventory"
 )
@@ -128,10 +129,19 @@ type FreezeHook struct {
 	Settings any
 }
 
+// Collector is a collector type with its own fields.
+type Collector struct {
+	Type string
+	// Settings is the type's configuration, already decoded.
+	Settings any
+}
+
 // Audit configures the audit record.
 type Audit struct {
 	// File gets one JSON event a line, 0600; "" for none beside Temporal's history.
 	File string `json:"file,omitempty"`
+	// Sink gets a copy of each event that is in the file: in their order, at least once, whenever it takes them.
+	Sink Collector `json:"sink,omitzero"`
 	// Retention is how long Temporal must keep the history of a rotation that has ended, by your own rules. Doctor
 	// holds the namespace against it; without one it says what the namespace has.
 	Retention inventory.Duration `json:"retention,omitzero"`

@@ -141,6 +141,16 @@ func load(file string, data []byte, descriptors []providers.Descriptor, readSign
 		problemsBelow(doc, path, settings)
 		into.Set(reflect.ValueOf(FreezeHook{Type: d.Type, Settings: settings}))
 	})
+	doc.On(reflect.TypeFor[Collector](), func(path string, into reflect.Value) {
+		d, ok := find(path, "audit sink", func(d providers.Descriptor) bool { return d.Collector != nil })
+		if !ok {
+			return
+		}
+		settings := d.Collector.Config()
+		doc.Decode(path, settings, "type")
+		problemsBelow(doc, path, settings)
+		into.Set(reflect.ValueOf(Collector{Type: d.Type, Settings: settings}))
+	})
 
 	c := &Config{}
 	doc.Decode("", c)
@@ -249,6 +259,9 @@ func check(c *Config, report func(strictyaml.Problem)) {
 	}
 	if c.Audit.File != "" {
 		absolute("audit.file", c.Audit.File, wrong)
+	}
+	if c.Audit.Sink.Type != "" && c.Audit.File == "" {
+		wrong("audit.sink", "has no audit.file: events wait there while nobody takes them", "write audit: {file: /absolute/path, sink: …}")
 	}
 }
 

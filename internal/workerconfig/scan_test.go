@@ -11,7 +11,7 @@ import (
 
 func TestScanAndRetention(t *testing.T) {
 	t.Parallel()
-	c := configOf(t, strings.Replace(strings.Replace(base, "quota: 50/s", "quota: 50/s, scan: true", 1), "audit.jsonl}", "audit.jsonl, retention: 400d}", 1))
+	c := configOf(t, strings.Replace(strings.Replace(base, "quota: 50/s", "quota: 50/s, scan: true", 1), "audit.jsonl,", "audit.jsonl, retention: 400d,", 1))
 	assert.True(t, c.Accounts["edge"].Scan)
 	assert.False(t, c.Accounts["vault-dir"].Scan)
 	assert.Equal(t, 400*24*time.Hour, c.Audit.Retention.Std())

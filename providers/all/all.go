@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/providers/gateway"
 	"github.com/keyturn/keyturn/providers/http"
 	"github.com/keyturn/keyturn/providers/log"
+	"github.com/keyturn/keyturn/providers/stdout"
 	"github.com/keyturn/keyturn/providers/webhook"
 )
 
@@ -28,6 +29,7 @@ func Descriptors(extra ...providers.Descriptor) []providers.Descriptor {
 		exec.Descriptor(),
 		log.Descriptor(),
 		webhook.Descriptor(),
+		stdout.Descriptor(),
 	}, extra...)
 }
 

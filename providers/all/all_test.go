@@ -31,8 +31,8 @@ func names(descriptors []providers.Descriptor) []string {
 
 func TestDescriptorsListsWhatAProductionWorkerMayUse(t *testing.T) {
 	t.Parallel()
-	assert.Equal(t, []string{"gateway", "file", "awsiam", "awssecretsmanager", "http", "exec", "log", "webhook"}, names(all.Descriptors()))
-	assert.Equal(t, []string{"gateway", "file", "awsiam", "awssecretsmanager", "http", "exec", "log", "webhook", "mine"}, names(all.Descriptors(providers.Descriptor{Type: "mine"})))
+	assert.Equal(t, []string{"gateway", "file", "awsiam", "awssecretsmanager", "http", "exec", "log", "webhook", "stdout"}, names(all.Descriptors()))
+	assert.Equal(t, []string{"gateway", "file", "awsiam", "awssecretsmanager", "http", "exec", "log", "webhook", "stdout", "mine"}, names(all.Descriptors(providers.Descriptor{Type: "mine"})))
 }
 
 func TestEveryDescriptorIsCoherent(t *testing.T) {
@@ -74,7 +74,7 @@ func faults(d providers.Descriptor, docs map[string]string) []string {
 	plays := 0
 	for _, r := range []role{
 		roleOf("issuer", d.Issuer), roleOf("store", d.Store), roleOf("target", d.Target), roleOf("attestor", d.Attestor),
-		roleOf("check", d.Check), roleOf("health", d.Health), roleOf("purge", d.Purge), roleOf("notifier", d.Notifier), roleOf("freezer", d.Freezer),
+		roleOf("check", d.Check), roleOf("health", d.Health), roleOf("purge", d.Purge), roleOf("notifier", d.Notifier), roleOf("freezer", d.Freezer), roleOf("collector", d.Collector),
 	} {
 		if !r.played {
 			continue

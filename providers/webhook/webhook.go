@@ -4,6 +4,7 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,19 +40,22 @@ const (
 func Descriptor() providers.Descriptor {
 	return providers.Descriptor{
 		Type:    "webhook",
-		Summary: "posts notifications and freezes of deployments to a URL as CloudEvents",
+		Summary: "posts notifications, freezes of deployments and audit events to a URL as CloudEvents",
 		Notifier: providers.Make(func(e providers.Environment, c *Config) (providers.Notifier, error) {
 			return &notifier{client: endpoint.Client(e.HTTP), config: *c}, nil
 		}),
 		Freezer: providers.Make(func(e providers.Environment, c *Config) (providers.Freezer, error) {
 			return &freezer{client: endpoint.Client(e.HTTP), config: *c}, nil
 		}),
+		Collector: providers.Make(func(e providers.Environment, c *Config) (providers.Collector, error) {
+			return &collector{client: endpoint.Client(e.HTTP), config: *c}, nil
+		}),
 	}
 }
 
-// Config says where notifications go.
+// Config says where notifications, or audit events, go.
 type Config struct {
-	// URL gets a POST for each notification. Only a loopback address may be plain http.
+	// URL gets a POST for each of them. Only a loopback address may be plain http.
 	URL string `json:"url"`
 	// Source is the event's source, which tells several keyturns apart; "keyturn" when empty.
 	Source string `json:"source,omitempty"`
@@ -92,7 +96,7 @@ type event struct {
 	Subject         string    `json:"subject,omitempty"`
 	Time            time.Time `json:"time"`
 	DataContentType string    `json:"datacontenttype"`
-	Data            data      `json:"data"`
+	Data            any       `json:"data"`
 }
 
 type data struct {
@@ -112,16 +116,17 @@ type notifier struct {
 // Notify implements providers.Notifier. It follows no redirect. ErrThrottled for 429, ErrInvalid for
 // the other 4xx but 408; anything else but 2xx is passing trouble.
 func (n *notifier) Notify(ctx context.Context, message providers.Notification) error {
-	if err := n.post(ctx, message); err != nil {
+	if err := n.post(ctx, notified(message)); err != nil {
 		return fmt.Errorf("notifying by webhook: %w", err)
 	}
 	return nil
 }
 
-func (n *notifier) post(ctx context.Context, message providers.Notification) error {
-	body, err := json.Marshal(n.event(message))
+func (n *notifier) post(ctx context.Context, e event) error {
+	e.SpecVersion, e.Source, e.DataContentType = specVersion, cmp.Or(n.config.Source, defaultSource), "application/json"
+	body, err := json.Marshal(e)
 	if err != nil {
-		return fmt.Errorf("%w: the notification cannot be written as JSON: %w", providers.ErrInvalid, err)
+		return fmt.Errorf("%w: the event cannot be written as JSON: %w", providers.ErrInvalid, err)
 	}
 	token, err := n.token()
 	if err != nil {
@@ -164,14 +169,10 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 	return 0
 }
 
-func (n *notifier) event(message providers.Notification) event {
-	source := n.config.Source
-	if source == "" {
-		source = defaultSource
-	}
+// notified is a notification as a CloudEvent.
+func notified(message providers.Notification) event {
 	return event{
-		SpecVersion: specVersion, ID: message.ID, Source: source, Type: message.Type, Subject: message.Credential,
-		Time: message.At, DataContentType: "application/json",
+		ID: message.ID, Type: message.Type, Subject: message.Credential, Time: message.At,
 		Data: data{
 			Severity: message.Severity, Credential: message.Credential, Owner: message.Owner,
 			Subject: message.Subject, Body: message.Body, Data: message.Data,

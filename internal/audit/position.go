@@ -1,0 +1,107 @@
+package audit
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/atomicfile"
+)
+
+// position is what a follower knows of the events that it took.
+type position struct {
+	// Record is a random name.
+	Record string `json:"record"`
+	// Begins is the digest of the first line of the file that it stands in, Offset is where.
+	Begins string `json:"begins,omitempty"`
+	Offset int64  `json:"offset"`
+	// Kept is when this was written.
+	Kept time.Time `json:"kept,omitzero"`
+	// Rotations has the events of each, by credential and rotation.
+	Rotations map[string]counted `json:"rotations"`
+}
+
+// counted are the events of a rotation that were taken.
+type counted struct {
+	// IDs has a digest of each, in the order of their numbers.
+	IDs   []byte    `json:"ids"`
+	Last  time.Time `json:"last"`
+	Ended bool      `json:"ended,omitempty"`
+}
+
+// For how long the events of a rotation are known after the last of them: a repetition comes within days, and a review of what has
+// ended within weeks. Whatever comes later counts from 1 again.
+const (
+	endedFor   = 60 * 24 * time.Hour
+	unendedFor = 400 * 24 * time.Hour
+)
+
+func readPosition(folder *os.Root, name string) (position, error) {
+	fresh := position{Record: strings.ToLower(rand.Text()[:12]), Rotations: map[string]counted{}}
+	text, err := folder.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fresh, nil
+	}
+	if err != nil {
+		return fresh, err
+	}
+	var p position
+	if err := json.Unmarshal(text, &p); err != nil || p.Record == "" || p.Offset < 0 || p.Rotations == nil {
+		return fresh, fmt.Errorf("%s is not what a worker wrote", name)
+	}
+	return p, nil
+}
+
+func (p *position) write(folder *os.Root, name string) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(folder, name, append(text, '\n'), 0o600, nil)
+}
+
+// idSize is enough that nobody who chooses the ID of one event can hide another behind it.
+const idSize = 16
+
+func numberedBy(e Event) (rotation string, id []byte) {
+	sum := sha256.Sum256([]byte(e.ID))
+	return e.Credential + "/" + e.Rotation, sum[:idSize]
+}
+
+// number is that of an event, and whether it was not taken before.
+func (p *position) number(e Event) (n int, isNew bool) {
+	rotation, id := numberedBy(e)
+	n = 1
+	for taken := range slices.Chunk(p.Rotations[rotation].IDs, idSize) {
+		if slices.Equal(taken, id) {
+			return n, false
+		}
+		n++
+	}
+	return n, true
+}
+
+// count takes an event.
+func (p *position) count(e Event, now time.Time) {
+	rotation, id := numberedBy(e)
+	c := p.Rotations[rotation]
+	c.IDs, c.Last, c.Ended = append(c.IDs, id...), now.UTC(), c.Ended || e.Type == RotationEnded
+	p.Rotations[rotation] = c
+}
+
+// forget drops the rotations of which nothing is to come.
+func (p *position) forget(now time.Time) {
+	for rotation, c := range p.Rotations {
+		if age := now.Sub(c.Last); age > unendedFor || c.Ended && age > endedFor {
+			delete(p.Rotations, rotation)
+		}
+	}
+	p.Kept = now.UTC()
+}
