@@ -5,9 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"go.temporal.io/sdk/activity"
+
+	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/internal/workerconfig"
 	"github.com/keyturn/keyturn/providers"
 )
@@ -20,6 +25,8 @@ type FreezeInput struct {
 	Emergency
 	// Until is when it ends by itself.
 	Until time.Time `json:"until,omitzero"`
+	// Shown is what became of the hooks before: only what is new is put on record.
+	Shown Frozen `json:"shown,omitzero"`
 }
 
 // Frozen is what became of each hook.
@@ -47,7 +54,8 @@ func (a *Activities) Freeze(ctx context.Context, in FreezeInput) (Frozen, error)
 		Incident: d.Incident, Reason: d.Reason, Credentials: slices.Sorted(maps.Keys(d.Exposed)), Until: in.Until.UTC(),
 		Override: "It ends by itself. To end it now: keyturn incident unfreeze " + d.Incident,
 	}
-	return a.atHooks(ctx, func(ctx context.Context, f providers.Freezer) error { return f.Freeze(ctx, freeze) }), nil
+	frozen := a.atHooks(ctx, func(ctx context.Context, f providers.Freezer) error { return f.Freeze(ctx, freeze) })
+	return a.recordFreeze(ctx, audit.DeploymentsFrozen, d, in, frozen), nil
 }
 
 // Unfreeze has the hooks end the freeze of an incident. Called again it finds none.
@@ -56,7 +64,32 @@ func (a *Activities) Unfreeze(ctx context.Context, in FreezeInput) (Frozen, erro
 	if err != nil {
 		return Frozen{}, forTemporal(err)
 	}
-	return a.atHooks(ctx, func(ctx context.Context, f providers.Freezer) error { return f.Unfreeze(ctx, d.Incident) }), nil
+	thawed := a.atHooks(ctx, func(ctx context.Context, f providers.Freezer) error { return f.Unfreeze(ctx, d.Incident) })
+	return a.recordFreeze(ctx, audit.DeploymentsThawed, d, in, thawed), nil
+}
+
+// recordFreeze writes into the audit record of each credential of the declaration what became of the hooks, where that is new. That it cannot
+// is a failure beside theirs: what they did is done.
+func (a *Activities) recordFreeze(ctx context.Context, kind audit.Type, d incident.Declaration, in FreezeInput, now Frozen) Frozen {
+	if slices.Equal(now.Done, in.Shown.Done) && slices.Equal(now.Failed, in.Shown.Failed) {
+		return now
+	}
+	run, at := activity.GetInfo(ctx).WorkflowExecution.RunID, a.Now().UTC()
+	detail := map[string]string{"incident": d.Incident, "hooks": strings.Join(now.Done, ", "), "failed": strings.Join(now.Failed, "; ")}
+	if !in.Until.IsZero() {
+		detail["until"] = in.Until.UTC().Format(time.RFC3339)
+	}
+	var events []audit.Event
+	for _, name := range slices.Sorted(maps.Keys(d.Exposed)) {
+		events = append(events, audit.Event{
+			ID:   strings.Join([]string{"seen", d.Incident, string(kind), at.Format(time.RFC3339Nano), name}, "/"),
+			Time: at, Type: kind, Credential: name, Run: run, Actor: "worker", Detail: detail,
+		})
+	}
+	if err := a.Audit.Append(ctx, events...); err != nil {
+		now.Failed = append(now.Failed, "audit record: "+capText(err.Error()))
+	}
+	return now
 }
 
 // hookLasts bounds what one hook may take.

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/incident"
 	"github.com/keyturn/keyturn/providers"
 	"github.com/keyturn/keyturn/providers/memory"
@@ -49,6 +50,12 @@ func TestWhatFreezesDeployments(t *testing.T) {
 			assert.Equal(t, []string{"payments-api"}, f.Credentials)
 			assert.True(t, until.Equal(f.Until))
 			assert.Contains(t, f.Override, "keyturn incident unfreeze incident/leak")
+			again := activities.FreezeInput{Emergency: *c.emergency, Until: until, Shown: activities.Frozen{Done: []string{"memory (1 of 1)"}}}
+			c.execute("Freeze", again, nil)
+			events := c.recorded(audit.DeploymentsFrozen)
+			require.Len(t, events, 1, "what is renewed is no news")
+			assert.Equal(t, "payments-api", events[0].Credential)
+			assert.Equal(t, map[string]string{"incident": "incident/leak", "hooks": "memory (1 of 1)", "failed": "", "until": until.UTC().Format(time.RFC3339)}, events[0].Detail)
 			c.wait(x.lasts)
 			assert.Empty(t, c.world.Freezes(), "it ends by itself")
 		})

@@ -269,6 +269,10 @@ func reportRows(r workflows.Report) [][]string {
 	for _, d := range r.Debt {
 		rows = append(rows, []string{"debt", d.Kind + " " + d.About + ", since " + clock(d.Since)})
 	}
+	used := workflows.IncidentStatus{Credentials: []workflows.IncidentMember{{Credential: r.Credential, Misuse: r.Misuse}}}
+	for _, line := range used.MisuseLines() {
+		rows = append(rows, []string{"misuse", line})
+	}
 	for _, open := range r.Open {
 		rows = append(rows, []string{"left open", open})
 	}

@@ -26,6 +26,7 @@ func TestATerminalObeysNothingThatARotationSays(t *testing.T) {
 	report := workflows.Report{
 		Credential: bad, Outcome: workflows.Outcome(bad), Message: long, Retiring: ref, Incoming: ref, Probe: bad,
 		Refusals: decisions, Open: []string{bad}, Debt: []key.Debt{{Kind: bad, About: bad}},
+		Misuse: &policy.Misuse{Uses: []policy.JudgedUse{{Use: key.Use{KeyID: bad, Source: bad, Action: long}}}, Unseen: []string{bad}, Outlives: bad},
 	}
 	status := workflows.Status{
 		Credential: bad, Phase: workflows.Phase(bad), Doing: long, WaitsFor: bad, UnblockedBy: bad, Retiring: ref, NoWayBack: bad,
@@ -64,6 +65,27 @@ func TestAReportIsPrintedOnceAndOnOneLine(t *testing.T) {
 	assert.Contains(t, out.String(), "a is not a known field; spec:1:9: b is not a known field")
 	assert.NotContains(t, out.String(), `\n`)
 	assert.Contains(t, out.String(), "ann: quarterly")
+}
+
+// What is known of who used the exposed keys is in the status of the emergency, too, unusual uses first.
+func TestTheEndOfAnEmergencyTellsOfMisuse(t *testing.T) {
+	t.Parallel()
+	use := func(kind policy.UseKind, from string) policy.JudgedUse {
+		return policy.JudgedUse{Use: key.Use{KeyID: "key-old", Source: from}, Kind: kind}
+	}
+	report := workflows.Report{Credential: "payments-api", Outcome: workflows.Completed, Misuse: &policy.Misuse{
+		Uses: []policy.JudgedUse{use(policy.UsedAsExpected, "10.0.0.1"), use(policy.UsedByStranger, "203.0.113.9")},
+	}}
+	var out bytes.Buffer
+	require.NoError(t, (&terminal{output: "table", out: &out}).showStatus(standing{Status: workflows.Status{Credential: "payments-api", Report: &report}}))
+	stranger, expected := strings.Index(out.String(), "203.0.113.9"), strings.Index(out.String(), "10.0.0.1")
+	assert.Positive(t, stranger, out.String())
+	assert.Greater(t, expected, stranger)
+
+	report.Misuse = nil
+	out.Reset()
+	require.NoError(t, (&terminal{output: "table", out: &out}).showStatus(standing{Status: workflows.Status{Credential: "payments-api", Report: &report}}))
+	assert.NotContains(t, out.String(), "misuse")
 }
 
 func TestAGateSaysTheSameWhereverItIsShown(t *testing.T) {

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"encoding/json"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -10,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/audit"
+	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -142,8 +145,9 @@ func TestRollbackInTheOverlap(t *testing.T) {
 	assert.NotContains(t, s.trail(), "key.destroyed")
 }
 
-// The worker is killed in the overlap. Another one goes on where it stood.
-func TestKilledWorkerInTheOverlap(t *testing.T) {
+// The worker is killed in the overlap, and another one goes on where it stood. It is killed at the gate, and what is sent then waits: each
+// signal is answered once there is a worker again, and counts once.
+func TestKilledWorker(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "--overlap", "30s")
 	out, code := s.starter("rotate", credential, "-f", s.place.Inventory)
@@ -156,10 +160,21 @@ func TestKilledWorkerInTheOverlap(t *testing.T) {
 
 	after := s.await(workflows.PhaseRevokeGate)
 	assert.Equal(t, before.Incoming, after.Incoming, "no second key was minted")
-	out, code = s.starter("approve", credential, "--gate", "revoke")
-	require.Zero(t, code, out)
+	s.worker.end(syscall.SIGKILL)
+	approval := policy.Request{Gate: inventory.GateRevoke, By: "ann", ID: "one"}
+	for _, sent := range []any{"nonsense", policy.Request{Gate: inventory.GateSignoff, By: "ann", ID: "another gate"}, approval, approval} {
+		require.NoError(t, s.client().SignalWorkflow(t.Context(), workflows.WorkflowID(credential), "", workflows.ApproveName, sent))
+	}
+	s.startWorker()
 	report := s.report()
 	require.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	verdicts := map[string]bool{}
+	for _, v := range report.Verdicts {
+		verdicts[v.ID] = v.Accepted
+	}
+	assert.Equal(t, map[string]bool{"another gate": false, "one": true}, verdicts)
+	assert.Len(t, report.Verdicts, 2)
+	assert.Contains(t, strings.Join(s.status().Notices, "\n"), `a signal "approve" could not be read`)
 	s.nobodyRefused()
 	s.replays()
 }

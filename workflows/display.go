@@ -151,6 +151,14 @@ func (r *rotation) notice(format string, args ...any) {
 	r.refresh()
 }
 
+// answer is a notice to whoever sent a signal, who gets no other answer: of one that is sent again it is the last notice again, with the time.
+func (r *rotation) answer(format string, args ...any) {
+	const at = " (at "
+	text := clip(fmt.Sprintf(format, args...))
+	r.Status.Notices = slices.DeleteFunc(r.Status.Notices, func(n string) bool { return strings.HasPrefix(n, text+at) })
+	r.notice("%s%s%s)", text, at, workflow.Now(r.ctx).UTC().Format("15:04:05 UTC"))
+}
+
 // refresh has the status shown in the Web UI, before the workflow task ends.
 func (r *rotation) refresh() { r.stale = true }
 

@@ -31,10 +31,10 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 	if i.Thaw != "" && i.Status.FrozenUntil.IsZero() { // in the run before
 		return
 	}
-	said := ""
+	said, last := "", activities.Frozen{}
 	for over := i.Thaw != ""; !over; {
 		until := workflow.Now(ctx).Add(freezeLasts)
-		frozen, err := i.hooks(ctx, act.Freeze, until)
+		frozen, err := i.hooks(ctx, act.Freeze, until, last)
 		nothing := i.Status.FrozenUntil.IsZero()
 		switch {
 		case err != nil && nothing:
@@ -44,6 +44,8 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 			frozen.Failed = []string{cause(err)}
 		case len(frozen.Done)+len(frozen.Failed) == 0:
 			return // there are no hooks
+		default:
+			last = activities.Frozen(frozen)
 		}
 		if len(frozen.Done) > 0 {
 			i.Status.FrozenUntil = until
@@ -63,7 +65,7 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 		i.note("deployments go on, as %s asked for", i.Thaw)
 	}
 	for range 3 {
-		frozen, err := i.hooks(ctx, act.Unfreeze, time.Time{})
+		frozen, err := i.hooks(ctx, act.Unfreeze, time.Time{}, activities.Frozen{})
 		if err == nil && len(frozen.Failed) == 0 {
 			i.Status.FrozenUntil = time.Time{}
 			i.note("deployments: %s", frozen.text("unfrozen by"))
@@ -79,8 +81,8 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 }
 
 // hooks asks all freeze hooks.
-func (i *incidentRun) hooks(ctx workflow.Context, activity any, until time.Time) (frozen frozenHooks, err error) {
-	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: activities.Emergency{Declaration: i.Declarations[0], Since: i.Status.Since}, Until: until}).Get(ctx, &frozen)
+func (i *incidentRun) hooks(ctx workflow.Context, activity any, until time.Time, shown activities.Frozen) (frozen frozenHooks, err error) {
+	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: activities.Emergency{Declaration: i.Declarations[0], Since: i.Status.Since}, Until: until, Shown: shown}).Get(ctx, &frozen)
 	return frozen, err
 }
 

@@ -70,6 +70,35 @@ func TestRequests(t *testing.T) {
 		s.approveAt(atGate + 2*time.Minute)
 		assert.Equal(t, workflows.Completed, s.run().Outcome)
 	})
+	t.Run("a signal that is sent again is answered again", func(t *testing.T) {
+		t.Parallel()
+		s := newScript(t)
+		malformed := func() { s.env.SignalWorkflow(workflows.ApproveName, 42) }
+		var first string
+		answered := func() (last string, count int) {
+			for _, n := range s.status().Notices {
+				if last = n; strings.Contains(n, "could not be read") {
+					count++
+				}
+			}
+			return last, count
+		}
+		s.in("revoke-gate", atGate, malformed)
+		s.in("revoke-gate", atGate+time.Minute, func() {
+			first, _ = answered()
+			assert.Contains(t, first, `a signal "approve" could not be read`)
+			s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "signoff", By: "ann"})
+			malformed()
+		})
+		s.in("revoke-gate", atGate+2*time.Minute, func() {
+			again, count := answered()
+			assert.Contains(t, again, `a signal "approve" could not be read`)
+			assert.NotEqual(t, first, again, "by when it came")
+			assert.Equal(t, 1, count)
+		})
+		s.approveAt(atGate + 3*time.Minute)
+		assert.Equal(t, workflows.Completed, s.run().Outcome)
+	})
 	t.Run("a signal of a name that nobody takes is told of", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t)

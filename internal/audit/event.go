@@ -92,6 +92,9 @@ const (
 
 	// EmergencyBegun: the first effect for a credential by the declaration of an incident, which somebody signed who may.
 	EmergencyBegun Type = "emergency.begun"
+	// DeploymentsFrozen: hooks were asked to keep others from deploying while an incident goes on; DeploymentsThawed: to let them again.
+	DeploymentsFrozen Type = "deployments.frozen"
+	DeploymentsThawed Type = "deployments.thawed"
 	// MisuseReviewed: it was asked who used the exposed keys, and what is known of that; unusual uses come first.
 	MisuseReviewed Type = "misuse.reviewed"
 	// TakenOver: an incident stopped the rotation.
@@ -117,7 +120,7 @@ var types = []Type{
 	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyImported, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, ValueRead, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
-	EmergencyBegun, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, GlassBroken, GlassReviewed, DebtFound, RotationEnded,
+	EmergencyBegun, DeploymentsFrozen, DeploymentsThawed, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, GlassBroken, GlassReviewed, DebtFound, RotationEnded,
 }
 
 // told are the types that a workflow makes: of what people decide, what it waits for, and what it turns to. All others are
