@@ -188,6 +188,7 @@ func TestDoctor(t *testing.T) {
 	assert.Equal(t, 1, code)
 	assert.Equal(t, policy.CheckFailed, checks[policy.CheckConfig].State)
 	assert.Contains(t, checks[policy.CheckConfig].Message, "workers differ")
+	assert.Contains(t, s.worker.said()+second.said(), "another worker has another configuration", "who reads what the other one answered says so")
 	assert.Equal(t, policy.CheckFailed, checks[policy.CheckRetention].State, checks[policy.CheckRetention].Message)
 	assert.Contains(t, checks[policy.CheckRetention].Do, "--retention 30d")
 	second.end(syscall.SIGKILL)
