@@ -29,7 +29,7 @@ import (
 )
 
 // patience ends a wait that hangs.
-const patience = 3 * time.Minute
+const patience = 10 * time.Minute
 
 // shortWindows let a rotation be at its revoke gate in seconds, and leave after its approval what can be looked at.
 var shortWindows = demo.Windows{
