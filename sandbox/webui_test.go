@@ -281,10 +281,22 @@ func TestAPersonApprovesByTheWebUIsOwnAPI(t *testing.T) {
 	c := newConsole(t)
 	c.gets(http.MethodGet, c.page(), nil) // brings the cookie
 
-	c.awaitsDetails("0 of 1 approved", "payments@example.com", "keyturn approve payments-api --gate revoke", wantsApproval)
+	c.awaitsDetails("0 of 1 approved", "payments@example.com", "keyturn approve payments-api --gate revoke", wantsApproval, "keyturn rollback payments-api --reason WHY")
 	assert.Contains(t, c.summaries("EVENT_TYPE_TIMER_STARTED"), "revoke gate: approve "+wantsApproval+", 1 approval", "the Timeline answers by itself")
 	assert.NotContains(t, c.summaries("EVENT_TYPE_ACTIVITY_TASK_SCHEDULED"), "", "each activity has a name")
 	assert.JSONEq(t, `"rotation of payments-api"`, string(c.describes().ExecutionConfig.UserMetadata.Summary.Data))
+
+	type offers []struct{ Name, Description string }
+	var metadata struct {
+		Definition struct{ SignalDefinitions, UpdateDefinitions, QueryDefinitions offers }
+	}
+	c.queries("__temporal_workflow_metadata", &metadata)
+	for what, of := range map[string]offers{"signal": metadata.Definition.SignalDefinitions, "update": metadata.Definition.UpdateDefinitions, "query": metadata.Definition.QueryDefinitions} {
+		assert.NotEmpty(t, of, what)
+		for _, d := range of {
+			assert.NotEmpty(t, d.Description, "%s %s", what, d.Name)
+		}
+	}
 
 	views := savedViews(t)
 	require.Contains(t, views["overdue on that day"], "2027")

@@ -1,11 +1,17 @@
 package workflows_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/mock"
+	"go.temporal.io/sdk/activity"
 
+	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
+	"github.com/keyturn/keyturn/internal/signed"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -56,8 +62,12 @@ func TestDecisionsThatContradictEachOther(t *testing.T) {
 				for id, n := range ids {
 					assert.Equal(t, 1, n, "%s is counted once", id)
 				}
+				for _, d := range x.send {
+					if way == "by signal" { // an update may be answered at the door
+						assert.Contains(t, ids, d.request.ID)
+					}
+				}
 				against := taken[policy.Reject] + taken[policy.Rollback]
-				t.Log(report.Outcome, taken, s.asked)
 				if report.Outcome == workflows.Completed {
 					assert.Zero(t, against, "what was taken against it was carried out")
 					assert.True(t, s.has("disable with 1 approvals"), s.asked)
@@ -69,6 +79,54 @@ func TestDecisionsThatContradictEachOther(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A rejection and an approval whose signatures are proved together are judged in one task: who comes second hears what the first one made of it.
+func TestWhoApprovesWhatIsJustRejectedIsToldSo(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.Approvals.Revoke.Trust, s.credential.Approvals.Revoke.From = inventory.TrustSigned, []string{"owners"}
+	proves := 0
+	s.env.OnActivity(act.Prove, mock.Anything, mock.Anything).Return(func(ctx context.Context, in activities.ProveInput) (proofs []policy.Proof, err error) {
+		info := activity.GetInfo(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		proves++
+		for _, d := range in.Decisions {
+			p := policy.Proof{By: signed.Signer{Name: d.Signature}, Groups: []string{"owners"}, Request: policy.SignedRequest{
+				Action: policy.Approve, Nonce: d.Signature, SignedAt: s.env.Now(),
+				Bound: policy.Bound{
+					Namespace: info.Namespace, Workflow: info.WorkflowExecution.ID, Run: info.WorkflowExecution.RunID, Gate: inventory.GateRevoke, Evidence: "digest",
+					Rotation: info.WorkflowExecution.RunID, Retiring: retiring.KeyID, Incoming: incoming.KeyID,
+				},
+			}}
+			if d.Signature == "bob" {
+				p.Request.Action, p.Request.Reason = policy.Reject, "not now"
+			}
+			proofs = append(proofs, p)
+		}
+		return proofs, nil
+	})
+	by := func(who string) policy.Request {
+		return policy.Request{Signed: &signed.Envelope{Body: []byte(`{}`), Signature: who}}
+	}
+	answers := map[string]policy.Verdict{}
+	hears := func(who string) func(policy.Verdict) {
+		return func(v policy.Verdict) { answers[who] = v }
+	}
+	s.in("revoke-gate", atGate, func() {
+		s.ask(policy.Approve, by("carl"), hears("carl")) // is proved while the others arrive; of those the last is judged first
+		s.ask(policy.Approve, by("ann"), hears("ann"))
+		s.ask(policy.Reject, by("bob"), hears("bob"))
+	})
+	s.credential.Approvals.Revoke.Count = 2
+	report := s.run()
+	assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	assert.Equal(t, 2, proves, "what came meanwhile is proved together")
+	assert.True(t, answers["carl"].Accepted, answers["carl"].Message)
+	assert.True(t, answers["bob"].Accepted, answers["bob"].Message)
+	assert.Equal(t, policy.NotOpen, answers["ann"].Reason, answers["ann"].Message)
+	assert.Len(t, answers, 3)
 }
 
 // decision is a request, and what it asks for.

@@ -216,6 +216,8 @@ type Status struct {
 	ActsBy string `json:"actsBy,omitempty"`
 	// NoWayBack is why a rollback is impossible now; empty when it is possible.
 	NoWayBack string `json:"noWayBack,omitempty"`
+	// TurnBack is the command that turns the run back; empty when nobody would be granted that now.
+	TurnBack string `json:"turnBack,omitempty"`
 	// Notices are what everybody who looks at the run should know.
 	Notices []string `json:"notices,omitempty"`
 	// Timeline is what happened so far.

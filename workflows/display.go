@@ -186,10 +186,28 @@ func (r *rotation) shown() Status {
 	for _, name := range unknown[:min(len(unknown), 5)] {
 		s.Notices = append(slices.Clip(s.Notices), clip(fmt.Sprintf("a signal %q was sent, which no rotation takes: it takes approve, reject, extend and rollback", name)))
 	}
-	if r.standpoint().NoWayBack != "" {
+	switch here := r.standpoint(); {
+	case here.NoWayBack != "":
 		s.UnblockedBy = withoutRollback(s.UnblockedBy)
+	default:
+		s.TurnBack = fmt.Sprintf("keyturn rollback %s --reason WHY", s.Credential)
+		if here.Disabled && here.Revoke != nil && here.Revoke.Count > 0 && here.Revoke.Trust != inventory.TrustAny {
+			s.TurnBack += " --sign KEY"
+		}
 	}
 	return s
+}
+
+// next says what a rotation does after a phase, when all goes well.
+var next = map[Phase]string{
+	PhaseSignoff:     "the incoming key is issued, and brought to the consumers wave by wave",
+	PhaseIssue:       "the incoming key is brought to the consumers wave by wave, the canary first",
+	PhaseDeliver:     "the incoming key becomes CURRENT, and both keys are accepted for the overlap",
+	PhaseOverlap:     "it is proved that nobody needs the retiring key, and who has to approve its end is asked",
+	PhaseEvidence:    "who has to approve the end of the retiring key is asked, and then it is taken away",
+	PhaseRevokeGate:  "the retiring key is disabled, where its issuer can, and then destroyed",
+	PhaseDisableSoak: "the retiring key is destroyed for good",
+	PhaseRollback:    "the run ends, with the consumers on the retiring key",
 }
 
 // orRollback ends what a wait says of who can end it, where a rollback would.
@@ -285,6 +303,12 @@ func (s Status) Markdown(now time.Time) string {
 	}
 	if s.NoWayBack != "" {
 		line("- **No way back:** %s", text(s.NoWayBack))
+	}
+	if then := next[s.Phase]; then != "" && s.Ends == "" && len(s.Incidents) == 0 {
+		line("- **Next:** %s", then)
+	}
+	if s.TurnBack != "" {
+		line("- **If you are worried:** %s turns it back, and leaves the consumers on the retiring key", code(s.TurnBack))
 	}
 	if len(s.Waves) > 0 {
 		line("\n| wave | instances | state |\n|---|---|---|")

@@ -263,6 +263,9 @@ func (r *rotation) standpoint() policy.Standpoint {
 		InOverlap: r.Status.Phase == PhaseOverlap, OverlapEnds: r.OverlapEnds, LatestEnd: r.lastOverlapEnd,
 		NoWayBack: r.noWayBack(workflow.Now(r.ctx)), Requester: r.Signer, RotateBy: r.RotateBy,
 	}
+	if r.turned() != nil { // the gate closes as soon as this task goes on
+		s.Gate = nil
+	}
 	switch {
 	case r.over() || r.Status.Phase == PhaseRecord:
 		s.NoWayBack = "the rotation has ended"

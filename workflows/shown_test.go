@@ -58,9 +58,13 @@ func TestARollbackIsOfferedOnlyWhereItWouldBeTaken(t *testing.T) {
 				looked = true
 				shown := s.status()
 				assert.Equal(t, c.offered, shown.NoWayBack == "")
+				page := shown.Markdown(s.env.Now())
+				assert.Contains(t, page, "**Next:** ")
 				if c.offered {
 					assert.Contains(t, shown.UnblockedBy, "rollback")
+					assert.Contains(t, page, "**If you are worried:** `keyturn rollback payments-api --reason WHY`")
 				} else {
+					assert.NotContains(t, page, "worried")
 					assert.NotContains(t, shown.UnblockedBy, "rollback")
 					assert.NotEmpty(t, shown.UnblockedBy)
 				}
@@ -126,6 +130,7 @@ func TestThePageSaysFirstHowToDecide(t *testing.T) {
 		looked = true
 		page := s.status().Markdown(s.env.Now())
 		first, _, _ := strings.Cut(page, "**Retiring key")
+		assert.Contains(t, page, "**Next:** the retiring key is disabled, where its issuer can, and then destroyed")
 		for _, says := range []string{
 			"**Owner:** payments@example.com", "**Asked for by:** ann\\: test", "**Waits for:** the revoke gate", "**revoke gate:** 1 of 2 approved",
 			"`keyturn approve payments-api --gate revoke`", "`{\"gate\":\"revoke\",\"by\":\"you\"}`",

@@ -44,6 +44,7 @@ func TestWhoMayPassAGateAlone(t *testing.T) {
 		"not to reject":                                       {glass(func(p *policy.Proof) { p.Request.Action = policy.Reject }), nil, policy.OtherAction},
 		"not where any approval counts":                       {glass(nil), func(s *policy.Standpoint) { s.Gate.Needs.Trust = inventory.TrustAny }, policy.NoGlassToBreak},
 		"not the gate hold, which guards no effect":           {glass(func(p *policy.Proof) { p.Request.Gate = inventory.GateHold }), func(s *policy.Standpoint) { s.Gate.Gate = inventory.GateHold }, policy.NoGlassToBreak},
+		"one who approved before, and whom nobody joins":      {glass(nil), func(s *policy.Standpoint) { s.Gate.Approvals = []policy.Verdict{verified("ann", "m")} }, policy.Accepted},
 		"not who signed the spec, where four eyes are wanted": {glass(nil), func(s *policy.Standpoint) { s.Gate.Needs.FourEyes, s.Requester.Name = true, "ann" }, policy.ByRequester},
 	} {
 		t.Run(name, func(t *testing.T) {
