@@ -151,8 +151,8 @@ func (r *rotation) notice(format string, args ...any) {
 	r.refresh()
 }
 
-// answer is a notice to whoever sent a signal, who gets no other answer: of one that is sent again it is the last notice again, with the time.
-func (r *rotation) answer(format string, args ...any) {
+// reply is a notice to whoever sent a signal, who gets no other answer: of one that is sent again it is the last notice again, with the time.
+func (r *rotation) reply(format string, args ...any) {
 	const at = " (at "
 	text := clip(fmt.Sprintf(format, args...))
 	r.Status.Notices = slices.DeleteFunc(r.Status.Notices, func(n string) bool { return strings.HasPrefix(n, text+at) })

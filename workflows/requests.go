@@ -65,7 +65,7 @@ func (r *rotation) listen(ctx workflow.Context) error {
 			}
 			proof := r.prove(ctx, req)
 			if v := r.decide(q.action, req, proof, r.lookBackFor(ctx, q.action)); !v.Accepted {
-				r.answer("%s by signal was not taken: %s", q.action, v.Message)
+				r.reply("%s by signal was not taken: %s", q.action, v.Message)
 			}
 			return nil
 		})
@@ -171,7 +171,7 @@ func (r *rotation) receive(ctx workflow.Context, name, description string, handl
 			r.requested()
 			r.background.Add(1)
 			if err := handle(ctx, payload); err != nil {
-				r.answer("a signal %q could not be read: %s", name, err)
+				r.reply("a signal %q could not be read: %s", name, err)
 			}
 			r.background.Done()
 		}
