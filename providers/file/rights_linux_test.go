@@ -106,6 +106,23 @@ func TestAFileKeepsItsAttributes(t *testing.T) {
 	assert.Len(t, left, 1)
 }
 
+// What a folder gives to each new file in it, a file that is replaced does not get.
+func TestAFileGetsNoListOfItsFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
+	// Version 2; the owner rwx, user 1234 r, the group nothing, the mask r, others nothing.
+	list := "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xd2\x04\x00\x00" +
+		"\x04\x00\x00\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+	if err := unix.Setxattr(dir, "system.posix_acl_default", []byte(list), 0); err != nil {
+		t.Skipf("the file system of %s keeps no lists: %v", dir, err)
+	}
+	require.NoError(t, openTarget(t, anywhere, file.TargetConfig{Path: path}).Deliver(t.Context(), one("new")))
+	_, err := unix.Getxattr(path, "system.posix_acl_access", nil)
+	require.ErrorIs(t, err, unix.ENODATA)
+}
+
 // A new file is of its folder's group, where the worker may give it; where not, it is written all the same, and of the worker's.
 func TestANewFileIsOfItsFoldersGroup(t *testing.T) {
 	t.Parallel()
