@@ -12,9 +12,11 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
+	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
 
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/retried"
 	"github.com/keyturn/keyturn/workflows"
@@ -95,4 +97,14 @@ func TestAWarningIsOneLineOnTheStandardError(t *testing.T) {
 		assert.Empty(t, out.String())
 		assert.Equal(t, strings.ReplaceAll(want, `\\\\`, `\\`), errOut.String())
 	}
+}
+
+// Another signature is for a rotation that can be asked; where no worker is, that is said, in no words of the network.
+func TestARotationThatNobodyAnswersForIsNotSignedAnew(t *testing.T) {
+	t.Parallel()
+	n := &namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, silence: serviceerror.NewDeadlineExceeded("stream terminated by RST_STREAM with error code: CANCEL")}
+	ours := inventory.Spec{Credential: inventory.Credential{Name: "payments-api"}}
+	err := (&terminal{}).resignRunning(t.Context(), n, ours, "default", "signing-key")
+	assert.Equal(t, exitTimedOut, code(err))
+	assert.EqualError(t, err, "the rotation of payments-api is running, and no worker answers for it; start one, nothing is lost")
 }

@@ -94,7 +94,12 @@ func (t *terminal) signRequest(req policy.Request, action policy.Action, key, na
 func (t *terminal) resign(ctx context.Context, c client.Client, ours inventory.Spec, namespace, key string) (policy.Verdict, error) {
 	var v policy.Verdict
 	name := ours.Credential.Name
-	value, err := c.QueryWorkflow(ctx, workflows.WorkflowID(name), "", workflows.SpecName)
+	asking, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	value, err := c.QueryWorkflow(asking, workflows.WorkflowID(name), "", workflows.SpecName)
+	if trouble(err) != "" {
+		return v, silent(name, err)
+	}
 	if err != nil {
 		return v, fmt.Errorf("asking the rotation of %s for its spec: %w", name, err)
 	}

@@ -109,9 +109,12 @@ func status(ctx context.Context, c client.Client, credential string) (standing, 
 	return s, nil
 }
 
+// askFor is how long a worker may take to answer for a rotation.
+const askFor = 10 * time.Second
+
 // ask asks the rotation itself.
 func (s *standing) ask(ctx context.Context, c client.Client, id, run string) error {
-	ask, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ask, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	value, err := c.QueryWorkflow(ask, id, run, workflows.StatusName)
 	s.unheard = trouble(err) != ""

@@ -54,7 +54,7 @@ meanwhile. After it died, run it again with the same key.
 
 Exit codes: 0 done, 1 failed, 2 the command line, the files or the key are wrong, 3 refused, 4 the file has no such
 credential.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneCredential,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.fd == 1 || o.fd == 2 || o.fd < noFD {
 				return usage(fmt.Errorf("--fd is %d: write 0, or a number from 3 on, as in --fd 3 3< FILE", o.fd))
@@ -83,6 +83,13 @@ credential.`,
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	o.temporal.Add(cmd)
 	return cmd
+}
+
+func oneCredential(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return errors.New("name one credential")
+	}
+	return nil
 }
 
 // noFD: the key is asked for on the terminal.

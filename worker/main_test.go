@@ -54,6 +54,7 @@ func TestTheWorkersExitCodes(t *testing.T) {
 		"an unknown command":                {[]string{"frob"}, exitUsage, `keyturn-worker: unknown command "frob"`},
 		"an unknown flag":                   {[]string{"--nonsense"}, exitUsage, "keyturn-worker: unknown flag: --nonsense"},
 		"an unknown flag of a command":      {[]string{"run", "--nonsense"}, exitUsage, "keyturn-worker: unknown flag: --nonsense"},
+		"an import of nothing":              {[]string{"import"}, exitUsage, "keyturn-worker: name one credential"},
 		"a configuration that is not there": {[]string{"--config", missing}, exitUsage, "none.yaml"},
 		"the same, asked to run":            {[]string{"run", "--config", missing}, exitUsage, "none.yaml"},
 		"a configuration that is invalid":   {[]string{"run", "--config", broken}, exitUsage, "acounts"},

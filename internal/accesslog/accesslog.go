@@ -126,7 +126,10 @@ func (l *Log) Read(ctx context.Context, keyID string, since time.Time) (key.Uses
 	if r.err != nil {
 		say("it was not read to its end: %s.", r.why())
 	}
-	if r.unreadable > 0 {
+	switch {
+	case r.unreadable == 1:
+		say("1 line could not be read.")
+	case r.unreadable > 1:
 		say("%d lines could not be read.", r.unreadable)
 	}
 	if begins := r.begins; begins.IsZero() || begins.After(since) {

@@ -77,6 +77,9 @@ func TestJudgeSigned(t *testing.T) {
 			claim := policy.Request{By: "mallory", Gate: inventory.GateRevoke, Run: "run-1", Evidence: "digest-1", Signed: &signed.Envelope{Signature: "s"}}
 			v := policy.Judge(policy.Approve, claim, c.proof, s)
 			assert.Equal(t, c.want, v.Reason, v.Message)
+			if name == "one from the future is not taken" {
+				assert.Contains(t, v.Message, "ahead: set right the clock of whoever signed it")
+			}
 			assert.Equal(t, c.want == policy.Accepted, v.Accepted)
 			assert.NotEqual(t, "mallory", v.By)
 			if v.Accepted {
@@ -154,6 +157,16 @@ func TestBindsIsWhatAnActivityCounts(t *testing.T) {
 		_, why := proof(change).Binds(place, now)
 		assert.NotEmpty(t, why, name)
 	}
+}
+
+// Where the clocks of two machines decide, they are named as why, with which one to set right.
+func TestAnOldSpecMayBeOneOfAClockThatIsBehind(t *testing.T) {
+	t.Parallel()
+	f := before()
+	f.Metadata.Generation = 101
+	plan := policy.Make(spec(credential()), f, noPulls, anyOnly)
+	require.NotEmpty(t, plan.Refusals)
+	assert.Contains(t, plan.Refusals[0].Message, "If this one is newer, the clock of who signed it is behind: set it right")
 }
 
 func TestRequestsThatAreNotRead(t *testing.T) {

@@ -183,7 +183,7 @@ func (c *Config) CheckSpec(spec inventory.Spec) []error {
 		approvals = cred.Approvals.Revoke.Count
 	}
 	if approvals < b.MinApprovals {
-		list = append(list, denied(cred.Environment, "minApprovals", fmt.Sprintf("%d approvals of the revoke gate", approvals)))
+		list = append(list, denied(cred.Environment, "minApprovals", fmt.Sprintf("a revoke gate with the count %d", approvals)))
 	}
 	if b.SignedApprovals && (cred.Approvals.Revoke == nil || cred.Approvals.Revoke.Trust != inventory.TrustSigned) {
 		list = append(list, denied(cred.Environment, "signedApprovals", "a revoke gate that takes unsigned approvals"))

@@ -191,7 +191,7 @@ func TestASpecAsksForNoLessThanTheBounds(t *testing.T) {
 		"a higher risk":       {func(c *inventory.Credential) { c.Risk = inventory.RiskCritical }, nil},
 		"an unknown risk":     {func(c *inventory.Credential) { c.Risk = "none" }, []string{"bounds.production.minRisk"}},
 		"a shorter overlap":   {func(c *inventory.Credential) { c.Overlap = day - 1 }, []string{"bounds.production.minOverlap"}},
-		"no approval":         {func(c *inventory.Credential) { c.Approvals.Revoke = nil }, []string{"0 approvals of the revoke gate is outside of bounds.production.minApprovals"}},
+		"no approval":         {func(c *inventory.Credential) { c.Approvals.Revoke = nil }, []string{"a revoke gate with the count 0 is outside of bounds.production.minApprovals"}},
 		"an approval of none": {func(c *inventory.Credential) { c.Approvals.Revoke = &inventory.Approval{} }, []string{"bounds.production.minApprovals"}},
 		"everything at once": {func(c *inventory.Credential) {
 			*c = inventory.Credential{Environment: "production", Risk: inventory.RiskLow}

@@ -205,6 +205,7 @@ func TestReplies(t *testing.T) {
 		"no verdict":                      {`echo '{"message":"hm"}'`, "lacks the field ok"},
 		"a verdict that is no boolean":    {`echo '{"ok":"yes"}'`, "not a JSON object"},
 		"a contradiction":                 {`echo '{"ok":true,"refused":true}'`, "both ok and refused"},
+		"well, after a byte order mark":   {`printf '\357\273\277{"ok":true}'`, ""},
 		"two replies":                     {`echo '{"ok":true}{"ok":false}'`, "more than one JSON object"},
 		"well, but failed":                {`echo '{"ok":true}'; echo sorry >&2; exit 3`, "exit status 3 (6 bytes on its standard error)"},
 		"killed by a signal":              {`echo '{"ok":true}'; kill -TERM $$`, "signal: terminated"},

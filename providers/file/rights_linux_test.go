@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -105,6 +106,48 @@ func TestAFileKeepsItsAttributes(t *testing.T) {
 	assert.Len(t, left, 1)
 }
 
+// What a folder gives to each new file in it, a file that is replaced does not get.
+func TestAFileGetsNoListOfItsFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
+	// Version 2; the owner rwx, user 1234 r, the group nothing, the mask r, others nothing.
+	list := "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xd2\x04\x00\x00" +
+		"\x04\x00\x00\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+	if err := unix.Setxattr(dir, "system.posix_acl_default", []byte(list), 0); err != nil {
+		t.Skipf("the file system of %s keeps no lists: %v", dir, err)
+	}
+	require.NoError(t, openTarget(t, anywhere, file.TargetConfig{Path: path}).Deliver(t.Context(), one("new")))
+	_, err := unix.Getxattr(path, "system.posix_acl_access", nil)
+	require.ErrorIs(t, err, unix.ENODATA)
+}
+
+// A new file is of its folder's group, where the worker may give it; where not, it is written all the same, and of the worker's.
+func TestANewFileIsOfItsFoldersGroup(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can prepare this; run the tests as root")
+	}
+	const mine, foreign = 2345, 4567
+	for group, want := range map[int]uint32{mine: mine, foreign: 65534} {
+		dir, err := os.MkdirTemp("", "keyturn") // whose parents everybody may pass
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
+		require.NoError(t, os.Chown(dir, 65534, group))
+		path := filepath.Join(dir, "key")
+		as(t, 65534, func() {
+			target := openTarget(t, anywhere, file.TargetConfig{Path: path, Mode: "0640"})
+			assert.NoError(t, target.Reach(t.Context(), "a"))
+			assert.NoError(t, target.Deliver(t.Context(), one("new")))
+		}, mine)
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		is := info.Sys().(*syscall.Stat_t)
+		assert.Equal(t, [2]uint32{65534, want}, [2]uint32{is.Uid, is.Gid}, "in a folder of group %d", group)
+	}
+}
+
 // What a delivery cannot do, the look before it says, in the same words.
 func TestReachDoesWhatDeliverDoes(t *testing.T) {
 	t.Parallel()
@@ -178,8 +221,8 @@ func TestReachDoesWhatDeliverDoes(t *testing.T) {
 	}
 }
 
-// as does something as another user, on a thread that ends with it.
-func as(t *testing.T, user int, do func()) {
+// as does something as another user, who is also in these groups, on a thread that ends with it.
+func as(t *testing.T, user int, do func(), groups ...uint32) {
 	t.Helper()
 	if user == 0 {
 		do()
@@ -190,6 +233,10 @@ func as(t *testing.T, user int, do func()) {
 		defer close(done)
 		runtime.LockOSThread() // never unlocked: nobody else gets this thread
 		const same = ^uintptr(0)
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
+			t.Errorf("joining groups %v: %v", groups, errno)
+			return
+		}
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, same, uintptr(user), same); errno != 0 {
 			t.Errorf("becoming group %d: %v", user, errno)
 			return
