@@ -115,6 +115,10 @@ func TestTheKeyInCurrentIsTheLastToFreeASlot(t *testing.T) {
 	assert.Equal(t, "key-new", got.Frees.KeyID)
 	assert.Len(t, got.Alive, 2)
 	assert.Empty(t, got.Stored)
+	f := staged()
+	assert.Equal(t, []string{"key-new"}, policy.Expose(credential(), f, []string{"key-old"}, "the-emergency").Stored)
+	f.Versions = f.Versions[:1]
+	assert.Empty(t, policy.Expose(credential(), f, []string{"key-old"}, "the-emergency").Stored, "its value is in no store")
 }
 
 // disabled are the facts once keyturn has disabled the retiring key.

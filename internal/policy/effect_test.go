@@ -35,13 +35,18 @@ func TestMayDeliver(t *testing.T) {
 		"not one that nobody could test":                        {staged(), says("key-new", policy.TestUnknown), incoming, policy.KeyNotTested},
 		"CURRENT that nobody could test, since it is that kept": {before(), says("key-old", policy.TestUnknown), retiring, policy.Allowed},
 		"CURRENT as the way back, though nobody could test it":  {staged(), says("key-old", policy.TestUnknown), retiring, policy.Allowed},
-		"not CURRENT that a test refuses":                       {staged(), says("key-old", policy.TestRefused), retiring, policy.IncomingNotLive},
-		"not CURRENT that is disabled":                          {staged(), func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, retiring, policy.IncomingNotLive},
-		"CURRENT that a rotation has promoted":                  {promoted(), says("key-new", policy.TestPasses), incoming, policy.Allowed},
-		"not when nobody could test that one":                   {promoted(), says("key-new", policy.TestUnknown), incoming, policy.KeyNotTested},
-		"a retiring key, though nobody could test it":           {promoted(), says("key-old", policy.TestUnknown), retiring, policy.Allowed},
-		"not one that a test refuses, though it is listed":      {promoted(), says("key-old", policy.TestRefused), retiring, policy.IncomingNotLive},
-		"not one from which nothing leads back":                 {promoted(), func(f *policy.Facts) { f.Metadata.Keys[1].KeptAt = now }, retiring, policy.WayBackOver},
+		"also beside an earlier one": {staged(), func(f *policy.Facts) {
+			f.Keys = append(f.Keys, key.Info{KeyID: "key-z", State: key.Active})
+			f.Versions = append(f.Versions, stored("v0", "key-z", "fp:z", key.Previous))
+			says("key-old", policy.TestUnknown)(f)
+		}, retiring, policy.Allowed},
+		"not CURRENT that a test refuses":                  {staged(), says("key-old", policy.TestRefused), retiring, policy.IncomingNotLive},
+		"not CURRENT that is disabled":                     {staged(), func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, retiring, policy.IncomingNotLive},
+		"CURRENT that a rotation has promoted":             {promoted(), says("key-new", policy.TestPasses), incoming, policy.Allowed},
+		"not when nobody could test that one":              {promoted(), says("key-new", policy.TestUnknown), incoming, policy.KeyNotTested},
+		"a retiring key, though nobody could test it":      {promoted(), says("key-old", policy.TestUnknown), retiring, policy.Allowed},
+		"not one that a test refuses, though it is listed": {promoted(), says("key-old", policy.TestRefused), retiring, policy.IncomingNotLive},
+		"not one from which nothing leads back":            {promoted(), func(f *policy.Facts) { f.Metadata.Keys[1].KeptAt = now }, retiring, policy.WayBackOver},
 		"not a stranger's": {staged(), func(f *policy.Facts) {
 			f.Keys = append(f.Keys, key.Info{KeyID: "stranger", State: key.Active})
 		}, key.Ref{KeyID: "stranger"}, policy.NotOurs},
@@ -296,6 +301,98 @@ func TestMayMint(t *testing.T) {
 			assert.Equal(t, c.want, d.Reason, d.Message)
 			assert.Equal(t, len(c.approvals) == 1 && c.approvals[0].BreakGlass, d.Broke != nil, "it is owed a review")
 		})
+	}
+}
+
+// Where nothing proves whose an approval is, none passes a gate alone; and where nobody is asked, nobody more is.
+func TestWhatAGateAsksFor(t *testing.T) {
+	t.Parallel()
+	c := credential()
+	c.Approvals.Signoff = &inventory.Approval{Count: 2, Trust: inventory.TrustAny}
+	alone := policy.Verdict{ID: "c", Action: policy.Approve, Gate: inventory.GateSignoff, By: "cam", Accepted: true, Verified: true, BreakGlass: true, At: now}
+	assert.Equal(t, policy.ApprovalsMissing, policy.MayMint(c, before(), []policy.Verdict{alone}).Reason)
+	assert.Equal(t, 2, policy.Needs(c, inventory.GateSignoff, true).Count, "uses tell nothing of a mint")
+	assert.Equal(t, 2, policy.Needs(c, inventory.GateRevoke, true).Count)
+	assert.Equal(t, 1, policy.Needs(c, inventory.GateRevoke, false).Count)
+	c.Approvals.Revoke.Count = 0
+	assert.Zero(t, policy.Needs(c, inventory.GateRevoke, true).Count)
+}
+
+// Since when a key is quiet is told as of the last moment at which somebody may have had it.
+func TestSinceWhenAKeyIsQuiet(t *testing.T) {
+	t.Parallel()
+	at := now.Add(-10 * time.Hour)
+	for name, change := range map[string]func(*policy.Facts){
+		"it was used":                  func(f *policy.Facts) { f.Keys[0].LastUsedAt = at },
+		"it was delivered":             func(f *policy.Facts) { f.Metadata.Keys[0].DeliveredAt = at },
+		"the other one was attested":   func(f *policy.Facts) { f.Metadata.Keys[1].AttestedAt = at },
+		"the other one became CURRENT": func(f *policy.Facts) { f.Metadata.Keys[1].PromotedAt = at },
+	} {
+		f := promoted()
+		change(&f)
+		assert.Equal(t, at, policy.Gather(credential(), f, retiring, incoming).QuietSince, name)
+	}
+	for name, change := range map[string]func(*policy.Facts){
+		"it was used":                     func(f *policy.Facts) { f.Keys[1].LastUsedAt = at },
+		"it was delivered":                func(f *policy.Facts) { f.Metadata.Keys[1].DeliveredAt = at },
+		"the kept one was delivered back": func(f *policy.Facts) { f.Metadata.Keys[0].DeliveredAt = at },
+		"the kept one was attested":       func(f *policy.Facts) { f.Metadata.Keys[0].AttestedAt = at },
+	} {
+		f := staged()
+		f.Keys[1].LastUsedAt = now.Add(-58 * time.Hour)
+		change(&f)
+		assert.Equal(t, at, policy.Gather(credential(), f, incoming, retiring).QuietSince, name)
+	}
+}
+
+// Of a key that only the store tells of, its labels say what it is: none but one that is PENDING alone was never kept.
+func TestStandingsByLabels(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		labels []key.Label
+		want   policy.Standing
+	}{
+		"no label":             {nil, policy.StandingRetired},
+		"PREVIOUS":             {[]key.Label{key.Previous}, policy.StandingRetired},
+		"PENDING":              {[]key.Label{key.Pending}, policy.StandingIncoming},
+		"PENDING and PREVIOUS": {[]key.Label{key.Pending, key.Previous}, policy.StandingRetired},
+	} {
+		f := before()
+		f.Keys = append(f.Keys, key.Info{KeyID: "key-x", State: key.Active})
+		f.Versions = append(f.Versions, stored("v2", "key-x", "fp:x", c.labels...))
+		assert.Equal(t, c.want, f.Standings(nil)["key-x"], name)
+	}
+	f := before()
+	f.Versions, f.Metadata.Keys = nil, nil
+	f.Keys = append(f.Keys, key.Info{KeyID: "key-x", State: key.Disabled})
+	assert.Equal(t, policy.StandingCurrent, f.Standings([]string{"key-old", "key-x"})["key-old"], "of adopted keys, the one that is active")
+	f.Keys[1].State = key.Active
+	assert.Equal(t, policy.StandingRetired, f.Standings([]string{"key-old", "key-x"})["key-old"], "of two, none")
+}
+
+// Only when CURRENT is the key of before again has a rotation turned back from its own.
+func TestWhetherARotationTurnedBackFromItsKey(t *testing.T) {
+	t.Parallel()
+	back := func() policy.Facts {
+		f := promoted()
+		f.Versions[0].Labels, f.Versions[1].Labels = f.Versions[1].Labels, f.Versions[0].Labels
+		f.Metadata.Keys[1].TurnedBackAt = now
+		return f
+	}
+	f := back()
+	assert.True(t, f.TurnedBackFrom(f.Metadata.Keys[1]))
+	assert.Equal(t, policy.StandingIncoming, f.Standings(nil)["key-new"])
+	for name, change := range map[string]func(*policy.Facts){
+		"it did not turn back":                   func(f *policy.Facts) { f.Metadata.Keys[1].TurnedBackAt = time.Time{} },
+		"CURRENT is still the key":               func(f *policy.Facts) { f.Versions = promoted().Versions },
+		"CURRENT is none of ours":                func(f *policy.Facts) { f.Metadata.Keys[0].KeyID = "key-z" },
+		"when CURRENT was promoted is not known": func(f *policy.Facts) { f.Metadata.Keys[0].PromotedAt = time.Time{} },
+		"CURRENT was promoted later":             func(f *policy.Facts) { f.Metadata.Keys[0].PromotedAt = now },
+	} {
+		f := back()
+		change(&f)
+		assert.False(t, f.TurnedBackFrom(f.Metadata.Keys[1]), name)
+		assert.NotEqual(t, policy.StandingIncoming, f.Standings(nil)["key-new"], name)
 	}
 }
 

@@ -157,6 +157,7 @@ func TestMayRevoke(t *testing.T) {
 		"a key that somebody else disabled may not":             {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = time.Time{} }, policy.NotDisabled},
 		"one that another run disabled may not":                 {func(f *policy.Facts) { f.Metadata.Keys[0].DisablingRun = "run-0" }, policy.NotDisabled},
 		"a soak that is not over holds it":                      {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = now.Add(-23 * time.Hour) }, policy.SoakNotOver},
+		"one that is over does not":                             {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = now.Add(-24 * time.Hour) }, policy.Allowed},
 		"somebody who used it since holds it": {func(f *policy.Facts) {
 			f.Metadata.Keys[0].DisablingAt, f.Keys[0].LastUsedAt = now.Add(-25*time.Hour), now.Add(-time.Minute)
 		}, policy.RetiringMissed},
@@ -208,10 +209,12 @@ func TestAnApprovalMayGrowOldInTheSoak(t *testing.T) {
 func TestOnlyWhatAKeyWasDisabledOnLetsItBeDestroyed(t *testing.T) {
 	t.Parallel()
 	f := promoted()
+	signed := approval("ann", now.Add(-time.Hour))
+	signed.Verified = true
+	assert.Equal(t, policy.Allowed, policy.MayDisable(credential(), f, retiring, incoming, []policy.Verdict{signed}).Reason)
 	f.Keys[0].State = key.Disabled
 	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt, f.Metadata.Keys[0].DisablingRun = now.Add(-25*time.Hour), now.Add(-25*time.Hour), "run-1"
-	signed := approval("ann", now.Add(-26*time.Hour))
-	signed.Verified = true
+	signed.At = now.Add(-26 * time.Hour)
 	assert.Equal(t, policy.ApprovalsMissing, policy.MayRevoke(credential(), f, retiring, incoming, "run-1", []policy.Verdict{signed}).Reason)
 	f.Metadata.Keys[0].Approvals = []string{signed.ID}
 	assert.Equal(t, policy.Allowed, policy.MayRevoke(credential(), f, retiring, incoming, "run-1", []policy.Verdict{signed}).Reason)
@@ -301,6 +304,7 @@ func TestMayDiscard(t *testing.T) {
 		}, policy.DeliveryNotOver},
 		"who pulls in a later wave does not read PENDING": {func(f *policy.Facts) {
 			f.Metadata.Keys[1].DeliveredAt, f.Instances[1].Pulls = time.Time{}, true
+			f.Keys[1].LastUsedAt = now
 		}, policy.Allowed},
 		"a delivery counts from then also where a canary reads PENDING": {func(f *policy.Facts) {
 			f.Metadata.Keys[1].DeliveredAt = now.Add(-5 * time.Hour)
