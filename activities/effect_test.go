@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -311,4 +312,47 @@ func TestWhereNoUseIsToldOneMoreApproves(t *testing.T) {
 	assert.Equal(t, []string{"key-old active", c.incoming.KeyID + " active"}, c.keys())
 	assert.True(t, approved("ann", "ben").OK)
 	assert.Equal(t, []string{"key-old " + string(key.Disabled), c.incoming.KeyID + " active"}, c.keys())
+}
+
+// The last look before a key is gone for good is at its record and at the lease: what another worker wrote since it was judged holds it.
+func TestAKeyIsNotDestroyedOnARecordThatIsPast(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		write func(m *key.Metadata, at int)
+		says  string
+	}{
+		"another worker sends somebody to the key": {func(m *key.Metadata, at int) { m.Keys[at].DeliveredAt = m.Keys[at].DeliveredAt.Add(time.Minute) }, "another worker has just acted on key"},
+		"another run has taken over": {func(m *key.Metadata, _ int) {
+			next := *m.Lease
+			next.Run = "next-run"
+			m.Lease = &next
+		}, `run "next-run" of rotation/payments-api has taken over`},
+	} {
+		for _, effect := range []string{"destroying the retiring key", "destroying the incoming key"} {
+			t.Run(effect+": "+name, func(t *testing.T) {
+				t.Parallel()
+				e := effects[effect]
+				c := before(t, e.before, e.wait)
+				writes := 0
+				c.world.On(memory.OpPutMetadata, func(p memory.Phase) {
+					if p != memory.After {
+						return
+					}
+					if writes++; writes != e.writes {
+						return
+					}
+					away, m := c.retiring.KeyID, c.metadata()
+					if effect == "destroying the incoming key" {
+						away = c.incoming.KeyID
+					}
+					x.write(&m, slices.IndexFunc(m.Keys, func(k key.Owned) bool { return k.KeyID == away }))
+					_, err := c.world.Store("payments-api").PutMetadata(t.Context(), m)
+					assert.NoError(t, err)
+				})
+				_, err := e.ask(c, 1)
+				require.ErrorContains(t, err, x.says)
+				assert.Empty(t, c.world.Happened(memory.OpDestroy))
+			})
+		}
+	}
 }

@@ -65,13 +65,30 @@ func TestExpose(t *testing.T) {
 		frees         string
 		currentIsSafe bool
 	}{
-		"there is no other":                      {before(), func(*policy.Facts) {}, "", "", false},
-		"a rotation has minted one":              {staged(), func(*policy.Facts) {}, "key-new", "", false},
-		"a rotation has turned back from it":     {turnedBack(staged()), func(*policy.Facts) {}, "key-new", "", false},
-		"it is CURRENT already":                  {promoted(), func(*policy.Facts) {}, "", "", true},
-		"its value is in no store any more":      {staged(), func(f *policy.Facts) { f.Versions = f.Versions[:1] }, "", "key-old", false},
-		"another rotation left it untested":      {staged(), func(f *policy.Facts) { others(f).VerifiedAt = time.Time{} }, "", "key-old", false},
-		"this one has minted it, and not tested": {staged(), func(f *policy.Facts) { *others(f) = key.Owned{Ref: incoming, Rotation: emergency} }, "", "", false},
+		"there is no other":                            {before(), func(*policy.Facts) {}, "", "", false},
+		"a rotation has minted one":                    {staged(), func(*policy.Facts) {}, "key-new", "", false},
+		"a rotation has turned back from it":           {turnedBack(staged()), func(*policy.Facts) {}, "key-new", "", false},
+		"it is CURRENT already":                        {promoted(), func(*policy.Facts) {}, "", "", true},
+		"its value is in no store any more":            {staged(), func(f *policy.Facts) { f.Versions = f.Versions[:1] }, "", "key-old", false},
+		"another rotation left it untested":            {staged(), func(f *policy.Facts) { others(f).VerifiedAt = time.Time{} }, "", "key-old", false},
+		"this one has minted it, and not tested":       {staged(), func(f *policy.Facts) { *others(f) = key.Owned{Ref: incoming, Rotation: emergency} }, "", "", false},
+		"a rotation has minted one, which is disabled": {staged(), func(f *policy.Facts) { f.Keys[1].State = key.Disabled }, "", "key-old", false},
+		"one that nobody had, of a rotation that ended since": {staged(), func(f *policy.Facts) {
+			others(f).DeliveredAt, f.Metadata.LastRotation = time.Time{}, &key.LastRotation{ID: rotationID, Outcome: "completed", At: now}
+		}, "", "key-old", false},
+		"this one has minted it, and nobody could test it now": {staged(), func(f *policy.Facts) {
+			others(f).Rotation = emergency
+			says("key-new", policy.TestUnknown)(f)
+		}, "key-new", "", false},
+		"this one has minted one, which is disabled": {staged(), func(f *policy.Facts) { others(f).Rotation, f.Keys[1].State = emergency, key.Disabled }, "", "key-old", false},
+		"another incident exposed that one":          {staged(), func(f *policy.Facts) { f.Metadata.Exposed = map[string]string{"key-new": "incident/other"} }, "", "key-old", false},
+		"what a mint left has the other slot":        {interrupted([]int{0}, 5), func(f *policy.Facts) { f.Capabilities.Slots = 2 }, "", "", false},
+		"so has what it may have left":               {interrupted([]int{0}, -60), func(f *policy.Facts) { f.Capabilities.Slots = 2 }, "", "", false},
+		"a lost key has the other slot": {staged(), func(f *policy.Facts) {
+			f.Versions, others(f).StoreVersion, others(f).VerifiedAt = f.Versions[:1], "", time.Time{}
+		}, "", "", false},
+		"a staged key that is not on record": {staged(), func(f *policy.Facts) { f.Metadata.Keys = f.Metadata.Keys[:1] }, "", "", false},
+		"an issuer that has no slots":        {staged(), func(f *policy.Facts) { f.Keys[1].State, f.Capabilities.Slots = key.Disabled, 0 }, "", "", false},
 		"a stranger has the other slot": {before(), func(f *policy.Facts) {
 			f.Keys = append(f.Keys, key.Info{KeyID: "stranger", State: key.Active})
 		}, "", "key-old", false},
@@ -80,13 +97,28 @@ func TestExpose(t *testing.T) {
 			t.Parallel()
 			f := x.facts
 			x.change(&f)
-			expose(&f, "key-old")
+			if f.Metadata.Exposed == nil {
+				expose(&f, "key-old")
+			}
 			got := policy.Expose(credential(), f, []string{"key-old"}, emergency)
 			assert.Equal(t, !x.currentIsSafe, got.CurrentExposed)
 			assert.Equal(t, x.incoming, got.Incoming.KeyID)
 			assert.Equal(t, x.frees, got.Frees.KeyID)
 		})
 	}
+}
+
+// Of several, one that consumers have is the last to be destroyed for its slot.
+func TestTheKeyInCurrentIsTheLastToFreeASlot(t *testing.T) {
+	t.Parallel()
+	got := policy.Expose(credential(), staged(), []string{"key-old", "key-new"}, "the-emergency")
+	assert.Equal(t, "key-new", got.Frees.KeyID)
+	assert.Len(t, got.Alive, 2)
+	assert.Empty(t, got.Stored)
+	f := staged()
+	assert.Equal(t, []string{"key-new"}, policy.Expose(credential(), f, []string{"key-old"}, "the-emergency").Stored)
+	f.Versions = f.Versions[:1]
+	assert.Empty(t, policy.Expose(credential(), f, []string{"key-old"}, "the-emergency").Stored, "its value is in no store")
 }
 
 // disabled are the facts once keyturn has disabled the retiring key.

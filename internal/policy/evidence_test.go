@@ -104,6 +104,29 @@ func TestMayDisable(t *testing.T) {
 			c.Approvals.Revoke.ApprovalExpires = inventory.Duration(30 * time.Minute)
 		}, policy.ApprovalsMissing},
 		"without a gate nobody is asked": {func(c *inventory.Credential, _ *policy.Facts) { c.Approvals.Revoke = nil }, policy.Allowed},
+		"nor by one of no approvals, though no use is told": {func(c *inventory.Credential, f *policy.Facts) {
+			c.Approvals.Revoke.Count, f.Keys[0].LastUsedAt = 0, time.Time{}
+		}, policy.Allowed},
+		"an adopted key that no record tells of may have had consumers, though no use is told": {func(c *inventory.Credential, f *policy.Facts) {
+			c.Adopt, f.Metadata.Keys, f.Keys[0].LastUsedAt = []string{"key-old"}, f.Metadata.Keys[1:], time.Time{}
+		}, policy.ApprovalsMissing},
+		"a retiring key that was delivered again begins the window": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[0].DeliveredAt = now.Add(-6 * time.Hour)
+		}, policy.RetiringNotQuiet},
+		"so does when the last one attested, by the clock of who reports": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].AttestedAt, f.Metadata.Keys[1].AttestedReport = now.Add(-8*time.Hour), now.Add(-5*time.Hour)
+			f.Keys[0].ReportedAt = now
+		}, policy.RetiringNotQuiet},
+		"an incoming key that consumers have by promotion alone is theirs": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[1].DeliveredAt = time.Time{}
+		}, policy.Allowed},
+		"an approval is spent once somebody enabled the key again": {func(_ *inventory.Credential, f *policy.Facts) {
+			mine := &f.Metadata.Keys[0]
+			mine.Approvals, mine.DisablingAt, mine.DisabledAt = []string{"nonce-1"}, now.Add(-time.Minute), now.Add(-time.Minute)
+		}, policy.ApprovalsMissing},
+		"not while it is being disabled on it": {func(_ *inventory.Credential, f *policy.Facts) {
+			f.Metadata.Keys[0].Approvals, f.Metadata.Keys[0].DisablingAt = []string{"nonce-1"}, now.Add(-time.Minute)
+		}, policy.Allowed},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -134,6 +157,7 @@ func TestMayRevoke(t *testing.T) {
 		"a key that somebody else disabled may not":             {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = time.Time{} }, policy.NotDisabled},
 		"one that another run disabled may not":                 {func(f *policy.Facts) { f.Metadata.Keys[0].DisablingRun = "run-0" }, policy.NotDisabled},
 		"a soak that is not over holds it":                      {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = now.Add(-23 * time.Hour) }, policy.SoakNotOver},
+		"one that is over does not":                             {func(f *policy.Facts) { f.Metadata.Keys[0].DisabledAt = now.Add(-24 * time.Hour) }, policy.Allowed},
 		"somebody who used it since holds it": {func(f *policy.Facts) {
 			f.Metadata.Keys[0].DisablingAt, f.Keys[0].LastUsedAt = now.Add(-25*time.Hour), now.Add(-time.Minute)
 		}, policy.RetiringMissed},
@@ -185,10 +209,12 @@ func TestAnApprovalMayGrowOldInTheSoak(t *testing.T) {
 func TestOnlyWhatAKeyWasDisabledOnLetsItBeDestroyed(t *testing.T) {
 	t.Parallel()
 	f := promoted()
+	signed := approval("ann", now.Add(-time.Hour))
+	signed.Verified = true
+	assert.Equal(t, policy.Allowed, policy.MayDisable(credential(), f, retiring, incoming, []policy.Verdict{signed}).Reason)
 	f.Keys[0].State = key.Disabled
 	f.Metadata.Keys[0].DisablingAt, f.Metadata.Keys[0].DisabledAt, f.Metadata.Keys[0].DisablingRun = now.Add(-25*time.Hour), now.Add(-25*time.Hour), "run-1"
-	signed := approval("ann", now.Add(-26*time.Hour))
-	signed.Verified = true
+	signed.At = now.Add(-26 * time.Hour)
 	assert.Equal(t, policy.ApprovalsMissing, policy.MayRevoke(credential(), f, retiring, incoming, "run-1", []policy.Verdict{signed}).Reason)
 	f.Metadata.Keys[0].Approvals = []string{signed.ID}
 	assert.Equal(t, policy.Allowed, policy.MayRevoke(credential(), f, retiring, incoming, "run-1", []policy.Verdict{signed}).Reason)
@@ -272,6 +298,22 @@ func TestMayDiscard(t *testing.T) {
 		"a key that was turned back from may": {func(f *policy.Facts) {
 			f.Versions[1].Labels = []key.Label{key.Previous}
 		}, policy.Allowed},
+		"one that is gone needs nothing more": {func(f *policy.Facts) { f.Keys = f.Keys[:1] }, policy.Allowed},
+		"an attempt that may still deliver it holds it": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].Delivering = map[string]time.Time{"of a run before": now.Add(-time.Minute)}
+		}, policy.DeliveryNotOver},
+		"who pulls in a later wave does not read PENDING": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].DeliveredAt, f.Instances[1].Pulls = time.Time{}, true
+			f.Keys[1].LastUsedAt = now
+		}, policy.Allowed},
+		"a delivery counts from then also where a canary reads PENDING": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].DeliveredAt = now.Add(-5 * time.Hour)
+			f.Keys[1].LastUsedAt, f.Instances[0].Pulls = time.Time{}, true
+		}, policy.RetiringNotQuiet},
+		"and where no record tells of it, from when the key was made": {func(f *policy.Facts) {
+			f.Metadata.Keys, f.Keys[1].CreatedAt = f.Metadata.Keys[:1], now.Add(-5*time.Hour)
+			f.Keys[1].LastUsedAt, f.Instances[0].Pulls = time.Time{}, true
+		}, policy.RetiringNotQuiet},
 		"a promoted key may not, whoever says that it is unwanted": {func(f *policy.Facts) {
 			f.Metadata.Keys[1].PromotedAt = now.Add(-8 * time.Hour)
 			f.Versions[1].Labels = []key.Label{key.Previous}
@@ -284,6 +326,7 @@ func TestMayDiscard(t *testing.T) {
 			c.change(&f)
 			d := policy.MayDiscard(credential(), f, incoming)
 			assert.Equal(t, c.want, d.Reason, d.Message)
+			assert.Equal(t, d.OK, policy.MayDiscardAll(credential(), f, []key.Ref{incoming}).OK)
 		})
 	}
 }

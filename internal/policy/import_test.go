@@ -23,8 +23,14 @@ func TestMayImport(t *testing.T) {
 		change func(*policy.Facts, *policy.Importing)
 		want   policy.Reason
 	}{
-		"a key that the issuer takes":           {nil, policy.Allowed},
-		"a key that the issuer has":             {atIssuer, policy.Allowed},
+		"a key that the issuer takes":         {nil, policy.Allowed},
+		"a key that the issuer has":           {atIssuer, policy.Allowed},
+		"one that it has, and would not take": {func(f *policy.Facts, in *policy.Importing) { atIssuer(f, in); in.CanImport = false }, policy.Allowed},
+		"one that has a slot, though all are taken": {func(f *policy.Facts, in *policy.Importing) {
+			atIssuer(f, in)
+			f.Keys = append(f.Keys, key.Info{KeyID: "b"})
+		}, policy.Allowed},
+		"one at an issuer without slots":        {func(f *policy.Facts, _ *policy.Importing) { f.Capabilities.Slots, f.Keys = 0, []key.Info{{KeyID: "a"}} }, policy.Allowed},
 		"one that it has not and does not take": {func(_ *policy.Facts, in *policy.Importing) { in.CanImport = false }, policy.NotAtIssuer},
 		"one whose ID is another key's":         {func(f *policy.Facts, in *policy.Importing) { atIssuer(f, in); in.Known = false }, policy.NotAtIssuer},
 		"one that is disabled":                  {func(f *policy.Facts, in *policy.Importing) { atIssuer(f, in); f.Keys[0].State = key.Disabled }, policy.RetiringKeyDisabled},

@@ -19,13 +19,14 @@ func TestMayPrune(t *testing.T) {
 		version string
 		want    policy.Reason
 	}{
-		"a version that is gone":       {staged(), nil, "v9", policy.Allowed},
-		"what CURRENT is, never":       {promoted(), nil, "v2", policy.CurrentMoved},
-		"that of an unwanted key":      {staged(), nil, "v2", policy.Allowed},
-		"that of a dead key":           {promoted(), func(f *policy.Facts) { f.Versions[0].KeyID = "" }, "v1", policy.Allowed},
-		"not that of the way back":     {promoted(), nil, "v1", policy.NotOurs},
-		"PENDING that somebody reads":  {staged(), pulls, "v2", policy.Allowed},
-		"not when CURRENT is disabled": {staged(), func(f *policy.Facts) { pulls(f); f.Keys[0].State = key.Disabled }, "v2", policy.RetiringKeyNotLive},
+		"a version that is gone":                         {staged(), nil, "v9", policy.Allowed},
+		"what CURRENT is, never":                         {promoted(), nil, "v2", policy.CurrentMoved},
+		"that of an unwanted key":                        {staged(), nil, "v2", policy.Allowed},
+		"that of a dead key":                             {promoted(), func(f *policy.Facts) { f.Versions[0].KeyID = "" }, "v1", policy.Allowed},
+		"not that of the way back":                       {promoted(), nil, "v1", policy.NotOurs},
+		"PENDING that somebody reads":                    {staged(), pulls, "v2", policy.Allowed},
+		"PENDING that nobody reads, whatever CURRENT is": {staged(), func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, "v2", policy.Allowed},
+		"not when CURRENT is disabled":                   {staged(), func(f *policy.Facts) { pulls(f); f.Keys[0].State = key.Disabled }, "v2", policy.RetiringKeyNotLive},
 		"not when CURRENT is refused": {staged(), func(f *policy.Facts) {
 			pulls(f)
 			f.Tests = map[string]policy.Test{"key-old": {Result: policy.TestRefused}}
