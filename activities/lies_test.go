@@ -76,6 +76,7 @@ var lies = map[reflect.Type]func(c *crashCase) []any{
 	reflect.TypeFor[[]policy.Finding](): func(*crashCase) []any {
 		return []any{[]policy.Finding{{Kind: "retired-key-alive", Credential: "payments-api", About: "key-old"}}}
 	},
+	reflect.TypeFor[activities.Frozen]():   func(*crashCase) []any { return []any{activities.Frozen{Done: []string{"memory (1 of 1)"}}} },
 	reflect.TypeFor[activities.News]():     func(*crashCase) []any { return []any{activities.NewsEnded, activities.NewsUnconfirmed} },
 	reflect.TypeFor[map[string][]string](): func(*crashCase) []any { return []any{map[string][]string{"payments-api": {"key-old"}}} },
 	reflect.TypeFor[time.Duration]():       func(*crashCase) []any { return []any{-time.Hour, 1000 * time.Hour} },

@@ -154,7 +154,7 @@ func (r *rotation) notice(format string, args ...any) {
 // reply is a notice to whoever sent a signal, who gets no other answer: of one that is sent again it is the last notice again, with the time.
 func (r *rotation) reply(format string, args ...any) {
 	const at = " (at "
-	text := clip(fmt.Sprintf(format, args...))
+	text := outside.Cut(clip(fmt.Sprintf(format, args...)), maxSaid-len(at+"15:04:05 UTC)"))
 	r.Status.Notices = slices.DeleteFunc(r.Status.Notices, func(n string) bool { return strings.HasPrefix(n, text+at) })
 	r.notice("%s%s%s)", text, at, workflow.Now(r.ctx).UTC().Format("15:04:05 UTC"))
 }
@@ -252,9 +252,12 @@ func (r *rotation) tell(severity, what, subject, body string) {
 	})
 }
 
+// maxSaid bounds, in bytes, one text of a status.
+const maxSaid = 1000
+
 // clip bounds a text that may come from outside, and leaves nothing in it that a terminal obeys. It may be
 // called again.
-func clip(s string) string { return outside.Lines(s, 1000) }
+func clip(s string) string { return outside.Lines(s, maxSaid) }
 
 // Markdown is the status as the Web UI shows it: first whose it is, who asked, what it waits for, and how to decide.
 func (s Status) Markdown(now time.Time) string {
