@@ -139,7 +139,7 @@ func TestAnImportThatIsRefusedSaysWhy(t *testing.T) {
 		"a format that is none":                 {importKeyInUse, []string{"-o", "xml"}, exitUsage, "--output"},
 		"a key to sign with that is not there":  {importKeyInUse, []string{"--sign", "/none"}, exitUsage, "/none"},
 		"no file descriptor and no terminal":    {importKeyInUse, []string{"--fd", "-1", "--allow-unsigned"}, exitUsage, "no terminal"},
-		"a key on the command line, by mistake": {importKeyInUse, []string{"a-second-argument"}, exitUsage, "accepts 1 arg"},
+		"a key on the command line, by mistake": {importKeyInUse, []string{"a-second-argument"}, exitUsage, "name one credential"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
