@@ -110,7 +110,7 @@ type Rotation struct {
 	AskedAt time.Time `json:"askedAt,omitzero"`
 	// Emergency is by what a rotation acts whose credential has exposed keys; nil for a routine one.
 	Emergency *Emergency `json:"emergency,omitempty"`
-	// Start is how the rotation was begun, as Inspect and LookWhetherDue are told.
+	// Start is how the rotation was begun, as Inspect, Issue and LookWhetherDue are told.
 	Start policy.Start `json:"start,omitzero"`
 	// KeysAlone has a watch look at nothing else.
 	KeysAlone bool `json:"keysAlone,omitempty"`

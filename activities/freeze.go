@@ -25,8 +25,6 @@ type FreezeInput struct {
 	Emergency
 	// Until is when it ends by itself.
 	Until time.Time `json:"until,omitzero"`
-	// Shown is what became of the hooks before: only what is new is put on record.
-	Shown Frozen `json:"shown,omitzero"`
 }
 
 // Frozen is what became of each hook.
@@ -68,11 +66,11 @@ func (a *Activities) Unfreeze(ctx context.Context, in FreezeInput) (Frozen, erro
 	return a.recordFreeze(ctx, audit.DeploymentsThawed, d, in, thawed), nil
 }
 
-// recordFreeze writes into the audit record of each credential of the declaration what became of the hooks, where that is new. That it cannot
-// is a failure beside theirs: what they did is done.
+// recordFreeze writes into the audit record of each credential of the declaration what became of the hooks, each time. That it cannot is a
+// failure beside theirs: what they did is done.
 func (a *Activities) recordFreeze(ctx context.Context, kind audit.Type, d incident.Declaration, in FreezeInput, now Frozen) Frozen {
-	if slices.Equal(now.Done, in.Shown.Done) && slices.Equal(now.Failed, in.Shown.Failed) {
-		return now
+	if len(now.Done)+len(now.Failed) == 0 {
+		return now // there are no hooks
 	}
 	run, at := activity.GetInfo(ctx).WorkflowExecution.RunID, a.Now().UTC()
 	detail := map[string]string{"incident": d.Incident, "hooks": strings.Join(now.Done, ", "), "failed": strings.Join(now.Failed, "; ")}

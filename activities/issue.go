@@ -93,7 +93,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	if !in.Resume.IsZero() {
 		return a.takeUp(ctx, s, in, facts)
 	}
-	if err := a.signedOff(ctx, s, in, facts); err != nil {
+	if err := a.mayMint(ctx, s, in, facts); err != nil {
 		return ref, ends, err
 	}
 	if err := a.Audit.Append(ctx, a.event(ctx, in.Rotation, s, audit.RotationStarted, "", nil)); err != nil {
@@ -113,7 +113,7 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 		if facts, err = s.facts(ctx, false); err != nil {
 			return ref, ends, err
 		}
-		if err := a.signedOff(ctx, s, in, facts); err != nil {
+		if err := a.mayMint(ctx, s, in, facts); err != nil {
 			return ref, ends, err
 		}
 	}
@@ -177,13 +177,18 @@ func (a *Activities) issueAndStage(ctx context.Context, s *site, in IssueInput) 
 	return ref, issued.Key.ExpiresAt, err
 }
 
-// signedOff refuses a mint that nobody approved, where the sign-off gate asks for it: what a workflow waited for
-// is only what a history says. What is approved is to replace the key that is current by the facts.
-func (a *Activities) signedOff(ctx context.Context, s *site, in IssueInput, facts policy.Facts) error {
+// mayMint refuses a mint in a blackout, which may have begun while the rotation waited, and one that nobody approved where the sign-off
+// gate asks for it: what a workflow waited for is only what a history says. What is approved is to replace the key that is current by the
+// facts.
+func (a *Activities) mayMint(ctx context.Context, s *site, in IssueInput, facts policy.Facts) error {
 	if s.declared != nil { // by somebody whom the worker configuration names
 		return nil
 	}
 	c := s.spec.Credential
+	if d := policy.MayStart(c, in.Start, true, a.Now()); !d.OK {
+		refusing(ctx, d)
+		return fmt.Errorf("%w: %s", providers.ErrDenied, d.Message)
+	}
 	gate := in.Rotation
 	gate.Retiring, gate.Incoming = key.Ref{}, key.Ref{}
 	for keyID, standing := range facts.Standings(c.Adopt) {

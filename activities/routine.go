@@ -145,6 +145,8 @@ type SlotInput struct {
 	Spec inventory.SignedSpec `json:"spec"`
 	// Unpromoted asks for one of those between issue and promotion.
 	Unpromoted bool `json:"unpromoted,omitempty"`
+	// Begun: it has an incoming key already, so that the calendar is asked no more.
+	Begun bool `json:"begun,omitempty"`
 	// Lost is the slot that somebody else took first; 0 for none.
 	Lost int `json:"lost,omitempty"`
 	// RotateBy of the key, and Since when it was fired, are its place in the line.
@@ -171,11 +173,11 @@ func (a *Activities) AwaitSlot(ctx context.Context, in SlotInput) (Slot, error) 
 	if a.Index == nil {
 		return Slot{Number: 1, Decision: policy.Decision{OK: true, Reason: policy.Allowed}}, nil
 	}
+	if d := policy.MayBegin(spec.Credential, a.Now()); !d.OK && !in.Begun {
+		return Slot{Decision: d}, nil
+	}
 	if in.Unpromoted {
 		return a.awaitUnpromoted(ctx, spec.Credential, in)
-	}
-	if d := policy.MayBegin(spec.Credential, a.Now()); !d.OK {
-		return Slot{Decision: d}, nil
 	}
 	who := policy.Waiter{Credential: spec.Credential.Name, Environment: spec.Credential.Environment, Risk: spec.Credential.Risk, RotateBy: in.RotateBy, Since: in.Since}
 	slot, ahead, err := a.slots.give(ctx, a.Index, a.Now, a.Config().Slots, in.Lost, who)

@@ -338,6 +338,53 @@ bounds: {test: {principals: ["payments-*"], storePaths: ["payments-*"]`+bound+`}
 	assert.True(t, slot.Decision.OK)
 }
 
+// Who waits for such a slot waits not past the window, nor into a blackout; one that has an incoming key has begun.
+func TestWhoIsNotPromotedYetAsksTheCalendarUntilItHasBegun(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.rewrite(func(credential *inventory.Credential) { credential.Schedule.At = "02:00" })
+	var slot activities.Slot
+	c.execute("AwaitSlot", activities.SlotInput{Spec: c.spec, Unpromoted: true}, &slot)
+	assert.Equal(t, policy.WindowClosed, slot.Decision.Reason)
+	slot = activities.Slot{}
+	c.execute("AwaitSlot", activities.SlotInput{Spec: c.spec, Unpromoted: true, Begun: true}, &slot)
+	assert.True(t, slot.Decision.OK, slot.Decision.Message)
+}
+
+// A rotation that waited, for a signature or a slot, mints no key in a blackout, unless it was begun to do so all the same. Its window may
+// have closed meanwhile.
+func TestNoKeyIsMintedInABlackout(t *testing.T) {
+	t.Parallel()
+	blackout := func(c *inventory.Credential) {
+		c.Schedule.Blackouts = []inventory.Blackout{{From: "2026-03-01T00:00", To: "2026-03-03T06:00", Why: "launch"}}
+	}
+	for name, x := range map[string]struct {
+		calendar func(*inventory.Credential)
+		start    policy.Start
+		mints    bool
+	}{
+		"not one that a person began":         {blackout, policy.Start{}, false},
+		"not one that a Schedule began":       {blackout, policy.Start{Fired: true}, false},
+		"one that is wanted all the same":     {blackout, policy.Start{Now: true}, true},
+		"one whose window has closed by then": {func(c *inventory.Credential) { c.Schedule.At = "02:00" }, policy.Start{}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCase(t)
+			c.rewrite(x.calendar)
+			in := activities.IssueInput{Rotation: c.subject(), Ordinal: 1}
+			in.Start = x.start
+			err := c.attempt("Issue", in, nil, 1)
+			if x.mints {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, "a blackout lasts until 2026-03-03T06:00:00Z: launch")
+			assert.Equal(t, []string{"key-old active"}, c.keys())
+		})
+	}
+}
+
 // How soon a slot that is given out can be given again.
 func TestASlotIsGivenAgain(t *testing.T) {
 	t.Parallel()

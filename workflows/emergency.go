@@ -161,6 +161,7 @@ func (r *rotation) replace(until time.Time) error {
 	}
 	r.Ordinal = max(r.Ordinal, 1)
 	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: r.Ordinal}
+	input.Start = policy.Start{Now: true} // an emergency asks no calendar
 	if !x.Incoming.IsZero() && x.Rotation != r.Status.Rotation {
 		input.Resume = x.Incoming
 	}

@@ -31,10 +31,10 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 	if i.Thaw != "" && i.Status.FrozenUntil.IsZero() { // in the run before
 		return
 	}
-	said, last := "", activities.Frozen{}
+	said, again := "", freezeRetries
 	for over := i.Thaw != ""; !over; {
 		until := workflow.Now(ctx).Add(freezeLasts)
-		frozen, err := i.hooks(ctx, act.Freeze, until, last)
+		frozen, err := i.hooks(ctx, act.Freeze, until)
 		nothing := i.Status.FrozenUntil.IsZero()
 		switch {
 		case err != nil && nothing:
@@ -44,8 +44,6 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 			frozen.Failed = []string{cause(err)}
 		case len(frozen.Done)+len(frozen.Failed) == 0:
 			return // there are no hooks
-		default:
-			last = activities.Frozen(frozen)
 		}
 		if len(frozen.Done) > 0 {
 			i.Status.FrozenUntil = until
@@ -55,9 +53,9 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 			said = now
 			i.note("deployments: %s; override with: keyturn incident unfreeze %s", now, i.Status.Incident)
 		}
-		again := freezeRenews
-		if len(frozen.Failed) > 0 {
-			again = freezeRetries
+		again = min(2*again, freezeRenews)
+		if len(frozen.Failed) == 0 {
+			again = freezeRenews
 		}
 		over, _ = awaitAtMost(ctx, again, "before the freeze of deployments is renewed", func() bool { return i.over || i.Thaw != "" })
 	}
@@ -65,7 +63,7 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 		i.note("deployments go on, as %s asked for", i.Thaw)
 	}
 	for range 3 {
-		frozen, err := i.hooks(ctx, act.Unfreeze, time.Time{}, activities.Frozen{})
+		frozen, err := i.hooks(ctx, act.Unfreeze, time.Time{})
 		if err == nil && len(frozen.Failed) == 0 {
 			i.Status.FrozenUntil = time.Time{}
 			i.note("deployments: %s", frozen.text("unfrozen by"))
@@ -81,8 +79,8 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 }
 
 // hooks asks all freeze hooks.
-func (i *incidentRun) hooks(ctx workflow.Context, activity any, until time.Time, shown activities.Frozen) (frozen frozenHooks, err error) {
-	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: activities.Emergency{Declaration: i.Declarations[0], Since: i.Status.Since}, Until: until, Shown: shown}).Get(ctx, &frozen)
+func (i *incidentRun) hooks(ctx workflow.Context, activity any, until time.Time) (frozen frozenHooks, err error) {
+	err = freezing.start(ctx, EmergencyQueue, activity, activities.FreezeInput{Emergency: activities.Emergency{Declaration: i.Declarations[0], Since: i.Status.Since}, Until: until}).Get(ctx, &frozen)
 	return frozen, err
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -74,4 +75,21 @@ func TestHowARotationWasBegunIsKnown(t *testing.T) {
 			assert.Equal(t, x.want, told)
 		})
 	}
+}
+
+// What is signed off in a blackout, which began while the request waited, mints nothing.
+func TestWhatIsSignedOffInABlackoutMintsNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.traffic(3 * time.Hour)
+	s.credential.Approvals.Signoff = &inventory.Approval{Count: 1, Trust: inventory.TrustAny}
+	from, to := s.began.UTC().Add(10*time.Minute), s.began.UTC().Add(2*time.Hour).Truncate(time.Minute)
+	s.credential.Schedule.Blackouts = []inventory.Blackout{{From: from.Format("2006-01-02T15:04"), To: to.Format("2006-01-02T15:04"), Why: "launch"}}
+	s.in("signoff", 30*time.Minute, func() {
+		s.env.SignalWorkflow(workflows.ApproveName, policy.Request{Gate: "signoff", By: "ann"})
+	})
+	report := s.run()
+	assert.Equal(t, workflows.RolledBack, report.Outcome, report.Message)
+	assert.Contains(t, report.Message, "a blackout lasts until "+to.Format(time.RFC3339)+": launch")
+	assert.Equal(t, []string{"key-old active"}, s.keys())
 }

@@ -113,13 +113,18 @@ func (r *rotation) accept(by any) error {
 	return nil
 }
 
+// start is how it was begun.
+func (r *rotation) start() policy.Start {
+	return policy.Start{Fired: workflow.GetInfo(r.ctx).ParentWorkflowExecution != nil, Now: r.in.Now}
+}
+
 // inspect gathers the facts, and plans. Nothing has been changed when it refuses.
 func (r *rotation) inspect() error {
 	if err := r.accept(act.Accept); err != nil {
 		return err
 	}
 	subject := r.subject()
-	subject.Start = policy.Start{Fired: workflow.GetInfo(r.ctx).ParentWorkflowExecution != nil, Now: r.in.Now}
+	subject.Start = r.start()
 	if err := r.ask(inspecting, act.Inspect, subject, &r.Plan); err != nil {
 		return refusal(err, "issuer, store or consumers could not be looked at")
 	}
@@ -211,6 +216,7 @@ func (r *rotation) issue() error {
 		}
 	}
 	input := activities.IssueInput{Rotation: *r.acting(), Ordinal: r.Ordinal, Approvals: r.signoffs}
+	input.Start = r.start()
 	if r.Plan.Resume != nil {
 		input.Resume = r.Plan.Resume.Incoming
 	}

@@ -95,7 +95,9 @@ type script struct {
 	disabled bool
 	// queued is how long a delivery waits for a worker.
 	queued time.Duration
-	looks  time.Duration // how long it takes to look whether there is a way back
+	// slotsBegun is what was said by each request for a slot: whether there is an incoming key.
+	slotsBegun []bool
+	looks      time.Duration // how long it takes to look whether there is a way back
 	// started is done as an activity begins, by the test environment, which alone may send updates.
 	started []func(info *activity.Info, args converter.EncodedValues)
 }

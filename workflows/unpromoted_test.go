@@ -39,6 +39,7 @@ func TestOnlySoManyAreBetweenIssueAndPromotion(t *testing.T) {
 		"one that may not promote, until its end": {true, true, second, func(s *script) {
 			s.answers["Promote"] = func(int) (any, error) { return no(policy.CurrentMoved), nil }
 		}, slotted, workflows.RolledBack},
+		"not one whose window has closed meanwhile": {true, true, activities.Slot{Decision: no(policy.WindowClosed)}, usual, nil, workflows.Refused},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -48,34 +49,63 @@ func TestOnlySoManyAreBetweenIssueAndPromotion(t *testing.T) {
 			s.registerParent()
 			s.slots(x.slot)
 			x.change(s)
-			s.env.SetOnChildWorkflowStartedListener(func(info *workflow.Info, _ workflow.Context, _ converter.EncodedValues) {
-				if info.WorkflowType.Name == "RotationSlot" {
-					s.did("take %s", info.WorkflowExecution.ID)
-				}
-			})
-			s.env.SetOnChildWorkflowCompletedListener(func(info *workflow.Info, _ converter.EncodedValue, _ error) {
-				if info.WorkflowType.Name == "RotationSlot" {
-					s.did("leave")
-				}
-			})
 			report := s.begun(x.fired)
 			assert.Equal(t, x.outcome, report.Outcome, report.Message)
-			var order []string
-			for _, done := range s.asked {
-				if slices.Contains(slotted, done) {
-					order = append(order, done)
-				}
-			}
-			assert.Equal(t, x.want, order)
+			assert.Equal(t, x.want, s.of(slotted))
 		})
 	}
 }
 
-// slots answers who asks for a slot.
+// A run that goes on in the next one before it has promoted gives its slot back; the next one takes another before it delivers on, and asks
+// no calendar any more.
+func TestARunThatGoesOnBeforeItsPromotionTakesAnotherSlot(t *testing.T) {
+	t.Parallel()
+	first := newScript(t)
+	first.credential.Approvals = inventory.Approvals{}
+	first.crowd("canary soaking", inFirstSoak)
+	in := first.fills()
+	in.Carried.Bounded = true
+
+	s := newScript(t)
+	s.credential, s.requests = first.credential, first.requests
+	s.env.SetStartTime(first.env.Now())
+	s.registerParent()
+	s.slots(activities.Slot{Environment: "sandbox", Number: 2, Decision: yes})
+	report := s.begunBy("Parent", in)
+	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, []bool{true}, s.slotsBegun)
+	assert.Equal(t, []string{"take unpromoted/sandbox/2", "deliver key-new to [checkout/a checkout/b]", "promote", "leave"},
+		s.of([]string{"take unpromoted/sandbox/2", "deliver key-new to [checkout/a checkout/b]", "promote", "leave"}))
+}
+
+// of are those of these steps that were done, in their order.
+func (s *script) of(steps []string) (done []string) {
+	for _, one := range s.asked {
+		if slices.Contains(steps, one) {
+			done = append(done, one)
+		}
+	}
+	return done
+}
+
+// slots answers who asks for a slot, and sees who takes one.
 func (s *script) slots(slot activities.Slot) {
 	s.env.RegisterWorkflow(workflows.RotationSlot)
+	s.env.SetOnChildWorkflowStartedListener(func(info *workflow.Info, _ workflow.Context, _ converter.EncodedValues) {
+		if info.WorkflowType.Name == "RotationSlot" {
+			s.did("take %s", info.WorkflowExecution.ID)
+		}
+	})
+	s.env.SetOnChildWorkflowCompletedListener(func(info *workflow.Info, _ converter.EncodedValue, _ error) {
+		if info.WorkflowType.Name == "RotationSlot" {
+			s.did("leave")
+		}
+	})
 	s.env.OnActivity(act.AwaitSlot, mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.SlotInput) (activities.Slot, error) {
 		assert.True(s.t, in.Unpromoted)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.slotsBegun = append(s.slotsBegun, in.Begun)
 		return slot, nil
 	})
 }
@@ -92,12 +122,19 @@ func (s *script) registerParent() {
 // begun is how a rotation ends that a Schedule's run began, or a person.
 func (s *script) begun(fired bool) (report workflows.Report) {
 	s.t.Helper()
-	begin := any(workflows.Rotation)
+	in := workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: s.body()}}}
 	if fired {
-		begin = "Parent"
+		return s.begunBy("Parent", in)
+	}
+	return s.begunBy(workflows.Rotation, in)
+}
+
+func (s *script) begunBy(begin any, in workflows.RotationInput) (report workflows.Report) {
+	s.t.Helper()
+	if begin == "Parent" {
 		s.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.ScheduledID("payments-api"), TaskQueue: workflows.TaskQueue})
 	}
-	s.env.ExecuteWorkflow(begin, workflows.RotationInput{Spec: inventory.SignedSpec{Envelope: signed.Envelope{Body: s.body()}}})
+	s.env.ExecuteWorkflow(begin, in)
 	require.NoError(s.t, s.env.GetWorkflowError())
 	require.NoError(s.t, s.env.GetWorkflowResult(&report))
 	return report

@@ -25,6 +25,9 @@ const (
 // deliver brings the incoming key to the consumers, wave by wave, the canary first.
 func (r *rotation) deliver() error {
 	r.startWatch()
+	if err := r.awaitUnpromoted(); err != nil { // another slot, where the run before had one
+		return err
+	}
 	for i, w := range r.Plan.Waves {
 		if !w.ByPromotion && r.Status.Waves[i].State != wavePassed {
 			if err := r.wave(i, w); err != nil {

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"log/slog"
+	"regexp"
 	"sync"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -16,7 +17,7 @@ const configKey = "keyturn-config"
 
 // Stamp is the data converter of a worker's client. Each result of an activity says by which worker configuration it was made, in the
 // metadata of its payload, which stays in the history; a worker that reads one of a configuration that it never had says so in its log, once
-// for each.
+// for each of the first maxOthers: whoever writes to the namespace may have made it up.
 type Stamp struct {
 	converter.DataConverter
 	seen *configs
@@ -24,24 +25,31 @@ type Stamp struct {
 	acting, reading bool
 }
 
+// maxOthers bounds how many configurations of others a worker tells of.
+const maxOthers = 20
+
+// digest is what workerconfig.Config.Digest is.
+var digest = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 // configs are those that this worker has had, and those of others that it told of.
 type configs struct {
 	sync.Mutex
 	log  *slog.Logger
 	own  string
+	had  map[string]bool
 	told map[string]bool
 }
 
 // NewStamp returns one that stamps nothing until it is told the configuration in force.
 func NewStamp(log *slog.Logger) *Stamp {
-	return &Stamp{DataConverter: converter.GetDefaultDataConverter(), seen: &configs{log: log, told: map[string]bool{}}}
+	return &Stamp{DataConverter: converter.GetDefaultDataConverter(), seen: &configs{log: log, had: map[string]bool{}, told: map[string]bool{}}}
 }
 
 // InForce says which configuration results are made by from now on, by its digest.
 func (s *Stamp) InForce(digest string) {
 	s.seen.Lock()
 	defer s.seen.Unlock()
-	s.seen.own, s.seen.told[digest] = digest, true
+	s.seen.own, s.seen.had[digest] = digest, true
 }
 
 // WithContext implements workflow.ContextAware.
@@ -75,8 +83,8 @@ func (s *Stamp) ToPayloads(values ...any) (*commonpb.Payloads, error) {
 func (s *Stamp) FromPayloads(all *commonpb.Payloads, values ...any) error {
 	if s.reading {
 		for _, p := range all.GetPayloads() {
-			if by := string(p.GetMetadata()[configKey]); by != "" {
-				s.seen.meet(by)
+			if by := p.GetMetadata()[configKey]; digest.Match(by) {
+				s.seen.meet(string(by))
 			}
 		}
 	}
@@ -87,7 +95,7 @@ func (s *Stamp) FromPayloads(all *commonpb.Payloads, values ...any) error {
 func (c *configs) meet(digest string) {
 	c.Lock()
 	defer c.Unlock()
-	if c.told[digest] {
+	if c.had[digest] || c.told[digest] || len(c.told) == maxOthers {
 		return
 	}
 	c.told[digest] = true

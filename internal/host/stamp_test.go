@@ -3,7 +3,10 @@ package host_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,15 +38,22 @@ func (w twoWorkers) WithWorkflowContext(ctx workflow.Context) converter.DataConv
 
 func TestTwoWorkersWithDifferentConfigurationsWarn(t *testing.T) {
 	t.Parallel()
+	one, two, three := digestOf("one"), digestOf("two"), digestOf("three")
+	many := make([]string, 30)
+	for i := range many {
+		many[i] = digestOf(strconv.Itoa(i))
+	}
 	for name, c := range map[string]struct {
 		acts, decides []string // in force, one after the other; each result is made by the next one
 		told          []string
 	}{
-		"the same one":                           {[]string{"one", "one"}, []string{"one"}, nil},
-		"another one, told once":                 {[]string{"two", "two"}, []string{"one"}, []string{"two"}},
-		"each other one":                         {[]string{"two", "three", "two"}, []string{"one"}, []string{"two", "three"}},
-		"the one from before it was read anew":   {[]string{"one", "two"}, []string{"one", "two"}, nil},
-		"a worker that does not say which it is": {nil, []string{"one"}, nil},
+		"one that makes them up, of the first twenty": {many, []string{one}, many[:20]},
+		"one that writes something else there":        {[]string{"two", strings.Repeat("f", 65), strings.Repeat("x", 64), two + "\n"}, []string{one}, nil},
+		"the same one":                                {[]string{one, one}, []string{one}, nil},
+		"another one, told once":                      {[]string{two, two}, []string{one}, []string{two}},
+		"each other one":                              {[]string{two, three, two}, []string{one}, []string{two, three}},
+		"the one from before it was read anew":        {[]string{one, two}, []string{one, two}, nil},
+		"a worker that does not say which it is":      {nil, []string{one}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,4 +88,9 @@ func TestTwoWorkersWithDifferentConfigurationsWarn(t *testing.T) {
 			}
 		})
 	}
+}
+
+func digestOf(config string) string {
+	sum := sha256.Sum256([]byte(config))
+	return hex.EncodeToString(sum[:])
 }
