@@ -151,6 +151,11 @@ func (a *Activities) bringIn(ctx context.Context, s *site, in ImportInput, bundl
 		return imported, fmt.Errorf("%w: %s", ErrRefused, d.Message)
 	}
 	admitted := !wanted.Known
+	if admitted || wanted.Key.StoreVersion == "" {
+		if err := a.Audit.Append(ctx, a.ofImport(s, in, audit.ImportBegun, wanted.Key, in.Run, nil)); err != nil {
+			return imported, err
+		}
+	}
 	if admitted {
 		if facts, err = s.admit(ctx, step, facts, importer, wanted.Key.KeyID, bundle); err != nil {
 			return imported, err
@@ -168,7 +173,7 @@ func (a *Activities) bringIn(ctx context.Context, s *site, in ImportInput, bundl
 	if !d.OK {
 		now, err := "the issuer has the key, and it is CURRENT, as before", error(nil)
 		if current, _ := facts.Version(key.Current); current.ID != wanted.Key.StoreVersion {
-			now, err = a.turnImportBack(ctx, s, in, step, facts, wanted.Key, admitted)
+			now, err = a.turnImportBack(ctx, s, in, step, facts, wanted.Key, admitted, d.Message)
 		}
 		return imported, errors.Join(fmt.Errorf("%w: %s; %s: mend that, and import it again", ErrRefused, d.Message, now), err)
 	}
@@ -222,7 +227,7 @@ func (s *site) stageImported(ctx context.Context, judged policy.Facts, ref key.R
 
 // turnImportBack removes the key from the store, and from an issuer that took it in this import, where nobody is seen to use it: a value
 // that was mistaken is accepted no longer. It says what is true then.
-func (a *Activities) turnImportBack(ctx context.Context, s *site, in ImportInput, step judgement, judged policy.Facts, ref key.Ref, admitted bool) (now string, err error) {
+func (a *Activities) turnImportBack(ctx context.Context, s *site, in ImportInput, step judgement, judged policy.Facts, ref key.Ref, admitted bool, why string) (now string, err error) {
 	now = "the issuer has the key, and it is not CURRENT"
 	if err := s.unstage(ctx, judged, ref); err != nil || !admitted {
 		return now, err
@@ -237,15 +242,18 @@ func (a *Activities) turnImportBack(ctx context.Context, s *site, in ImportInput
 	if err := s.destroy(ctx, facts, ref); err != nil {
 		return now, fmt.Errorf("withdrawing key %s: %w", ref.KeyID, err)
 	}
-	return "neither issuer nor store has it", a.Audit.Append(ctx, audit.Event{
-		ID: strings.Join([]string{"import", s.secret(), ref.KeyID, in.Run, "withdrawn"}, "/"), Time: a.Now().UTC(), Type: audit.KeyDiscarded,
-		Credential: s.spec.Credential.Name, Run: in.Run, Actor: s.importer(in), Keys: map[string]key.Ref{audit.Imported: ref},
-		Detail: map[string]string{"why": "it was imported, a test refused it, and nobody was seen to use it"},
-	})
+	detail := map[string]string{"key": ref.KeyID, "why": "it was imported, and nobody was seen to use it: " + why}
+	return "neither issuer nor store has it", a.Audit.Append(ctx, a.ofImport(s, in, audit.KeyDiscarded, ref, in.Run, detail))
 }
 
-// importer is who imports.
-func (s *site) importer(in ImportInput) string { return cmp.Or(s.signer.Name, in.By, "import") }
+// ofImport is an event of an import; which tells it from others of its kind and key.
+func (a *Activities) ofImport(s *site, in ImportInput, kind audit.Type, ref key.Ref, which string, detail map[string]string) audit.Event {
+	return audit.Event{
+		ID: strings.Join([]string{"import", s.secret(), ref.KeyID, string(kind), which}, "/"), Time: a.Now().UTC(), Type: kind,
+		Credential: s.spec.Credential.Name, Run: in.Run, Actor: cmp.Or(s.signer.Name, in.By, "import"),
+		Keys: map[string]key.Ref{audit.Imported: ref}, Detail: detail,
+	}
+}
 
 // unstage removes what an import staged and did not make CURRENT: another value may follow it, where this one was mistaken.
 func (s *site) unstage(ctx context.Context, judged policy.Facts, ref key.Ref) error {
@@ -282,12 +290,8 @@ func (a *Activities) makeCurrent(ctx context.Context, s *site, in ImportInput, j
 	}); err != nil {
 		return fmt.Errorf("recording key %s, which is CURRENT: %w", ref.KeyID, err)
 	}
-	return a.Audit.Append(ctx, audit.Event{
-		ID:   strings.Join([]string{"import", s.secret(), ref.KeyID, fmt.Sprint("attested=", attested)}, "/"),
-		Time: now, Type: audit.KeyImported, Credential: imported.Credential, Run: in.Run,
-		Actor: s.importer(in), Keys: map[string]key.Ref{audit.Imported: ref},
-		Detail: map[string]string{"unattested": strings.Join(imported.Unattested, "; "), "made": strings.Join(imported.Made, ", ")},
-	})
+	return a.Audit.Append(ctx, a.ofImport(s, in, audit.KeyImported, ref, fmt.Sprint("attested=", attested),
+		map[string]string{"unattested": strings.Join(imported.Unattested, "; "), "made": strings.Join(imported.Made, ", ")}))
 }
 
 // factsOfImport are those that an import is judged by: what every effect is, and which instances attest the key that the bundle is.

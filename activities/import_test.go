@@ -62,6 +62,14 @@ func (c *importCase) imports(in activities.ImportInput) (done activities.Importe
 	return activities.Import(c.t.Context(), c.do, in)
 }
 
+// turnsBack has whatever tests the key refuse it, in the next import.
+func (c *importCase) turnsBack() {
+	for _, instance := range []string{"canary", "checkout-a", "checkout-b"} {
+		c.world.SetInstance(instance, memory.InstanceSettings{Mute: errors.New("connection refused")})
+	}
+	c.world.Fail(memory.OpSelfTest, providers.ErrKeyRefused, 2)
+}
+
 // isImported asserts what an import leaves, and that the first rotation can turn back to the key.
 func (c *importCase) isImported() {
 	t := c.t
@@ -118,6 +126,38 @@ func TestDeathsOfAnImport(t *testing.T) {
 				_, err = c.imports(c.input())
 				require.NoError(t, err)
 			}
+			c.isImported()
+		})
+	}
+}
+
+// An import that is turned back and dies on the way has said before what it brings.
+func TestDeathsOfAnImportThatIsTurnedBack(t *testing.T) {
+	t.Parallel()
+	for _, d := range []death{
+		{memory.OpPrune, 1, memory.Before, "the key is at the issuer and PENDING; the next import begins with it"},
+		{memory.OpPrune, 1, memory.After, "the key is at the issuer alone; the next import begins with it"},
+		{memory.OpDestroy, 1, memory.Before, "the key is at the issuer alone; the next import begins with it"},
+		{memory.OpDestroy, 1, memory.After, "neither has it; the next import brings it anew"},
+	} {
+		t.Run(fmt.Sprintf("it dies %s call %d of %s: %s", d.phase, d.call, d.op, d.then), func(t *testing.T) {
+			t.Parallel()
+			c := newImportCase(t)
+			c.turnsBack()
+			c.dies(d)
+			in := c.input()
+			in.Unattested = true
+			_, err := c.imports(in)
+			require.ErrorContains(t, err, "it died")
+			begun := c.recorded(audit.ImportBegun)
+			require.Len(t, begun, 1)
+			assert.Equal(t, "key-2024", begun[0].Keys[audit.Imported].KeyID)
+			assert.Equal(t, in.Run, begun[0].Run)
+			for _, name := range fleet {
+				c.world.SetInstance(name, memory.InstanceSettings{})
+			}
+			_, err = c.imports(c.input())
+			require.NoError(t, err)
 			c.isImported()
 		})
 	}
@@ -282,11 +322,8 @@ func TestAMistakenKeyIsNotLeftAtTheIssuer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newImportCase(t)
-			for _, instance := range []string{"canary", "checkout-a", "checkout-b"} {
-				c.world.SetInstance(instance, memory.InstanceSettings{Mute: errors.New("connection refused")})
-			}
+			c.turnsBack()
 			x.before(c)
-			c.world.Fail(memory.OpSelfTest, providers.ErrKeyRefused, 2)
 			in := c.input()
 			in.Unattested = true
 			_, err := c.imports(in)
@@ -295,7 +332,12 @@ func TestAMistakenKeyIsNotLeftAtTheIssuer(t *testing.T) {
 			assert.Equal(t, x.left, c.keysOrNone())
 			assert.Empty(t, c.versions())
 			assert.Empty(t, c.metadata().Keys)
-			assert.Equal(t, x.left == nil, len(c.recorded(audit.KeyDiscarded)) == 1, "it is on record")
+			gone := c.recorded(audit.KeyDiscarded)
+			require.Equal(t, x.left == nil, len(gone) == 1, "it is on record")
+			if len(gone) == 1 {
+				assert.Contains(t, gone[0].Detail["why"], "nobody was seen to use it: ")
+				assert.Equal(t, "key-2024", gone[0].Detail["key"])
+			}
 			in = c.input()
 			in.Unattested = true
 			_, err = c.imports(in)

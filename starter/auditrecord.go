@@ -137,7 +137,7 @@ func about(e audit.Event) string {
 func keyOf(e audit.Event) string {
 	role := ""
 	switch e.Type {
-	case audit.KeyImported:
+	case audit.ImportBegun, audit.KeyImported:
 		role = audit.Imported
 	case audit.KeyIssued, audit.KeyVerified, audit.KeyPromoted, audit.KeyDiscarded:
 		role = audit.Incoming

@@ -43,6 +43,8 @@ const (
 	OrphanReleased Type = "orphan.released"
 	// KeyIssued: the incoming key exists and is staged.
 	KeyIssued Type = "key.issued"
+	// ImportBegun: a key that is in use is brought to issuer and store from now on.
+	ImportBegun Type = "import.begun"
 	// KeyImported: a key that was in use before keyturn is CURRENT, and seen to work; who does not attest it is said.
 	KeyImported Type = "key.imported"
 	// KeyVerified: the incoming key was seen to work.
@@ -87,7 +89,7 @@ const (
 	RollbackBegun Type = "rollback.begun"
 	// LabelsRestored: CURRENT is the retiring key again.
 	LabelsRestored Type = "labels.restored"
-	// KeyDiscarded: the incoming key of a rolled-back rotation was destroyed.
+	// KeyDiscarded: the incoming key of a rolled-back rotation was destroyed, or a key that an import brought and that was refused then.
 	KeyDiscarded Type = "key.discarded"
 
 	// EmergencyBegun: the first effect for a credential by the declaration of an incident, which somebody signed who may.
@@ -117,7 +119,7 @@ const (
 
 var types = []Type{
 	RotationRequested, RotationStarted, PlanMade, PlanRefused, GateOpened, GateClosed, DecisionAccepted, DecisionRejected,
-	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, KeyImported, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
+	MintIntended, OrphanDestroyed, OrphanDisabled, OrphanReleased, KeyIssued, ImportBegun, KeyImported, KeyVerified, KeyDelivered, WavePassed, WaveFailed, KeyPromoted,
 	OverlapBegun, OverlapExtended, EvidenceComplete, EvidenceMissing, KeyDisabled, KeyMissed, KeyEnabled, KeyDestroyed,
 	ProbeRefused, ProbeAccepted, CopiesPurged, PendingWithdrawn, VersionPruned, ValueRead, BudgetBreached, RollbackBegun, LabelsRestored, KeyDiscarded,
 	EmergencyBegun, DeploymentsFrozen, DeploymentsThawed, MisuseReviewed, TakenOver, RotationTerminated, RotationCutOff, IncidentReviewed, GlassBroken, GlassReviewed, DebtFound, RotationEnded,
