@@ -253,3 +253,40 @@ func TestAFileThatIsRenamedWhileTheSinkIsDownFromTheFirstOnIsShipped(t *testing.
 	s.dies()
 	assert.Equal(t, []string{"x1 a", "x2 b"}, s.all())
 }
+
+// Events outside of rotations come for as long as the credential lives: the note of them stays small, and their numbers go on.
+func TestTheNoteOfMuchStaysSmall(t *testing.T) {
+	t.Parallel()
+	f, path := open(t)
+	s := follow(t, path)
+	note := func() int64 {
+		s.keep()
+		info, err := os.Stat(path + ".shipped")
+		require.NoError(t, err)
+		return info.Size()
+	}
+	write := func(from, to int) {
+		var events []audit.Event
+		for i := from; i < to; i++ {
+			events = append(events, of("", fmt.Sprint(i)))
+		}
+		require.NoError(t, f.Append(t.Context(), events...))
+	}
+	write(0, 1100)
+	assert.Len(t, s.next(2000), 1100)
+	before := note()
+	write(1100, 2000)
+	all := s.next(2000)
+	assert.Equal(t, "2000 1999", all[len(all)-1])
+	assert.InDelta(t, before, note(), 100)
+	require.NoError(t, f.Append(t.Context(), of("", "1999"), of("", "new")))
+	assert.Equal(t, []string{"2001 new"}, s.all(), "what came lately is known")
+
+	require.NoError(t, s.file.Keep(shipped)) // nothing is new
+	require.NoError(t, f.Append(t.Context(), of("x", "a")))
+	s.all()
+	require.NoError(t, s.file.Keep(shipped.Add(15*24*time.Hour)))
+	require.NoError(t, f.Append(t.Context(), of("", "2001")))
+	assert.Equal(t, []string{"2002 2001"}, s.all(), "numbers go on once it is not known which events had them")
+	assert.Less(t, note(), before/10)
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -30,15 +31,19 @@ type position struct {
 
 // counted are the events of a rotation that were taken.
 type counted struct {
-	// IDs has a digest of each, in the order of their numbers.
-	IDs   []byte    `json:"ids"`
+	// Taken is how many they are; IDs has a digest of each of the last ones, in the order of their numbers.
+	Taken int       `json:"taken"`
+	IDs   []byte    `json:"ids,omitempty"`
 	Last  time.Time `json:"last"`
 	Ended bool      `json:"ended,omitempty"`
 }
 
-// For how long the events of a rotation are known after the last of them: a repetition comes within days, and a review of what has
-// ended within weeks. Whatever comes later counts from 1 again.
+// What is known of a rotation's events, so that the note stays small, and for how long after the last of them: a repetition comes within days,
+// and a review of what has ended within weeks. A repetition of what is known no more gets another number; what comes after endedFor, or
+// unendedFor, counts from 1 again.
 const (
+	maxIDs     = 1000
+	idsFor     = 14 * 24 * time.Hour
 	endedFor   = 60 * 24 * time.Hour
 	unendedFor = 400 * 24 * time.Hour
 )
@@ -53,11 +58,14 @@ func readPosition(folder *os.Root, name string) (position, error) {
 		return fresh, err
 	}
 	var p position
-	if err := json.Unmarshal(text, &p); err != nil || p.Record == "" || p.Offset < 0 || p.Rotations == nil {
+	if err := json.Unmarshal(text, &p); err != nil || p.Record == "" || p.Offset < 0 || p.Rotations == nil || slices.ContainsFunc(slices.Collect(maps.Values(p.Rotations)), counted.wrong) {
 		return fresh, fmt.Errorf("%s is not what a worker wrote", name)
 	}
 	return p, nil
 }
+
+// wrong tells that nobody counted so.
+func (c counted) wrong() bool { return len(c.IDs)%idSize != 0 || c.Taken < len(c.IDs)/idSize }
 
 func (p *position) write(folder *os.Root, name string) error {
 	text, err := json.Marshal(p)
@@ -78,29 +86,35 @@ func numberedBy(e Event) (rotation string, id []byte) {
 // number is that of an event, and whether it was not taken before.
 func (p *position) number(e Event) (n int, isNew bool) {
 	rotation, id := numberedBy(e)
-	n = 1
-	for taken := range slices.Chunk(p.Rotations[rotation].IDs, idSize) {
+	c := p.Rotations[rotation]
+	n = c.Taken - len(c.IDs)/idSize
+	for taken := range slices.Chunk(c.IDs, idSize) {
+		n++
 		if slices.Equal(taken, id) {
 			return n, false
 		}
-		n++
 	}
-	return n, true
+	return n + 1, true
 }
 
 // count takes an event.
 func (p *position) count(e Event, now time.Time) {
 	rotation, id := numberedBy(e)
 	c := p.Rotations[rotation]
-	c.IDs, c.Last, c.Ended = append(c.IDs, id...), now.UTC(), c.Ended || e.Type == RotationEnded
+	c.Taken, c.IDs, c.Last, c.Ended = c.Taken+1, append(c.IDs, id...), now.UTC(), c.Ended || e.Type == RotationEnded
+	c.IDs = c.IDs[max(0, len(c.IDs)-maxIDs*idSize):]
 	p.Rotations[rotation] = c
 }
 
-// forget drops the rotations of which nothing is to come.
+// forget drops what is not needed any more.
 func (p *position) forget(now time.Time) {
 	for rotation, c := range p.Rotations {
-		if age := now.Sub(c.Last); age > unendedFor || c.Ended && age > endedFor {
+		switch age := now.Sub(c.Last); {
+		case age > unendedFor || c.Ended && age > endedFor:
 			delete(p.Rotations, rotation)
+		case age > idsFor:
+			c.IDs = nil
+			p.Rotations[rotation] = c
 		}
 	}
 	p.Kept = now.UTC()

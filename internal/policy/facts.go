@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/key"
@@ -264,3 +266,13 @@ func (f Facts) SeenUsed(keyID string) time.Time {
 
 // clockGrain is how coarse an issuer's creation time may be: IAM cuts it to the second.
 const clockGrain = 2 * time.Second
+
+// Describe names the issuer's keys, with how each stands.
+func (f Facts) Describe(adopt []string) string {
+	standings := f.Standings(adopt)
+	var list []string
+	for _, k := range f.Keys {
+		list = append(list, fmt.Sprintf("%s (%s, %s)", k.KeyID, standings[k.KeyID], k.State))
+	}
+	return strings.Join(list, ", ")
+}

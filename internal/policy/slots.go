@@ -11,16 +11,6 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 )
 
-// Describe names the issuer's keys, with how each stands.
-func (f Facts) Describe(adopt []string) string {
-	standings := f.Standings(adopt)
-	var list []string
-	for _, k := range f.Keys {
-		list = append(list, fmt.Sprintf("%s (%s, %s)", k.KeyID, standings[k.KeyID], k.State))
-	}
-	return strings.Join(list, ", ")
-}
-
 // slotsTaken says that the issuer takes no other key: which ones it has, inactive ones too, how old each is and when it was
 // last used, and which one may go.
 func slotsTaken(c inventory.Credential, f Facts, standings map[string]Standing, kept int) string {
@@ -70,8 +60,13 @@ func freeSlot(c inventory.Credential, f Facts, standings map[string]Standing) st
 }
 
 func disabledFirst(a, b key.Info) int {
-	last := map[bool]int{true: 1}
-	return last[a.State != key.Disabled] - last[b.State != key.Disabled]
+	switch first, second := a.State == key.Disabled, b.State == key.Disabled; {
+	case first == second:
+		return 0
+	case first:
+		return -1
+	}
+	return 1
 }
 
 // readEarly are the instances that read a key from the store while it is PENDING: it bears that label before anything has tested
