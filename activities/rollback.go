@@ -253,6 +253,7 @@ func (a *Activities) discard(ctx context.Context, s *site, r Rotation) (policy.D
 	}
 	d = policy.Decision{OK: true, Reason: policy.Allowed, Message: policy.Counted(len(unwanted)-len(left), "unwanted key") + " destroyed"}
 	if len(left) > 0 { // by their values they can be tried again
+		d.Reason = policy.NotProvedDead
 		d.Message += fmt.Sprintf("; not proved to be dead, though the issuer does not list them: %s", strings.Join(left, ", "))
 		return d, nil
 	}

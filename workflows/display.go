@@ -136,6 +136,17 @@ func (r *rotation) became(k KeyRole, s KeyState) {
 	r.Status.Keys = append(r.Status.Keys, KeyMoment{At: workflow.Now(r.ctx), Key: k, State: s})
 }
 
+// enabled says that the retiring key is again what it was before it was disabled.
+func (r *rotation) enabled() {
+	for _, m := range slices.Backward(r.Status.Keys) {
+		if m.Key == RoleRetiring && m.State != KeyDisabled {
+			r.became(RoleRetiring, m.State)
+			return
+		}
+	}
+	r.became(RoleRetiring, KeyPrevious)
+}
+
 // maxNotices bounds what is kept of them: the first ones, and the last.
 const maxNotices = 50
 

@@ -49,6 +49,12 @@ func TestAStatusTellsWhatBecameOfBothKeys(t *testing.T) {
 		"a rollback before promotion":    {asked("canary soaking", inFirstSoak), []string{"retiring current", "incoming pending", "incoming destroyed"}},
 		"a rollback in the overlap":      {asked("overlap", inOverlap), append(promoted[:4:4], "retiring current", "incoming pending", "incoming destroyed")},
 		"a rollback in the disable soak": {asked("disable-soak", inDisableSoak), append(promoted[:4:4], "retiring disabled", "retiring current", "incoming pending", "incoming destroyed")},
+		"a rollback after which the incoming key is not proved to be dead": {func(s *script) {
+			s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+			s.answers["Discard"] = func(int) (any, error) {
+				return policy.Decision{OK: true, Reason: policy.NotProvedDead, Message: "not proved to be dead: key-new"}, nil
+			}
+		}, append(promoted[:4:4], "retiring current", "incoming pending")},
 		"a key that is not destroyed and enabled again": {func(s *script) {
 			s.approveAt(atGate)
 			s.approveAt(atGate + 3*time.Hour)

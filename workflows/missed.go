@@ -95,6 +95,6 @@ func (r *rotation) enableMissed(ctx workflow.Context) {
 	case err != nil:
 		r.note("the missed key is not enabled yet: %s", cause(err))
 	case d.Reason != policy.RetiringKeyDisabled:
-		r.became(RoleRetiring, KeyPrevious)
+		r.enabled()
 	}
 }

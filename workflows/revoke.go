@@ -59,7 +59,7 @@ func (r *rotation) enable() error {
 		r.note("%s", d.Message)
 		return nil
 	}
-	r.became(RoleRetiring, KeyPrevious)
+	r.enabled()
 	r.note("enabled key %s again", r.Status.Retiring.KeyID)
 	return nil
 }

@@ -138,7 +138,7 @@ func (r *rotation) undo() error {
 	if !d.OK {
 		return failed(d.Reason, "%s", d.Message)
 	}
-	if !r.Status.Incoming.IsZero() {
+	if !r.Status.Incoming.IsZero() && d.Reason == policy.Allowed { // else it says which key is not proved to be dead
 		r.became(RoleIncoming, KeyDestroyed)
 	}
 	back := "every consumer is on the retiring key"

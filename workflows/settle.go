@@ -109,7 +109,7 @@ func (r *rotation) leaveDebt(err error) error {
 			return failed(t.Reason, "%s. The retired key %s could not be enabled again: %s", t.Message, r.Status.Retiring.KeyID, cause(err))
 		}
 		r.Disabled = false
-		r.became(RoleRetiring, KeyPrevious)
+		r.enabled()
 	}
 	return t
 }

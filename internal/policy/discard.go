@@ -8,6 +8,9 @@ import (
 	"github.com/keyturn/keyturn/internal/key"
 )
 
+// NotProvedDead is the reason of a discard by which a key may live on that the issuer does not list: nothing has seen it refused.
+const NotProvedDead = Reason(FoundNotProved)
+
 // MayDiscard judges whether a key that was minted and never kept may be destroyed, without asking
 // anybody: it never became CURRENT, or was turned back from; the key that consumers shall use is live and
 // CURRENT, every instance attests that one, and this one is quiet. It is the end of every rollback.
