@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
 	"golang.org/x/term"
@@ -50,9 +51,20 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		coded = &exitError{code: classify(err), err: err}
 	}
 	if text := coded.Error(); text != "" {
+		t.output = outputAsked(args, t.output)
 		t.fail(text, coded.code)
 	}
 	return coded.code
+}
+
+// outputAsked is what -o says wherever it stands, since flags are not read past a wrong one, nor for an unknown command.
+func outputAsked(args []string, read string) string {
+	flags := pflag.NewFlagSet("keyturn", pflag.ContinueOnError)
+	flags.ParseErrorsAllowlist.UnknownFlags = true
+	flags.SetOutput(io.Discard)
+	asked := flags.StringP("output", "o", read, "")
+	_ = flags.Parse(args) // what is wrong with it is being told
+	return *asked
 }
 
 func newRoot(t *terminal) *cobra.Command {
