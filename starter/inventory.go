@@ -32,10 +32,19 @@ type entry struct {
 	KeyAge  inventory.Duration `json:"keyAge,omitzero"`
 	Overdue bool               `json:"overdue,omitempty"`
 	// Phase is that of the rotation that runs; empty for none.
-	Phase   workflows.Phase `json:"phase,omitempty"`
-	NextRun time.Time       `json:"nextRun,omitzero"`
+	Phase workflows.Phase `json:"phase,omitempty"`
+	// CutOff is how Temporal ended a run after the last rotation that recorded its end; nil for none.
+	CutOff  *cutOff   `json:"cutOff,omitempty"`
+	NextRun time.Time `json:"nextRun,omitzero"`
 	// Drift is where the index differs from what issuer and store say; when they could not be asked, Problem says why.
 	Drift []string `json:"drift,omitempty"`
+}
+
+// cutOff is a run that did not come to its end. As is terminated, timed-out or canceled.
+type cutOff struct {
+	As    string    `json:"as"`
+	At    time.Time `json:"at"`
+	began time.Time
 }
 
 // listing has the flags of the command.
@@ -83,10 +92,14 @@ func (l listing) run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	cut, err := cutOffRotations(ctx, c)
+	if err != nil {
+		return err
+	}
 	entries := []entry{}
 	now := time.Now()
 	for _, e := range listed {
-		line := describe(e, running, now)
+		line := describe(e, running, cut, now)
 		if named(line) {
 			entries = append(entries, line)
 		}
@@ -116,9 +129,12 @@ func (l listing) run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
-func describe(e schedule.Entry, running map[string]runningRotation, now time.Time) entry {
+func describe(e schedule.Entry, running map[string]runningRotation, cut map[string]cutOff, now time.Time) entry {
 	line := entry{Entry: e, Issuer: e.Issuer(), Phase: running[e.Credential].Phase}
 	line.reckon(now)
+	if last, is := cut[e.Credential]; is && last.began.After(e.State.LastRotation) { // else it had recorded its end
+		line.CutOff = &last
+	}
 	if !e.Paused {
 		for _, next := range e.NextRuns {
 			if next.After(now) {
@@ -274,9 +290,13 @@ func (t *terminal) list(entries []entry, verified, filtered bool) error {
 		if e.Problem != "" && !verified {
 			phase = strings.TrimPrefix(phase+", unreadable", ", ")
 		}
+		last, outcome := e.State.LastRotation, e.State.LastOutcome
+		if e.CutOff != nil {
+			last, outcome = e.CutOff.At, e.CutOff.As
+		}
 		row := []string{
 			e.Credential, e.Owner, e.Purpose, e.Environment, string(e.Risk), e.Issuer, age(e.KeyAge), when(e.State.KeyExpires),
-			when(e.State.LastRotation), e.State.LastOutcome, by, phase, when(e.NextRun), cmp.Or(e.Signer, "nobody"),
+			when(last), outcome, by, phase, when(e.NextRun), cmp.Or(e.Signer, "nobody"),
 		}
 		if verified {
 			row = append(row, cmp.Or(e.Problem, strings.Join(e.Drift, "; ")))

@@ -171,12 +171,17 @@ func TestHowAnEntryIsDescribed(t *testing.T) {
 		Credential: "a", NextRuns: []time.Time{now.Add(-time.Hour), now.Add(time.Hour)},
 		State: inventory.State{KeyIssuedAt: now.Add(-100 * 24 * time.Hour), RotateBy: now.Add(-10 * 24 * time.Hour)},
 	}
-	line := describe(e, map[string]runningRotation{"a": {Phase: workflows.PhaseOverlap}}, now)
+	line := describe(e, map[string]runningRotation{"a": {Phase: workflows.PhaseOverlap}}, nil, now)
 	assert.True(t, line.Overdue)
 	assert.Equal(t, "100d", age(line.KeyAge))
 	assert.Equal(t, workflows.PhaseOverlap, line.Phase)
 	assert.Equal(t, now.Add(time.Hour), line.NextRun, "one that is over is none")
 	e.Paused = true
-	assert.True(t, describe(e, nil, now).NextRun.IsZero())
+	assert.True(t, describe(e, nil, nil, now).NextRun.IsZero())
+	cut := map[string]cutOff{"a": {As: "terminated", At: now, began: now.Add(-time.Hour)}}
+	e.State.LastRotation = now.Add(-2 * time.Hour)
+	assert.Equal(t, "terminated", describe(e, nil, cut, now).CutOff.As)
+	e.State.LastRotation = now.Add(-time.Minute)
+	assert.Nil(t, describe(e, nil, cut, now).CutOff, "it had recorded its end, or another one did since")
 	assert.Equal(t, "'=1+1", cell("=1+1"), "a spreadsheet would compute it")
 }

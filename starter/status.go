@@ -73,20 +73,37 @@ type runningRotation struct {
 // runningRotations lists those that run now, by credential.
 func runningRotations(ctx context.Context, c client.Client) (map[string]runningRotation, error) {
 	rotations := map[string]runningRotation{}
-	var page []byte
-	for {
+	return rotations, eachRotation(ctx, c, "'Running'", func(e *workflowpb.WorkflowExecutionInfo) {
+		r := runningAs(e)
+		rotations[r.Credential] = r
+	})
+}
+
+// cutOffRotations are the latest that Temporal ended, by credential.
+func cutOffRotations(ctx context.Context, c client.Client) (map[string]cutOff, error) {
+	rotations := map[string]cutOff{}
+	return rotations, eachRotation(ctx, c, "'Terminated', 'TimedOut', 'Canceled'", func(e *workflowpb.WorkflowExecutionInfo) {
+		credential := runningAs(e).Credential
+		if at := e.GetCloseTime().AsTime(); at.After(rotations[credential].At) {
+			rotations[credential] = cutOff{As: endings[e.GetStatus()], At: at, began: e.GetStartTime().AsTime()}
+		}
+	})
+}
+
+// eachRotation goes through the rotations of these statuses.
+func eachRotation(ctx context.Context, c client.Client, statuses string, do func(*workflowpb.WorkflowExecutionInfo)) error {
+	for page := []byte(nil); ; {
 		answer, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
-			Query: "WorkflowType IN ('Rotation', 'EmergencyRotation') AND ExecutionStatus = 'Running'", NextPageToken: page,
+			Query: "WorkflowType IN ('Rotation', 'EmergencyRotation') AND ExecutionStatus IN (" + statuses + ")", NextPageToken: page,
 		})
 		if err != nil {
-			return nil, fmt.Errorf("listing rotations: %w", err)
+			return fmt.Errorf("listing rotations: %w", err)
 		}
 		for _, e := range answer.GetExecutions() {
-			r := runningAs(e)
-			rotations[r.Credential] = r
+			do(e)
 		}
 		if page = answer.GetNextPageToken(); len(page) == 0 {
-			return rotations, nil
+			return nil
 		}
 	}
 }

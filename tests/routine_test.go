@@ -44,7 +44,8 @@ type listedEntry struct {
 		KeyID, LastOutcome     string
 		RotateBy, LastRotation time.Time
 	}
-	Drift []string
+	CutOff struct{ As string }
+	Drift  []string
 }
 
 // inventory runs the command, which must end with this code.

@@ -82,6 +82,7 @@ func TestSweep(t *testing.T) {
 	status := s.await(workflows.PhaseRevokeGate)
 	require.NoError(t, c.TerminateWorkflow(t.Context(), workflows.WorkflowID(credential), "", "by somebody in a hurry"))
 	s.oldKey("payments-batch", "of-nobody", time.Now().Add(-time.Hour))
+	eventually(t, func() bool { return s.inventory(0)[credential].CutOff.As == "terminated" }, patience, 100*time.Millisecond, "its outcome, until another one has an end")
 
 	report := s.sweepUntil("the debt is taken up", func(r policy.SweepReport) bool { return len(r.TakenUp) > 0 })
 	assert.True(t, has(report, policy.FoundTerminated, "terminated"), report.Findings)
@@ -109,8 +110,8 @@ func TestSweep(t *testing.T) {
 	require.Equal(t, workflows.Completed, end.Outcome, end.Message)
 	assert.Empty(t, end.Debt)
 	eventually(t, func() bool {
-		state := s.inventory(0)[credential].State
-		return state.LastOutcome == "completed" && !state.LastRotation.IsZero()
+		e := s.inventory(0)[credential]
+		return e.State.LastOutcome == "completed" && !e.State.LastRotation.IsZero() && e.CutOff.As == ""
 	}, patience, 100*time.Millisecond, "what was terminated has an end in the inventory")
 	text, err = os.ReadFile(s.keyFile())
 	require.NoError(t, err)
