@@ -95,6 +95,7 @@ func (a *Activities) Inspect(ctx context.Context, r Rotation) (policy.Plan, erro
 			continue
 		}
 		plan := policy.Make(s.spec, facts, a.pulls, s.cannotApprove)
+		plan.Quota = s.config().Accounts[s.spec.Credential.Issuer.Account].Quota.PerSecond
 		if len(facts.Denied) == 0 {
 			plan = plan.Begun(s.spec.Credential, r.Start)
 		}

@@ -31,6 +31,38 @@ type affected struct {
 	After   []string `json:"after,omitempty"`
 	Exposed []string `json:"exposed"`
 	Issuer  string   `json:"issuer,omitempty"`
+	// quota is how many calls a second the issuer's account lets through; 0 for no bound, and where no dry run was needed.
+	quota float64
+}
+
+// paced is an issuer account whose quota holds up an incident.
+type paced struct {
+	Issuer      string  `json:"issuer"`
+	PerSecond   float64 `json:"perSecond"`
+	Credentials int     `json:"credentials"`
+	// AtLeast is how long it takes until their exposed keys are dead, if nothing else does.
+	AtLeast inventory.Duration `json:"atLeast"`
+}
+
+// pacedBy are the accounts that pace an incident, the slowest first.
+func pacedBy(who []affected) []paced {
+	quota, credentials, calls := map[string]float64{}, map[string]int{}, map[string]int{}
+	for _, a := range who {
+		quota[a.Issuer] = max(quota[a.Issuer], a.quota)
+		credentials[a.Issuer]++
+		calls[a.Issuer] += workflows.LeastCalls(max(1, len(a.Exposed)))
+	}
+	list := []paced{}
+	for issuer, most := range quota {
+		if most > 0 {
+			takes := time.Duration(float64(calls[issuer]) / most * float64(time.Second)).Round(time.Second)
+			list = append(list, paced{issuer, most, credentials[issuer], inventory.Duration(max(takes, time.Second))})
+		}
+	}
+	slices.SortFunc(list, func(a, b paced) int {
+		return cmp.Or(cmp.Compare(b.AtLeast, a.AtLeast), cmp.Compare(a.Issuer, b.Issuer))
+	})
+	return list
 }
 
 // plannedIncident is what a dry run shows.
@@ -39,6 +71,8 @@ type plannedIncident struct {
 	Reason      string             `json:"reason"`
 	Deadline    inventory.Duration `json:"revokeDeadline"`
 	Credentials []affected         `json:"credentials"`
+	// Quotas are the accounts that a dry run found to pace it.
+	Quotas []paced `json:"quotas"`
 }
 
 // declaredIn lists the credentials of a file, as an applied inventory lists them.
@@ -195,10 +229,10 @@ func (e *emergency) expose(ctx context.Context, c client.Client, t *terminal, wh
 			continue
 		}
 		group.Go(func() error {
-			keys, err := inUse(ctx, c, who[n].Credential, specs[who[n].Credential], e.suspect, tell)
+			keys, quota, err := inUse(ctx, c, who[n].Credential, specs[who[n].Credential], e.suspect, tell)
 			mu.Lock()
 			defer mu.Unlock()
-			who[n].Exposed = keys
+			who[n].Exposed, who[n].quota = keys, quota
 			return err
 		})
 	}
@@ -239,8 +273,9 @@ func suspects(s workflows.Status, suspect string) []string {
 	return slices.Compact(slices.DeleteFunc(keys, func(id string) bool { return id == "" }))
 }
 
-// inUse finds out which keys of a credential are exposed: by the rotation that runs, and else, which consumers use, by a dry run.
-func inUse(ctx context.Context, c client.Client, name string, spec inventory.SignedSpec, suspect string, tell func(string)) ([]string, error) {
+// inUse finds out which keys of a credential are exposed: by the rotation that runs, and else, which consumers use, by a dry run, which
+// tells the quota, too.
+func inUse(ctx context.Context, c client.Client, name string, spec inventory.SignedSpec, suspect string, tell func(string)) (keys []string, quota float64, err error) {
 	if isRunning(ctx, c, name) {
 		value, err := c.QueryWorkflow(ctx, workflows.WorkflowID(name), "", workflows.StatusName)
 		var status workflows.Status
@@ -248,26 +283,26 @@ func inUse(ctx context.Context, c client.Client, name string, spec inventory.Sig
 			err = value.Get(&status)
 		}
 		if err != nil {
-			return nil, noAnswer(fmt.Sprintf("the rotation of %s that runs does not say which key it retires (name the exposed one with --key %s=ID): asking it", name, name), nil, err)
+			return nil, 0, noAnswer(fmt.Sprintf("the rotation of %s that runs does not say which key it retires (name the exposed one with --key %s=ID): asking it", name, name), nil, err)
 		}
 		if keys := suspects(status, suspect); len(keys) > 0 {
-			return keys, nil
+			return keys, 0, nil
 		}
 	}
 	if suspect == suspectOnlyRetiring {
-		return nil, exit(exitRefused, fmt.Errorf("the rotation of %s retires no key any more: name the exposed one with --key %s=ID", name, name))
+		return nil, 0, exit(exitRefused, fmt.Errorf("the rotation of %s retires no key any more: name the exposed one with --key %s=ID", name, name))
 	}
 	if suspect == suspectIncoming {
-		return nil, exit(exitRefused, fmt.Errorf("no rotation of %s has an incoming key now: leave --suspect out, or name the exposed key with --key %s=ID", name, name))
+		return nil, 0, exit(exitRefused, fmt.Errorf("no rotation of %s has an incoming key now: leave --suspect out, or name the exposed key with --key %s=ID", name, name))
 	}
 	plan, err := lookAt(ctx, c, workflows.EmergencyQueue, name, workflows.InspectInput{Spec: spec}, tell)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if plan.Retiring == nil {
-		return nil, exit(exitRefused, fmt.Errorf("which key of %s is in use is not known: name the exposed one with --key %s=ID", name, name))
+		return nil, 0, exit(exitRefused, fmt.Errorf("which key of %s is in use is not known: name the exposed one with --key %s=ID", name, name))
 	}
-	return []string{plan.Retiring.KeyID}, nil
+	return []string{plan.Retiring.KeyID}, plan.Quota, nil
 }
 
 // lookAt is a dry run of a rotation. It changes nothing, so that the latest question counts. What keeps failing meanwhile is told.
@@ -299,4 +334,8 @@ func printAffected(w io.Writer, d incident.Declaration, who []affected) {
 		rows = append(rows, []string{a.Credential, strings.Join(a.Exposed, ", "), a.Because, strings.Join(a.After, ", "), a.Issuer})
 	}
 	columns(w, rows...)
+	for _, p := range pacedBy(who) {
+		fmt.Fprintf(w, "%s lets %.3g calls a second through, those of emergencies first: until the exposed keys of %s are dead it takes %s at least.\n",
+			plain(p.Issuer), p.PerSecond, policy.Counted(p.Credentials, "credential"), p.AtLeast)
+	}
 }

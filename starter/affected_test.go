@@ -7,12 +7,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
 	"pgregory.net/rapid"
 
+	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/schedule"
 	"github.com/keyturn/keyturn/workflows"
@@ -123,4 +126,26 @@ func TestTheReasonOfAnIncidentIsShownInWholeCharacters(t *testing.T) {
 	var b began
 	require.Error(t, new(terminal).declare(t.Context(), &b, "incident/leak", "a"+strings.Repeat("é", 100), workflows.IncidentInput{}, false))
 	assert.Equal(t, "emergency: a"+strings.Repeat("é", 73)+"…", b.options.StaticSummary)
+}
+
+// A quota says how long an incident takes at least; what has none, or was not asked for it, is not said to have one.
+func TestWhatPacesAnIncident(t *testing.T) {
+	t.Parallel()
+	var who []affected
+	for n := range 200 {
+		a := affected{Credential: fmt.Sprintf("c%d", n), Issuer: "gateway/edge", Exposed: []string{"k"}, quota: 50}
+		if n == 7 { // its rotation runs, and tells which key it is
+			a.quota = 0
+		}
+		who = append(who, a)
+	}
+	who = append(who, affected{Credential: "slow", Issuer: "awsiam/main", Exposed: []string{"k", "l"}, quota: 0.1}, affected{Credential: "free", Issuer: "memory/x"})
+	assert.Equal(t, []paced{
+		{"awsiam/main", 0.1, 1, inventory.Duration(time.Minute)},
+		{"gateway/edge", 50, 200, inventory.Duration(20 * time.Second)},
+	}, pacedBy(who))
+	var out strings.Builder
+	printAffected(&out, incident.Declaration{Deadline: incident.DefaultDeadline}, who)
+	assert.Contains(t, out.String(), "gateway/edge lets 50 calls a second through, those of emergencies first: until the exposed keys of 200 credentials are dead it takes 20s at least.")
+	assert.NotContains(t, out.String(), "memory/x lets")
 }

@@ -187,7 +187,7 @@ func (t *terminal) emergency(ctx context.Context, e emergency, names []string) e
 		}
 	}
 	if e.dryRun {
-		return t.show(plannedIncident{id, e.reason, inventory.Duration(e.deadline), who}, func(w io.Writer) { printAffected(w, parts[0], who) })
+		return t.show(plannedIncident{id, e.reason, inventory.Duration(e.deadline), who, pacedBy(who)}, func(w io.Writer) { printAffected(w, parts[0], who) })
 	}
 	envelopes, err := t.signFor(parts, who, e)
 	if err != nil {

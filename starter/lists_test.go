@@ -15,7 +15,7 @@ import (
 
 // results has one of every type that a command shows, with nothing in it.
 var results = []any{
-	applied{}, []change{{}}, []awaited{{}}, workflows.Confirmed{}, policy.Verdict{}, policy.Examine(policy.Installation{}), plannedIncident{Credentials: []affected{{}}},
+	applied{}, []change{{}}, []awaited{{}}, workflows.Confirmed{}, policy.Verdict{}, policy.Examine(policy.Installation{}), plannedIncident{Credentials: []affected{{}}, Quotas: []paced{{}}},
 	workflows.IncidentStatus{Credentials: make([]workflows.IncidentMember, 1)}, []listedIncident{{}}, reviewedIncident{}, []entry{{}}, policy.Plan{Waves: make([]policy.Wave, 1)}, workflows.Reviewed{}, begun{},
 	workflows.Report{}, workflows.ScanReport{}, prepared{}, standing{}, []runningRotation{{}}, sweeps{},
 	[]int(nil), map[string]any{"list": []string(nil)},

@@ -58,6 +58,8 @@ func TestEmergencyByTheCommandLine(t *testing.T) {
 	_, out, code = s.emergency(s.ann, "--dry-run")
 	require.Zero(t, code, out)
 	assert.Contains(t, out, `"because": "named"`)
+	assert.Contains(t, out, `"perSecond": 50`, "what paces it")
+	assert.Contains(t, out, `"atLeast": "1s"`)
 	for id := range keys {
 		assert.Contains(t, out, id)
 	}

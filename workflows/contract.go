@@ -32,6 +32,10 @@ func issuerQueue(c inventory.Credential, a activities.Accepted) string {
 	return TaskQueue
 }
 
+// LeastCalls is how many activities an emergency has on its issuer's queue, at least, before so many exposed keys are dead: it looks, issues,
+// promotes and delivers, and destroys each.
+func LeastCalls(exposed int) int { return 4 + exposed }
+
 // Names of updates and signals that carry a policy.Request, one for each action.
 const (
 	ApproveName  = string(policy.Approve)

@@ -107,9 +107,17 @@ func TestAnEmergency(t *testing.T) {
 	t.Parallel()
 	c := newCrisis(t)
 	c.traffic(time.Hour)
+	calls, contained := 0, false
+	c.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		if !info.IsLocalActivity && !contained && info.ActivityType.Name != "Notify" && info.ActivityType.Name != "Log" { // those are on the common queue
+			calls++
+			contained = info.ActivityType.Name == "Contain"
+		}
+	})
 	report, err := c.emergency(workflows.RotationInput{Spec: c.spec(), Emergency: c.declared([]string{"key-old"})})
 	require.NoError(t, err)
 	assert.Equal(t, workflows.Completed, report.Outcome, report.Message)
+	assert.Equal(t, workflows.LeastCalls(1), calls)
 	assert.Equal(t, []string{"new-1 active"}, c.keys())
 	assert.Equal(t, []string{"issue new-1", "promote ", "destroy key-old"}, c.happened(memory.OpIssue, memory.OpPromote, memory.OpDestroy))
 	require.Len(t, report.Contained, 1)

@@ -44,6 +44,8 @@ type Plan struct {
 	// WayBackEnds is when there is no way back any more, though the retiring key is not destroyed yet: it ends by itself soon
 	// after. Zero when it does not.
 	WayBackEnds time.Time `json:"wayBackEnds,omitzero"`
+	// Quota is how many calls a second the issuer's account lets through, all rotations together; 0 for no bound.
+	Quota float64 `json:"quota,omitempty"`
 	// Unreviewed are the approvals by break-glass that nobody has reviewed.
 	Unreviewed []key.BrokenGlass `json:"unreviewed,omitempty"`
 	// Refusals say why the rotation may not begin; none when it may.
