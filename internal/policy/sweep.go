@@ -206,7 +206,7 @@ func (s *sweeping) stuck() {
 			"run keyturn doctor: is there a worker of the current build? If so, the run in the Web UI names the error: go back to the build that began it")
 	case failing && s.c.FailedBefore:
 		s.find(FoundStuck, about, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure),
-			"mend what the error names; the step is tried again by itself. Or turn back: keyturn rollback "+s.name()+" --reason WHY")
+			"mend what the error names; the step is tried again by itself. Whether it can be turned back, and how, says: keyturn status "+s.name())
 	case s.now.Sub(r.StartedAt) > longest:
 		s.find(FoundStuck, about, fmt.Sprintf("its rotation runs since %s, longer than all its waits together (%s)", r.StartedAt.UTC().Format(time.RFC3339), inventory.Duration(longest.Round(time.Minute))),
 			"see what it waits for, and who can unblock it: keyturn status "+s.name())
