@@ -75,9 +75,9 @@ proof:
 resets:
 	go test ./tests -run '^TestResetAtEachWorkflowTask$$' -resets -count 1 -timeout 60m -v
 
-# A run that is terminated in each of its phases, and the next one: two minutes.
+# A run that is terminated, fails, or is taken over by an incident that is ended, in each of its phases, and the next one.
 endings:
-	go test ./tests -run '^TestTheNextRotationTakesUpWhatTemporalEnded$$' -endings -count 1 -timeout 20m -v
+	go test ./tests -run '^TestTheNextRotationTakesUp(WhatTemporalEnded|WhatAnIncidentTookOver)$$' -endings -count 1 -timeout 20m -v
 
 # What has a rotation's ID and does not answer an incident: two minutes.
 takeovers:

@@ -273,7 +273,7 @@ func (s *site) failing(ctx context.Context, st *watchState) (verdict policy.Deci
 			return
 		case n >= most:
 			most = n + 1
-			verdict = policy.Decision{Reason: policy.CheckFailing, Message: fmt.Sprintf("%s failed its check %d times in a row: %s", instance, most, trouble(cutShort(ctx, err)))}
+			verdict = policy.Decision{Reason: policy.CheckFailing, Message: fmt.Sprintf("%s failed its check %s in a row: %s", instance, policy.Counted(most, "time"), trouble(cutShort(ctx, err)))}
 		}
 		if asked {
 			n++

@@ -219,10 +219,14 @@ func (e *emergency) expose(ctx context.Context, c client.Client, t *terminal, wh
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	var mu sync.Mutex
-	tell := func(text string) {
+	told := map[string]bool{}
+	tell := func(text string) { // once, of how many credentials it may be
 		mu.Lock()
 		defer mu.Unlock()
-		t.warn(text)
+		if !told[text] {
+			told[text] = true
+			t.warn(text)
+		}
 	}
 	for n := range who {
 		if len(who[n].Exposed) > 0 {
@@ -277,6 +281,7 @@ func suspects(s workflows.Status, suspect string) []string {
 // tells the quota, too.
 func inUse(ctx context.Context, c client.Client, name string, spec inventory.SignedSpec, suspect string, tell func(string)) (keys []string, quota float64, err error) {
 	if isRunning(ctx, c, name) {
+		tellOfSilence(ctx, c, workflows.EmergencyQueue, tell)
 		value, err := c.QueryWorkflow(ctx, workflows.WorkflowID(name), "", workflows.StatusName)
 		var status workflows.Status
 		if err == nil {

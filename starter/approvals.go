@@ -49,7 +49,7 @@ func newApprovals(t *terminal) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			list, err := approvals(ctx, c)
+			list, err := approvals(ctx, c, t.warn)
 			if err != nil {
 				return err
 			}
@@ -66,7 +66,7 @@ func newApprovals(t *terminal) *cobra.Command {
 }
 
 // approvals asks every rotation that waits at a gate.
-func approvals(ctx context.Context, c client.Client) ([]awaited, error) {
+func approvals(ctx context.Context, c client.Client, tell func(string)) ([]awaited, error) {
 	running, err := runningRotations(ctx, c)
 	if err != nil {
 		return nil, err
@@ -77,11 +77,14 @@ func approvals(ctx context.Context, c client.Client) ([]awaited, error) {
 			list = append(list, awaited{Credential: r.Credential, Owner: r.Owner, Phase: r.Phase, Since: r.Since, Run: r.Run})
 		}
 	}
+	if len(list) > 0 {
+		tellOfSilence(ctx, c, workflows.TaskQueue, tell)
+	}
 	var group errgroup.Group
 	group.SetLimit(writers)
 	for i := range list {
 		group.Go(func() error {
-			s, err := status(ctx, c, list[i].Credential)
+			s, err := status(ctx, c, list[i].Credential, untold)
 			list[i].complete(s.Status, err)
 			return nil
 		})

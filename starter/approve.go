@@ -60,15 +60,20 @@ func printGate(w io.Writer, s workflows.Status, now time.Time) {
 	if s.Evidence != nil && g.Gate == inventory.GateRevoke {
 		rows = append(rows, []string{"evidence", s.Evidence.Describe()}, []string{"its digest", s.Evidence.Digest})
 	}
-	columns(w, append(rows, []string{"it allows", allows(g.Gate)})...)
+	columns(w, append(rows, []string{"it allows", allows(s)})...)
 }
 
 // allows says what happens when a gate is passed, and how long that can be taken back.
-func allows(gate inventory.Gate) string {
-	switch gate {
-	case inventory.GateSignoff:
+func allows(s workflows.Status) string {
+	back := "; there is no way back: " + s.OnlyForward
+	switch {
+	case s.Gate.Gate == inventory.GateSignoff && s.OnlyForward != "":
+		return "that a key is issued and brought to consumers; once one has it" + strings.TrimPrefix(back, ";")
+	case s.Gate.Gate == inventory.GateSignoff:
 		return "that a key is issued and brought to consumers; until the retiring key is destroyed a rollback is possible"
-	case inventory.GateHold:
+	case s.Gate.Gate == inventory.GateHold && s.NoWayBack != "":
+		return "that the rotation goes on without data on errors"
+	case s.Gate.Gate == inventory.GateHold:
 		return "that the rotation goes on without data on errors; it can be turned back as before"
 	}
 	return "that the retiring key is disabled, where its issuer can do that, and destroyed after the soak; once it is destroyed nothing brings it back"

@@ -33,6 +33,15 @@ func TestWhoSignsAnApprovalIsShownWhatFor(t *testing.T) {
 	for _, shown := range []string{"payments-api", "payments@example.com", "1 of 2 approved", "ann: quarterly", "olga", "key-old", "key-new", "sha256:of-it", "1 instance on the incoming key", "nothing brings it back"} {
 		assert.Contains(t, out.String(), shown)
 	}
+	for gate, lost := range map[inventory.Gate]workflows.Status{
+		inventory.GateSignoff: {OnlyForward: "there is no earlier key"}, inventory.GateHold: {NoWayBack: "there is no earlier key"},
+	} {
+		for _, status := range []workflows.Status{{}, lost} {
+			status.Gate = &policy.OpenGate{Gate: gate}
+			said := allows(status)
+			assert.Equal(t, status.OnlyForward+status.NoWayBack == "", strings.Contains(said, "rollback") || strings.Contains(said, "turned back"), said)
+		}
+	}
 	asks := func(gate inventory.Gate) (string, error) {
 		var said bytes.Buffer
 		err := (&terminal{in: strings.NewReader("yes\n"), err: &said}).askToApprove(s, gate)

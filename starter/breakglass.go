@@ -24,6 +24,7 @@ func (t *terminal) reviewBreakGlass(ctx context.Context, credential, sign, comme
 		return err
 	}
 	defer c.Close()
+	tellOfSilence(ctx, c, workflows.TaskQueue, t.warn)
 	spec, declared, err := t.specOfRun(ctx, c, ns, credential)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
@@ -47,7 +48,7 @@ func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) 
 		return err
 	}
 	defer c.Close()
-	status, _, err := findIncident(ctx, c, id)
+	status, _, err := findIncident(ctx, c, id, t.warn)
 	if err != nil {
 		return err
 	}
@@ -67,6 +68,8 @@ func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) 
 		return err
 	}
 	var confirmed workflows.Confirmed
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	for _, one := range declarations {
 		handle, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
 			WorkflowID: id, UpdateName: workflows.ConfirmName, WaitForStage: client.WorkflowUpdateStageCompleted, Args: []any{workflows.Confirmation{Declaration: one}},
@@ -75,7 +78,7 @@ func (t *terminal) confirmIncident(ctx context.Context, e emergency, id string) 
 			err = handle.Get(ctx, &confirmed)
 		}
 		if err != nil {
-			return exit(exitRefused, fmt.Errorf("confirming %s: %w", id, err))
+			return noAnswer("confirming "+id, nil, err)
 		}
 	}
 	return t.show(confirmed, func(w io.Writer) {

@@ -58,6 +58,12 @@ func (d *decision) run(ctx context.Context, t *terminal, credential string) erro
 		return err
 	}
 	defer c.Close()
+	return d.send(ctx, t, c, namespace, credential)
+}
+
+// send makes the request, and hands it to the rotation, whose verdict it shows.
+func (d *decision) send(ctx context.Context, t *terminal, c client.Client, namespace, credential string) error {
+	tellOfSilence(ctx, c, workflows.TaskQueue, t.warn)
 	if err := d.bind(ctx, t, c, namespace, credential); err != nil {
 		return err
 	}
@@ -94,7 +100,7 @@ func (d *decision) bind(ctx context.Context, t *terminal, c client.Client, names
 	if d.gate == "" && d.sign == "" {
 		return nil
 	}
-	s, err := status(ctx, c, credential)
+	s, err := status(ctx, c, credential, untold)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func (t *terminal) printChecks(w io.Writer, checks []policy.Check) {
 	}
 	verdict := "All is well."
 	if failed+warned > 0 {
-		verdict = fmt.Sprintf("%d failed, %d warnings.", failed, warned)
+		verdict = fmt.Sprintf("%d failed, %s.", failed, policy.Counted(warned, "warning"))
 	}
 	fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(verdict))
 }

@@ -289,6 +289,9 @@ func (t *terminal) declare(ctx context.Context, c client.Client, id, reason stri
 	if err != nil {
 		return fmt.Errorf("starting the incident: %w", err)
 	}
+	if warning := noWorker(ctx, c, workflows.EmergencyQueue); warning != "" {
+		t.warn(warning)
+	}
 	if !wait {
 		started := map[string]string{"workflow": run.GetID(), "run": run.GetRunID()}
 		return t.show(started, func(w io.Writer) {

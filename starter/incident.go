@@ -148,7 +148,7 @@ func (t *terminal) showIncident(ctx context.Context, id string, watch bool) erro
 		return err
 	}
 	defer c.Close()
-	status, run, err := findIncident(ctx, c, id)
+	status, run, err := findIncident(ctx, c, id, t.warn)
 	if err == nil && watch {
 		status, err = t.followIncident(ctx, c, id, run)
 	}
@@ -185,8 +185,8 @@ type reviewedIncident struct {
 	Review *workflows.Reviewed `json:"review,omitempty"`
 }
 
-// findIncident asks an incident how it stands, and tells its run.
-func findIncident(ctx context.Context, c client.Client, id string) (status workflows.IncidentStatus, run string, err error) {
+// findIncident asks an incident how it stands, and returns its run. That no worker polls is told where one has to answer.
+func findIncident(ctx context.Context, c client.Client, id string, tell func(string)) (status workflows.IncidentStatus, run string, err error) {
 	described, err := c.DescribeWorkflowExecution(ctx, id, "")
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
@@ -197,6 +197,9 @@ func findIncident(ctx context.Context, c client.Client, id string) (status workf
 	}
 	info := described.GetWorkflowExecutionInfo()
 	run = info.GetExecution().GetRunId()
+	if info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		tellOfSilence(ctx, c, workflows.TaskQueue, tell)
+	}
 	status, err = incidentStatus(ctx, c, id, run, info.GetStatus())
 	return status, run, err
 }

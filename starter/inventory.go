@@ -106,6 +106,7 @@ func (l listing) run(ctx context.Context, t *terminal) error {
 	}
 	differs := false
 	if l.verify {
+		tellOfSilence(ctx, c, workflows.TaskQueue, t.warn)
 		if differs, err = l.check(ctx, c, entries, now); err != nil {
 			return err
 		}

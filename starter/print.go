@@ -180,6 +180,7 @@ func (t *terminal) printStatus(w io.Writer, s standing) {
 		add("approve with", s.Gate.Command(s.Credential))
 		add("or by signal", s.Gate.Signal())
 	}
+	add("turn back with", s.TurnBack)
 	add("no way back", s.NoWayBack)
 	for _, n := range s.Notices {
 		add("note", n)

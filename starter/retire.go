@@ -42,8 +42,8 @@ with what to do instead. "keyturn plan" and "keyturn sweep" name the keys that a
 				workflows.RotationInput{Spec: c.spec, Retire: keyID, Reason: reason, RequestedBy: as})
 			var running *serviceerror.WorkflowExecutionAlreadyStarted
 			if errors.As(err, &running) {
-				return exit(exitRefused, fmt.Errorf("nothing was begun: a rotation of %[1]s is running (run %[2]s), and may end key %[3]s itself; see it with: keyturn status %[1]s; "+
-					"retire the key once that has ended, or turn it back: keyturn rollback %[1]s --reason WHY", args[0], running.RunId, plain(keyID)))
+				return exit(exitRefused, fmt.Errorf("nothing was begun: a rotation of %[1]s is running (run %[2]s), and may end key %[3]s itself; see it, and whether it can be turned back, with: keyturn status %[1]s; "+
+					"retire the key once that has ended", args[0], running.RunId, plain(keyID)))
 			}
 			if err != nil {
 				return fmt.Errorf("starting the end of key %s: %w", plain(keyID), err)

@@ -45,6 +45,14 @@ func noWorker(ctx context.Context, c client.Client, queue string) string {
 	return "no worker polls task queue " + queue + ": it waits until one is started (keyturn-worker --config FILE), and loses nothing; see: keyturn doctor"
 }
 
+// tellOfSilence tells of what is asked of a run, and of what is waited for, that no worker polls who could answer: it comes at once,
+// while the answer would be waited for in vain. Nothing is told when somebody polls.
+func tellOfSilence(ctx context.Context, c client.Client, queue string, tell func(string)) {
+	if namespace.NobodyPolls(ctx, c, queue) {
+		tell("no worker polls task queue " + queue + ": there is no answer until one is started (keyturn-worker --config FILE); see: keyturn doctor")
+	}
+}
+
 // lookForFailures is how often it is asked what keeps failing while somebody waits.
 const lookForFailures = time.Second
 

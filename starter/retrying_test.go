@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -14,7 +15,9 @@ import (
 	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -86,6 +89,88 @@ func TestADryRunThatNobodyTakesIsWarnedOf(t *testing.T) {
 		_, err := lookAt(t.Context(), n, workflows.TaskQueue, "payments-api", workflows.InspectInput{}, func(text string) { told = append(told, text) })
 		require.NoError(t, err)
 		assert.Len(t, told, want)
+	}
+}
+
+// closed is what was told long ago.
+var closed = func() <-chan string {
+	told := make(chan string)
+	close(told)
+	return told
+}()
+
+// unpolled is a namespace with a rotation, or an incident, that waits for a person, and with no worker.
+type unpolled struct{ namespaceOf }
+
+func (*unpolled) UpdateWorkflow(context.Context, client.UpdateWorkflowOptions) (client.WorkflowUpdateHandle, error) {
+	return nil, context.DeadlineExceeded
+}
+
+func (*unpolled) ListWorkflow(context.Context, *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
+	phase, err := converter.GetDefaultDataConverter().ToPayload(workflows.PhaseRevokeGate)
+	return &workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{{
+		Execution:        &commonpb.WorkflowExecution{WorkflowId: "rotation/payments-api", RunId: "run"},
+		SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{workflows.AttributePhase.GetName(): phase}},
+	}}}, err
+}
+
+func (*unpolled) ExecuteWorkflow(context.Context, client.StartWorkflowOptions, any, ...any) (client.WorkflowRun, error) {
+	return unanswered{told: closed, err: context.DeadlineExceeded}, nil
+}
+
+func TestWhoAsksWhereNoWorkerPollsIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	decides := func(d decision) func(context.Context, *terminal, client.Client) error {
+		return func(ctx context.Context, t *terminal, c client.Client) error {
+			return d.send(ctx, t, c, "default", "payments-api")
+		}
+	}
+	revoke := policy.Request{Gate: inventory.GateRevoke}
+	for name, ask := range map[string]func(context.Context, *terminal, client.Client) error{
+		"who extends the overlap":     decides(decision{action: policy.Extend}),
+		"who turns the rotation back": decides(decision{action: policy.Rollback}),
+		"who approves":                decides(decision{action: policy.Approve, gate: "revoke", req: revoke}),
+		"who rejects":                 decides(decision{action: policy.Reject, gate: "revoke", req: revoke}),
+		"who asks for the status": func(ctx context.Context, t *terminal, c client.Client) error {
+			return t.tellStatus(ctx, c, "payments-api")
+		},
+		"who asks what waits for a decision": func(ctx context.Context, t *terminal, c client.Client) error {
+			_, err := approvals(ctx, c, t.warn)
+			return err
+		},
+		"who asks how an incident stands": func(ctx context.Context, t *terminal, c client.Client) error {
+			_, _, err := findIncident(ctx, c, "incident/leak", t.warn)
+			return err
+		},
+		"who says that a key is exposed": func(ctx context.Context, t *terminal, c client.Client) error {
+			return new(emergency).expose(ctx, c, t, []affected{{Credential: "payments-api"}}, nil)
+		},
+		"who begins an incident": func(ctx context.Context, t *terminal, c client.Client) error {
+			return t.declare(ctx, c, "incident/leak", "a leak", workflows.IncidentInput{}, true)
+		},
+		"who signs the spec of a rotation again": func(ctx context.Context, t *terminal, c client.Client) error {
+			return t.resignRunning(ctx, c, inventory.Spec{Credential: inventory.Credential{Name: "payments-api"}}, "default", "signing-key")
+		},
+		"who scans": func(ctx context.Context, t *terminal, c client.Client) error {
+			_, _, err := scanned(ctx, c, workflows.ScanInput{}, t.warn)
+			return err
+		},
+		"who sweeps": func(ctx context.Context, t *terminal, c client.Client) error {
+			_, err := swept(ctx, c, true, t.warn)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				for nobody, want := range map[bool]int{true: 1, false: 0} {
+					n := &unpolled{namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, silence: serviceerror.NewDeadlineExceeded("late"), nobodyPolls: nobody}}
+					var out bytes.Buffer
+					_ = ask(t.Context(), &terminal{output: "table", out: &out, err: &out}, n)
+					assert.Equal(t, want, strings.Count(out.String(), "warning: no worker polls task queue keyturn"), out.String())
+				}
+			})
+		})
 	}
 }
 

@@ -60,13 +60,14 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 		return err
 	}
 	defer c.Close()
-	status, run, err := findIncident(ctx, c, id)
+	status, run, err := findIncident(ctx, c, id, t.warn)
 	if err != nil {
 		return err
 	}
 	if status.Outcome == "" {
 		return exit(exitRefused, fmt.Errorf("%s goes on: review it when it has ended; see how it stands with: keyturn incident show %s", id, id))
 	}
+	tellOfSilence(ctx, c, workflows.TaskQueue, t.warn)
 	var input workflows.ReviewInput
 	value, err := c.QueryWorkflow(ctx, id, run, workflows.DeclarationsName)
 	if err == nil {

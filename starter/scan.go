@@ -52,7 +52,7 @@ marked TODO; until that is filled in, validate says what is missing.`,
 					return err
 				}
 			}
-			report, keys, err := scanned(ctx, c, in)
+			report, keys, err := scanned(ctx, c, in, t.warn)
 			if err != nil {
 				return err
 			}
@@ -96,7 +96,7 @@ func (t *terminal) specs(file, namespace, sign string) ([]inventory.SignedSpec, 
 }
 
 // scanned runs a scan and fetches all that it lists.
-func scanned(ctx context.Context, c client.Client, in workflows.ScanInput) (workflows.ScanReport, []policy.ScannedKey, error) {
+func scanned(ctx context.Context, c client.Client, in workflows.ScanInput, tell func(string)) (workflows.ScanReport, []policy.ScannedKey, error) {
 	var report workflows.ScanReport
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: workflows.ScanID + "/" + uuid.NewString(), TaskQueue: workflows.TaskQueue,
@@ -105,8 +105,9 @@ func scanned(ctx context.Context, c client.Client, in workflows.ScanInput) (work
 	if err != nil {
 		return report, nil, fmt.Errorf("starting the scan: %w", err)
 	}
-	if err := run.Get(ctx, &report); err != nil {
-		return report, nil, noAnswer("scanning", nil, err)
+	tellOfSilence(ctx, c, workflows.TaskQueue, tell)
+	if err := await(ctx, c, run, &report, "scanning", tell); err != nil {
+		return report, nil, err
 	}
 	keys := report.Keys
 	for page := 1; page < report.Pages; page++ {

@@ -96,6 +96,7 @@ func (t *terminal) resign(ctx context.Context, c client.Client, ours inventory.S
 	name := ours.Credential.Name
 	asking, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
+	tellOfSilence(asking, c, workflows.TaskQueue, t.warn)
 	value, err := c.QueryWorkflow(asking, workflows.WorkflowID(name), "", workflows.SpecName)
 	if trouble(err) != "" {
 		return v, silent(name, err)
@@ -116,7 +117,7 @@ func (t *terminal) resign(ctx context.Context, c client.Client, ours inventory.S
 		return v, err
 	}
 	if !same || theirs.Inventory != ours.Inventory || theirs.Namespace != namespace || theirs.Generation > ours.Generation {
-		return v, exit(exitRefused, fmt.Errorf("the rotation of %s that runs follows another spec than this file has, so it is not signed; turn it back with: keyturn rollback %s --reason WHY", name, name))
+		return v, exit(exitRefused, fmt.Errorf("the rotation of %s that runs follows another spec than this file has, so it is not signed; see whether it can be turned back, and how, with: keyturn status %s", name, name))
 	}
 	with, done, err := t.openKey(key)
 	if err != nil {

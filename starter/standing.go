@@ -48,7 +48,7 @@ func (s standing) verdict() error {
 
 // tellStatus shows where a rotation stands, or how it ended.
 func (t *terminal) tellStatus(ctx context.Context, c client.Client, credential string) error {
-	s, err := status(ctx, c, credential)
+	s, err := status(ctx, c, credential, t.warn)
 	if err != nil {
 		return err
 	}
@@ -73,8 +73,8 @@ func (t *terminal) showStatus(s standing) error {
 }
 
 // status asks Temporal how the run stands, and then the rotation itself. A run that has ended is answered by its result when no
-// worker lives; for one that runs the error stands beside what Temporal knows.
-func status(ctx context.Context, c client.Client, credential string) (standing, error) {
+// worker lives; for one that runs the error stands beside what Temporal knows. That no worker polls is told first, unless it is untold.
+func status(ctx context.Context, c client.Client, credential string, tell func(string)) (standing, error) {
 	s := standing{Status: workflows.Status{Credential: credential}}
 	id := workflows.WorkflowID(credential)
 	described, err := c.DescribeWorkflowExecution(ctx, id, "")
@@ -89,6 +89,9 @@ func status(ctx context.Context, c client.Client, credential string) (standing, 
 	s.pending = described.GetPendingActivities()
 	s.Retrying = retryingIn(s.pending)
 	run := info.GetExecution().GetRunId()
+	if tell != nil {
+		tellOfSilence(ctx, c, workflows.TaskQueue, tell)
+	}
 	asked := s.ask(ctx, c, id, run)
 	switch running := info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING; {
 	case running && asked != nil:
@@ -108,6 +111,9 @@ func status(ctx context.Context, c client.Client, credential string) (standing, 
 	}
 	return s, nil
 }
+
+// untold is for who told of a missing worker already, or says by itself that nobody answers.
+var untold func(string)
 
 // askFor is how long a worker may take to answer for a rotation.
 const askFor = 10 * time.Second

@@ -35,7 +35,7 @@ key that is still alive it opens the revoke gate again.`,
 				return err
 			}
 			defer c.Close()
-			report, err := swept(ctx, c, now)
+			report, err := swept(ctx, c, now, t.warn)
 			if err != nil {
 				return err
 			}
@@ -55,7 +55,7 @@ type sweeps struct {
 }
 
 // swept returns the report of the last sweep, or of one that is run now.
-func swept(ctx context.Context, c client.Client, now bool) (report sweeps, err error) {
+func swept(ctx context.Context, c client.Client, now bool, tell func(string)) (report sweeps, err error) {
 	if !now {
 		var found bool
 		if report.SweepReport, found, err = namespace.LatestSweep(ctx, c); err != nil {
@@ -81,10 +81,10 @@ func swept(ctx context.Context, c client.Client, now bool) (report sweeps, err e
 	if err != nil {
 		return report, fmt.Errorf("starting the sweep: %w", err)
 	}
-	if err := run.Get(ctx, &report.SweepReport); err != nil {
-		return report, noAnswer("sweeping", nil, err)
+	if warning := noWorker(ctx, c, workflows.TaskQueue); warning != "" {
+		tell(warning)
 	}
-	return report, nil
+	return report, await(ctx, c, run, &report.SweepReport, "sweeping", tell)
 }
 
 func (t *terminal) printSweep(w io.Writer, r sweeps) {

@@ -126,7 +126,7 @@ func ask(ctx context.Context, c client.Client, credential string, answers chan<-
 
 // again asks for the status, and for what a picture shows beside it. Of that, what cannot be had is not drawn.
 func (a *answer) again(ctx context.Context, c client.Client, credential string) (err error) {
-	a.status, err = status(ctx, c, credential)
+	a.status, err = status(ctx, c, credential, untold)
 	a.pending = a.status.pending
 	if said := trouble(err); said != "" {
 		return exit(exitTimedOut, errors.New(said))

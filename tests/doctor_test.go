@@ -115,7 +115,7 @@ func TestDoctor(t *testing.T) {
 	}
 	out, code = s.starter("doctor")
 	assert.Zero(t, code, out)
-	assert.Contains(t, out, "0 failed, 1 warnings.")
+	assert.Contains(t, out, "0 failed, 1 warning.")
 
 	// What waits in the audit file, while the sink takes nothing.
 	record, err := audit.OpenFile(s.place.Audit)

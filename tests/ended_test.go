@@ -3,6 +3,8 @@ package tests
 import (
 	"context"
 	"flag"
+	"regexp"
+	"syscall"
 	"testing"
 	"time"
 
@@ -10,8 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/internal/inventory"
+	"github.com/keyturn/keyturn/internal/namespace"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -23,10 +28,10 @@ func TestTheNextRotationTakesUpWhatTemporalEnded(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		// at is the activity that is begun when the run is terminated, in the phase in which it is; one that is timed is ended by
-		// its time-out.
-		at    string
-		in    workflows.Phase
-		timed bool
+		// its time-out, and one that failed, by a build that errs.
+		at            string
+		in            workflows.Phase
+		timed, failed bool
 		// always: it is played in CI, too.
 		always bool
 	}{
@@ -43,6 +48,18 @@ func TestTheNextRotationTakesUpWhatTemporalEnded(t *testing.T) {
 		"terminated as it destroys":         {at: "Destroy"},
 		"terminated as it records":          {at: "Record"},
 		"timed out":                         {timed: true, always: true},
+		"failed before it looked":           {at: "Inspect", failed: true},
+		"failed as it issues":               {at: "Issue", failed: true},
+		"failed as it delivers":             {at: "DeliverWave", failed: true},
+		"failed in a soak":                  {at: "Watch", failed: true},
+		"failed as it promotes":             {at: "Promote", failed: true},
+		"failed in the overlap":             {in: workflows.PhaseOverlap, failed: true},
+		"failed as it gathers evidence":     {at: "GatherEvidence", failed: true},
+		"failed at the revoke gate":         {in: workflows.PhaseRevokeGate, failed: true},
+		"failed as it disables":             {at: "Disable", failed: true},
+		"failed in the soak after that":     {in: workflows.PhaseDisableSoak, failed: true},
+		"failed as it destroys":             {at: "Destroy", failed: true},
+		"failed as it records":              {at: "Record", failed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -53,20 +70,27 @@ func TestTheNextRotationTakesUpWhatTemporalEnded(t *testing.T) {
 			out, code := s.starter("apply", "-f", s.place.Inventory)
 			require.Zero(t, code, out)
 			as := "terminated"
-			if c.timed {
+			switch {
+			case c.timed:
 				as = "timed-out"
 				s.timesOut()
-			} else {
-				out, code = s.starter("rotate", credential)
-				require.Zero(t, code, out)
-				s.terminatedAt(c.at, c.in)
+			case c.failed:
+				as = "failed"
+				s.comesTo(c.at, c.in)
+				s.failsByItsBuild()
+			default:
+				s.comesTo(c.at, c.in)
+				s.terminates(workflows.WorkflowID(credential))
 			}
 
-			out, code = s.starter("status", credential)
+			keys := regexp.MustCompile(`(retiring|incoming) key +\S+ of \S+: `)
+			eventually(t, func() bool { // a busy machine may take longer than a question waits
+				out, code = s.starter("status", credential)
+				return keys.MatchString(out)
+			}, patience, 100*time.Millisecond, "what is true of the keys is told")
 			assert.Equal(t, 1, code, out)
 			assert.Contains(t, out, credential+": "+as)
 			assert.Contains(t, out, "keyturn rotate "+credential)
-			assert.Regexp(t, `(retiring|incoming) key +\S+ of \S+: `, out, "what is true of the keys")
 			watched, code := s.starter("status", credential, "--watch")
 			assert.Equal(t, 1, code, watched)
 			assert.Contains(t, watched, credential+": "+as)
@@ -79,9 +103,97 @@ func TestTheNextRotationTakesUpWhatTemporalEnded(t *testing.T) {
 	}
 }
 
-// terminatedAt terminates the rotation as soon as an activity is begun, or in a phase.
-func (s *stage) terminatedAt(activity string, phase workflows.Phase) {
+// An incident takes a rotation over and is ended itself, with its emergency: the next rotation goes on from what both left.
+func TestTheNextRotationTakesUpWhatAnIncidentTookOver(t *testing.T) {
+	t.Parallel()
+	if !*endings {
+		t.Skip("run by make endings")
+	}
+	for name, c := range map[string]struct {
+		at   string
+		in   workflows.Phase
+		ends bool // the exposed key is being ended when the emergency is terminated
+	}{
+		"superseded as it delivers":                           {at: "DeliverWave"},
+		"superseded in a soak":                                {at: "Watch"},
+		"superseded as it promotes":                           {at: "Promote"},
+		"superseded in the overlap":                           {in: workflows.PhaseOverlap},
+		"superseded in the overlap, and the exposed key ends": {in: workflows.PhaseOverlap, ends: true},
+		"superseded at the revoke gate":                       {in: workflows.PhaseRevokeGate},
+		"superseded in the soak after disabling":              {in: workflows.PhaseDisableSoak},
+		"superseded in that soak, and the exposed key ends":   {in: workflows.PhaseDisableSoak, ends: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := alarmed(t)
+			s.apply(0, "-f", s.place.Inventory, "--sign", s.ann.file)
+			s.comesTo(c.at, c.in)
+			before := s.awaitThat("both keys are known", func(now workflows.Status) bool { return now.Incoming.KeyID != "" })
+			out, code := s.starter("emergency", credential, "-f", s.place.Inventory, "--reason", "a leak", "--name", "leak", "--sign", s.ann.file, "--yes",
+				"--key", credential+"="+before.Retiring.KeyID)
+			require.Zero(t, code, out)
+			s.becomesTheEmergency(c.ends)
+			s.terminates("incident/leak")
+			s.terminates(workflows.WorkflowID(credential))
+
+			out, code = s.starter("status", credential)
+			assert.Equal(t, 1, code, out)
+			assert.Contains(t, out, credential+": terminated")
+			s.approves()
+			out, code = s.starter("rotate", credential, "--wait", "--timeout", "4m")
+			require.Zero(t, code, out)
+			assert.NotContains(t, s.gatewayKeys(), before.Retiring.KeyID, "the exposed key is dead")
+			s.nobodyRefused()
+		})
+	}
+}
+
+// becomesTheEmergency waits until the rotation has become the emergency, and, where that is asked for, ends the exposed key.
+func (s *stage) becomesTheEmergency(ends bool) {
 	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	eventually(s.t, func() bool {
+		described, err := s.client().DescribeWorkflowExecution(ctx, workflows.WorkflowID(credential), "")
+		return err == nil && described.GetWorkflowExecutionInfo().GetType().GetName() == "EmergencyRotation"
+	}, patience, 10*time.Millisecond, "the incident takes over")
+	if ends {
+		s.begins(ctx, "Contain")
+	}
+}
+
+// terminates ends a workflow.
+func (s *stage) terminates(id string) {
+	s.t.Helper()
+	require.NoError(s.t, s.client().TerminateWorkflow(s.t.Context(), id, "", "by somebody in a hurry"))
+}
+
+// failsByItsBuild has the rotation fail, by a worker of its build that errs, and then starts the right one again.
+func (s *stage) failsByItsBuild() {
+	s.t.Helper()
+	s.worker.end(syscall.SIGKILL)
+	c := s.client()
+	broken := worker.New(c, workflows.TaskQueue, worker.Options{
+		WorkflowPanicPolicy: worker.FailWorkflow, DisableRegistrationAliasing: true, LocalActivityWorkerOnly: true,
+		DeploymentOptions: worker.DeploymentOptions{
+			UseVersioning: true, Version: worker.WorkerDeploymentVersion{DeploymentName: namespace.Deployment, BuildID: "test"},
+			DefaultVersioningBehavior: workflow.VersioningBehaviorAutoUpgrade,
+		},
+	})
+	broken.RegisterWorkflowWithOptions(func(workflow.Context, any) error { panic("this build is broken") }, workflow.RegisterOptions{Name: "Rotation"})
+	require.NoError(s.t, broken.Start())
+	id := workflows.WorkflowID(credential)
+	require.NoError(s.t, c.SignalWorkflow(s.t.Context(), id, "", "nudge", nil))
+	require.Error(s.t, c.GetWorkflow(s.t.Context(), id, "").Get(s.t.Context(), nil))
+	broken.Stop()
+	s.startWorker()
+}
+
+// comesTo begins a rotation, and waits until an activity is begun, or for a phase.
+func (s *stage) comesTo(activity string, phase workflows.Phase) {
+	s.t.Helper()
+	out, code := s.starter("rotate", credential)
+	require.Zero(s.t, code, out)
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	if phase != workflows.PhaseRevokeGate {
@@ -92,7 +204,6 @@ func (s *stage) terminatedAt(activity string, phase workflows.Phase) {
 	} else {
 		s.begins(ctx, activity)
 	}
-	require.NoError(s.t, s.client().TerminateWorkflow(ctx, workflows.WorkflowID(credential), "", "by somebody in a hurry"))
 }
 
 // begins waits until the rotation begins an activity.

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"syscall"
 
+	"go.temporal.io/api/serviceerror"
+	"google.golang.org/grpc/codes"
+
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/outside"
 	"github.com/keyturn/keyturn/providers"
@@ -24,6 +27,7 @@ const (
 	exitUsage    = 2 // the command line or the worker configuration is wrong
 	exitRefused  = 3 // by policy, bounds or trust: of import alone, as the next one
 	exitNotFound = 4
+	exitTimedOut = 5 // Temporal did not answer in time
 )
 
 func main() {
@@ -61,6 +65,8 @@ func codeOf(err error) int {
 		return exitRefused
 	case errors.Is(err, providers.ErrInvalid):
 		return exitUsage
+	case serviceerror.ToStatus(err).Code() == codes.DeadlineExceeded:
+		return exitTimedOut
 	}
 	return exitFailed
 }

@@ -2,13 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -71,6 +74,33 @@ func TestTheWorkersExitCodes(t *testing.T) {
 					assert.True(t, strings.HasPrefix(line, "keyturn-worker: "), line)
 				}
 			}
+		})
+	}
+}
+
+func TestAWorkerSaysWhyItDoesNotReachTemporal(t *testing.T) {
+	t.Parallel()
+	config := filepath.Join(t.TempDir(), "keyturn-worker.yaml")
+	require.NoError(t, os.WriteFile(config, []byte("apiVersion: keyturn/worker/v1\naccounts: {vault: {type: file, root: /nowhere}}\nbounds: {sandbox: {}}\n"), 0o600))
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
+	for name, c := range map[string]struct {
+		address string
+		code    int
+		says    string
+	}{
+		"nobody listens":  {"127.0.0.1:1", exitFailed, "the connection is refused"},
+		"nothing is said": {silent.Addr().String(), exitTimedOut, "it takes the connection and says nothing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second) // nobody answers
+			defer cancel()
+			var out bytes.Buffer
+			assert.Equal(t, c.code, run(ctx, []string{"--config", config, "--address", c.address, "--allow-unsigned"}, &out, &out), out.String())
+			assert.Contains(t, out.String(), "keyturn-worker: connecting to Temporal at "+c.address+": "+c.says)
+			assert.NotContains(t, out.String(), "transport")
 		})
 	}
 }

@@ -36,7 +36,8 @@ func newRoot() *cobra.Command {
 	root := newRun("keyturn-worker --config FILE")
 	root.Long += `
 
-Exit codes: 0 it was told to stop, 1 failed, 2 the command line or the worker configuration is wrong; import has more.`
+Exit codes: 0 it was told to stop, 1 failed, 2 the command line or the worker configuration is wrong,
+5 Temporal did not answer in time; import has more.`
 	root.Version = version.ID()
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.AddCommand(newRun("run --config FILE"), newImport(), newHealth(), &cobra.Command{

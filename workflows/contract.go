@@ -220,6 +220,9 @@ type Status struct {
 	ActsBy string `json:"actsBy,omitempty"`
 	// NoWayBack is why a rollback is impossible now; empty when it is possible.
 	NoWayBack string `json:"noWayBack,omitempty"`
+	// OnlyForward is why nobody who has the incoming key can be brought back, said before anybody has it; empty when the retiring one
+	// can be delivered again, and while no plan is known.
+	OnlyForward string `json:"onlyForward,omitempty"`
 	// TurnBack is the command that turns the run back; empty when nobody would be granted that now.
 	TurnBack string `json:"turnBack,omitempty"`
 	// Notices are what everybody who looks at the run should know.

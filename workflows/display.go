@@ -192,6 +192,9 @@ func (r *rotation) shown() Status {
 	if s.NoWayBack = ""; !r.over() {
 		s.NoWayBack = r.noWayBack(workflow.Now(r.ctx))
 	}
+	if s.OnlyForward = ""; !r.Plan.MadeAt.IsZero() && !r.over() {
+		s.OnlyForward = r.onlyForward()
+	}
 	unknown := workflow.GetUnhandledSignalNames(r.ctx)
 	slices.Sort(unknown)
 	for _, name := range unknown[:min(len(unknown), 5)] {

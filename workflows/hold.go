@@ -36,7 +36,7 @@ func (r *rotation) soak(i int, w policy.Wave) error {
 
 // tooFew is why a wave is held.
 func tooFew(w policy.Wave, b *inventory.ErrorBudget) string {
-	return fmt.Sprintf("wave %s had fewer than the %d requests that the error budget needs to say something", w.Name, b.MinTotal)
+	return fmt.Sprintf("wave %s had fewer than %s, which the error budget needs to say something", w.Name, policy.Counted(b.MinTotal, "request"))
 }
 
 // holdForTraffic waits past the soak. After the longest hold it asks people, until they decide or there were enough requests.
@@ -48,7 +48,7 @@ func (r *rotation) holdForTraffic(w policy.Wave) error {
 	defer stop()
 	for !enough() {
 		r.enter(PhaseDeliver, "Held: "+why+".")
-		r.waitFor(fmt.Sprintf("%d requests in %s", b.MinTotal, b.Window), "traffic; when there is too little, whoever passes the hold gate, which opens then"+orRollback)
+		r.waitFor(fmt.Sprintf("%s in %s", policy.Counted(b.MinTotal, "request"), b.Window), "traffic; when there is too little, whoever passes the hold gate, which opens then"+orRollback)
 		if err := r.wait("requests for the error budget", func() time.Time { return until }, enough); err != nil {
 			return err
 		}

@@ -120,7 +120,7 @@ func (s IncidentStatus) MisuseLines() (lines []string) {
 		switch {
 		case m.Misuse == nil:
 		case m.Misuse.Omitted > 0:
-			once(fmt.Sprintf("%s: and %d uses more, of which its own report, or its sources, have the rest", m.Credential, m.Misuse.Omitted))
+			once(fmt.Sprintf("%s: and %s more, of which its own report, or its sources, have the rest", m.Credential, policy.Counted(m.Misuse.Omitted, "use")))
 		case len(m.Misuse.Uses) == 0:
 			once(m.Credential + ": no use is known")
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/outside"
+	"github.com/keyturn/keyturn/internal/policy"
 )
 
 // Outbox has the events that the workflow saw and that no audit record is known to have. They go along with what is done
@@ -143,7 +144,7 @@ func (r *rotation) write(enough func() bool) {
 		if !told {
 			told = true
 			r.tell(notifyAlert, "unrecorded", "The audit record cannot be written",
-				fmt.Sprintf("The run has come to its end, and %d events of it are not in the audit record: %s. It is tried again and again, until they are.", len(r.Outbox.events), cause(err)))
+				fmt.Sprintf("The run has come to its end, and the audit record lacks %s of it: %s. It is tried again and again.", policy.Counted(len(r.Outbox.events), "event"), cause(err)))
 		}
 		r.waitFor("the audit record to be written: "+cause(err), "whoever keeps the worker's audit record; it is tried again by itself")
 		if sleep(r.ctx, pause, "before trying again to write the audit record") != nil {

@@ -175,15 +175,18 @@ func (r *rotation) betweenTries(failed error, pause time.Duration, input *activi
 		_, err := awaitAtMost(r.ctx, pause, "before trying again to prove the key dead", func() bool { return r.overtaken() != nil })
 		return false, err
 	}
+	disabled := r.Plan.CanDisable && r.Disabled // else others destroyed it, or nobody can disable it
+	r.enter(map[bool]Phase{true: PhaseDisableSoak, false: PhaseEvidence}[disabled], "The retiring key is not seen destroyed yet.")
 	if pause == firstTry {
 		lives := "until it is destroyed, a rollback is possible"
-		if !looked {
+		switch none := r.standpoint().NoWayBack; {
+		case none != "":
+			lives = "nothing leads back to it: " + none
+		case !looked:
 			lives = "whether it lives could not be looked up, and a rollback is possible if it does"
 		}
 		r.tell(notifyAlert, "not-destroyed", "The retiring key is not seen destroyed yet", fmt.Sprintf("%s. It is tried again and again; %s.", why, lives))
 	}
-	disabled := r.Plan.CanDisable && r.Disabled // else others destroyed it, or nobody can disable it
-	r.enter(map[bool]Phase{true: PhaseDisableSoak, false: PhaseEvidence}[disabled], "The retiring key is not seen destroyed yet.")
 	r.startWatch()
 	switch {
 	case r.held(failed):

@@ -2,7 +2,9 @@ package workflows_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -194,4 +196,61 @@ func TestARunningRotationIsFoundByWhenItIsOverdue(t *testing.T) {
 	s.approveAt(atGate)
 	require.Equal(t, workflows.Completed, s.run().Outcome)
 	assert.Equal(t, by, found[string(workflows.PhaseIssue)], "%v", found)
+}
+
+// What a person reads of a run that nothing leads back from, at whatever minute, offers no rollback: status, page, and what people are told.
+func TestARollbackIsNotOfferedBesideNoWayBack(t *testing.T) {
+	t.Parallel()
+	refuses := func(times int, answer any, err error) func(int) (any, error) {
+		return func(n int) (any, error) {
+			if n <= times {
+				return answer, err
+			}
+			return nil, nil
+		}
+	}
+	lost := errors.New("connection refused")
+	for name, prepare := range map[string]func(*script){
+		"all goes well":           func(*script) {},
+		"there is no earlier key": func(s *script) { s.plan.Retiring = nil },
+		"the evidence lacks": func(s *script) {
+			s.answers["GatherEvidence"] = refuses(3, policy.Evidence{Missing: []policy.Decision{no(policy.EvidenceLacking)}}, nil)
+		},
+		"the promotion fails":        func(s *script) { s.answers["Promote"] = refuses(3, nil, lost) },
+		"a wave fails":               func(s *script) { s.answers["DeliverWave"] = refuses(3, nil, lost) },
+		"errors rise in the overlap": func(s *script) { s.answers["Watch"] = refuses(2, no(policy.BudgetBreached), nil) },
+		"the destroying fails":       func(s *script) { s.answers["Destroy"] = refuses(10, nil, lost) },
+		"it fails, and nobody can see": func(s *script) {
+			s.answers["Destroy"] = refuses(10, nil, lost)
+			s.answers["LookBack"] = func(int) (any, error) { return nil, lost }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.plan.CanRollBack, s.plan.NoWayBack = false, "the value of the retiring key is in no store"
+			prepare(s)
+			offers := regexp.MustCompile(`(?i)\brollback\b|turns? (it )?back`)
+			looked := 0
+			s.every(7*time.Minute, 24*time.Hour, func() {
+				shown := s.status()
+				if gate := shown.Gate; gate != nil && len(gate.Approvals) == 0 {
+					s.ask(policy.Approve, policy.Request{Gate: gate.Gate, By: "ann"}, nil)
+				}
+				if shown.NoWayBack == "" || shown.Report != nil {
+					return
+				}
+				looked++
+				shown.Timeline = nil
+				for _, text := range []string{shown.Doing, shown.WaitsFor, shown.UnblockedBy, shown.TurnBack, shown.Markdown(s.env.Now())} {
+					assert.NotRegexp(t, offers, text)
+				}
+			})
+			s.run()
+			assert.Positive(t, looked)
+			for _, n := range s.notes {
+				assert.NotRegexp(t, offers, n.Subject+": "+n.Body)
+			}
+		})
+	}
 }

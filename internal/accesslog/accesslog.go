@@ -130,7 +130,7 @@ func (l *Log) Read(ctx context.Context, keyID string, since time.Time) (key.Uses
 	case r.unreadable == 1:
 		say("1 line could not be read.")
 	case r.unreadable > 1:
-		say("%d lines could not be read.", r.unreadable)
+		say("Lines that could not be read: %d.", r.unreadable)
 	}
 	if begins := r.begins; begins.IsZero() || begins.After(since) {
 		what := "it has no line with a time, as far as was seen."

@@ -56,6 +56,11 @@ func Try(dir *os.Root, name string, mode fs.FileMode, prepare func(*os.File) err
 	if err := Discard(dir, name); err != nil {
 		return err
 	}
+	if name != "" {
+		if err := Replaceable(dir, name); err != nil {
+			return err
+		}
+	}
 	return errors.Join(fill(dir, fresh(name), nil, mode, prepare), Discard(dir, name))
 }
 

@@ -36,11 +36,11 @@ func (f Flags) Options() (client.Options, error) {
 	return options, nil
 }
 
-// Dial connects. An error says where Temporal was looked for.
+// Dial connects. An error says where Temporal was looked for, why it was not found, and what to do.
 func Dial(ctx context.Context, o client.Options) (client.Client, error) {
 	c, err := client.DialContext(ctx, o)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to Temporal at %s: %w; say where it is with --address or TEMPORAL_ADDRESS", o.HostPort, err)
+		return nil, explain(ctx, o, err)
 	}
 	return c, nil
 }

@@ -50,7 +50,7 @@ func cannotBreak(g OpenGate, proof *Proof) string {
 	case g.Needs.Trust == inventory.TrustAny:
 		return "this gate takes any approval: there is nothing to break"
 	case g.Gate == inventory.GateHold:
-		return "the gate hold takes no break-glass: approve it as it asks, or turn back"
+		return "the gate hold takes no break-glass: approve it as it asks"
 	case !proof.MayBreakGlass:
 		return notNamed(proof.By.Name)
 	}

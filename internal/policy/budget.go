@@ -88,7 +88,7 @@ func HadTraffic(b inventory.ErrorBudget, signals []Readings) Decision {
 	if d := BudgetHolds(b, signals); d.Reason == BudgetNoData || d.Reason == BudgetTooLittle {
 		return d
 	}
-	return allow("there were %d requests or more", b.MinTotal)
+	return allow("there were %s or more", Counted(b.MinTotal, "request"))
 }
 
 // Blind is the decision on health signals none of which answers: whether the change does harm is not known. silent says of each

@@ -90,7 +90,7 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, 
 	case late:
 		return allow("the incident's deadline has passed: key %s is destroyed, whoever still uses it", k.KeyID)
 	case Expose(c, f, all, rotation).Frees.KeyID == exposed.KeyID:
-		return allow("all %d slots of the issuer are taken, and no other key can be issued before one is free: key %s is destroyed, whoever still uses it", f.Capabilities.Slots, k.KeyID)
+		return allow("%s, and no other key can be issued before one is free: key %s is destroyed, whoever still uses it", takenSlots(f.Capabilities.Slots, "the issuer"), k.KeyID)
 	case current.KeyID == exposed.KeyID || current.KeyID == "":
 		return refuse(CurrentMoved, "consumers have no other key than the exposed one %s yet", exposed.KeyID)
 	}

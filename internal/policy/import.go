@@ -39,7 +39,7 @@ func MayImport(c inventory.Credential, f Facts, in Importing) Decision {
 	case !in.Known && !in.CanImport:
 		return refuse(NotAtIssuer, "the issuer has no such key among those of this principal, and takes none from elsewhere")
 	case !in.Known && f.Capabilities.Slots > 0 && len(f.Keys) >= f.Capabilities.Slots:
-		return refuse(SlotsFull, "all %d key slots of the principal are in use: destroy a key that nobody uses", f.Capabilities.Slots)
+		return refuse(SlotsFull, "%s: destroy a key that nobody uses", takenSlots(f.Capabilities.Slots, "the principal"))
 	case in.Known && live.State != key.Active:
 		return refuse(RetiringKeyDisabled, "key %s is not active at the issuer", live.KeyID)
 	}

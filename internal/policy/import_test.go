@@ -9,6 +9,19 @@ import (
 	"github.com/keyturn/keyturn/internal/policy"
 )
 
+func TestWhatIsOneIsSaidAsOne(t *testing.T) {
+	t.Parallel()
+	for slots, says := range map[int]string{1: "the one key slot of the principal is taken: ", 2: "all 2 key slots of the principal are taken: "} {
+		f := policy.Facts{At: now, Keys: []key.Info{{KeyID: "a"}, {KeyID: "b"}}}
+		f.Capabilities.Slots = slots
+		d := policy.MayImport(credential(), f, policy.Importing{Key: key.Ref{KeyID: "key-mine"}, CanImport: true})
+		assert.Equal(t, policy.SlotsFull, d.Reason)
+		assert.Contains(t, d.Message, says)
+	}
+	assert.Contains(t, policy.JudgedUse{Use: key.Use{KeyID: "k", First: now, Last: now, Count: 1}}.String(), ", 1 time, ")
+	assert.Contains(t, policy.JudgedUse{Use: key.Use{KeyID: "k", First: now, Last: now, Count: 2}}.String(), ", 2 times, ")
+}
+
 func TestMayImport(t *testing.T) {
 	t.Parallel()
 	brought := key.Ref{KeyID: "key-mine", Fingerprint: "fp-mine"}

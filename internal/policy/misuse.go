@@ -61,7 +61,7 @@ func (u JudgedUse) String() string {
 	if u.Error != "" {
 		b.WriteString(" (" + u.Error + ")")
 	}
-	fmt.Fprintf(&b, ", %d times, %s", u.Count, u.First.UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, ", %s, %s", Counted(u.Count, "time"), u.First.UTC().Format(time.RFC3339))
 	if !u.Last.Equal(u.First) {
 		b.WriteString(" to " + u.Last.UTC().Format(time.RFC3339))
 	}

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -239,6 +240,16 @@ func TestPlanSaysWhatWillHappen(t *testing.T) {
 		t.Parallel()
 		for _, s := range plan.Steps {
 			assert.Equal(t, s.Phase == "revoke" || s.Phase == "record", s.Undo == "", s.Phase)
+		}
+	})
+	t.Run("nor has any after the first delivery, where the retiring key cannot be delivered", func(t *testing.T) {
+		t.Parallel()
+		f := before()
+		f.Keys[0].ExpiresAt = now.Add(time.Hour)
+		lost := policy.Make(spec(credential()), f, noPulls, anybody)
+		require.False(t, lost.CanRollBack)
+		for _, s := range lost.Steps {
+			assert.Equal(t, slices.Contains([]string{"signoff", "issue", "disable"}, s.Phase), s.Undo != "", s.Phase)
 		}
 	})
 	t.Run("rights that a delivery changes are told, once for all instances", func(t *testing.T) {

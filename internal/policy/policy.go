@@ -135,6 +135,14 @@ func Counted(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
+// takenSlots says that no more keys fit beside those that somebody has.
+func takenSlots(slots int, whose string) string {
+	if slots == 1 {
+		return "the one key slot of " + whose + " is taken"
+	}
+	return fmt.Sprintf("all %d key slots of %s are taken", slots, whose)
+}
+
 // Union is a list with what another one has beside it.
 func Union(list, more []string) []string {
 	for _, one := range more {

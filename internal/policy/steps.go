@@ -31,13 +31,13 @@ func steps(c inventory.Credential, f Facts, plan Plan) ([]Step, inventory.Durati
 		add("issue", destroyIncoming, "mint a key for %s and store it as PENDING", strings.Join(principals(f, plan), ", "))
 		add("issue", destroyIncoming, "try the incoming key: issuer self-test where there is one, %s", Counted(len(c.Verify), "smoke test"))
 	case r.IsCurrent():
-		add("promote", "move the labels back", "go on with rotation %s, which did not end: its key %s is CURRENT", r.Rotation, r.Incoming.KeyID)
+		add("promote", moving(plan), "go on with rotation %s, which did not end: its key %s is CURRENT", r.Rotation, r.Incoming.KeyID)
 	default:
 		add("issue", destroyIncoming, "go on with rotation %s, which did not end: its key %s is minted, stored as PENDING and works", r.Rotation, r.Incoming.KeyID)
 	}
 	promoted := plan.Resume != nil && plan.Resume.IsCurrent()
 	promote := func() {
-		add("promote", "move the labels back", "move CURRENT to the incoming key; PREVIOUS keeps the retiring one")
+		add("promote", moving(plan), "move CURRENT to the incoming key; PREVIOUS keeps the retiring one")
 		promoted = true
 	}
 	for _, w := range plan.Waves {
@@ -94,14 +94,19 @@ func traffic(c inventory.Credential) string {
 	return fmt.Sprintf(", and until there were %s; when there were too few for %s, %s", Counted(b.MinTotal, "request"), cmp.Or(b.MaxHold, inventory.DefaultMaxHold), then)
 }
 
+// redelivery and moving take back what brought the incoming key to consumers: by nothing, where there is no way back.
 func redelivery(plan Plan) string {
-	switch {
-	case plan.Retiring == nil:
-		return "destroy the incoming key"
-	case !plan.CanRollBack:
-		return "" // the retiring key's value is nowhere to be had
+	if !plan.CanRollBack {
+		return ""
 	}
 	return "redeliver the retiring key"
+}
+
+func moving(plan Plan) string {
+	if !plan.CanRollBack {
+		return ""
+	}
+	return "move the labels back"
 }
 
 func approvers(a inventory.Approval) string {

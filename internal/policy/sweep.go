@@ -202,11 +202,11 @@ func (s *sweeping) stuck() {
 	_, failing := r.FailingStep()
 	switch longest := LongestRun(s.c.Spec.Credential); {
 	case r.TaskAttempts >= stuckTasks || !r.TaskSince.IsZero() && s.now.Sub(r.TaskSince) > stuckTask:
-		s.find(FoundStuck, about, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %d times", r.TaskSince.UTC().Format(time.RFC3339), r.TaskAttempts),
+		s.find(FoundStuck, about, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %s", r.TaskSince.UTC().Format(time.RFC3339), Counted(r.TaskAttempts, "time")),
 			"run keyturn doctor: is there a worker of the current build? If so, the run in the Web UI names the error: go back to the build that began it")
 	case failing && s.c.FailedBefore:
 		s.find(FoundStuck, about, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure),
-			"mend what the error names; the step is tried again by itself. Or turn back: keyturn rollback "+s.name()+" --reason WHY")
+			"mend what the error names; the step is tried again by itself. Whether it can be turned back, and how, says: keyturn status "+s.name())
 	case s.now.Sub(r.StartedAt) > longest:
 		s.find(FoundStuck, about, fmt.Sprintf("its rotation runs since %s, longer than all its waits together (%s)", r.StartedAt.UTC().Format(time.RFC3339), inventory.Duration(longest.Round(time.Minute))),
 			"see what it waits for, and who can unblock it: keyturn status "+s.name())
@@ -383,7 +383,7 @@ func Astray(credential, owner string, r Run, failedBefore bool, now time.Time) [
 	again := see + "; then apply the inventory that has it: keyturn apply -f FILE; what it left, and what to do about that, says: keyturn sweep --now"
 	switch {
 	case r.Running && (r.TaskAttempts >= stuckTasks || !r.TaskSince.IsZero() && now.Sub(r.TaskSince) > stuckTask):
-		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %d times", r.TaskSince.UTC().Format(time.RFC3339), r.TaskAttempts), "run keyturn doctor: is there a worker of the current build? "+see
+		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %s", r.TaskSince.UTC().Format(time.RFC3339), Counted(r.TaskAttempts, "time")), "run keyturn doctor: is there a worker of the current build? "+see
 	case r.Running && failing && failedBefore:
 		f.Kind, f.Message, f.Do = FoundStuck, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure), "mend what the error names; "+see
 	case r.Running && now.Sub(r.StartedAt) > stuckAstray:

@@ -79,7 +79,7 @@ func TestSweepFinds(t *testing.T) {
 		"nothing when its task is due since a moment": {running, func(c *policy.SweptCredential) { c.Run.TaskAttempts, c.Run.TaskSince = 1, now.Add(-time.Second) }, "", "", ""},
 		"a rotation whose step fails": {running, func(c *policy.SweptCredential) {
 			c.Run.Step, c.Run.StepAttempts, c.Run.StepFailure, c.FailedBefore = "Enable", 12, "denied", true
-		}, policy.FoundStuck, "Enable of its rotation is at attempt 12, and failed when two sweeps in a row looked; the last one failed: denied", "rollback"},
+		}, policy.FoundStuck, "Enable of its rotation is at attempt 12, and failed when two sweeps in a row looked; the last one failed: denied", "Whether it can be turned back, and how, says: keyturn status"},
 		"nothing when a step that waits for hours fails once": {running, func(c *policy.SweptCredential) {
 			c.Run.Step, c.Run.StepAttempts, c.Run.StepFailure = "Watch", 361, "no route"
 		}, "", "", ""},

@@ -91,7 +91,7 @@ func (i *issuer) Uses(ctx context.Context, k key.Ref, since time.Time) (key.Uses
 		say("Of %s only the latest %d calls were read.", region, maxEventPages*pageOfEvents)
 	}
 	if r.unreadable > 0 {
-		say("%d records could not be read.", r.unreadable)
+		say("Records that could not be read: %d.", r.unreadable)
 	}
 	say("Only these regions were looked at: %s. Name others in the account's reviewRegions.", strings.Join(regions, ", "))
 	uses.List, uses.Omitted = r.tally.List()

@@ -132,7 +132,7 @@ func TestCloudTrailTellsWhoUsedAKey(t *testing.T) {
 	text := strings.Join(uses.Unseen, "\n")
 	assert.Contains(t, text, "no data events")
 	assert.Contains(t, text, "up to 15 minutes late")
-	assert.Contains(t, text, "1 records could not be read")
+	assert.Contains(t, text, "Records that could not be read: 1.")
 	assert.Contains(t, text, "Only these regions were looked at: eu-central-1, us-east-1.")
 	assert.Contains(t, text, "IAM does not say when the key was used last")
 	require.Len(t, c.asked, 2)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -28,14 +29,10 @@ func (t *target) replaceable(dir *os.Root, name string, old fs.FileInfo) (fs.Fil
 	if is.Nlink > 1 {
 		return 0, fmt.Errorf("%w: it has %d names (hard links), and whoever reads another one would stay on the key that goes; give it one name", providers.ErrDenied, is.Nlink)
 	}
-	folder, err := dir.Stat(".")
-	if err != nil {
-		return 0, err
+	if err := atomicfile.Replaceable(dir, name); err != nil {
+		return 0, fmt.Errorf("%w: %w", providers.ErrDenied, err)
 	}
-	if me := os.Geteuid(); folder.Mode()&fs.ModeSticky != 0 && me != 0 && me != int(is.Uid) && me != int(folder.Sys().(*syscall.Stat_t).Uid) {
-		return 0, fmt.Errorf("%w: in this folder (it is sticky) only user %d may replace it; run the worker as that user, or as root", providers.ErrDenied, is.Uid)
-	}
-	return mode, held(dir, name)
+	return mode, nil
 }
 
 // likeBefore gives the new file the rights of the one that it replaces; a new one gets, from root, owner and group of its folder, else
