@@ -123,7 +123,7 @@ func (r *rotation) pause() error {
 		r.Paused = workflow.Now(r.ctx)
 		r.tell(notifyAlert, "paused", "Rotation paused", r.Breach.Message)
 	}
-	r.Status.Doing = "Paused: " + r.Breach.Message
+	r.Status.Doing, r.Status.Until = "Paused: "+r.Breach.Message, time.Time{}
 	if err := r.enableInPause(); err != nil {
 		return err
 	}
