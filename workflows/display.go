@@ -334,7 +334,7 @@ func (s Status) Markdown(now time.Time) string {
 		}
 		for _, w := range s.Waves {
 			for _, one := range w.Missing() {
-				line("\n> **Not there:** wave %s: %s", text(w.Name), text(one))
+				line("\n> **Did not get there:** wave %s: %s", text(w.Name), text(one))
 			}
 		}
 	}

@@ -235,8 +235,8 @@ func TestThePageSaysHowFarEachInstanceIs(t *testing.T) {
 	assert.Len(t, rest.Behind, 10)
 	assert.Equal(t, 18, rest.More)
 	page := s.status().Markdown(s.env.Now())
-	assert.Contains(t, page, "> **Not there:** wave rest: web/i0 does not state which key it uses\\: HTTP 503 \\\\u202e")
-	assert.Contains(t, page, "> **Not there:** wave rest: and 18 more\n")
+	assert.Contains(t, page, "> **Did not get there:** wave rest: web/i0 does not state which key it uses\\: HTTP 503 \\\\u202e")
+	assert.Contains(t, page, "> **Did not get there:** wave rest: and 18 more\n")
 	assert.NotContains(t, page, "web/i10 ")
 	assert.Less(t, len(page), 16<<10)
 }
