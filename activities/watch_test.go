@@ -384,6 +384,9 @@ func TestASoakCountsItsRequests(t *testing.T) {
 			var d policy.Decision
 			c.execute("HadTraffic", activities.TrafficInput{Rotation: c.subject(), Signals: wave.Signals}, &d)
 			assert.Equal(t, tc.want, d.Reason, d.Message)
+			if d.OK {
+				assert.Equal(t, "0 of 10 requests failed, within the budget of 1.00%", d.Message)
+			}
 		})
 	}
 	t.Run("not where no budget needs them, nor on the way back", func(t *testing.T) {

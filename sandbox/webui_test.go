@@ -43,12 +43,24 @@ var shortWindows = demo.Windows{
 type console struct {
 	t      *testing.T
 	server *devserver.Server
-	run    client.WorkflowRun
+	place  demo.Place
+	client client.Client
+	run    client.WorkflowRun // the one that is looked at
 	http   *http.Client
 }
 
 // newConsole begins a rotation whose revoke gate takes unsigned approvals.
 func newConsole(t *testing.T) *console {
+	t.Helper()
+	c := newIdleConsole(t)
+	run, err := startRotation(t.Context(), c.client, c.place, false)
+	require.NoError(t, err)
+	c.run = run
+	return c
+}
+
+// newIdleConsole has no rotation yet.
+func newIdleConsole(t *testing.T) *console {
 	t.Helper()
 	folder, err := demo.MakeFolder(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)
@@ -68,11 +80,9 @@ func newConsole(t *testing.T) *console {
 	worker, err := startWorker(t.Context(), c, services.Place(), true, quiet)
 	require.NoError(t, err)
 	t.Cleanup(worker.Stop)
-	run, err := startRotation(t.Context(), c, services.Place(), false)
-	require.NoError(t, err)
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &console{t: t, server: server, run: run, http: &http.Client{Jar: jar}}
+	return &console{t: t, server: server, place: services.Place(), client: c, http: &http.Client{Jar: jar}}
 }
 
 // page is the run's page in the Web UI.

@@ -163,6 +163,10 @@ func (t *terminal) printStatus(w io.Writer, s standing) {
 	if !s.Until.IsZero() {
 		add("until", fmt.Sprintf("%s (%s)", clock(s.Until), remaining(s.Until)))
 	}
+	add("takes", s.Takes)
+	if !s.Soonest.IsZero() {
+		add("eta", clock(s.Soonest)+" at the earliest")
+	}
 	if !s.Retiring.IsZero() {
 		add("retiring key", keyName(s.Retiring))
 	}
@@ -170,8 +174,13 @@ func (t *terminal) printStatus(w io.Writer, s standing) {
 		add("incoming key", keyName(s.Incoming))
 	}
 	for _, wave := range s.Waves {
-		add("wave "+wave.Name, wave.State+": "+strings.Join(wave.Instances, ", "))
+		add("wave "+wave.Name, wave.Progress()+": "+strings.Join(wave.Instances, ", "))
+		for _, one := range wave.Missing() {
+			add("", one)
+		}
 	}
+	add("error budget", s.Budget)
+	add("last look", s.Watch)
 	if s.Evidence != nil {
 		add("evidence", s.Evidence.Describe())
 	}
@@ -219,7 +228,10 @@ func (t *terminal) printReported(w io.Writer, s standing) {
 		rows = append(rows, []string{"asked for by", by})
 	}
 	for _, wave := range s.Waves {
-		rows = append(rows, []string{"wave " + wave.Name, wave.State + ": " + strings.Join(wave.Instances, ", ")})
+		rows = append(rows, []string{"wave " + wave.Name, wave.Progress() + ": " + strings.Join(wave.Instances, ", ")})
+		for _, one := range wave.Missing() {
+			rows = append(rows, []string{"", one})
+		}
 	}
 	if s.Evidence != nil {
 		rows = append(rows, []string{"evidence", s.Evidence.Describe()})

@@ -30,14 +30,14 @@ func TestATerminalObeysNothingThatARotationSays(t *testing.T) {
 	}
 	status := workflows.Status{
 		Credential: bad, Phase: workflows.Phase(bad), Doing: long, WaitsFor: bad, UnblockedBy: bad, Retiring: ref, NoWayBack: bad,
-		Waves: []workflows.WaveStatus{{Name: bad, State: bad, Instances: []string{long}}}, Notices: []string{bad}, Gate: &policy.OpenGate{Gate: bad},
+		Waves: []workflows.WaveStatus{{Name: bad, State: bad, Instances: []string{long}, Behind: []string{bad}, Budget: bad}}, Takes: bad, Budget: bad, Notices: []string{bad}, Gate: &policy.OpenGate{Gate: bad},
 		Evidence: &policy.Evidence{Missing: decisions}, Timeline: []workflows.Moment{{Phase: workflows.Phase(bad), What: long}},
 	}
 	plan := policy.Plan{
 		Credential: bad, Retiring: &ref, Steps: []policy.Step{{Phase: bad, What: bad, Undo: bad}}, Refusals: decisions, Warnings: []string{long},
 	}
 	for name, print := range map[string]func(*terminal, *bytes.Buffer){
-		"status": func(t *terminal, out *bytes.Buffer) { t.printStatus(out, standing{Status: status}) },
+		"status": func(t *terminal, out *bytes.Buffer) { t.printStatus(out, standing{Status: status, Watch: bad}) },
 		"report": func(t *terminal, out *bytes.Buffer) { t.printReport(out, report) },
 		"plan":   func(t *terminal, out *bytes.Buffer) { t.printPlan(out, plan) },
 	} {

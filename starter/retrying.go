@@ -30,6 +30,16 @@ func retryingIn(pending []*workflowpb.PendingActivityInfo) *retrying {
 	return &retrying{Activity: plain(step.Activity), Attempt: step.Attempts, Failure: oneLine(step.Failure)}
 }
 
+// watchedBy is what the last look of a rotation's watch found, which is asked again and again; empty when there was none.
+func watchedBy(pending []*workflowpb.PendingActivityInfo) string {
+	for _, p := range pending {
+		if last := p.GetLastFailure(); p.GetActivityType().GetName() == "Watch" && last.GetApplicationFailureInfo().GetType() == retried.NotYet {
+			return oneLine(last.GetMessage())
+		}
+	}
+	return ""
+}
+
 func (r *retrying) String() string {
 	return fmt.Sprintf("%s, which is tried again (attempt %d): %s", r.Activity, r.Attempt, r.Failure)
 }

@@ -41,8 +41,9 @@ func TestStatusSaysWhatKeepsFailing(t *testing.T) {
 	}
 	var out bytes.Buffer
 	require.NoError(t, (&terminal{output: "table", out: &out}).tellStatus(t.Context(), n, "payments-api"))
-	assert.Contains(t, out.String(), "failing  Inspect, which is tried again (attempt 2): reading keys: open /etc/edge/keys.json: no such file\n")
-	assert.NotContains(t, out.String(), "still fine")
+	assert.Contains(t, out.String(), "failing    Inspect, which is tried again (attempt 2): reading keys: open /etc/edge/keys.json: no such file\n")
+	assert.Contains(t, out.String(), "last look  still fine\n", "no failure, but what the watch found")
+	assert.Equal(t, 1, strings.Count(out.String(), "still fine"))
 
 	out.Reset()
 	require.NoError(t, (&terminal{output: "json", out: &out}).tellStatus(t.Context(), n, "payments-api"))

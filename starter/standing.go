@@ -22,6 +22,8 @@ type standing struct {
 	Ended *ending `json:"ended,omitempty"`
 	// Retrying is what keeps failing now, and is tried again.
 	Retrying *retrying `json:"retrying,omitempty"`
+	// Watch is what the last look of the watch found, such as how many requests failed; empty when none is told.
+	Watch string `json:"watch,omitempty"`
 	// pending are the activities that run; unheard: no worker answered for the run.
 	pending []*workflowpb.PendingActivityInfo
 	unheard bool
@@ -87,7 +89,7 @@ func status(ctx context.Context, c client.Client, credential string, tell func(s
 	}
 	info := described.GetWorkflowExecutionInfo()
 	s.pending = described.GetPendingActivities()
-	s.Retrying = retryingIn(s.pending)
+	s.Retrying, s.Watch = retryingIn(s.pending), watchedBy(s.pending)
 	run := info.GetExecution().GetRunId()
 	if tell != nil {
 		tellOfSilence(ctx, c, workflows.TaskQueue, tell)

@@ -206,9 +206,15 @@ type Status struct {
 	WaitsFor    string `json:"waitsFor,omitempty"`
 	UnblockedBy string `json:"unblockedBy,omitempty"`
 	// Until is when a timed wait ends.
-	Until    time.Time `json:"until,omitzero"`
-	Retiring key.Ref   `json:"retiring,omitzero"`
-	Incoming key.Ref   `json:"incoming,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Takes is how long that takes which is going on, where no timer ends it, Soonest before when the rotation cannot end; empty where
+	// nobody knows.
+	Takes   string    `json:"takes,omitempty"`
+	Soonest time.Time `json:"soonest,omitzero"`
+	// Budget is how many requests may fail, and what becomes of the rotation when more do.
+	Budget   string  `json:"budget,omitempty"`
+	Retiring key.Ref `json:"retiring,omitzero"`
+	Incoming key.Ref `json:"incoming,omitzero"`
 	// Keys is what became of the two keys so far.
 	Keys     []KeyMoment      `json:"keys,omitempty"`
 	Waves    []WaveStatus     `json:"waves,omitempty"`
@@ -239,6 +245,13 @@ type WaveStatus struct {
 	Instances []string `json:"instances"`
 	// State is waiting, delivering, soaking, held, passed, failed or turned-back.
 	State string `json:"state"`
+	// Attested is how many instances were seen to attest the incoming key, and well, when that was last known.
+	Attested int `json:"attested,omitempty"`
+	// Behind says of some that were not why, More is how many there are besides.
+	Behind []string `json:"behind,omitempty"`
+	More   int      `json:"more,omitempty"`
+	// Budget is what was counted against the error budget when the wave had soaked.
+	Budget string `json:"budget,omitempty"`
 }
 
 // KeyMoment is when one of the two keys became something else.

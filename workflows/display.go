@@ -209,6 +209,7 @@ func (r *rotation) shown() Status {
 			s.TurnBack += " --sign KEY"
 		}
 	}
+	r.foresee(&s)
 	return s
 }
 
@@ -309,6 +310,9 @@ func (s Status) Markdown(now time.Time) string {
 	if !s.Until.IsZero() {
 		line("- **Until:** %s", s.Until.UTC().Format(time.RFC3339))
 	}
+	if s.Takes != "" {
+		line("- **Takes:** %s", text(s.Takes))
+	}
 	if !s.Retiring.IsZero() {
 		line("- **Retiring key:** %s", text(s.Retiring.KeyID))
 	}
@@ -324,6 +328,12 @@ func (s Status) Markdown(now time.Time) string {
 	if then := next[s.Phase]; then != "" && s.Ends == "" && len(s.Incidents) == 0 {
 		line("- **Next:** %s", then)
 	}
+	if !s.Soonest.IsZero() {
+		line("- **ETA:** the rotation ends %s at the earliest; people and evidence may take longer", s.Soonest.UTC().Format(time.RFC3339))
+	}
+	if s.Budget != "" {
+		line("- **Error budget:** %s; what the last look counted is said by %s", text(s.Budget), code("keyturn status "+s.Credential))
+	}
 	if s.TurnBack != "" {
 		line("- **If you are worried:** %s turns it back, and leaves the consumers on the retiring key", code(s.TurnBack))
 	}
@@ -334,7 +344,12 @@ func (s Status) Markdown(now time.Time) string {
 			if len(names) > 10 {
 				names = append(slices.Clone(names[:10]), fmt.Sprintf("and %d more", len(w.Instances)-10))
 			}
-			line("| %s | %s | %s |", text(w.Name), text(strings.Join(names, ", ")), text(w.State))
+			line("| %s | %s | %s |", text(w.Name), text(strings.Join(names, ", ")), text(w.Progress()))
+		}
+		for _, w := range s.Waves {
+			for _, one := range w.Missing() {
+				line("\n> **Did not get there:** wave %s: %s", text(w.Name), text(one))
+			}
 		}
 	}
 	for _, n := range s.Notices {

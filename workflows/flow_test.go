@@ -126,6 +126,55 @@ func TestPeopleAreToldLater(t *testing.T) {
 }
 
 // Who has to act is told until that was heard, ever more rarely, and reminded each day; nobody is when it is decided.
+// A pause waits for whoever can mend its cause: they hear of it though the receiver is away for long, but not once it is over.
+func TestAPauseIsToldUntilItIsHeardOfOrOver(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		away time.Duration // of the receiver, from the begin on
+		told int
+	}{
+		"a receiver that is away for hours":               {5 * time.Hour, 1},
+		"one that comes back when the pause is long over": {30 * time.Hour, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			begun := s.env.Now()
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, Window: minutes(5), OnBreach: inventory.BreachPause}
+			s.answers["Watch"] = func(n int) (any, error) {
+				if n == 1 {
+					return no(policy.BudgetBreached), nil
+				}
+				return nil, nil
+			}
+			s.answers["AwaitHealth"] = func(int) (any, error) {
+				if s.env.Now().Sub(begun) < 20*time.Hour {
+					return nil, temporal.NewApplicationErrorWithOptions("not well", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+				}
+				return nil, nil
+			}
+			s.answers["Notify"] = func(int) (any, error) {
+				if s.env.Now().Sub(begun) < c.away {
+					return nil, errors.New("the webhook does not answer")
+				}
+				return nil, nil
+			}
+			told := func() (n int) {
+				for _, what := range s.told() {
+					if what == "paused" {
+						n++
+					}
+				}
+				return n
+			}
+			s.at(19*time.Hour, func() { assert.Equal(t, c.told, told(), "in the pause") })
+			s.approveAt(20*time.Hour + atGate)
+			assert.Equal(t, workflows.Completed, s.run().Outcome)
+			assert.Equal(t, c.told, told())
+		})
+	}
+}
+
 func TestWhoIsAskedIsRemindedUntilItIsDecided(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

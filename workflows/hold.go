@@ -25,13 +25,14 @@ func (r *rotation) soak(i int, w policy.Wave) error {
 	if r.Soak.Held.IsZero() {
 		var had policy.Decision
 		err := counting.start(r.ctx, r.Queue, act.HadTraffic, activities.TrafficInput{Rotation: *r.subject(), Signals: r.Soak.Signals}).Get(r.ctx, &had)
+		r.Status.Waves[i].Budget = clip(had.Message)
 		if err == nil && had.OK {
 			return nil
 		}
 		r.Status.Waves[i].State, r.Soak.Held = waveHeld, workflow.Now(r.ctx)
 		r.note("held: %s", tooFew(w, r.credential.ErrorBudget))
 	}
-	return r.holdForTraffic(w)
+	return r.holdForTraffic(i, w)
 }
 
 // tooFew is why a wave is held.
@@ -40,7 +41,7 @@ func tooFew(w policy.Wave, b *inventory.ErrorBudget) string {
 }
 
 // holdForTraffic waits past the soak. After the longest hold it asks people, until they decide or there were enough requests.
-func (r *rotation) holdForTraffic(w policy.Wave) error {
+func (r *rotation) holdForTraffic(i int, w policy.Wave) error {
 	b := r.credential.ErrorBudget
 	until := r.Soak.Held.Add(cmp.Or(b.MaxHold, inventory.DefaultMaxHold).Std())
 	why := tooFew(w, b)
@@ -61,10 +62,12 @@ func (r *rotation) holdForTraffic(w policy.Wave) error {
 			continue
 		}
 		if err == nil && !enough() {
+			r.Status.Waves[i].Budget = "it went on without an error budget, as people decided"
 			r.note("going on after wave %s without an error budget", w.Name)
 		}
 		return err
 	}
+	r.Status.Waves[i].Budget = fmt.Sprintf("%d requests or more came while it was held", b.MinTotal)
 	r.note("the health signals have had enough requests")
 	return nil
 }

@@ -18,7 +18,12 @@ const (
 
 // askFor tells people that a gate waits for them, until they were told or that is over. The run's end does not wait for it.
 func (r *rotation) askFor(gate inventory.Gate, subject, body string, over func() bool) {
-	message := r.message(notifyAction, "gate-"+string(gate), subject, body)
+	r.tellUntil(over, notifyAction, "gate-"+string(gate), subject, body)
+}
+
+// tellUntil tells people of what they have to act on, ever more rarely, until they were told or it is over.
+func (r *rotation) tellUntil(over func() bool, severity, what, subject, body string) {
+	message := r.message(severity, what, subject, body)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
 		if notifyingAtOnce.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil) == nil {
 			return

@@ -23,7 +23,7 @@ func (r *rotation) takeUp(u policy.Resume) {
 	}
 	for i, w := range r.Plan.Waves {
 		if r.Plan.Passed(w) {
-			r.Status.Waves[i].State = wavePassed
+			r.Status.Waves[i].State, r.Status.Waves[i].Attested = wavePassed, len(w.Instances)
 		}
 	}
 }

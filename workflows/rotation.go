@@ -94,6 +94,9 @@ func (r *rotation) accept(by any) error {
 	if err := r.resolve(); err != nil {
 		return err
 	}
+	if r.in.Credential == "" && len(r.in.Spec.Body) == 0 {
+		return refused(policy.SpecRefused, "the input names no credential: write it as {\"credential\":%q}", r.Status.Credential)
+	}
 	if r.credential.Name == "" || r.Status.Credential != r.credential.Name {
 		workflow.GetLogger(r.ctx).Warn("refused: the workflow ID is not that of the spec's rotation", "credential", r.credential.Name)
 		return refused(policy.SpecRefused, "the workflow ID must be %q, so that a credential has one rotation at a time", WorkflowID(r.credential.Name))

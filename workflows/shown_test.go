@@ -254,3 +254,106 @@ func TestARollbackIsNotOfferedBesideNoWayBack(t *testing.T) {
 		})
 	}
 }
+
+// Whoever looks sees of each wave how many instances are where they should be, which are not and why, and no more of them than a page takes.
+func TestThePageSaysHowFarEachInstanceIs(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.Waves[1].Instances = nil
+	var stragglers []policy.Instance
+	for i := range 500 {
+		s.plan.Waves[1].Instances = append(s.plan.Waves[1].Instances, fmt.Sprintf("web/i%d", i))
+		if i < 25 {
+			stragglers = append(stragglers, policy.Instance{Consumer: "web", Instance: fmt.Sprintf("i%d", i), NotAttesting: "HTTP 503 \u202e" + strings.Repeat("*", 1000)})
+		}
+	}
+	late := no(policy.InstanceNotConverged)
+	s.answers["DeliverWave"] = func(n int) (any, error) {
+		if n == 2 {
+			return activities.WaveResult{Decision: late, Stragglers: stragglers, More: 3}, nil
+		}
+		return nil, nil
+	}
+	looked := 0
+	look := func(says ...string) func() {
+		return func() {
+			looked++
+			page := s.status().Markdown(s.env.Now())
+			for _, what := range says {
+				assert.Contains(t, page, what)
+			}
+		}
+	}
+	s.in("canary soaking", inFirstSoak, look("| canary | canary | soaking\\: 1 of 1 attested the incoming key, and were well |", "| waiting\\: not delivered to yet |"))
+	s.queued = time.Minute
+	s.in("rest delivering", 12*time.Minute, look("| canary | canary | passed\\: 1 of 1 attested", "and 490 more | delivering\\: each instance is to attest", "**Takes:** until ", "the wave has 5m"))
+	assert.Equal(t, workflows.RolledBack, s.run().Outcome)
+	assert.Equal(t, 2, looked)
+	rest := s.status().Waves[1]
+	assert.Equal(t, 472, rest.Attested)
+	assert.Len(t, rest.Behind, 10)
+	assert.Equal(t, 18, rest.More)
+	page := s.status().Markdown(s.env.Now())
+	assert.Contains(t, page, "> **Did not get there:** wave rest: web/i0 does not state which key it uses\\: HTTP 503 \\\\u202e")
+	assert.Contains(t, page, "> **Did not get there:** wave rest: and 18 more\n")
+	assert.NotContains(t, page, "web/i10 ")
+	assert.Less(t, len(page), 16<<10)
+}
+
+// The budget is said with its bound, and what was counted against it with each wave.
+func TestThePageSaysHowMuchOfTheErrorBudgetIsUsed(t *testing.T) {
+	t.Parallel()
+	s := quiet(t, func(*script) bool { return false })
+	s.answers["HadTraffic"] = func(int) (any, error) {
+		return policy.Decision{OK: true, Message: "2 of 400 requests failed, within the budget of 1.00%"}, nil
+	}
+	looked := false
+	s.in("rest soaking", 15*time.Minute, func() {
+		looked = true
+		page := s.status().Markdown(s.env.Now())
+		assert.Contains(t, page, "**Error budget:** at most 1.00% of the requests in 5m may fail, where there are 50 or more, or it turns back; what the last look counted is said by `keyturn status payments-api`")
+		assert.Contains(t, page, "passed\\: 1 of 1 attested the incoming key, and were well; 2 of 400 requests failed, within the budget of 1.00%")
+	})
+	s.approveAt(atGate)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.True(t, looked)
+}
+
+// What no timer ends has a bound all the same, or it is said that there is none; and before the waits that are left, nothing ends.
+func TestThePageSaysHowLongItTakes(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.credential.Approvals.Revoke.RequestExpires = 0
+	quietSince := s.began.Add(70 * time.Minute)
+	lacking := policy.Evidence{Missing: []policy.Decision{no(policy.RetiringNotQuiet)}, QuietSince: quietSince}
+	s.answers["GatherEvidence"] = func(n int) (any, error) {
+		if n == 1 {
+			return lacking, nil
+		}
+		if s.env.Now().Sub(s.began) < 85*time.Minute {
+			return nil, temporal.NewApplicationErrorWithOptions("not quiet", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+		}
+		return nil, nil
+	}
+	looked := 0
+	look := func(place string, after time.Duration, takes string, soonest time.Duration) {
+		s.in(place, after, func() {
+			looked++
+			status := s.status()
+			assert.Equal(t, takes, status.Takes, place)
+			assert.WithinDuration(t, s.began.Add(soonest), status.Soonest, 5*time.Second, place)
+			assert.Contains(t, status.Markdown(s.env.Now()), "**ETA:** the rotation ends "+status.Soonest.UTC().Format(time.RFC3339)+" at the earliest")
+		})
+	}
+	whole := 110 * time.Minute // two soaks of 10 min, an overlap of 60, and 30 min disabled
+	look("canary soaking", inFirstSoak, "", whole)
+	look("overlap", inOverlap, "", whole)
+	look("evidence", 82*time.Minute, "not before "+quietSince.Add(30*time.Minute).UTC().Format(time.RFC3339)+": until then the retiring key has to be quiet; there is no time limit", 112*time.Minute)
+	look("revoke-gate", atGate, "there is no time limit", 120*time.Minute)
+	s.approveAt(atGate + time.Minute)
+	look("disable-soak", atGate+10*time.Minute, "", 121*time.Minute)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Equal(t, 5, looked)
+	assert.Zero(t, s.status().Soonest)
+	assert.Empty(t, s.status().Takes)
+}

@@ -85,10 +85,11 @@ func BudgetHolds(b inventory.ErrorBudget, signals []Readings) Decision {
 
 // HadTraffic judges whether there were enough requests for the error budget to say something, whatever it says.
 func HadTraffic(b inventory.ErrorBudget, signals []Readings) Decision {
-	if d := BudgetHolds(b, signals); d.Reason == BudgetNoData || d.Reason == BudgetTooLittle {
+	d := BudgetHolds(b, signals)
+	if d.Reason == BudgetNoData || d.Reason == BudgetTooLittle {
 		return d
 	}
-	return allow("there were %s or more", Counted(b.MinTotal, "request"))
+	return allow("%s", d.Message)
 }
 
 // Blind is the decision on health signals none of which answers: whether the change does harm is not known. silent says of each

@@ -30,7 +30,7 @@ func shown(text string) workflows.Status {
 	return workflows.Status{
 		Credential: text, Phase: workflows.Phase(text), Doing: "Held: " + text, Owner: text, RequestedBy: text, Reason: text, WaitsFor: text, UnblockedBy: text, Until: time.Unix(0, 0),
 		Retiring: ref, Incoming: ref, NoWayBack: text, Evidence: &policy.Evidence{Missing: []policy.Decision{{Message: text}}},
-		Waves: []workflows.WaveStatus{{Name: text, Instances: []string{text}, State: text}}, Notices: []string{text},
+		Waves: []workflows.WaveStatus{{Name: text, Instances: []string{text}, State: text, Behind: []string{text}, More: 1, Budget: text}}, Takes: text, Budget: text, Notices: []string{text},
 		Gate:     &policy.OpenGate{Gate: inventory.Gate(text), Needs: inventory.Approval{Trust: inventory.TrustAny}},
 		Timeline: []workflows.Moment{{Phase: workflows.Phase(text), What: text}},
 	}
