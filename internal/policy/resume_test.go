@@ -198,6 +198,20 @@ func TestOfTwoFirstKeysAPersonChooses(t *testing.T) {
 	f.Instances = fleet("fp:new")
 	assert.Contains(t, policy.Make(spec(credential()), f, noPulls, anyOnly).Refusals[0].Message, "; no consumer is seen to use key key-other. ")
 
+	f = both()
+	f.Keys[0].State, f.Keys[1].State, f.Capabilities.Slots = key.Disabled, key.Disabled, 3
+	assert.Empty(t, policy.Make(spec(credential()), f, noPulls, anyOnly).Refusals, "two that are both refused are followed by a third")
+	f = both()
+	f.Keys = append([]key.Info{{Principal: "payments-api", KeyID: "key-old", State: key.Active}}, f.Keys...)
+	f.Versions, f.Capabilities.Slots = append(f.Versions, stored("v1", "key-old", "fp:old", key.Current)), 4
+	expose(&f, "key-old")
+	f.Instances = nil
+	var told []policy.Reason
+	for _, d := range policy.Make(spec(credential()), f, noPulls, anyOnly).Refusals {
+		told = append(told, d.Reason)
+	}
+	assert.Equal(t, []policy.Reason{policy.KeyExposed, policy.KeyExposed}, told, "beside an exposed CURRENT an emergency comes first")
+
 	for i, chosen := range []string{"key-new", "key-other"} {
 		f := both()
 		f.Keys, f.Instances = f.Keys[i:i+1], fleet([]string{"fp:new", "fp:other"}[i])
