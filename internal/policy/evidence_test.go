@@ -386,7 +386,11 @@ func TestWhatAFirstKeyIsPromotedFrom(t *testing.T) {
 	}{
 		"from no CURRENT":                    {func(f *policy.Facts) { f.Keys, f.Versions = f.Keys[1:], f.Versions[1:] }, policy.Allowed},
 		"from a CURRENT that is no live key": {func(f *policy.Facts) { f.Keys, f.Versions[0].KeyID = f.Keys[1:], "" }, policy.Allowed},
-		"not from a live key":                {func(*policy.Facts) {}, policy.CurrentMoved},
+		"and then it needs no PENDING, which a rollback that led nowhere took": {func(f *policy.Facts) {
+			f.Keys, f.Versions[0].KeyID = f.Keys[1:], ""
+			f.Versions[1].Labels, f.Metadata.Keys[1].DeliveredAt = nil, time.Time{}
+		}, policy.Allowed},
+		"not from a live key": {func(*policy.Facts) {}, policy.CurrentMoved},
 		"not when it is not PENDING, and nobody was brought to it": {func(f *policy.Facts) {
 			f.Keys, f.Versions = f.Keys[1:], f.Versions[1:]
 			f.Versions[0].Labels, f.Metadata.Keys[1].DeliveredAt = nil, time.Time{}

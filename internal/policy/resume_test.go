@@ -79,9 +79,13 @@ func TestARotationThatDidNotEndIsGoneOnWith(t *testing.T) {
 			f.Keys = append(f.Keys, key.Info{Principal: "payments-api", KeyID: "key-third", State: key.Active})
 			f.Metadata.Keys = append(f.Metadata.Keys, key.Owned{Ref: key.Ref{Principal: "payments-api", KeyID: "key-third"}, Rotation: "a third"})
 		}, ""},
-		"a rollback took PENDING from its key, and what it led back to is exposed since": {turnedBack(staged()), func(f *policy.Facts) {
-			f.Versions[1].Labels = []key.Label{key.Previous}
+		"not when CURRENT went back to a key that is exposed since, and that it did is not on record": {turnedBack(promoted()), func(f *policy.Facts) {
+			f.Versions[0].Labels, f.Versions[1].Labels = []key.Label{key.Current}, []key.Label{key.Previous, key.Pending}
 			expose(f, "key-old")
+		}, ""},
+		"a rollback took PENDING from its key, and what it led back to is refused since": {turnedBack(staged()), func(f *policy.Facts) {
+			f.Versions[1].Labels = []key.Label{key.Previous}
+			says("key-old", policy.TestRefused)(f)
 		}, "pending"},
 	}
 	for name, c := range cases {
