@@ -242,7 +242,7 @@ func TestUsesByOthersThanKeyturn(t *testing.T) {
 	assert.Equal(t, f.Keys[1].LastUsedAt, f.SeenUsed("key-new"), "consumers have it by promotion alone")
 	f = staged()
 	f.Metadata.Keys[1].UsedAt, f.Metadata.Keys[1].TestedUntil = now.Add(-59*time.Hour), now
-	assert.False(t, f.Believe([]policy.Instance{usedAt(now)})[0].Statement != nil, "what was noted before the last delivery says nothing of whom it reached")
+	assert.Nil(t, f.Believe([]policy.Instance{usedAt(now)})[0].Statement, "what was noted before the last delivery says nothing of whom it reached")
 	for lag, counts := range map[time.Duration]bool{0: true, 30 * time.Second: true, time.Hour: false} { // 40 s after a test
 		f = staged()
 		f.Capabilities.UsageLag, f.Metadata.Keys[1].TestedUntil = lag, now.Add(-40*time.Second)
