@@ -189,7 +189,7 @@ func TestAnEndThatCannotBeRecordedOwesBothKeys(t *testing.T) {
 	for _, d := range report.Debt {
 		owed = append(owed, d.Kind+" "+d.About)
 	}
-	assert.Equal(t, []string{"not-looked-at " + retiring.KeyID, "not-looked-at " + incoming.KeyID}, owed)
+	require.Equal(t, []string{"not-looked-at " + retiring.KeyID, "not-looked-at " + incoming.KeyID}, owed)
 	assert.Contains(t, report.Message, "could not be looked at: the store denies. Still owed: "+owed[0]+", "+owed[1])
 	assert.True(t, h.has(audit.RotationEnded))
 }
