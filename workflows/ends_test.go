@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/audit"
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/workflows"
@@ -171,4 +172,24 @@ func TestCompromised(t *testing.T) {
 			assert.Contains(t, fmt.Sprint(status.Notices), "was not followed")
 		})
 	}
+}
+
+// An end that nobody could look at, since the store denies, owes both keys, and is in the audit record all the same.
+func TestAnEndThatCannotBeRecordedOwesBothKeys(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	h := s.handed()
+	s.answers["Record"] = func(int) (any, error) {
+		return nil, temporal.NewNonRetryableApplicationError("the store denies", activities.TypeDenied, nil)
+	}
+	s.approveAt(atGate)
+	report := s.run()
+	assert.Equal(t, workflows.CompletedWithDebt, report.Outcome)
+	var owed []string
+	for _, d := range report.Debt {
+		owed = append(owed, d.Kind+" "+d.About)
+	}
+	require.Equal(t, []string{"not-looked-at " + retiring.KeyID, "not-looked-at " + incoming.KeyID}, owed)
+	assert.Contains(t, report.Message, "could not be looked at: the store denies. Still owed: "+owed[0]+", "+owed[1])
+	assert.True(t, h.has(audit.RotationEnded))
 }

@@ -80,3 +80,42 @@ func TestASpecThatIsNotTrustedAnyMoreHoldsTheRotation(t *testing.T) {
 		require.Equal(t, workflows.RolledBack, s.run().Outcome)
 	})
 }
+
+// So do bounds of the worker configuration that tighten in the middle, whatever it does then: it says so, and goes on once they have room.
+func TestBoundsThatTightenHoldTheRotation(t *testing.T) {
+	t.Parallel()
+	const says = "out of the bounds of the worker configuration: bounds.test.minOverlap is 48h"
+	for asked, back := range map[string]bool{
+		"DeliverWave": false, "Promote": false, "Disable": false, "Destroy": false, "Record": false,
+		"RestoreLabels": true, "Discard": true,
+	} {
+		t.Run(asked, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t)
+			s.answers[asked] = func(n int) (any, error) {
+				if n == 1 {
+					return nil, temporal.NewNonRetryableApplicationError(says, activities.TypeOutOfBounds, nil)
+				}
+				return nil, nil
+			}
+			held := ""
+			s.answers["AwaitTrust"] = func(n int) (any, error) {
+				if n < 20 {
+					return nil, temporal.NewApplicationErrorWithOptions("not yet", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+				}
+				return nil, nil
+			}
+			s.when("AwaitTrust", func() { held = s.status().Doing })
+			want := workflows.Completed
+			if back {
+				want = workflows.RolledBack
+				s.in("overlap", inOverlap, func() { s.ask(policy.Rollback, policy.Request{By: "ann", Reason: "errors"}, nil) })
+			}
+			s.approveAt(atGate)
+			report := s.run()
+			assert.Equal(t, want, report.Outcome, report.Message)
+			assert.Equal(t, "Held: "+says, held)
+			assert.Contains(t, s.told(), "held")
+		})
+	}
+}

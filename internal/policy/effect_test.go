@@ -449,18 +449,3 @@ func TestMayResume(t *testing.T) {
 	assert.False(t, policy.MayResume(credential(), staged(), retiring).OK, "another key")
 	assert.False(t, policy.MayResume(credential(), before(), incoming).OK, "there is none")
 }
-
-// What consumers used a key for is noted before a test of it hides that.
-func TestUsesByOthersThanKeyturn(t *testing.T) {
-	t.Parallel()
-	f := staged()
-	assert.Equal(t, f.Keys[1].LastUsedAt, f.SeenUsed("key-new"))
-	f.Metadata.Keys[1].TestedUntil = now
-	assert.Zero(t, f.SeenUsed("key-new"), "it may have been the test")
-	f.Metadata.Keys[1].UsedAt = now.Add(-time.Hour)
-	assert.Equal(t, now.Add(-time.Minute), f.SeenUsed("key-new"), "others use it, so that this one is theirs as well")
-	f.Keys[1].LastUsedAt = now.Add(-2 * time.Hour)
-	assert.Equal(t, now.Add(-time.Hour), f.SeenUsed("key-new"), "what was noted is no less than what is told now")
-	f.Metadata.Keys = nil
-	assert.Equal(t, now.Add(-2*time.Hour), f.SeenUsed("key-new"), "of a key that is not ours each use is one")
-}

@@ -253,8 +253,8 @@ func MayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref) Dec
 
 // mayPromote waits for these instances; stored tells whether the incoming key is stored as it must be.
 func mayPromote(c inventory.Credential, f Facts, retiring, incoming key.Ref, stored bool, instances []Instance) Decision {
-	current, hasCurrent := f.Version(key.Current)
-	if hasCurrent && current.KeyID == incoming.KeyID {
+	current, _ := f.Version(key.Current)
+	if incoming.KeyID != "" && current.KeyID == incoming.KeyID {
 		return allow("CURRENT is the incoming key already")
 	}
 	if d := f.notExposed(incoming.KeyID); !d.OK {

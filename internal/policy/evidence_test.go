@@ -84,6 +84,11 @@ func TestMayDisable(t *testing.T) {
 		"but an incoming key that consumers use": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Keys[0].ExpiresAt, f.Keys[1].LastUsedAt = now.Add(-time.Minute), time.Time{}
 		}, policy.IncomingNotUsed},
+		"an incoming key that is exposed holds it": {func(_ *inventory.Credential, f *policy.Facts) { expose(f, "key-new") }, policy.KeyExposed},
+		"not when the retiring one is exposed as well": {func(_ *inventory.Credential, f *policy.Facts) {
+			expose(f, "key-new")
+			f.Metadata.Exposed["key-old"] = f.Metadata.Exposed["key-new"]
+		}, policy.Allowed},
 		"an overlap ends before the retiring key does": {func(_ *inventory.Credential, f *policy.Facts) {
 			f.Metadata.Keys[1].PromotedAt = now.Add(-47 * time.Hour)
 			f.Keys[0].ExpiresAt = now.Add(time.Hour)
@@ -347,6 +352,15 @@ func TestMayPromote(t *testing.T) {
 		"an incoming key that was not seen to work holds it": {func(f *policy.Facts) { f.Metadata.Keys[1].VerifiedAt = time.Time{} }, policy.KeyNotWorking},
 		"an incoming key that ends soon holds it":            {func(f *policy.Facts) { f.Keys[1].ExpiresAt = now.Add(59 * time.Minute) }, policy.IncomingNotLive},
 		"an incoming key that is gone holds it":              {func(f *policy.Facts) { f.Keys = f.Keys[:1] }, policy.IncomingNotLive},
+		"an incoming key that is exposed holds it":           {func(f *policy.Facts) { expose(f, "key-new") }, policy.KeyExposed},
+		"one that was turned back from has PREVIOUS, and is not promoted again": {func(f *policy.Facts) {
+			*f = turnedBack(*f)
+			f.Versions[1].Labels = []key.Label{key.Previous}
+		}, policy.PendingMoved},
+		"nor is one that was CURRENT": {func(f *policy.Facts) {
+			f.Metadata.Keys[1].PromotedAt = now.Add(-50 * time.Hour)
+			f.Versions[1].Labels = []key.Label{key.Previous}
+		}, policy.PendingMoved},
 		"what is promoted already stays so": {func(f *policy.Facts) {
 			*f = promoted()
 			f.Instances = nil
@@ -361,6 +375,43 @@ func TestMayPromote(t *testing.T) {
 			assert.Equal(t, c.want, d.Reason, d.Message)
 		})
 	}
+}
+
+// A rotation without a retiring key begins with no CURRENT, or with one whose key is gone: it never takes the label from a live key.
+func TestWhatAFirstKeyIsPromotedFrom(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*policy.Facts)
+		want   policy.Reason
+	}{
+		"from no CURRENT":                    {func(f *policy.Facts) { f.Keys, f.Versions = f.Keys[1:], f.Versions[1:] }, policy.Allowed},
+		"from a CURRENT that is no live key": {func(f *policy.Facts) { f.Keys, f.Versions[0].KeyID = f.Keys[1:], "" }, policy.Allowed},
+		"and then it needs no PENDING, which a rollback that led nowhere took": {func(f *policy.Facts) {
+			f.Keys, f.Versions[0].KeyID = f.Keys[1:], ""
+			f.Versions[1].Labels, f.Metadata.Keys[1].DeliveredAt = nil, time.Time{}
+		}, policy.Allowed},
+		"not from a live key": {func(*policy.Facts) {}, policy.CurrentMoved},
+		"not when it is not PENDING, and nobody was brought to it": {func(f *policy.Facts) {
+			f.Keys, f.Versions = f.Keys[1:], f.Versions[1:]
+			f.Versions[0].Labels, f.Metadata.Keys[1].DeliveredAt = nil, time.Time{}
+		}, policy.PendingMoved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := staged()
+			c.change(&f)
+			d := policy.MayPromote(credential(), f, key.Ref{}, incoming)
+			assert.Equal(t, c.want, d.Reason, d.Message)
+		})
+	}
+	f := staged()
+	f.Keys, f.Versions = f.Keys[1:], nil
+	d := policy.MayPromote(credential(), f, key.Ref{}, f.Named(incoming))
+	assert.Equal(t, policy.PendingMoved, d.Reason, "not a key whose value is in no store: %s", d.Message)
+	f = staged()
+	f.Versions[0].KeyID = ""
+	d = policy.MayPromote(credential(), f, key.Ref{}, key.Ref{})
+	assert.Equal(t, policy.IncomingNotLive, d.Reason, "a CURRENT that is no live key is not the one that nobody names: %s", d.Message)
 }
 
 func TestMayDeliverNext(t *testing.T) {

@@ -193,8 +193,8 @@ func (f Facts) Standings(adopt []string) map[string]Standing {
 // CURRENT is the one of before again.
 func (f Facts) TurnedBackFrom(owned key.Owned) bool {
 	current, _ := f.Version(key.Current)
-	to, ours := f.Metadata.Key(current.KeyID)
-	return !owned.TurnedBackAt.IsZero() && ours && to.KeyID != owned.KeyID && !to.PromotedAt.IsZero() && to.PromotedAt.Before(owned.PromotedAt)
+	to, _ := f.Metadata.Key(current.KeyID)
+	return !owned.TurnedBackAt.IsZero() && !to.PromotedAt.IsZero() && to.PromotedAt.Before(owned.PromotedAt)
 }
 
 // currentKeyID is the key in CURRENT; with no CURRENT, the one adopted key that is active.

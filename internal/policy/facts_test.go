@@ -220,3 +220,52 @@ func TestTokenNamesOneMint(t *testing.T) {
 	assert.NotEqual(t, policy.Token("a", 1), policy.Token("b", 1))
 	assert.Len(t, policy.Token("a", 1), 36)
 }
+
+// What consumers used a key for is noted before a test of it hides that.
+func TestUsesByOthersThanKeyturn(t *testing.T) {
+	t.Parallel()
+	f := staged()
+	assert.Equal(t, f.Keys[1].LastUsedAt, f.SeenUsed("key-new"))
+	f.Metadata.Keys[1].TestedUntil = now
+	assert.Zero(t, f.SeenUsed("key-new"), "it may have been the test")
+	f.Metadata.Keys[1].UsedAt = now.Add(-time.Hour)
+	assert.Equal(t, now.Add(-time.Minute), f.SeenUsed("key-new"), "others use it, so that this one is theirs as well")
+	f.Keys[1].LastUsedAt = now.Add(-2 * time.Hour)
+	assert.Equal(t, now.Add(-time.Hour), f.SeenUsed("key-new"), "what was noted is no less than what is told now")
+	f.Metadata.Keys = []key.Owned{{Ref: incoming}}
+	assert.Equal(t, now.Add(-2*time.Hour), f.SeenUsed("key-new"), "of a key that no rotation minted each use is one")
+	f.Metadata.Keys = nil
+	assert.Equal(t, now.Add(-2*time.Hour), f.SeenUsed("key-new"), "nor is there need of a record of it")
+
+	f = promoted()
+	f.Metadata.Keys[1].DeliveredAt = time.Time{}
+	assert.Equal(t, f.Keys[1].LastUsedAt, f.SeenUsed("key-new"), "consumers have it by promotion alone")
+	f = staged()
+	f.Metadata.Keys[1].UsedAt, f.Metadata.Keys[1].TestedUntil = now.Add(-59*time.Hour), now
+	assert.Nil(t, f.Believe([]policy.Instance{usedAt(now)})[0].Statement, "what was noted before the last delivery says nothing of whom it reached")
+	for lag, counts := range map[time.Duration]bool{0: true, 30 * time.Second: true, time.Hour: false} { // 40 s after a test
+		f = staged()
+		f.Capabilities.UsageLag, f.Metadata.Keys[1].TestedUntil = lag, now.Add(-40*time.Second)
+		assert.Equal(t, counts, f.Believe([]policy.Instance{usedAt(now)})[0].Statement != nil, "at an issuer that tells of uses within %s", lag)
+	}
+	f.Capabilities.UsageLag, f.Metadata.Keys[1].TestedUntil = 0, now.Add(-2*time.Second)
+	assert.Nil(t, f.Believe([]policy.Instance{usedAt(now)})[0].Statement, "its clock may be as coarse")
+}
+
+// usedAt is an instance that uses the incoming key, by the issuer's record of a use.
+func usedAt(at time.Time) policy.Instance {
+	one := instance("checkout", "checkout", "rest", "key-new")
+	one.Statement.UsedAt = at
+	return one
+}
+
+// As of when an issuer reports is the latest of what it says of its keys.
+func TestAsOfWhenAnIssuerReports(t *testing.T) {
+	t.Parallel()
+	f := staged()
+	assert.Zero(t, f.Reported())
+	f.Keys[0].ReportedAt, f.Keys[1].ReportedAt = now, now.Add(-time.Hour)
+	assert.Equal(t, now, f.Reported())
+	f.Keys[0].ReportedAt, f.Keys[1].ReportedAt = now.Add(-time.Hour), now
+	assert.Equal(t, now, f.Reported())
+}

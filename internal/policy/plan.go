@@ -121,6 +121,8 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 			plan.Left = append(plan.Left, LeftKey{Key: ref, State: k.State})
 		}
 	}
+	rivals := firstKeys(c, f, plan, standings)
+	plan.Discard = slices.DeleteFunc(plan.Discard, func(r key.Ref) bool { return slices.Contains(rivals, r) })
 	if plan.Retiring != nil && plan.CanRollBack {
 		plan.TakeBack = onAnyOf(f.Instances, plan.Discard)
 	}
@@ -314,6 +316,10 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 			add(RetiringKeyDisabled, "the current key %s is disabled at the issuer: enable it, or handle an exposed key as an emergency", k.KeyID)
 		}
 	}
+	rivals := firstKeys(c, f, plan, standings)
+	if len(rivals) > 0 {
+		no = append(no, undecided(c, f, rivals))
+	}
 	for _, k := range f.Keys {
 		switch standings[k.KeyID] {
 		case StandingUnknown:
@@ -322,11 +328,11 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 					k.KeyID, k.Principal, k.CreatedAt.UTC().Format(time.RFC3339), RetireWith(c.Name, k.KeyID))
 			}
 		case StandingIncoming:
-			if plan.goesOnWith(k.KeyID) || Spared(c, f, f.Ref(k)) {
+			if plan.goesOnWith(k.KeyID) || Spared(c, f, f.Ref(k)) || slices.Contains(rivals, f.Ref(k)) {
 				continue
 			}
 			if owned, _ := f.Metadata.Key(k.KeyID); plan.Retiring == nil && !owned.DeliveredAt.IsZero() && len(onAnyOf(f.Instances, []key.Ref{f.Ref(k)})) == 0 {
-				add(UnfinishedRotation, "key %s of a rotation that did not end was delivered, and there is no earlier key to go back to: put its value into CURRENT, or destroy it at the issuer if nobody uses it", k.KeyID)
+				add(UnfinishedRotation, "key %s of a rotation that did not end was delivered, and there is no earlier key to go back to: make it CURRENT on the worker's host (keyturn-worker import %s -f FILE --config FILE), or destroy it at the issuer if nobody uses it", k.KeyID, c.Name)
 			}
 			if plan.Retiring != nil && !f.notExposed(plan.Retiring.KeyID).OK {
 				add(KeyExposed, "key %s of a rotation that did not end cannot be gone on with, and the current key %s is exposed: keyturn emergency %s --key %s=%s --sign KEY --reason ...",
@@ -335,14 +341,14 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 			}
 			for _, name := range onAnyOf(f.Instances, []key.Ref{f.Ref(k)}) {
 				if !slices.Contains(plan.TakeBack, name) {
-					add(UnfinishedRotation, "%s uses key %s of a rotation that did not end, and there is no earlier key in the store to go back to: put the value of %s into CURRENT",
-						name, k.KeyID, k.KeyID)
+					add(UnfinishedRotation, "%s uses key %s of a rotation that did not end, and there is no earlier key in the store to go back to: make that key CURRENT on the worker's host (keyturn-worker import %s -f FILE --config FILE)",
+						name, k.KeyID, c.Name)
 				}
 			}
 		}
 	}
 	no = append(no, Unclear(f, c.Adopt)...)
-	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
+	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && len(rivals) == 0 && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
 		add(SlotsFull, "%s", slotsTaken(c, f, standings, kept))
 	}
 	return no

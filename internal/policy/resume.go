@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
@@ -133,6 +134,38 @@ func (f Facts) promoted(c inventory.Credential, k key.Info, retired []key.Info) 
 	ref := f.Ref(before)
 	r.Retiring, r.Disabled = &ref, before.State == key.Disabled
 	return r
+}
+
+// firstKeys are those that came to consumers where no key was ever CURRENT, if there are several; none else. Nothing says which of them
+// is to be kept, so that none is gone on with, and none discarded.
+func firstKeys(c inventory.Credential, f Facts, plan Plan, standings map[string]Standing) []key.Ref {
+	var rivals []key.Ref
+	for _, k := range f.Keys {
+		if ref := f.Ref(k); standings[k.KeyID] == StandingIncoming && IsAlone(c, f, ref) && !Spared(c, f, ref) {
+			rivals = append(rivals, ref)
+		}
+	}
+	if plan.Resume != nil || plan.Retiring != nil || len(rivals) < 2 {
+		return nil
+	}
+	return rivals
+}
+
+// undecided says who uses which of several first keys, and how a person decides.
+func undecided(c inventory.Credential, f Facts, rivals []key.Ref) Decision {
+	var ids, used []string
+	for _, ref := range rivals {
+		ids = append(ids, ref.KeyID)
+		users := onAnyOf(f.Instances, []key.Ref{ref})
+		if len(users) == 0 {
+			used = append(used, "no consumer is seen to use key "+ref.KeyID)
+			continue
+		}
+		used = append(used, uses(users)+" key "+ref.KeyID)
+	}
+	return refuse(UnfinishedRotation, "rotations that did not end brought consumers to keys %s, and none of them was ever CURRENT, so that nothing says which one is to be kept: "+
+		"%s. All of them are left as they are. Choose one, let every consumer load it, and destroy the others at the issuer; then keyturn rotate %s goes on with it",
+		strings.Join(ids, " and "), strings.Join(used, "; "), c.Name)
 }
 
 // goesOnWith tells whether the plan goes on with this key.
