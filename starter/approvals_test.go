@@ -12,10 +12,12 @@ import (
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/policy"
@@ -56,6 +58,10 @@ func (w waiting) QueryWorkflow(_ context.Context, id, _, _ string, _ ...any) (co
 	return nil, serviceerror.NewInvalidArgument("it has had no task")
 }
 
+func (w waiting) DescribeTaskQueue(context.Context, string, enumspb.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error) {
+	return &workflowservice.DescribeTaskQueueResponse{Pollers: []*taskqueuepb.PollerInfo{{LastAccessTime: timestamppb.Now()}}}, nil
+}
+
 // Whoever decides sees all that waits, over all rotations, what waits longest first, and also what cannot be asked.
 func TestWhatWaitsForADecisionIsShownOldestFirst(t *testing.T) {
 	t.Parallel()
@@ -68,7 +74,7 @@ func TestWhatWaitsForADecisionIsShownOldestFirst(t *testing.T) {
 		"a-young": at("a-young", after(30)), "b-old": at("b-old", after(10)), "c-younger": at("c-younger", after(40)), "d-old": at("d-old", after(10)),
 		"e-passed": {Credential: "e-passed", Phase: workflows.PhaseDisable}, "f-silent": nil,
 	}}
-	list, err := approvals(t.Context(), c)
+	list, err := approvals(t.Context(), c, func(text string) { t.Error(text) })
 	require.NoError(t, err)
 	var out bytes.Buffer
 	require.NoError(t, (&terminal{output: "table", out: &out}).showAwaited(list))
