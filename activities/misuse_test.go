@@ -58,7 +58,7 @@ func TestAReviewAsksTheIssuerAndTheAccessLogs(t *testing.T) {
 	c.auditHas(audit.MisuseReviewed)
 	trail, err := audit.Read(c.auditFile)
 	require.NoError(t, err)
-	assert.Contains(t, fmt.Sprint(trail.Events), "tried after its end: key-old from 192.0.2.1 /v1/charges (401), 1 times")
+	assert.Contains(t, fmt.Sprint(trail.Events), "tried after its end: key-old from 192.0.2.1 /v1/charges (401), 1 time,")
 	assert.NotContains(t, fmt.Sprint(m, trail.Events), "secret")
 }
 

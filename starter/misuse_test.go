@@ -53,7 +53,7 @@ func TestAnIncidentShowsWhoUsedTheKeys(t *testing.T) {
 CREDENTIAL    EXPOSED  STATE      DEAD AFTER  CURRENT
 payments-api  key-old  contained              
 Who used the exposed keys, unusual uses first:
-  payments-api: tried after its end: key-old from 192.0.2.1 request (refused), 1 times, 2026-03-01T12:00:00Z
+  payments-api: tried after its end: key-old from 192.0.2.1 request (refused), 1 time, 2026-03-01T12:00:00Z
   payments-api: expected: key-old from checkout-a request, 9 times, 2026-03-01T12:00:00Z to 2026-03-01T12:01:00Z
   Not known: Uses of the last minute may be missing.\x1b[2J
 12:00:00  declared by ines
