@@ -249,24 +249,6 @@ func (s Status) Asked() string {
 	return s.RequestedBy + ": " + s.Reason
 }
 
-// tell notifies people in the background; the run waits for it before it ends. Without a spec that can be read nobody knows whom.
-func (r *rotation) tell(severity, what, subject, body string) {
-	if r.unread || r.credential.Name == "" || r.credential.Name != r.Status.Credential {
-		return
-	}
-	input := r.message(severity, what, subject, body)
-	r.background.Add(1)
-	workflow.Go(r.ctx, func(ctx workflow.Context) {
-		defer r.background.Done()
-		if notifyingAtOnce.start(ctx, r.Queue, act.Notify, input).Get(ctx, nil) == nil {
-			return
-		}
-		if err := notifying.start(ctx, r.Queue, act.Notify, input).Get(ctx, nil); err != nil {
-			r.notice("people could not be told of %q: %s", what, cause(err))
-		}
-	})
-}
-
 // maxSaid bounds, in bytes, one text of a status.
 const maxSaid = 1000
 

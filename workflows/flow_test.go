@@ -125,7 +125,6 @@ func TestPeopleAreToldLater(t *testing.T) {
 	assert.Empty(t, s.status().Notices[1:], "nothing was lost")
 }
 
-// Who has to act is told until that was heard, ever more rarely, and reminded each day; nobody is when it is decided.
 // A pause waits for whoever can mend its cause: they hear of it though the receiver is away for long, but not once it is over.
 func TestAPauseIsToldUntilItIsHeardOfOrOver(t *testing.T) {
 	t.Parallel()
@@ -175,6 +174,7 @@ func TestAPauseIsToldUntilItIsHeardOfOrOver(t *testing.T) {
 	}
 }
 
+// Who has to act is told until that was heard, ever more rarely, and reminded each day; nobody is when it is decided.
 func TestWhoIsAskedIsRemindedUntilItIsDecided(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -9,32 +9,59 @@ import (
 	"github.com/keyturn/keyturn/internal/inventory"
 )
 
-// People who are asked for something are told again each day, and, when they could not be told, after a while that grows.
+// People who are asked for something are told again each day. Who could not be told of something is told after a while that grows, as long
+// as it is true; of what happened once, for a day.
 const (
 	remindAgain = 24 * time.Hour
+	tellFor     = 24 * time.Hour
 	tellAgain   = 5 * time.Minute
 	tellLast    = 6 * time.Hour
 )
 
-// askFor tells people that a gate waits for them, until they were told or that is over. The run's end does not wait for it.
+// askFor tells people that a gate waits for them, until that is over.
 func (r *rotation) askFor(gate inventory.Gate, subject, body string, over func() bool) {
 	r.tellUntil(over, notifyAction, "gate-"+string(gate), subject, body)
 }
 
-// tellUntil tells people of what they have to act on, ever more rarely, until they were told or it is over.
-func (r *rotation) tellUntil(over func() bool, severity, what, subject, body string) {
+// tell tells people of what happened.
+func (r *rotation) tell(severity, what, subject, body string) {
+	since := workflow.Now(r.ctx)
+	r.tellUntil(func() bool { return workflow.Now(r.ctx).Sub(since) >= tellFor }, severity, what, subject, body)
+}
+
+// tellWhile tells people of what is so until over is called.
+func (r *rotation) tellWhile(severity, what, subject, body string) (over func()) {
+	is := true
+	r.tellUntil(func() bool { return !is }, severity, what, subject, body)
+	return func() { is = false }
+}
+
+// tellUntil tells people in the background, ever more rarely, until they were told, or it is moot, or the run ends, which waits for the first
+// tries. Without a spec that can be read nobody knows whom.
+func (r *rotation) tellUntil(moot func() bool, severity, what, subject, body string) {
+	if r.unread || r.credential.Name == "" || r.credential.Name != r.Status.Credential {
+		return
+	}
 	message := r.message(severity, what, subject, body)
+	over := func() bool { return moot() || r.over() }
+	r.background.Add(1)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
-		if notifyingAtOnce.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil) == nil {
-			return
+		err := notifyingAtOnce.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
+		if err != nil {
+			err = notifying.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
 		}
-		for pause := tellAgain; !over(); pause = min(2*pause, tellLast) {
-			err := notifying.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
-			if err == nil {
+		r.background.Done()
+		for pause := tellAgain; err != nil; pause = min(2*pause, tellLast) {
+			if over() {
+				r.notice("people could not be told of %q: %s", what, cause(err))
 				return
 			}
-			r.notice("people could not be told of %q, and will be again: %s", message.What, cause(err))
+			r.notice("people could not be told of %q, and will be again: %s", what, cause(err))
 			_, _ = awaitAtMost(ctx, pause, "before trying again to tell people", over)
+			if over() {
+				return
+			}
+			err = notifying.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
 		}
 	})
 }

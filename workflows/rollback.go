@@ -170,6 +170,8 @@ func (r *rotation) redeliver(instances []string) error {
 // once, and each day. Only what no waiting can change, or a turn, ends it.
 func (r *rotation) insist(what string, do func() error) error {
 	var told time.Time
+	settled := func() {}
+	defer func() { settled() }()
 	for pause := time.Minute; ; pause = min(2*pause, 30*time.Minute) {
 		err := do()
 		var t *Turn
@@ -180,7 +182,8 @@ func (r *rotation) insist(what string, do func() error) error {
 		if told.IsZero() || now.Sub(told) >= 24*time.Hour {
 			told = now
 			r.note("%s is not done yet: %s", what, cause(err))
-			r.tell(notifyAlert, "insists", what+" is not done yet", cause(err)+". It is tried again and again, until it is done.")
+			settled()
+			settled = r.tellWhile(notifyAlert, "insists", what+" is not done yet", cause(err)+". It is tried again and again, until it is done.")
 		}
 		r.waitFor("the cause to be mended: "+cause(err), "whoever can mend it; it is tried again by itself")
 		if err := r.wait("before trying again", func() time.Time { return now.Add(pause) }, nil); err != nil {

@@ -121,8 +121,7 @@ func Make(spec inventory.Spec, f Facts, pulls func(targetType string) bool, cann
 			plan.Left = append(plan.Left, LeftKey{Key: ref, State: k.State})
 		}
 	}
-	rivals := firstKeys(c, f, plan, standings)
-	plan.Discard = slices.DeleteFunc(plan.Discard, func(r key.Ref) bool { return slices.Contains(rivals, r) })
+	plan.Discard = slices.DeleteFunc(plan.Discard, func(r key.Ref) bool { return IsAlone(c, f, r) })
 	if plan.Retiring != nil && plan.CanRollBack {
 		plan.TakeBack = onAnyOf(f.Instances, plan.Discard)
 	}
@@ -331,6 +330,11 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 			if plan.goesOnWith(k.KeyID) || Spared(c, f, f.Ref(k)) || slices.Contains(rivals, f.Ref(k)) {
 				continue
 			}
+			if plan.Retiring == nil && !f.notExposed(k.KeyID).OK && IsAlone(c, f, f.Ref(k)) {
+				add(KeyExposed, "key %s of a rotation that did not end is exposed, and there is no other that consumers could go back to: keyturn emergency %s --key %s=%s --sign KEY --reason ...",
+					k.KeyID, c.Name, c.Name, k.KeyID)
+				continue
+			}
 			if owned, _ := f.Metadata.Key(k.KeyID); plan.Retiring == nil && !owned.DeliveredAt.IsZero() && len(onAnyOf(f.Instances, []key.Ref{f.Ref(k)})) == 0 {
 				add(UnfinishedRotation, "key %s of a rotation that did not end was delivered, and there is no earlier key to go back to: make it CURRENT on the worker's host (keyturn-worker import %s -f FILE --config FILE), or destroy it at the issuer if nobody uses it", k.KeyID, c.Name)
 			}
@@ -348,7 +352,8 @@ func keyRefusals(c inventory.Credential, f Facts, plan Plan, standings map[strin
 		}
 	}
 	no = append(no, Unclear(f, c.Adopt)...)
-	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && len(rivals) == 0 && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
+	undone := slices.ContainsFunc(no, func(d Decision) bool { return d.Reason == UnfinishedRotation }) // which frees a slot, once it is
+	if kept := len(f.Keys) - len(plan.Discard); plan.Resume == nil && !undone && f.Capabilities.Slots > 0 && kept >= f.Capabilities.Slots {
 		add(SlotsFull, "%s", slotsTaken(c, f, standings, kept))
 	}
 	return no

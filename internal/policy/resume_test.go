@@ -153,7 +153,7 @@ func TestAFirstKeyThatConsumersHaveIsGoneOnWith(t *testing.T) {
 		"not when its follower was given to somebody":     {func(f *policy.Facts) { follower(f, key.Owned{DeliveredAt: now}) }, false, 0},
 		"not when it was given to nobody itself":          {func(f *policy.Facts) { f.Metadata.Keys[0].DeliveredAt = time.Time{} }, false, 1},
 		"not when it is refused, but then it is followed": {func(f *policy.Facts) { f.Keys[0].State = key.Disabled }, false, 0},
-		"not when it is exposed":                          {func(f *policy.Facts) { expose(f, "key-new") }, false, 1},
+		"not when it is exposed":                          {func(f *policy.Facts) { expose(f, "key-new") }, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -163,6 +163,10 @@ func TestAFirstKeyThatConsumersHaveIsGoneOnWith(t *testing.T) {
 			assert.Len(t, plan.Discard, c.discarded)
 			if !c.goesOn {
 				assert.Nil(t, plan.Resume)
+				if f.Metadata.Exposed["key-new"] != "" {
+					require.Len(t, plan.Refusals, 1)
+					assert.Equal(t, policy.KeyExposed, plan.Refusals[0].Reason)
+				}
 				return
 			}
 			require.NotNil(t, plan.Resume)
