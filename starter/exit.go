@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
@@ -38,6 +39,16 @@ func (e *exitError) Error() string {
 		return ""
 	}
 	return e.err.Error()
+}
+
+// words are what a person reads: what keeps Temporal from answering has ours in place of the network's.
+func (e *exitError) words() string {
+	var answer serviceerror.ServiceError
+	text := e.Error()
+	if kept := trouble(e.err); kept != "" && errors.As(e.err, &answer) {
+		text = strings.ReplaceAll(text, answer.Error(), kept)
+	}
+	return text
 }
 
 func (e *exitError) Unwrap() error { return e.err }

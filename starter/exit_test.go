@@ -35,3 +35,25 @@ func TestATimeOutHasItsExitCode(t *testing.T) {
 	assert.Equal(t, exitFailed, classify(errors.New("else")))
 	assert.Equal(t, exitRefused, code(noAnswer("inspecting payments-api", nil, temporal.NewApplicationError("no", "Denied"))))
 }
+
+func TestNobodyReadsWhatTheNetworkSays(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		err  error
+		want string
+	}{
+		"a server that went away": {
+			serviceerror.NewUnavailable(`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:7233: connect: connection refused"`),
+			"listing rotations: Temporal does not answer, or starts anew",
+		},
+		"a time-out":         {serviceerror.NewDeadlineExceeded("context deadline exceeded"), "listing rotations: there was no answer in time"},
+		"what Temporal says": {serviceerror.NewNotFound("namespace x is not found"), "listing rotations: namespace x is not found"},
+		"anything else":      {errors.New("no such file"), "listing rotations: no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, x.want, (&exitError{exitFailed, fmt.Errorf("listing rotations: %w", x.err)}).words())
+		})
+	}
+	assert.Empty(t, (&exitError{code: exitFailed}).words())
+}

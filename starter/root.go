@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if !errors.As(err, &coded) {
 		coded = &exitError{code: classify(err), err: err}
 	}
-	if text := coded.Error(); text != "" {
+	if text := coded.words(); text != "" {
 		t.output = outputAsked(args, t.output)
 		t.fail(text, coded.code)
 	}

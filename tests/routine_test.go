@@ -340,22 +340,28 @@ func TestWhoWaitsForASlot(t *testing.T) {
 	assert.ErrorAs(t, err, &none, "no rotation of it was begun, so that no key was minted")
 }
 
-// A worker that is killed while a rotation waits, and Temporal restarted: the Schedule's run goes on.
+// A worker that is killed while a rotation waits, and Temporal restarted: the Schedule's run goes on, and so does whoever watches it.
 func TestAScheduledRotationSurvivesRestarts(t *testing.T) {
 	t.Parallel()
 	s := dueStage(onOwnServer(t))
 	_, c := s.schedules()
 	s.apply(0, "-f", s.place.Inventory)
 	s.await(workflows.PhaseRevokeGate)
+	watch := s.start("starter", s.connection(), "status", credential, "--watch")
+	watch.prints(string(workflows.PhaseRevokeGate))
 	s.worker.end(syscall.SIGKILL)
 	s.server.end(syscall.SIGKILL)
+	watch.prints("nobody answers")
 	s.startServer()
 	s.startWorker()
+	watch.prints("answered again")
 	eventually(t, func() bool {
 		_, code := s.starter("approve", credential, "--gate", "revoke", "--as", "ann")
 		return code == 0
 	}, patience, 500*time.Millisecond)
 	assert.Equal(t, workflows.Completed, s.report().Outcome)
+	watch.prints("completed")
+	eventually(t, watch.ended, patience, 10*time.Millisecond)
 	eventually(t, func() bool {
 		answer, err := c.ListWorkflow(t.Context(), &workflowservice.ListWorkflowExecutionsRequest{
 			Query: "WorkflowType = 'ScheduledRotation' AND KeyturnOutcome = 'completed' AND ExecutionStatus = 'Completed'",
