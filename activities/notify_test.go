@@ -1,12 +1,17 @@
 package activities_test
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/providers"
+	"github.com/keyturn/keyturn/providers/memory"
 )
 
 // Whoever is asked comes from the message to the run by one click, where the worker knows where its Web UI is.
@@ -24,5 +29,27 @@ func TestAMessageLinksToItsRun(t *testing.T) {
 		require.Len(t, told, 1)
 		assert.Equal(t, want, told[0].Body)
 		assert.Equal(t, "rotation/payments-api", told[0].Data["workflow"])
+	}
+}
+
+// A receiver that says when it wants to be asked again is asked then, and no later than a minute after.
+func TestAReceiverIsAskedAgainWhenItSays(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		says, after time.Duration
+	}{
+		"it says nothing":        {0, 0},
+		"it says when":           {20 * time.Second, 20 * time.Second},
+		"it says: in many hours": {5 * time.Hour, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCase(t)
+			c.world.Fail(memory.OpNotify, providers.Later(errors.New("too many messages"), x.says), 1)
+			err := c.attempt("Notify", activities.NotifyInput{Rotation: c.subject(), What: "paused", Severity: "alert", At: c.now()}, nil, 1)
+			var failed *temporal.ApplicationError
+			require.ErrorAs(t, err, &failed)
+			assert.Equal(t, x.after, failed.NextRetryDelay())
+		})
 	}
 }

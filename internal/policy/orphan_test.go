@@ -30,6 +30,14 @@ func interrupted(intents []int, keys ...int) policy.Facts {
 	return f
 }
 
+// of makes the intents those of mints for a principal.
+func of(principal string, f policy.Facts) policy.Facts {
+	for n := range f.Metadata.Intents {
+		f.Metadata.Intents[n].Principal = principal
+	}
+	return f
+}
+
 func TestWhatInterruptedMintsLeft(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -39,6 +47,8 @@ func TestWhatInterruptedMintsLeft(t *testing.T) {
 	}{
 		"a mint that made nothing leaves nothing":                      {interrupted([]int{0}), nil, nil},
 		"a mint that made one leaves it":                               {interrupted([]int{0}, 5), []string{"key-a"}, nil},
+		"a mint for the key's principal leaves it":                     {of("payments-api", interrupted([]int{0}, 5)), []string{"key-a"}, nil},
+		"a mint for another principal did not make it":                 {of("payments-batch", interrupted([]int{0}, 5)), nil, nil},
 		"two mints in a row that made one each leave both":             {interrupted([]int{0, 30}, 1, 31), []string{"key-a", "key-b"}, nil},
 		"a key that either of two may have made is theirs":             {interrupted([]int{0, 30}, 50), []string{"key-a"}, nil},
 		"two keys within the time of one mint are ambiguous":           {interrupted([]int{0}, 5, 6), []string{"key-a", "key-b"}, []policy.Reason{policy.AmbiguousOrphan}},
