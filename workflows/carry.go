@@ -65,7 +65,7 @@ func (r *rotation) handOver() error {
 	r.settleUp()
 	next := r.in
 	next.Settle, next.Retire, next.Review, next.Emergency, next.Carried = "", "", nil, r.takeover, &r.State
-	r.Turn = nil
+	r.Turn, r.Unheard = nil, nil // that one tells of its own
 	return workflow.NewContinueAsNewError(workflow.WithWorkflowTaskQueue(r.ctx, EmergencyQueue), EmergencyRotation, next)
 }
 
@@ -77,5 +77,6 @@ func (r *rotation) goOn() {
 	if r.delivered() || r.Promoted {
 		r.startWatch()
 	}
+	r.tellOn()
 	r.refresh()
 }

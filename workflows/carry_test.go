@@ -2,6 +2,7 @@ package workflows_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -300,5 +301,58 @@ func TestDecisionsAndEventsGoOnInTheNextRun(t *testing.T) {
 	require.NotEmpty(t, carried.Events)
 	for _, e := range carried.Events {
 		assert.NotContains(t, e.ID, fmt.Sprintf("/%d", in.Carried.Numbered+1))
+	}
+}
+
+// What people could not be told in one run they are told by the next one, as long as it is true.
+func TestWhatPeopleDidNotHearTheNextRunTells(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		back time.Duration // of the receiver, after the next run's begin
+		told []string
+	}{
+		"while it is so":      {10 * time.Minute, []string{"paused", "gate-revoke", "ended"}},
+		"not once it is over": {2 * time.Hour, []string{"gate-revoke", "ended"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			away := func(int) (any, error) { return nil, errors.New("the webhook does not answer") }
+			ill := func(int) (any, error) {
+				return nil, temporal.NewApplicationErrorWithOptions("not well", activities.TypeNotYet, temporal.ApplicationErrorOptions{Category: temporal.ApplicationErrorCategoryBenign})
+			}
+			s := newScript(t)
+			s.credential.ErrorBudget = &inventory.ErrorBudget{Ratio: 0.01, OnBreach: inventory.BreachPause}
+			s.answers["Watch"] = func(int) (any, error) {
+				return policy.Decision{Reason: policy.BudgetBreached, Message: "5 of 100 failed"}, nil
+			}
+			s.answers["AwaitHealth"], s.answers["Notify"] = ill, away
+			s.at(30*time.Minute, func() {
+				s.env.SetContinueAsNewSuggested(true)
+				s.env.SignalWorkflow(workflows.ExtendName, policy.Request{By: "ann"})
+			})
+			in := s.fills()
+			require.Len(t, in.Carried.Unheard, 1)
+			assert.Empty(t, s.told())
+
+			next := newScript(t)
+			next.credential = s.credential
+			next.env.SetStartTime(s.env.Now())
+			begun := s.env.Now()
+			next.answers["AwaitHealth"] = func(n int) (any, error) {
+				if next.env.Now().Sub(begun) > time.Hour {
+					return nil, nil
+				}
+				return ill(n)
+			}
+			next.answers["Notify"] = func(n int) (any, error) {
+				if next.env.Now().Sub(begun) < x.back {
+					return away(n)
+				}
+				return nil, nil
+			}
+			next.approveAt(time.Hour + atGate + 2*time.Hour)
+			assert.Equal(t, workflows.Completed, next.goesOn(in).Outcome)
+			assert.Equal(t, x.told, next.told())
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -25,8 +26,8 @@ func (r *rotation) askFor(gate inventory.Gate, subject, body string, over func()
 
 // tell tells people of what happened.
 func (r *rotation) tell(severity, what, subject, body string) {
-	since := workflow.Now(r.ctx)
-	r.tellUntil(func() bool { return workflow.Now(r.ctx).Sub(since) >= tellFor }, severity, what, subject, body)
+	m := r.message(severity, what, subject, body)
+	r.send(m, r.past(m))
 }
 
 // tellWhile tells people of what is so until over is called.
@@ -36,40 +37,80 @@ func (r *rotation) tellWhile(severity, what, subject, body string) (over func())
 	return func() { is = false }
 }
 
-// tellUntil tells people in the background, ever more rarely, until they were told, or it is moot, or the run ends, which waits for the first
-// tries. Without a spec that can be read nobody knows whom.
+// tellUntil tells people of what is so until it is moot.
 func (r *rotation) tellUntil(moot func() bool, severity, what, subject, body string) {
+	r.send(r.message(severity, what, subject, body), moot)
+}
+
+// tellOn tells people what they could not be told in the run before, whose gate is opened anew.
+func (r *rotation) tellOn() {
+	unheard := r.Unheard
+	r.Unheard = nil
+	for _, m := range unheard {
+		past := r.past(m)
+		switch {
+		case m.Severity == notifyAction:
+		case m.What == whatPaused:
+			r.send(m, func() bool { return past() || r.Paused.IsZero() })
+		default:
+			r.send(m, past)
+		}
+	}
+}
+
+// whatPaused is the message of a pause.
+const whatPaused = "paused"
+
+// past tells whether a message is of what happened too long ago.
+func (r *rotation) past(m Message) func() bool {
+	return func() bool { return workflow.Now(r.ctx).Sub(m.At) >= tellFor }
+}
+
+// send tells people in the background, ever more rarely, until they were told, or it is moot, or the run ends, which waits for the first
+// tries. Without a spec that can be read nobody knows whom.
+func (r *rotation) send(m Message, moot func() bool) {
 	if r.unread || r.credential.Name == "" || r.credential.Name != r.Status.Credential {
 		return
 	}
-	message := r.message(severity, what, subject, body)
+	input := activities.NotifyInput{
+		Rotation: activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation},
+		What:     m.What, Severity: m.Severity, Subject: m.Subject, Body: m.Body, At: m.At,
+	}
 	over := func() bool { return moot() || r.over() }
 	r.background.Add(1)
 	workflow.Go(r.ctx, func(ctx workflow.Context) {
-		err := notifyingAtOnce.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
+		err := notifyingAtOnce.start(ctx, r.Queue, act.Notify, input).Get(ctx, nil)
 		if err != nil {
-			err = notifying.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
+			err = notifying.start(ctx, r.Queue, act.Notify, input).Get(ctx, nil)
 		}
 		r.background.Done()
-		for pause := tellAgain; err != nil; pause = min(2*pause, tellLast) {
-			if over() {
-				r.notice("people could not be told of %q: %s", what, cause(err))
-				return
-			}
-			r.notice("people could not be told of %q, and will be again: %s", what, cause(err))
+		if err == nil {
+			return
+		}
+		r.unheard(m)
+		for pause := tellAgain; err != nil && !over(); pause = min(2*pause, tellLast) {
+			r.notice("people could not be told of %q, and will be again: %s", m.What, cause(err))
 			_, _ = awaitAtMost(ctx, pause, "before trying again to tell people", over)
-			if over() {
-				return
+			if !over() {
+				err = notifying.start(ctx, r.Queue, act.Notify, input).Get(ctx, nil)
 			}
-			err = notifying.start(ctx, r.Queue, act.Notify, message).Get(ctx, nil)
+		}
+		r.Unheard = slices.DeleteFunc(r.Unheard, func(other Message) bool { return other == m })
+		if err != nil && r.over() {
+			r.notice("people could not be told of %q: %s", m.What, cause(err))
 		}
 	})
 }
 
+// maxUnheard bounds what the next run tells.
+const maxUnheard = 20
+
+func (r *rotation) unheard(m Message) {
+	r.Unheard = append(r.Unheard, m)
+	r.Unheard = r.Unheard[max(0, len(r.Unheard)-maxUnheard):]
+}
+
 // message is one to people, of now.
-func (r *rotation) message(severity, what, subject, body string) activities.NotifyInput {
-	return activities.NotifyInput{
-		Rotation: activities.Rotation{Spec: r.in.Spec, ID: r.Status.Rotation},
-		What:     what, Severity: severity, Subject: clip(subject), Body: clip(body), At: workflow.Now(r.ctx),
-	}
+func (r *rotation) message(severity, what, subject, body string) Message {
+	return Message{What: what, Severity: severity, Subject: clip(subject), Body: clip(body), At: workflow.Now(r.ctx)}
 }

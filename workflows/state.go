@@ -26,6 +26,8 @@ type State struct {
 	// Verdicts are the decisions of people, in their order: a repeated one gets its first verdict.
 	Verdicts []policy.Verdict `json:"verdicts,omitempty"`
 	Outbox   Outbox           `json:"events,omitzero"`
+	// Unheard is what people could not be told of yet.
+	Unheard []Message `json:"unheard,omitempty"`
 	// Numbered counts events and signals, so that no two events have one ID.
 	Numbered int `json:"numbered"`
 	// Turn is what ended the routine way, or does at the next safe point.
@@ -59,6 +61,15 @@ type State struct {
 	Paused time.Time        `json:"paused,omitzero"`
 	// RetiringGone: the issuer accepts the retiring key no more, for good, which people were told.
 	RetiringGone bool `json:"retiringGone,omitempty"`
+}
+
+// Message is one to people. What says what happened in one word.
+type Message struct {
+	What     string    `json:"what"`
+	Severity string    `json:"severity"`
+	Subject  string    `json:"subject"`
+	Body     string    `json:"body"`
+	At       time.Time `json:"at"`
 }
 
 // Soak is how far the watching of a wave came.
