@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -309,10 +310,10 @@ func TestWhatPeopleDidNotHearTheNextRunTells(t *testing.T) {
 	t.Parallel()
 	for name, x := range map[string]struct {
 		back time.Duration // of the receiver, after the next run's begin
-		told []string
+		told bool
 	}{
-		"while it is so":      {10 * time.Minute, []string{"paused", "gate-revoke", "ended"}},
-		"not once it is over": {2 * time.Hour, []string{"gate-revoke", "ended"}},
+		"while it is so":      {10 * time.Minute, true},
+		"not once it is over": {2 * time.Hour, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -352,7 +353,7 @@ func TestWhatPeopleDidNotHearTheNextRunTells(t *testing.T) {
 			}
 			next.approveAt(time.Hour + atGate + 2*time.Hour)
 			assert.Equal(t, workflows.Completed, next.goesOn(in).Outcome)
-			assert.Equal(t, x.told, next.told())
+			assert.Equal(t, x.told, slices.Contains(next.told(), "paused"))
 		})
 	}
 }
