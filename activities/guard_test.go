@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,12 +318,12 @@ func TestALookBackIsByTheRightClock(t *testing.T) {
 	asked.AskedAt = c.now().Add(-30 * time.Second)
 	require.NoError(t, c.attempt("LookBack", asked, nil, 1))
 	c.do.Ahead = func(context.Context) time.Duration { return 2 * time.Hour }
-	lists, checks := 0, 0
-	c.world.On(memory.OpList, func(memory.Phase) { lists++ })
-	c.world.On(memory.OpCheck, func(memory.Phase) { checks++ })
+	var lists, checks atomic.Int32
+	c.world.On(memory.OpList, func(memory.Phase) { lists.Add(1) })
+	c.world.On(memory.OpCheck, func(memory.Phase) { checks.Add(1) })
 	c.isNotYet(c.attempt("Watch", c.subject(), nil, 1))
-	assert.Zero(t, lists, "which keys have ended is judged by the clock")
-	assert.NotZero(t, checks, "whether consumers are well is not")
+	assert.Zero(t, lists.Load(), "which keys have ended is judged by the clock")
+	assert.NotZero(t, checks.Load(), "whether consumers are well is not")
 }
 
 // A key that the issuer does not list is not destroyed unjudged: whether it is gone, the probe tells.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -385,12 +386,11 @@ func TestAnImportIsFenced(t *testing.T) {
 			t.Parallel()
 			c := newImportCase(t)
 			before := map[memory.Op]memory.Op{memory.OpImport: memory.OpAttest, memory.OpStage: memory.OpImport, memory.OpPromote: memory.OpSelfTest}[op]
-			once := false
+			var once atomic.Bool // several instances are asked at once
 			c.world.On(before, func(p memory.Phase) {
-				if p != memory.After || once {
+				if p != memory.After || !once.CompareAndSwap(false, true) {
 					return
 				}
-				once = true
 				m := c.metadata()
 				taken := *m.Lease
 				taken.Run = "another-import"

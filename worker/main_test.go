@@ -98,7 +98,7 @@ func TestAWorkerSaysWhyItDoesNotReachTemporal(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second) // nobody answers
 			defer cancel()
 			var out bytes.Buffer
-			assert.Equal(t, c.code, run(ctx, []string{"--config", config, "--address", c.address, "--allow-unsigned"}, &out, &out), out.String())
+			assert.Equal(t, c.code, run(ctx, []string{"--config", config, "--address", c.address, "--health-address", "", "--allow-unsigned"}, &out, &out), out.String())
 			assert.Contains(t, out.String(), "keyturn-worker: connecting to Temporal at "+c.address+": "+c.says)
 			assert.NotContains(t, out.String(), "transport")
 		})
