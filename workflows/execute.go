@@ -22,7 +22,7 @@ func (r *rotation) ask(o step, activity, input, output any) error {
 		return err
 	}
 	r.note("could not %s yet: %s", o.summary, cause(err))
-	defer r.tellWhile(notifyAlert, "unanswered", "A rotation cannot begin yet", fmt.Sprintf("It could not %s: %s. Nothing is changed, and it is tried again and again.", o.summary, cause(err)))()
+	defer r.tellWhile("unanswered", "A rotation cannot begin yet", fmt.Sprintf("It could not %s: %s. Nothing is changed, and it is tried again and again.", o.summary, cause(err)))()
 	before := r.Status
 	r.waitFor(fmt.Sprintf("an answer: it could not %s: %s", o.summary, cause(err)), "whoever can mend it; it is tried again by itself"+orRollback+", which ends it")
 	if err := r.step(o.unending(), activity, input, output); err != nil {

@@ -67,7 +67,7 @@ func (r *rotation) watchDisabled(seen *policy.Decision) (stop func()) {
 			if !told {
 				told = true
 				r.note("not watching whether the disabled key is missed: %s", blind)
-				defer r.tellWhile(notifyAlert, "unwatched", "Nobody watches the disabled key",
+				defer r.tellWhile("unwatched", "Nobody watches the disabled key",
 					"Whether somebody misses it is not known: "+blind+". It is looked at again each 10 minutes, and once before the key is destroyed.")()
 			}
 			if sleep(ctx, missedAgain, "before looking again who misses the disabled key") != nil {

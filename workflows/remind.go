@@ -30,10 +30,10 @@ func (r *rotation) tell(severity, what, subject, body string) {
 	r.send(m, r.past(m))
 }
 
-// tellWhile tells people of what is so until over is called.
-func (r *rotation) tellWhile(severity, what, subject, body string) (over func()) {
+// tellWhile alerts people of what is so until over is called.
+func (r *rotation) tellWhile(what, subject, body string) (over func()) {
 	is := true
-	r.tellUntil(func() bool { return !is }, severity, what, subject, body)
+	r.tellUntil(func() bool { return !is }, notifyAlert, what, subject, body)
 	return func() { is = false }
 }
 

@@ -183,7 +183,7 @@ func (r *rotation) insist(what string, do func() error) error {
 			told = now
 			r.note("%s is not done yet: %s", what, cause(err))
 			settled()
-			settled = r.tellWhile(notifyAlert, "insists", what+" is not done yet", cause(err)+". It is tried again and again, until it is done.")
+			settled = r.tellWhile("insists", what+" is not done yet", cause(err)+". It is tried again and again, until it is done.")
 		}
 		r.waitFor("the cause to be mended: "+cause(err), "whoever can mend it; it is tried again by itself")
 		if err := r.wait("before trying again", func() time.Time { return now.Add(pause) }, nil); err != nil {

@@ -19,7 +19,7 @@ func (r *rotation) hold(why string, input any, stop func() error) error {
 	r.holding = true
 	defer func() { r.holding = false }()
 	r.note("held: %s", why)
-	defer r.tellWhile(notifyAlert, "held", "Rotation held: the worker configuration does not let its spec be followed any more", why)()
+	defer r.tellWhile("held", "Rotation held: the worker configuration does not let its spec be followed any more", why)()
 	r.Status.Doing = "Held: " + why
 	r.waitFor("a trusted signature of the spec this rotation follows, within the bounds", "whoever keeps the worker configuration; or a trusted signer, with: keyturn rotate "+r.Status.Credential+" -f FILE --sign KEY")
 	for trusted := false; !trusted; {
