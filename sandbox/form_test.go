@@ -73,7 +73,12 @@ func TestAPersonStartsARotationByTheFormOfTheWebUI(t *testing.T) {
 		"nothing at all":               {fails: "unable to decode: unexpected end of JSON input"},
 		"a word that it does not know": {
 			input:   strings.Replace(right.input, "credential", "credental", 1),
-			refused: "the input names no credential: write it as " + right.input,
+			refused: `the input has an unknown field "credental"`,
+		},
+		"no credential": {input: "{}", refused: "the input names no credential: write it as " + right.input},
+		"a wish that it does not know": {
+			input:   strings.Replace(right.input, "{", `{"retier":"key-1",`, 1),
+			refused: `the input has an unknown field "retier"`,
 		},
 		"a credential that was never applied": {input: right.input, refused: "payments-api is in no applied inventory"},
 	} {

@@ -127,6 +127,8 @@ type RotationInput struct {
 	RequestedBy string `json:"requestedBy,omitempty"`
 	// Carried is set by a run that goes on in this one.
 	Carried *State `json:"carried,omitempty"`
+
+	unknown string // what it has that this build does not know
 }
 
 // Ends is the one key that the run is to end, at a person's word or at Sweep's; empty for a rotation.

@@ -42,6 +42,8 @@ type IncidentInput struct {
 	RequestedBy string `json:"requestedBy,omitempty"`
 	// Carried is set by a run that goes on in this one.
 	Carried *CarriedIncident `json:"carried,omitempty"`
+
+	unknown string // what it has that this build does not know
 }
 
 // CarriedIncident is what one run of an incident hands to the next.
@@ -117,7 +119,9 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	}
 	workflow.Go(i.ctx, i.keepShown)
 	confirmed := true
-	switch {
+	switch wrong := mistyped(ctx, in.unknown, in.Carried != nil); {
+	case wrong != nil:
+		err = wrong
 	case in.Carried != nil:
 	case len(in.Declaration.Body) > 0:
 		err = i.prove()

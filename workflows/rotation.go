@@ -91,6 +91,9 @@ func (r *rotation) through(phases []phase, back func(error) error) error {
 // accept sees that the workers take the spec, as by tells.
 func (r *rotation) accept(by any) error {
 	r.enter(PhaseInspect, "Looking at issuer, store and consumers; nothing is changed yet.")
+	if err := mistyped(r.ctx, r.in.unknown, r.in.Carried != nil); err != nil && r.in.Emergency == nil {
+		return refused(policy.SpecRefused, "%s", err)
+	}
 	if err := r.resolve(); err != nil {
 		return err
 	}
