@@ -142,12 +142,17 @@ func exposedBy(known map[string]string, d incident.Declaration, credential strin
 	return all
 }
 
-// exposed are the keys that the declaration lists and the issuer still has.
-func (s *site) exposed(f policy.Facts) (alive []string) {
+// listed are the keys that the declaration lists; none without one.
+func (s *site) listed() []string {
 	if s.declared == nil {
 		return nil
 	}
-	for _, id := range s.declared.Keys(s.spec.Credential.Name) {
+	return s.declared.Keys(s.spec.Credential.Name)
+}
+
+// exposed are the keys that the declaration lists and the issuer still has.
+func (s *site) exposed(f policy.Facts) (alive []string) {
+	for _, id := range s.listed() {
 		if _, live := f.Live(id); live {
 			alive = append(alive, id)
 		}
@@ -238,9 +243,9 @@ func (a *Activities) contain(ctx context.Context, s *site, in ContainInput) (Des
 		refusing(ctx, d)
 		return Destroyed{Decision: d}, nil
 	}
-	if d.Reason == policy.KeyAbsent {
+	if _, recorded := facts.Metadata.Key(in.Key.KeyID); d.Reason == policy.KeyAbsent || !recorded && facts.Metadata.LastRotation.HasEnded(in.Key.KeyID) {
 		refusing(ctx, d)
-		return Destroyed{Decision: d}, nil // of a key that is nowhere nothing is recorded
+		return Destroyed{Decision: d}, nil // of a key that is nowhere nothing is recorded, nor twice of one that was ended
 	}
 	k, live := facts.Live(in.Key.KeyID)
 	if live {

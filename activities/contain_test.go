@@ -234,6 +234,37 @@ func TestAnExposedKeyThatNeverWas(t *testing.T) {
 	assert.Empty(t, c.recorded(audit.KeyDestroyed))
 }
 
+// An emergency that ended an exposed key and did not live to say so is followed by another one, which does not take that key for one that
+// never was, however many come.
+func TestAnExposedKeyThatAnEmergencyBeforeEnded(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.declare("key-old", "mistyped")
+	for _, step := range []string{"Issue", "DeliverWave", "Promote", "Contain", "Record"} {
+		c.run(step)
+	}
+	assert.Equal(t, []string{"key-old"}, c.metadata().LastRotation.Ended)
+	for _, run := range []string{"the-next-run", "the-one-after"} {
+		c.byRun = run
+		before := len(c.world.Ledger())
+		d, err := c.contains("key-old")
+		require.NoError(t, err)
+		assert.Equal(t, policy.Decision{OK: true, Reason: policy.KeyGone, Message: d.Decision.Message}, d.Decision)
+		assert.Contains(t, d.Decision.Message, "was ended by the last rotation")
+		d, err = c.contains("mistyped")
+		require.NoError(t, err)
+		assert.Equal(t, policy.KeyAbsent, d.Decision.Reason, d.Decision.Message)
+		assert.Len(t, c.recorded(audit.KeyDestroyed), 1)
+		for _, done := range c.world.Ledger()[before:] {
+			assert.NotEqual(t, memory.OpDestroy, done.Op)
+		}
+		again := c.subject()
+		again.ID = run
+		c.execute("Record", activities.RecordInput{Rotation: again, Outcome: "completed"}, nil)
+	}
+	assert.Equal(t, []string{"key-old"}, c.metadata().LastRotation.Ended)
+}
+
 // What a death leaves where an emergency goes another way than the usual one.
 func TestDeathsOfAnEmergency(t *testing.T) {
 	t.Parallel()

@@ -101,6 +101,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		}
 	}
 	in.Retiring, in.Incoming = facts.Named(in.Retiring), facts.Named(in.Incoming)
+	var endedKeys []string
 	left := map[string]string{}     // why copies of a dead key are, by its ID
 	unproved := map[string]string{} // why a destroyed key is not seen to be refused, by its ID
 	if gone := dead(facts, in.Settling); len(gone) > 0 {
@@ -133,6 +134,7 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 		for _, k := range gone {
 			if left[k.KeyID] == "" && unproved[k.KeyID] == "" {
 				disown(&facts.Metadata, k.KeyID)
+				endedKeys = append(endedKeys, k.KeyID)
 			}
 		}
 	}
@@ -156,11 +158,13 @@ func (a *Activities) conclude(ctx context.Context, s *site, in RecordInput) (Rec
 			m.RotateBy = policy.RotateBy(s.spec.Credential, mine.IssuedAt, k.ExpiresAt)
 		}
 	}
+	before := m.LastRotation
 	if in.Settling {
 		m.LastRotation = settled(facts, len(m.Debt) > 0, a.Now())
 	} else if m.LastRotation == nil || m.LastRotation.ID != in.ID || m.LastRotation.Outcome != outcome {
 		m.LastRotation = &key.LastRotation{ID: in.ID, Outcome: outcome, At: a.Now().UTC()}
 	}
+	m.LastRotation = withEnded(m.LastRotation, before, endedKeys, s.listed())
 	// All of it follows from the facts: whatever else was written since then is a reason to look again.
 	if err := s.counts(ctx); err != nil {
 		return Recorded{}, err
@@ -250,6 +254,24 @@ func settled(f policy.Facts, owes bool, now time.Time) *key.LastRotation {
 		last.Outcome = outcomeCompleted
 	}
 	return last
+}
+
+// withEnded adds to the last rotation the keys that it ended. Of those that the one before it ended it keeps the exposed ones: an emergency
+// may come after one that was taken for dead.
+func withEnded(last, before *key.LastRotation, ended, exposed []string) *key.LastRotation {
+	if last == nil {
+		return nil
+	}
+	with := *last
+	with.Ended = ended
+	if before != nil {
+		for _, id := range before.Ended {
+			if before.ID == last.ID || slices.Contains(exposed, id) {
+				with.Ended = policy.Union(with.Ended, []string{id})
+			}
+		}
+	}
+	return &with
 }
 
 // dead are the keys that the metadata names and the issuer does not have any more. One in CURRENT is left to a person, and one in

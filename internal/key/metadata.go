@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -193,6 +194,13 @@ type LastRotation struct {
 	ID      string    `json:"id"`
 	Outcome string    `json:"outcome"`
 	At      time.Time `json:"at"`
+	// Ended are the keys whose records went with it: they are dead, and nobody takes one for a key that never was.
+	Ended []string `json:"ended,omitempty"`
+}
+
+// HasEnded tells whether it saw a key dead.
+func (l *LastRotation) HasEnded(keyID string) bool {
+	return l != nil && slices.Contains(l.Ended, keyID)
 }
 
 // Debt is something that a finished run still owes.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"time"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/internal/key"
@@ -83,6 +84,8 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, 
 	k, live := f.Live(exposed.KeyID)
 	current, _ := f.Version(key.Current)
 	switch {
+	case !live && !f.known(exposed.KeyID) && f.Metadata.LastRotation.HasEnded(exposed.KeyID):
+		return Decision{OK: true, Reason: KeyGone, Message: message("key %s was ended by the last rotation, %s", exposed.KeyID, f.Metadata.LastRotation.At.UTC().Format(time.RFC3339))}
 	case !live && !f.known(exposed.KeyID):
 		return Decision{OK: true, Reason: KeyAbsent, Message: message("the issuer has no key %s: it was ended before, or its ID is mistyped", exposed.KeyID)}
 	case !live:

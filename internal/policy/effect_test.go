@@ -114,6 +114,10 @@ func TestMayContain(t *testing.T) {
 			f.Keys, f.Metadata.Keys = f.Keys[1:], f.Metadata.Keys[1:]
 			f.Metadata.Incident = &key.Incident{Ending: []string{"key-old"}}
 		}, false, policy.KeyGone},
+		"nor is one that the last rotation ended": {func(f *policy.Facts) {
+			f.Keys, f.Metadata.Keys = f.Keys[1:], f.Metadata.Keys[1:]
+			f.Metadata.LastRotation = &key.LastRotation{ID: "emergency", Ended: []string{"key-old"}}
+		}, false, policy.KeyGone},
 		"nor does it speak for another": {func(f *policy.Facts) {
 			f.Keys, f.Metadata.Keys = f.Keys[1:], f.Metadata.Keys[1:]
 			f.Metadata.Incident = &key.Incident{Ending: []string{"key-z"}}

@@ -135,7 +135,7 @@ func record() key.Metadata {
 			DisabledAt: at.Add(4), Approvals: []string{"nonce-2"}, Spent: []string{"nonce-0", "nonce-1"},
 		}},
 		Exposed:      map[string]string{"k1": "incident/leak"},
-		LastRotation: &key.LastRotation{ID: "r-0", Outcome: "completed", At: at},
+		LastRotation: &key.LastRotation{ID: "r-0", Outcome: "completed", At: at, Ended: []string{"key-ended"}},
 		RotateBy:     at.Add(90 * 24 * time.Hour),
 		Debt:         []key.Debt{{Kind: "retired-key-alive", About: "k0 \"<&>\" é", Since: at}},
 		BrokenGlass:  []key.BrokenGlass{{ID: "nonce-3", Rotation: "r-0", Gate: "revoke", By: "ann", ByKey: "SHA256:abc", Reason: "bob is away", At: at}},
