@@ -92,7 +92,7 @@ func TestAPersonStartsARotationByTheFormOfTheWebUI(t *testing.T) {
 		}
 		assert.Equal(t, workflows.Refused, report.Outcome, name)
 		assert.Contains(t, report.Message, wrong.refused, name)
-		assert.Contains(t, c.details(), wrong.refused, name)
+		assert.Contains(t, strings.NewReplacer("“", `"`, "”", `"`).Replace(c.details()), wrong.refused, name)
 	}
 	assert.Equal(t, before, c.touched())
 
