@@ -209,7 +209,7 @@ func (c *crashCase) run(step string) {
 		c.execute(step, activities.EvidenceInput{Rotation: c.subject()}, &e)
 		require.True(c.t, e.Complete, "%v", e.Missing)
 	case "Notify":
-		c.execute(step, activities.NotifyInput{Rotation: c.subject(), What: "gate", Severity: "action", At: c.now()}, nil)
+		c.execute(step, activities.NotifyInput{Rotation: c.subject(), Message: activities.Message{What: "gate", Severity: "action", At: c.now()}}, nil)
 	case "Prove":
 		c.execute(step, activities.ProveInput{Spec: c.spec, Decisions: []signed.Envelope{{}}}, nil)
 	case "Accounts", "LatestSweep", "SweepAstray", "SweepSigners", "Diagnose":

@@ -24,7 +24,7 @@ func TestAMessageLinksToItsRun(t *testing.T) {
 	} {
 		c := newCase(t)
 		c.do.Config().WebUI, c.do.Namespace = web, "default-test-namespace"
-		c.execute("Notify", activities.NotifyInput{Rotation: c.subject(), What: "gate-revoke", Severity: "action", Body: "Approve with: keyturn approve payments-api", At: c.now()}, nil)
+		c.execute("Notify", activities.NotifyInput{Rotation: c.subject(), Message: activities.Message{What: "gate-revoke", Severity: "action", Body: "Approve with: keyturn approve payments-api", At: c.now()}}, nil)
 		told := c.world.Notifications()
 		require.Len(t, told, 1)
 		assert.Equal(t, want, told[0].Body)
@@ -46,7 +46,7 @@ func TestAReceiverIsAskedAgainWhenItSays(t *testing.T) {
 			t.Parallel()
 			c := newCase(t)
 			c.world.Fail(memory.OpNotify, providers.Later(errors.New("too many messages"), x.says), 1)
-			err := c.attempt("Notify", activities.NotifyInput{Rotation: c.subject(), What: "paused", Severity: "alert", At: c.now()}, nil, 1)
+			err := c.attempt("Notify", activities.NotifyInput{Rotation: c.subject(), Message: activities.Message{What: "paused", Severity: "alert", At: c.now()}}, nil, 1)
 			var failed *temporal.ApplicationError
 			require.ErrorAs(t, err, &failed)
 			assert.Equal(t, x.after, failed.NextRetryDelay())

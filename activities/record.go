@@ -432,9 +432,14 @@ func (a *Activities) Log(ctx context.Context, events []audit.Event) error {
 // maxBody bounds, in bytes, the body of a message to people.
 const maxBody = 8 * outside.MaxText
 
-// NotifyInput is a message to people.
+// NotifyInput is a message of a rotation.
 type NotifyInput struct {
 	Rotation
+	Message
+}
+
+// Message is one to people.
+type Message struct {
 	// What happened, in one word; with the rotation it makes the message's ID.
 	What     string    `json:"what"`
 	Severity string    `json:"severity"`

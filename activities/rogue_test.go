@@ -385,7 +385,7 @@ func TestATextIsSentForWhoSignsSpecsAlone(t *testing.T) {
 	t.Parallel()
 	c := newSignedCase(t)
 	tell := func() error {
-		return c.attempt("Notify", activities.NotifyInput{Rotation: c.subject(), What: "gate", Severity: "action", Subject: "click here", Body: "https://evil.example", At: c.now()}, nil, 1)
+		return c.attempt("Notify", activities.NotifyInput{Rotation: c.subject(), Message: activities.Message{What: "gate", Severity: "action", Subject: "click here", Body: "https://evil.example", At: c.now()}}, nil, 1)
 	}
 	require.NoError(t, tell())
 	c.sign(c.mallory, func(*inventory.Spec) {})

@@ -188,7 +188,7 @@ func TestTrustComesBack(t *testing.T) {
 	c.execute("AwaitTrust", c.spec, nil)
 	trust(t, c.inventory, "bob", newKey(t))
 	c.executeToNotYet("AwaitTrust", c.spec)
-	c.execute("Notify", activities.NotifyInput{Rotation: c.subject(), What: "held", Severity: "alert", At: c.now()}, nil)
+	c.execute("Notify", activities.NotifyInput{Rotation: c.subject(), Message: activities.Message{What: "held", Severity: "alert", At: c.now()}}, nil)
 	assert.Len(t, c.world.Notifications(), 1, "that a spec is not trusted any more is told")
 	trust(t, c.inventory, "ann", c.ann)
 	c.execute("AwaitTrust", c.spec, nil)

@@ -281,7 +281,7 @@ func suspects(s workflows.Status, suspect string) []string {
 // tells the quota, too.
 func inUse(ctx context.Context, c client.Client, name string, spec inventory.SignedSpec, suspect string, tell func(string)) (keys []string, quota float64, err error) {
 	if isRunning(ctx, c, name) {
-		tellOfSilence(ctx, c, workflows.EmergencyQueue, tell)
+		tellOfSilentRun(ctx, c, workflows.WorkflowID(name), tell)
 		value, err := c.QueryWorkflow(ctx, workflows.WorkflowID(name), "", workflows.StatusName)
 		var status workflows.Status
 		if err == nil {

@@ -63,7 +63,7 @@ func (d *decision) run(ctx context.Context, t *terminal, credential string) erro
 
 // send makes the request, and hands it to the rotation, whose verdict it shows.
 func (d *decision) send(ctx context.Context, t *terminal, c client.Client, namespace, credential string) error {
-	tellOfSilence(ctx, c, workflows.TaskQueue, t.warn)
+	tellOfSilentRun(ctx, c, workflows.WorkflowID(credential), t.warn)
 	if err := d.bind(ctx, t, c, namespace, credential); err != nil {
 		return err
 	}

@@ -39,7 +39,8 @@ type namespaceOf struct {
 	says    *workflows.Status
 	report  *workflows.Report
 	silence error
-	// nobodyPolls: there is no worker.
+	// queue is that of the run's tasks. nobodyPolls: there is no worker.
+	queue       string
 	nobodyPolls bool
 	// plan is what a dry run finds, and asked what it was asked with.
 	plan  *policy.Plan
@@ -56,7 +57,7 @@ func (n *namespaceOf) DescribeWorkflowExecution(context.Context, string, string)
 	}
 	phase, err := converter.GetDefaultDataConverter().ToPayload("deliver")
 	return &workflowservice.DescribeWorkflowExecutionResponse{PendingActivities: n.pending, WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
-		Execution: &commonpb.WorkflowExecution{WorkflowId: "rotation/payments-api", RunId: "run"}, Status: n.is, CloseTime: timestamppb.New(after(5)),
+		Execution: &commonpb.WorkflowExecution{WorkflowId: "rotation/payments-api", RunId: "run"}, Status: n.is, TaskQueue: n.queue, CloseTime: timestamppb.New(after(5)),
 		SearchAttributes: &commonpb.SearchAttributes{IndexedFields: map[string]*commonpb.Payload{"KeyturnPhase": phase}},
 	}}, err
 }

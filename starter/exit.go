@@ -44,11 +44,14 @@ func (e *exitError) Error() string {
 // words are what a person reads: what keeps Temporal from answering has ours in place of the network's.
 func (e *exitError) words() string {
 	var answer serviceerror.ServiceError
-	text := e.Error()
-	if kept := trouble(e.err); kept != "" && errors.As(e.err, &answer) {
-		text = strings.ReplaceAll(text, answer.Error(), kept)
+	text, kept := e.Error(), trouble(e.err)
+	switch {
+	case kept == "" || !errors.As(e.err, &answer):
+		return text
+	case answer.Error() == "":
+		return text + kept
 	}
-	return text
+	return strings.ReplaceAll(text, answer.Error(), kept)
 }
 
 func (e *exitError) Unwrap() error { return e.err }

@@ -46,9 +46,10 @@ func TestNobodyReadsWhatTheNetworkSays(t *testing.T) {
 			serviceerror.NewUnavailable(`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:7233: connect: connection refused"`),
 			"listing rotations: Temporal does not answer, or starts anew",
 		},
-		"a time-out":         {serviceerror.NewDeadlineExceeded("context deadline exceeded"), "listing rotations: there was no answer in time"},
-		"what Temporal says": {serviceerror.NewNotFound("namespace x is not found"), "listing rotations: namespace x is not found"},
-		"anything else":      {errors.New("no such file"), "listing rotations: no such file"},
+		"one that says nothing": {serviceerror.NewUnavailable(""), "listing rotations: Temporal does not answer, or starts anew"},
+		"a time-out":            {serviceerror.NewDeadlineExceeded("context deadline exceeded"), "listing rotations: there was no answer in time"},
+		"what Temporal says":    {serviceerror.NewNotFound("namespace x is not found"), "listing rotations: namespace x is not found"},
+		"anything else":         {errors.New("no such file"), "listing rotations: no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

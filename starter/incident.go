@@ -198,7 +198,7 @@ func findIncident(ctx context.Context, c client.Client, id string, tell func(str
 	info := described.GetWorkflowExecutionInfo()
 	run = info.GetExecution().GetRunId()
 	if info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
-		tellOfSilence(ctx, c, workflows.TaskQueue, tell)
+		tellOfSilence(ctx, c, info.GetTaskQueue(), tell)
 	}
 	status, err = incidentStatus(ctx, c, id, run, info.GetStatus())
 	return status, run, err

@@ -63,6 +63,14 @@ func tellOfSilence(ctx context.Context, c client.Client, queue string, tell func
 	}
 }
 
+// tellOfSilentRun is tellOfSilence of a run that is asked, whose tasks have a queue of their own in an emergency. Of one that cannot be
+// looked up it tells nothing: whoever asks it hears why.
+func tellOfSilentRun(ctx context.Context, c client.Client, id string, tell func(string)) {
+	if described, err := c.DescribeWorkflowExecution(ctx, id, ""); err == nil {
+		tellOfSilence(ctx, c, described.GetWorkflowExecutionInfo().GetTaskQueue(), tell)
+	}
+}
+
 // lookForFailures is how often it is asked what keeps failing while somebody waits.
 const lookForFailures = time.Second
 

@@ -127,48 +127,52 @@ func TestWhoAsksWhereNoWorkerPollsIsToldAtOnce(t *testing.T) {
 		}
 	}
 	revoke := policy.Request{Gate: inventory.GateRevoke}
-	for name, ask := range map[string]func(context.Context, *terminal, client.Client) error{
-		"who extends the overlap":     decides(decision{action: policy.Extend}),
-		"who turns the rotation back": decides(decision{action: policy.Rollback}),
-		"who approves":                decides(decision{action: policy.Approve, gate: "revoke", req: revoke}),
-		"who rejects":                 decides(decision{action: policy.Reject, gate: "revoke", req: revoke}),
-		"who asks for the status": func(ctx context.Context, t *terminal, c client.Client) error {
+	const ofTheRun = "keyturn-of-the-run"
+	for name, x := range map[string]struct {
+		queue string // nobody polls it
+		ask   func(context.Context, *terminal, client.Client) error
+	}{
+		"who extends the overlap":     {ofTheRun, decides(decision{action: policy.Extend})},
+		"who turns the rotation back": {ofTheRun, decides(decision{action: policy.Rollback})},
+		"who approves":                {ofTheRun, decides(decision{action: policy.Approve, gate: "revoke", req: revoke})},
+		"who rejects":                 {ofTheRun, decides(decision{action: policy.Reject, gate: "revoke", req: revoke})},
+		"who asks for the status": {ofTheRun, func(ctx context.Context, t *terminal, c client.Client) error {
 			return t.tellStatus(ctx, c, "payments-api")
-		},
-		"who asks what waits for a decision": func(ctx context.Context, t *terminal, c client.Client) error {
+		}},
+		"who asks what waits for a decision": {workflows.TaskQueue, func(ctx context.Context, t *terminal, c client.Client) error {
 			_, err := approvals(ctx, c, t.warn)
 			return err
-		},
-		"who asks how an incident stands": func(ctx context.Context, t *terminal, c client.Client) error {
+		}},
+		"who asks how an incident stands": {ofTheRun, func(ctx context.Context, t *terminal, c client.Client) error {
 			_, _, err := findIncident(ctx, c, "incident/leak", t.warn)
 			return err
-		},
-		"who says that a key is exposed": func(ctx context.Context, t *terminal, c client.Client) error {
+		}},
+		"who says that a key is exposed": {ofTheRun, func(ctx context.Context, t *terminal, c client.Client) error {
 			return new(emergency).expose(ctx, c, t, []affected{{Credential: "payments-api"}}, nil)
-		},
-		"who begins an incident": func(ctx context.Context, t *terminal, c client.Client) error {
+		}},
+		"who begins an incident": {workflows.EmergencyQueue, func(ctx context.Context, t *terminal, c client.Client) error {
 			return t.declare(ctx, c, "incident/leak", "a leak", workflows.IncidentInput{}, true)
-		},
-		"who signs the spec of a rotation again": func(ctx context.Context, t *terminal, c client.Client) error {
+		}},
+		"who signs the spec of a rotation again": {ofTheRun, func(ctx context.Context, t *terminal, c client.Client) error {
 			return t.resignRunning(ctx, c, inventory.Spec{Credential: inventory.Credential{Name: "payments-api"}}, "default", "signing-key")
-		},
-		"who scans": func(ctx context.Context, t *terminal, c client.Client) error {
+		}},
+		"who scans": {workflows.TaskQueue, func(ctx context.Context, t *terminal, c client.Client) error {
 			_, _, err := scanned(ctx, c, workflows.ScanInput{}, t.warn)
 			return err
-		},
-		"who sweeps": func(ctx context.Context, t *terminal, c client.Client) error {
+		}},
+		"who sweeps": {workflows.TaskQueue, func(ctx context.Context, t *terminal, c client.Client) error {
 			_, err := swept(ctx, c, true, t.warn)
 			return err
-		},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				for nobody, want := range map[bool]int{true: 1, false: 0} {
-					n := &unpolled{namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, silence: serviceerror.NewDeadlineExceeded("late"), nobodyPolls: nobody}}
+					n := &unpolled{namespaceOf{is: enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, queue: ofTheRun, silence: serviceerror.NewDeadlineExceeded("late"), nobodyPolls: nobody}}
 					var out bytes.Buffer
-					_ = ask(t.Context(), &terminal{output: "table", out: &out, err: &out}, n)
-					assert.Equal(t, want, strings.Count(out.String(), "warning: no worker polls task queue keyturn"), out.String())
+					_ = x.ask(t.Context(), &terminal{output: "table", out: &out, err: &out}, n)
+					assert.Equal(t, want, strings.Count(out.String(), "warning: no worker polls task queue "+x.queue+":"), out.String())
 				}
 			})
 		})

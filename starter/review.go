@@ -67,7 +67,7 @@ func (t *terminal) review(ctx context.Context, id, sign, comment string, yes boo
 	if status.Outcome == "" {
 		return exit(exitRefused, fmt.Errorf("%s goes on: review it when it has ended; see how it stands with: keyturn incident show %s", id, id))
 	}
-	tellOfSilence(ctx, c, workflows.TaskQueue, t.warn)
+	tellOfSilentRun(ctx, c, id, t.warn)
 	var input workflows.ReviewInput
 	value, err := c.QueryWorkflow(ctx, id, run, workflows.DeclarationsName)
 	if err == nil {

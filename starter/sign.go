@@ -96,7 +96,7 @@ func (t *terminal) resign(ctx context.Context, c client.Client, ours inventory.S
 	name := ours.Credential.Name
 	asking, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	tellOfSilence(asking, c, workflows.TaskQueue, t.warn)
+	tellOfSilentRun(asking, c, workflows.WorkflowID(name), t.warn)
 	value, err := c.QueryWorkflow(asking, workflows.WorkflowID(name), "", workflows.SpecName)
 	if trouble(err) != "" {
 		return v, silent(name, err)

@@ -92,7 +92,7 @@ func status(ctx context.Context, c client.Client, credential string, tell func(s
 	s.Retrying, s.Watch = retryingIn(s.pending), watchedBy(s.pending)
 	run := info.GetExecution().GetRunId()
 	if tell != nil {
-		tellOfSilence(ctx, c, workflows.TaskQueue, tell)
+		tellOfSilence(ctx, c, info.GetTaskQueue(), tell)
 	}
 	asked := s.ask(ctx, c, id, run)
 	switch running := info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING; {

@@ -114,7 +114,7 @@ func TestAdversaryWithARogueWorkflow(t *testing.T) {
 		{"disable from another workflow", "rotation/payments-apis", "Disable", activities.RevokeInput{Rotation: subject, Approvals: lies}, "is not its rotation"},
 		{"issue from another workflow", "evil", "Issue", activities.IssueInput{Rotation: subject, Ordinal: 2}, "is not its rotation"},
 		{"deliver a key of nobody", rotation, "DeliverWave", activities.WaveInput{Rotation: subject, Key: key.Ref{KeyID: "stranger", StoreVersion: status.Incoming.StoreVersion}, Wave: "x"}, "not one of"},
-		{"a text of her own to everybody", "rotation/another", "Notify", activities.NotifyInput{Rotation: subject, What: "gate", Severity: "alert", Subject: "click here", At: time.Now()}, "is not its rotation"},
+		{"a text of her own to everybody", "rotation/another", "Notify", activities.NotifyInput{Rotation: subject, Message: activities.Message{What: "gate", Severity: "alert", Subject: "click here", At: time.Now()}}, "is not its rotation"},
 		{"prune the value that consumers go back to", rotation, "Record",
 			activities.RecordInput{Rotation: activities.Rotation{Spec: spec, ID: "x", Retiring: key.Ref{KeyID: "dead", StoreVersion: status.Retiring.StoreVersion}}, Outcome: "completed"}, ""},
 	} {

@@ -77,6 +77,10 @@ func (r *rotation) goOn() {
 	if r.delivered() || r.Promoted {
 		r.startWatch()
 	}
-	r.tellOn()
+	unheard := r.Unheard
+	r.Unheard = nil
+	for _, m := range unheard {
+		r.tellOn(m)
+	}
 	r.refresh()
 }

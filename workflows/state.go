@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/internal/signed"
 )
@@ -27,7 +28,7 @@ type State struct {
 	Verdicts []policy.Verdict `json:"verdicts,omitempty"`
 	Outbox   Outbox           `json:"events,omitzero"`
 	// Unheard is what people could not be told of yet.
-	Unheard []Message `json:"unheard,omitempty"`
+	Unheard []activities.Message `json:"unheard,omitempty"`
 	// Numbered counts events and signals, so that no two events have one ID.
 	Numbered int `json:"numbered"`
 	// Turn is what ended the routine way, or does at the next safe point.
@@ -56,20 +57,11 @@ type State struct {
 	// FoundDisabled: it was so before a rotation that settles began.
 	FoundDisabled bool `json:"foundDisabled,omitempty"`
 
-	// Breach is what the watch found, and a pause has yet to answer. Paused is when people were told of that.
+	// Breach is what the watch found, and a pause has yet to answer. Paused is when that pause began.
 	Breach *policy.Decision `json:"breach,omitempty"`
 	Paused time.Time        `json:"paused,omitzero"`
 	// RetiringGone: the issuer accepts the retiring key no more, for good, which people were told.
 	RetiringGone bool `json:"retiringGone,omitempty"`
-}
-
-// Message is one to people. What says what happened in one word.
-type Message struct {
-	What     string    `json:"what"`
-	Severity string    `json:"severity"`
-	Subject  string    `json:"subject"`
-	Body     string    `json:"body"`
-	At       time.Time `json:"at"`
 }
 
 // Soak is how far the watching of a wave came.

@@ -121,8 +121,7 @@ func (r *rotation) pause() error {
 	before := r.Status
 	if r.Paused.IsZero() { // else the run before told it
 		r.Paused = workflow.Now(r.ctx)
-		since := r.Paused
-		r.tellUntil(func() bool { return !r.Paused.Equal(since) || r.turned() != nil || r.over() }, notifyAlert, whatPaused, "Rotation paused", r.Breach.Message)
+		r.tell(notifyAlert, whatPaused, "Rotation paused", r.Breach.Message)
 	}
 	r.Status.Doing, r.Status.Until = "Paused: "+r.Breach.Message, time.Time{}
 	if err := r.enableInPause(); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"syscall"
 )
 
 // Replaceable tells why no rename could take the place of what is at the name, although files can be made in dir: of a sticky folder,
@@ -22,9 +21,8 @@ func Replaceable(dir *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	owner := info.Sys().(*syscall.Stat_t).Uid
-	if me := os.Geteuid(); folder.Mode()&fs.ModeSticky != 0 && me != 0 && me != int(owner) && me != int(folder.Sys().(*syscall.Stat_t).Uid) {
-		return fmt.Errorf("%w: in this folder (it is sticky) only user %d may replace it; run the worker as that user, or as root", fs.ErrPermission, owner)
+	if me := os.Geteuid(); folder.Mode()&fs.ModeSticky != 0 && me != 0 && me != owner(info) && me != owner(folder) {
+		return fmt.Errorf("%w: in this folder (it is sticky) only user %d may replace it; run the worker as that user, or as root", fs.ErrPermission, owner(info))
 	}
 	return held(dir, name)
 }
