@@ -55,6 +55,8 @@ type Activities struct {
 	// Acknowledge is asked before each write whether the activity's attempt still counts, with the details of its heartbeat:
 	// Acknowledged, in a worker; nil where no server is.
 	Acknowledge func(ctx context.Context, details any) error
+	// Tell tells the run how far a delivery is that takes long: Tell, in a worker; nil where no server is.
+	Tell func(ctx context.Context, p Progress) error
 	// PollEvery is how long an activity waits before it asks an instance or an issuer again.
 	PollEvery time.Duration
 

@@ -73,12 +73,14 @@ type convergence struct {
 	turns  chan struct{} // as many as the policy lets be tried at once
 	began  time.Time
 	before time.Duration // what earlier attempts spent
+	due    time.Duration // when the run is told how far it is, from the begin
 
 	judging sync.Mutex // guards judged
 	judged  policy.Facts
 
 	mu     sync.Mutex // guards what follows
 	cursor cursor
+	latest []policy.Instance  // what was last seen of each
 	record func(cursor) error // sends the cursor as a heartbeat
 	end    context.CancelCauseFunc
 }
@@ -89,7 +91,7 @@ const lastTry = 30 * time.Second
 // convergeAll brings the instances of the wave to the key: a bounded number of them is tried at once, and none that is
 // waited for holds up another. It returns what was last seen of each, once all have converged or the time is spent.
 func (a *Activities) convergeAll(ctx context.Context, s *site, facts policy.Facts, in WaveInput, bundle secret.Bundle, from cursor) ([]policy.Instance, error) {
-	c := &convergence{Activities: a, site: s, facts: facts, judged: facts, in: in, bundle: bundle, turns: make(chan struct{}, s.spec.Credential.Parallel()), began: a.Now()}
+	c := &convergence{Activities: a, site: s, facts: facts, judged: facts, in: in, bundle: bundle, turns: make(chan struct{}, s.spec.Credential.Parallel()), began: a.Now(), due: tellAfter}
 	c.gather(from)
 	// The SDK sends a heartbeat later, with the context that it was recorded with, and an activity whose heartbeat fails is
 	// cancelled: so that is the activity's own, which outlives this part of it.
@@ -153,6 +155,9 @@ func (c *convergence) gather(from cursor) {
 			}})
 			fmt.Fprintf(digest, "%s\x00", whole)
 		}
+	}
+	for _, m := range c.list {
+		c.latest = append(c.latest, m.seen)
 	}
 	c.cursor = cursor{Key: c.in.Key.KeyID, Of: hex.EncodeToString(digest.Sum(nil)[:8]), Done: make([]byte, (len(c.list)+7)/8)}
 	if from.Key != c.cursor.Key || from.Of != c.cursor.Of {
@@ -226,6 +231,7 @@ func (c *convergence) attend(ctx context.Context, m *member) {
 	}
 	m.tries++
 	if !m.given && !c.give(ctx, m) {
+		c.progress(m)
 		return
 	}
 	hurried := c.left() < shortLook
@@ -327,9 +333,10 @@ func (in WaveInput) replaced() key.Ref {
 	return in.Retiring
 }
 
-// progress notes in the heartbeat how far the wave has come.
+// progress notes what was seen of an instance, and in the heartbeat how far the wave has come.
 func (c *convergence) progress(m *member) {
 	c.mu.Lock()
+	c.latest[m.bit] = m.seen
 	same := c.cursor.has(m.bit) == m.converged
 	if !same {
 		c.cursor.Done = slices.Clone(c.cursor.Done)
@@ -360,6 +367,7 @@ func (c *convergence) heartbeat(ctx context.Context) (context.Context, context.C
 	go func() {
 		for patience.Pause(ctx, heartbeatEvery) == nil {
 			_ = c.beat()
+			c.tell(ctx)
 		}
 	}()
 	return ctx, func() { c.end(nil) }

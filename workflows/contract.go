@@ -247,8 +247,10 @@ type WaveStatus struct {
 	Instances []string `json:"instances"`
 	// State is waiting, delivering, soaking, held, passed, failed or turned-back.
 	State string `json:"state"`
-	// Attested is how many instances were seen to attest the incoming key, and well, when that was last known.
-	Attested int `json:"attested,omitempty"`
+	// Attested is how many instances were seen to attest the incoming key, and well, when that was last known: while the wave is
+	// delivered to, at SeenAt, which is zero until a delivery that takes long has told.
+	Attested int       `json:"attested,omitempty"`
+	SeenAt   time.Time `json:"seenAt,omitzero"`
 	// Behind says of some that were not why, More is how many there are besides.
 	Behind []string `json:"behind,omitempty"`
 	More   int      `json:"more,omitempty"`

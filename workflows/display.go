@@ -329,8 +329,12 @@ func (s Status) Markdown(now time.Time) string {
 			line("| %s | %s | %s |", text(w.Name), text(strings.Join(names, ", ")), text(w.Progress()))
 		}
 		for _, w := range s.Waves {
+			whereTo := "Did not get there"
+			if w.State == waveDelivering {
+				whereTo = "Not there yet"
+			}
 			for _, one := range w.Missing() {
-				line("\n> **Did not get there:** wave %s: %s", text(w.Name), text(one))
+				line("\n> **%s:** wave %s: %s", whereTo, text(w.Name), text(one))
 			}
 		}
 	}

@@ -214,9 +214,7 @@ func (r *rotation) deliverToAll(until time.Time) error {
 	if err := r.before(until, delivering(r.credential, everybody).urgent(), act.DeliverWave, &input, &result); err != nil {
 		return err
 	}
-	r.Status.Waves[0].heard(result, func(one policy.Instance) policy.Decision {
-		return policy.IsBack([]policy.Instance{one}, r.Status.Incoming)
-	})
+	r.Status.Waves[0].heard(result, r.there)
 	if !result.Decision.OK {
 		r.Status.Waves[0].State = waveFailed
 		return errors.New(result.Decision.Message)

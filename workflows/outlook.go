@@ -19,9 +19,31 @@ const (
 	maxWhy    = 200
 )
 
+// progress shows how far the delivery is that is going on. It is for people alone: anybody may have sent it.
+func (r *rotation) progress(p activities.Progress) {
+	i := slices.IndexFunc(r.Status.Waves, func(w WaveStatus) bool { return w.Name == p.Wave && w.State == waveDelivering })
+	if i < 0 || p.KeyID != r.Status.Incoming.KeyID {
+		return // of a delivery that is over
+	}
+	w := &r.Status.Waves[i]
+	p.Result.Stragglers = p.Result.Stragglers[:min(len(p.Result.Stragglers), len(w.Instances), 2*maxBehind)]
+	p.Result.More = min(max(p.Result.More, 0), len(w.Instances)-len(p.Result.Stragglers))
+	w.heard(p.Result, r.there)
+	w.SeenAt = workflow.Now(r.ctx)
+	r.refresh()
+}
+
+// there tells whether an instance is where a delivery of the incoming key brings it: well, too, but in an emergency.
+func (r *rotation) there(one policy.Instance) policy.Decision {
+	if r.in.Emergency != nil {
+		return policy.IsBack([]policy.Instance{one}, r.Status.Incoming)
+	}
+	return policy.MayDeliverNext([]policy.Instance{one}, r.Status.Incoming)
+}
+
 // heard notes what a delivery found of the instances of a wave.
 func (w *WaveStatus) heard(result activities.WaveResult, judge func(policy.Instance) policy.Decision) {
-	w.Behind, w.More = nil, 0
+	w.Behind, w.More, w.SeenAt = nil, 0, time.Time{}
 	w.Attested = len(w.Instances) - len(result.Stragglers) - result.More
 	for _, i := range result.Stragglers {
 		if d := judge(i); !d.OK {
@@ -40,6 +62,8 @@ func (w WaveStatus) Progress() string {
 	switch known := w.Attested > 0 || len(w.Behind) > 0; {
 	case w.State == waveWaiting:
 		text += ": not delivered to yet"
+	case w.State == waveDelivering && !w.SeenAt.IsZero():
+		text += fmt.Sprintf(": %d of %d attest the incoming key, and are well, as of %s", w.Attested, len(w.Instances), w.SeenAt.UTC().Format(time.TimeOnly))
 	case w.State == waveDelivering:
 		text += ": each instance is to attest the incoming key, and to pass its check"
 	case w.State == waveTurnedBack:

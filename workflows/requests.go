@@ -82,6 +82,14 @@ func (r *rotation) listen(ctx workflow.Context) error {
 		r.takenOver(ctx, c)
 		return nil
 	})
+	r.receive(ctx, activities.ProgressName, `How far a delivery is; sent by activities`, func(_ workflow.Context, payload converter.RawValue) error {
+		var p activities.Progress
+		if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &p); err != nil {
+			return err
+		}
+		r.progress(p)
+		return nil
+	})
 	resign := func(ctx workflow.Context, s inventory.SignedSpec) (policy.Verdict, error) {
 		return r.resign(uncancelled(ctx), s), nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -298,6 +299,51 @@ func TestThePageSaysHowFarEachInstanceIs(t *testing.T) {
 	assert.Contains(t, page, "> **Did not get there:** wave rest: and 18 more\n")
 	assert.NotContains(t, page, "web/i10 ")
 	assert.Less(t, len(page), 16<<10)
+}
+
+// While a wave is delivered to, the page says how far each of its instances is, as the delivery tells; of what another one tells, or nobody
+// can have seen, it says nothing.
+func TestThePageSaysHowFarADeliveryIs(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.plan.Waves[1].Instances = []string{"web/a", "web/b", "web/c"}
+	silent := policy.Instance{Consumer: "web", Instance: "b", NotAttesting: "HTTP 503 \u202e" + strings.Repeat("*", 1000)}
+	tell := func(key, wave string, more int, behind ...policy.Instance) func() {
+		return func() {
+			s.env.SignalWorkflow(activities.ProgressName, activities.Progress{KeyID: key, Wave: wave, Result: activities.WaveResult{Stragglers: behind, More: more}})
+		}
+	}
+	looked := 0
+	page := func(says ...string) func() {
+		return func() {
+			looked++
+			page := s.status().Markdown(s.env.Now())
+			for _, what := range says {
+				assert.Contains(t, page, what)
+			}
+			assert.NotContains(t, page, "Did not get there")
+		}
+	}
+	nothing := page("web/a, web/b, web/c | delivering\\: each instance is to attest")
+	s.in("rest delivering", 11*time.Minute, tell("key-old", "rest", 0, silent))
+	s.in("rest delivering", 11*time.Minute+time.Second, nothing)
+	s.in("rest delivering", 11*time.Minute+2*time.Second, tell("key-new", "canary", 0, silent))
+	s.in("rest delivering", 11*time.Minute+3*time.Second, nothing)
+	s.in("rest delivering", 11*time.Minute+4*time.Second, func() { s.env.SignalWorkflow(activities.ProgressName, "soon") })
+	s.in("rest delivering", 11*time.Minute+5*time.Second, page(`a signal "delivery-progress" could not be read`))
+	s.in("rest delivering", 11*time.Minute+6*time.Second, tell("key-new", "rest", 1<<30, slices.Repeat([]policy.Instance{silent}, 1000)...))
+	s.in("rest delivering", 11*time.Minute+7*time.Second, page("delivering\\: 0 of 3 attest the incoming key"))
+	s.in("rest delivering", 11*time.Minute+8*time.Second, tell("key-new", "rest", -5, silent))
+	s.in("rest delivering", 11*time.Minute+9*time.Second, page("web/a, web/b, web/c | delivering\\: 2 of 3 attest the incoming key, and are well, as of ",
+		"> **Not there yet:** wave rest: web/b does not state which key it uses\\: HTTP 503 \\\\u202e"))
+	s.queued = time.Minute
+	s.approveAt(atGate + 2*time.Minute)
+	assert.Equal(t, workflows.Completed, s.run().Outcome)
+	assert.Equal(t, 5, looked)
+	rest := s.status().Waves[1]
+	assert.Equal(t, 3, rest.Attested)
+	assert.Empty(t, rest.Behind)
+	assert.Zero(t, rest.SeenAt)
 }
 
 // The budget is said with its bound, and what was counted against it with each wave.

@@ -82,9 +82,7 @@ func (r *rotation) deliverTo(i int, w policy.Wave) error {
 	if err := r.step(delivering(r.credential, w.Name), act.DeliverWave, &input, &result); err != nil {
 		return err
 	}
-	r.Status.Waves[i].heard(result, func(one policy.Instance) policy.Decision {
-		return policy.MayDeliverNext([]policy.Instance{one}, r.Status.Incoming)
-	})
+	r.Status.Waves[i].heard(result, r.there)
 	if !result.Decision.OK {
 		return turnedBack(result.Decision.Reason, "wave %s did not converge within %s: %s", w.Name, r.credential.WaveTimeout, result.Decision.Message)
 	}

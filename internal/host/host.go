@@ -94,7 +94,7 @@ func Start(ctx context.Context, c client.Client, o Options, fatal func(error)) (
 		Config:      h.inForce.Load,
 		Descriptors: o.Descriptors, Catalog: all.Catalog(o.Descriptors...), Audit: record,
 		Runs:      c,
-		Namespace: o.Namespace, AllowUnsigned: o.AllowUnsigned, Now: time.Now, Ahead: activities.AheadOfTemporal, Acknowledge: activities.Acknowledged, PollEvery: 250 * time.Millisecond,
+		Namespace: o.Namespace, AllowUnsigned: o.AllowUnsigned, Now: time.Now, Ahead: activities.AheadOfTemporal, Acknowledge: activities.Acknowledged, Tell: activities.Tell, PollEvery: 250 * time.Millisecond,
 	}
 	schedules := schedule.New(c, o.Namespace, do.Catalog)
 	do.Index, do.Applied = schedules, schedules
