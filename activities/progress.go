@@ -32,7 +32,7 @@ func Tell(ctx context.Context, p Progress) error {
 // each costs the history four events.
 const tellAfter = 30 * time.Second
 
-// tell tells the run how far the wave is, when that is due and something else than before. Where nobody hears it, the next one tells.
+// tell tells the run how far the wave is, when that is due. Where nobody hears it, the next one tells.
 func (c *convergence) tell(ctx context.Context) {
 	if c.Tell == nil || c.Now().Sub(c.began) < c.due {
 		return
