@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
@@ -217,15 +215,18 @@ func (i *issuer) Destroy(ctx context.Context, k key.Ref) error {
 	return err
 }
 
-// isRefusal tells whether STS refused a key: GetCallerIdentity needs no permission, so that every 403 is
-// about the key (API reference), but for a request whose time is off.
+// isRefusal tells whether STS refused a key, by what it says of it (API reference, "Common error types"): that it is no key, or that
+// its secret is another. A status of 403 alone proves nothing: proxies and endpoints in between refuse, too, and so does AWS when the
+// time of a request is off.
 func isRefusal(err error) bool {
-	var answer *awshttp.ResponseError
-	if !errors.As(err, &answer) {
-		return false
+	switch awsaccount.Code(err) {
+	case "InvalidClientTokenId":
+		return true
+	case "SignatureDoesNotMatch":
+		text := err.Error()
+		return !strings.Contains(text, "Signature expired") && !strings.Contains(text, "Signature not yet current")
 	}
-	text := err.Error()
-	return answer.HTTPStatusCode() == http.StatusForbidden && !strings.Contains(text, "Signature expired") && !strings.Contains(text, "Signature not yet current")
+	return false
 }
 
 // SelfTest implements providers.SelfTester: it asks STS whose key it is, which every key may.
