@@ -221,6 +221,7 @@ func Pages[Page, Options any](ctx context.Context, p pager[Page, Options], each 
 var codes = map[string]error{
 	"Throttling": providers.ErrThrottled, "ThrottlingException": providers.ErrThrottled, "ThrottledException": providers.ErrThrottled,
 	"RequestLimitExceeded": providers.ErrThrottled, "TooManyRequestsException": providers.ErrThrottled, "RequestThrottled": providers.ErrThrottled,
+	"LimitExceededException": providers.ErrThrottled, // a quota of Secrets Manager: that of versions is free again by and by
 
 	"NoSuchEntity": providers.ErrNotFound, "NoSuchEntityException": providers.ErrNotFound, "ResourceNotFoundException": providers.ErrNotFound,
 
@@ -230,7 +231,7 @@ var codes = map[string]error{
 	"ResourceExistsException": providers.ErrConflict,
 
 	"InvalidInput": providers.ErrInvalid, "ValidationError": providers.ErrInvalid, "InvalidParameterException": providers.ErrInvalid,
-	"InvalidParameterValue": providers.ErrInvalid, "InvalidRequestException": providers.ErrInvalid, "LimitExceededException": providers.ErrInvalid,
+	"InvalidParameterValue": providers.ErrInvalid, "InvalidRequestException": providers.ErrInvalid,
 	"MalformedPolicyDocumentException": providers.ErrInvalid, "DecryptionFailure": providers.ErrDenied, "EncryptionFailure": providers.ErrDenied,
 
 	"InternalFailure": nil, "InternalError": nil, "InternalServerError": nil, "InternalServiceError": nil, "InternalServiceErrorException": nil,
