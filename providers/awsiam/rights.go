@@ -75,7 +75,7 @@ func (i *issuer) checkIdentity(ctx context.Context) ([]string, error) {
 	switch {
 	case root:
 		return []string{"the worker runs as root of the account: give it a role with the policy of docs/aws.md"}, nil
-	case user == i.config.Principal:
+	case strings.EqualFold(user, i.config.Principal): // names of users are not told apart by case
 		return []string{fmt.Sprintf("the worker runs as user %q itself: a rotation would take away the key that it works with; give the worker an identity of its own", user)}, nil
 	}
 	return nil, nil
