@@ -7,12 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/moto"
-	"github.com/keyturn/keyturn/internal/secret"
 	"github.com/keyturn/keyturn/providers"
 )
 
@@ -50,16 +52,27 @@ func TestOnlyWhatAWSSaysOfAKeyRefusesIt(t *testing.T) {
 				_, _ = io.WriteString(w, c.body)
 			}))
 			t.Cleanup(server.Close)
-			i := &issuer{account: &Account{Account: awsaccount.Account{Region: moto.Region, Endpoint: server.URL}}, config: Config{Principal: "payments-api"}}
-			err := i.SelfTest(t.Context(), secret.NewBundle(map[string]secret.Value{
-				defaultKeyIDField: secret.New([]byte("AKIAIOSFODNN7EXAMPLE")), defaultSecretField: secret.New([]byte("of-the-key")),
-			}))
+			account := &Account{Account: awsaccount.Account{Region: moto.Region, Endpoint: server.URL}}
+			config, err := account.Config(t.Context())
+			require.NoError(t, err)
+			_, err = sts.NewFromConfig(config).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{}, func(o *sts.Options) { o.Retryer = aws.NopRetryer{} })
 			require.Error(t, err)
-			if c.refused {
-				require.ErrorIs(t, err, providers.ErrKeyRefused)
-				return
+			assert.Equal(t, c.refused, isRefusal(err, false))
+			if c.refused || c.off != 0 {
+				assert.Equal(t, c.refused, isRefusal(err, true), "of a double, too")
 			}
-			assert.NotErrorIs(t, err, providers.ErrKeyRefused)
 		})
 	}
+}
+
+// The sandbox and docker-compose.yml have moto without anything before it.
+func TestMotoRefusesAKeyInAFormOfItsOwn(t *testing.T) {
+	w := newWorld(t)
+	i := w.user()
+	issued, err := i.Issue(t.Context(), providers.IssueRequest{Token: "t"})
+	require.NoError(t, err)
+	i.account = &Account{Account: awsaccount.Account{Region: moto.Region, Endpoint: w.Direct()}}
+	require.NoError(t, i.SelfTest(t.Context(), issued.Bundle))
+	require.NoError(t, i.Destroy(t.Context(), key.Ref{KeyID: issued.Key.KeyID}))
+	require.ErrorIs(t, i.SelfTest(t.Context(), issued.Bundle), providers.ErrKeyRefused)
 }
