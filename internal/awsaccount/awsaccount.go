@@ -15,6 +15,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -74,7 +75,10 @@ func (a *Account) Problems() []strictyaml.Problem {
 // OnThisHost tells whether a service of the account, such as IAM, is reached at a loopback address: a
 // double, not AWS. It goes by the order in which the SDK looks for an endpoint.
 func (a *Account) OnThisHost(service string) bool {
-	where := cmp.Or(os.Getenv("AWS_ENDPOINT_URL_"+service), a.Endpoint, os.Getenv("AWS_ENDPOINT_URL"))
+	where := a.Endpoint
+	if where == "" && !strings.EqualFold(os.Getenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"), "true") {
+		where = cmp.Or(os.Getenv("AWS_ENDPOINT_URL_"+service), os.Getenv("AWS_ENDPOINT_URL"))
+	}
 	u, err := url.Parse(where)
 	return err == nil && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())
 }
@@ -110,6 +114,9 @@ func (a *Account) Config(ctx context.Context) (aws.Config, error) {
 	}
 	if c.Region == "" {
 		return aws.Config{}, fmt.Errorf("reading AWS's environment: %w: there is no region: set region in the account, or AWS_REGION", providers.ErrInvalid)
+	}
+	if a.Endpoint != "" {
+		c.BaseEndpoint = &a.Endpoint // AWS_IGNORE_CONFIGURED_ENDPOINT_URLS has the SDK forget it, too, and ask AWS itself
 	}
 	a.loaded = &c
 	return c, nil
@@ -221,6 +228,7 @@ func Pages[Page, Options any](ctx context.Context, p pager[Page, Options], each 
 var codes = map[string]error{
 	"Throttling": providers.ErrThrottled, "ThrottlingException": providers.ErrThrottled, "ThrottledException": providers.ErrThrottled,
 	"RequestLimitExceeded": providers.ErrThrottled, "TooManyRequestsException": providers.ErrThrottled, "RequestThrottled": providers.ErrThrottled,
+	"LimitExceededException": providers.ErrThrottled, // a quota of Secrets Manager: that of versions is free again by and by
 
 	"NoSuchEntity": providers.ErrNotFound, "NoSuchEntityException": providers.ErrNotFound, "ResourceNotFoundException": providers.ErrNotFound,
 
@@ -230,7 +238,7 @@ var codes = map[string]error{
 	"ResourceExistsException": providers.ErrConflict,
 
 	"InvalidInput": providers.ErrInvalid, "ValidationError": providers.ErrInvalid, "InvalidParameterException": providers.ErrInvalid,
-	"InvalidParameterValue": providers.ErrInvalid, "InvalidRequestException": providers.ErrInvalid, "LimitExceededException": providers.ErrInvalid,
+	"InvalidParameterValue": providers.ErrInvalid, "InvalidRequestException": providers.ErrInvalid,
 	"MalformedPolicyDocumentException": providers.ErrInvalid, "DecryptionFailure": providers.ErrDenied, "EncryptionFailure": providers.ErrDenied,
 
 	"InternalFailure": nil, "InternalError": nil, "InternalServerError": nil, "InternalServiceError": nil, "InternalServiceErrorException": nil,

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"syscall"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/stretchr/testify/assert"
@@ -45,25 +48,37 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// Which endpoint counts follows the SDK: that of the service, the account's, that of all services.
+// Which endpoint counts follows the SDK: the account's, that of the service, that of all services.
 func TestOnThisHost(t *testing.T) {
 	const here, there = "http://127.0.0.1:5000", "https://iam.amazonaws.com"
 	for name, c := range map[string]struct {
-		account, all, service string
-		want                  bool
+		account, all, service, ignore string
+		want                          bool
 	}{
-		"AWS itself":                             {"", "", "", false},
-		"the account's":                          {here, "", "", true},
-		"that of the environment":                {"", here, "", true},
-		"the account's before the environment's": {there, here, "", false},
-		"the service's before the account's":     {here, here, there, false},
-		"a name that only looks like this host":  {"https://localhost.example.com", "", "", false},
+		"AWS itself":                             {"", "", "", "", false},
+		"the account's":                          {here, "", "", "", true},
+		"that of the environment":                {"", here, "", "", true},
+		"the account's before the environment's": {there, here, "", "", false},
+		"the account's before the service's":     {there, here, here, "", false},
+		"the service's before that of all":       {"", here, there, "", false},
+		"that of the service alone":              {"", "", here, "", true},
+		"a name that only looks like this host":  {"https://localhost.example.com", "", "", "", false},
+		"not the environment's that is ignored":  {"", here, here, "true", false},
+		"the account's, whatever is ignored":     {here, there, there, "true", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("AWS_ENDPOINT_URL", c.all)
-			t.Setenv("AWS_ENDPOINT_URL_IAM", c.service)
-			a := &awsaccount.Account{Endpoint: c.account}
+			if c.service != "" {
+				t.Setenv("AWS_ENDPOINT_URL_IAM", c.service)
+			}
+			t.Setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", c.ignore)
+			t.Setenv("AWS_CONFIG_FILE", os.DevNull)
+			a := &awsaccount.Account{Region: "eu-central-1", Endpoint: c.account}
 			assert.Equal(t, c.want, a.OnThisHost("IAM"))
+			config, err := a.Config(t.Context())
+			require.NoError(t, err)
+			asked := aws.ToString(iam.NewFromConfig(config).Options().BaseEndpoint)
+			assert.Equal(t, c.want, asked == here, "the SDK asks %q", asked)
 		})
 	}
 }

@@ -78,6 +78,13 @@ func checkConsumer(a at, consumer Consumer, catalog Catalog) {
 	}
 }
 
+// AttestsByUsage tells whether the issuer's record of uses attests a consumer of this credential, which was validated: no other attestation
+// names the issuer's type and account.
+func (c Credential) AttestsByUsage(consumer Consumer) bool {
+	a := consumer.Attestation
+	return a != nil && a.Account != "" && a.Type == c.Issuer.Type && a.Account == c.Issuer.Account
+}
+
 // checkUsage refuses attestations by the issuer's usage that cannot speak for their consumer: the issuer
 // tells when a key was used, not by whom.
 func checkUsage(a at, c Credential, catalog Catalog) {

@@ -90,6 +90,9 @@ func At(t T, address string) *AWS {
 	return a
 }
 
+// Direct is the URL of moto itself, past the proxy.
+func (a *AWS) Direct() string { return a.direct }
+
 func missing(t T) {
 	t.Helper()
 	const how = `moto is not installed: pip install "moto[server]==5.2.5"`

@@ -44,6 +44,20 @@ func tooShort(c inventory.Credential) []Decision {
 	return no
 }
 
+// tellsLate refuses a wave that is over before the issuer may have reported a use of the key, where that report is the attestation:
+// each rotation would turn back.
+func tellsLate(c inventory.Credential, f Facts) []Decision {
+	var no []Decision
+	lag := f.Capabilities.UsageLag
+	for _, consumer := range c.Consumers {
+		if c.AttestsByUsage(consumer) && c.WaveTimeout.Std() <= lag {
+			no = append(no, refuse(WaveBelowLag, "waveTimeout is %s, and %s is attested by the issuer account's report of uses, which is up to %s late: ask for more than that",
+				c.WaveTimeout, consumer.Name, inventory.Duration(lag)))
+		}
+	}
+	return no
+}
+
 // notParted says which waves get the key all at once though the policy has steps.
 func notParted(c inventory.Credential, plan Plan) []string {
 	if len(c.WaveSteps) == 0 {

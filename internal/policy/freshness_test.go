@@ -137,6 +137,23 @@ func TestAnOverlapBelowTheLongestRunIsRefused(t *testing.T) {
 	assert.Contains(t, refusals[0].Message, "a run of checkout may last 2d1h, and the overlap is 2d")
 }
 
+func TestAWaveThatIsOverBeforeTheIssuerReportsUsesIsRefused(t *testing.T) {
+	t.Parallel()
+	c, f := credential(), before()
+	refused := func() []policy.Decision { return policy.Make(spec(c), f, noPulls, anybody).Refusals }
+	c.WaveTimeout = inventory.Duration(f.Capabilities.UsageLag)
+	assert.Empty(t, refused(), "whoever attests for itself is not late")
+	c.Issuer.Account = "aws"
+	c.Consumers[1].Attestation = &inventory.Provider{Type: c.Issuer.Type, Account: "aws"}
+	refusals := refused()
+	if assert.Len(t, refusals, 1) {
+		assert.Equal(t, policy.WaveBelowLag, refusals[0].Reason)
+		assert.Equal(t, "waveTimeout is 1h, and checkout is attested by the issuer account's report of uses, which is up to 1h late: ask for more than that", refusals[0].Message)
+	}
+	c.WaveTimeout += inventory.Duration(time.Second)
+	assert.Empty(t, refused())
+}
+
 func TestReplicasThatDifferHaveNotConverged(t *testing.T) {
 	t.Parallel()
 	f := promoted()

@@ -242,7 +242,7 @@ func mayIssue(spec inventory.Spec, f Facts, plan Plan, standings map[string]Stan
 	if c.Expires > 0 && !f.Capabilities.CanExpire {
 		add(CannotExpire, "expires is set, and keys of this issuer cannot expire: remove it")
 	}
-	no = append(no, tooShort(c)...)
+	no = append(append(no, tooShort(c)...), tellsLate(c, f)...)
 	if gate := c.Approvals.Signoff; plan.NoWayBack != "" && !plan.WayBackEnds.IsZero() && (gate == nil || gate.Count == 0) {
 		add(SignoffNeeded, "there is no way back from this rotation, since %s: somebody must sign it off; ask for that with approvals.signoff", plan.NoWayBack)
 	}

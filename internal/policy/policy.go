@@ -41,6 +41,7 @@ const (
 	ConsumerNotAttesting Reason = "consumer-not-attesting"
 	ConsumerOnOtherKey   Reason = "consumer-on-other-key"
 	QuietBelowLag        Reason = "quiet-window-below-lag"
+	WaveBelowLag         Reason = "wave-timeout-below-lag"
 	TrustNotVerifiable   Reason = "trust-not-verifiable"
 	CannotExpire         Reason = "cannot-expire"
 	RightsRefused        Reason = "rights-refused"

@@ -287,6 +287,9 @@ func suggest(name string, known []string) string {
 	if best != "" {
 		return fmt.Sprintf("did you mean %s?", best)
 	}
+	if len(known) == 0 {
+		return "there is nothing to say here: remove it"
+	}
 	return "known are " + strings.Join(known, ", ")
 }
 

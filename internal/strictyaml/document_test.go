@@ -24,6 +24,7 @@ type rule struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	List   []string          `json:"list,omitempty"`
 	Below  *rule             `json:"below,omitempty"`
+	Empty  struct{}          `json:"empty,omitzero"`
 	Rules  []rule            `json:"rules,omitempty"`
 	common
 	hidden string
@@ -91,7 +92,8 @@ func TestWhatIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ text, want string }{
 		"an unknown field":                      {"name: a\ncuont: 1", "rule.yaml:2:1: cuont is not a known field; did you mean count?"},
-		"an unknown field like no other":        {"zzzzzzzz: 1", "rule.yaml:1:1: zzzzzzzz is not a known field; known are below, count, labels, list, name, on, ratio, rules, shared, wait"},
+		"an unknown field like no other":        {"zzzzzzzz: 1", "rule.yaml:1:1: zzzzzzzz is not a known field; known are below, count, empty, labels, list, name, on, ratio, rules, shared, wait"},
+		"a field where there is none":           {"empty: {more: 1}", "rule.yaml:1:9: empty.more is not a known field; there is nothing to say here: remove it"},
 		"an unknown field deep inside":          {"rules:\n  - name: a\n  - below:\n      nmae: b", "rule.yaml:4:7: rules[1].below.nmae is not a known field; did you mean name?"},
 		"a field without json name":             {"Skip: a", "rule.yaml:1:1: Skip is not a known field"},
 		"a name in other case":                  {"Name: a", "rule.yaml:1:1: Name is not a known field; did you mean name?"},

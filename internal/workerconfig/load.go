@@ -74,6 +74,10 @@ func Load(file string, data []byte, descriptors []providers.Descriptor) (*Config
 	return load(file, data, descriptors, false)
 }
 
+// leastPace is the least quota, in calls per second, of an account that has its calls wait. An effect makes several between what it is
+// judged by and itself, others wait beside it, and what is judged holds for five seconds.
+const leastPace = 5
+
 func load(file string, data []byte, descriptors []providers.Descriptor, readSigners bool) (*Config, error) {
 	doc := strictyaml.Parse(file, data)
 	if !doc.Readable() {
@@ -116,6 +120,12 @@ func load(file string, data []byte, descriptors []providers.Descriptor, readSign
 		doc.Decode(path, settings, "type", "quota", "scan")
 		problemsBelow(doc, path, settings)
 		if paced, can := settings.(providers.Paced); can && quota.Quota.PerSecond > 0 {
+			if quota.Quota.PerSecond < leastPace {
+				doc.Report(strictyaml.Problem{
+					Field: path + ".quota", What: "has each call of a worker wait so long that no change would be made: what it is judged by holds for seconds",
+					Write: fmt.Sprintf("write at least %d/s, or leave it out for no limit", leastPace),
+				})
+			}
 			paced.Pace(quota.Quota.PerSecond)
 		}
 		into.Set(reflect.ValueOf(Account{Type: d.Type, Quota: quota.Quota, Scan: scan, Settings: settings}))

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go"
 
 	"github.com/keyturn/keyturn/internal/awsaccount"
 	"github.com/keyturn/keyturn/internal/key"
@@ -217,15 +218,22 @@ func (i *issuer) Destroy(ctx context.Context, k key.Ref) error {
 	return err
 }
 
-// isRefusal tells whether STS refused a key: GetCallerIdentity needs no permission, so that every 403 is
-// about the key (API reference), but for a request whose time is off.
-func isRefusal(err error) bool {
-	var answer *awshttp.ResponseError
-	if !errors.As(err, &answer) {
-		return false
+// isRefusal tells whether STS refused a key, by what it says of it (API reference, "Common error types"): that it is no key, or that
+// its secret is another. A status of 403 alone proves nothing: proxies and endpoints in between refuse, too, and so does AWS when the
+// time of a request is off. A double, such as moto, may say it in a form of its own, and has nothing in between.
+func isRefusal(err error, double bool) bool {
+	switch awsaccount.Code(err) {
+	case "InvalidClientTokenId":
+		return true
+	case "SignatureDoesNotMatch":
+		text := err.Error()
+		return !strings.Contains(text, "Signature expired") && !strings.Contains(text, "Signature not yet current")
+	case "":
+		var status *awshttp.ResponseError
+		var answer smithy.APIError
+		return double && errors.As(err, &answer) && errors.As(err, &status) && status.HTTPStatusCode() == http.StatusForbidden
 	}
-	text := err.Error()
-	return answer.HTTPStatusCode() == http.StatusForbidden && !strings.Contains(text, "Signature expired") && !strings.Contains(text, "Signature not yet current")
+	return false
 }
 
 // SelfTest implements providers.SelfTester: it asks STS whose key it is, which every key may.
@@ -242,7 +250,7 @@ func (i *issuer) SelfTest(ctx context.Context, b secret.Bundle) error {
 	}
 	c.Credentials = credentials.NewStaticCredentialsProvider(string(id.Reveal()), string(value.Reveal()), "")
 	own, err := sts.NewFromConfig(c).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}, func(o *sts.Options) { o.Retryer = aws.NopRetryer{} })
-	if isRefusal(err) {
+	if isRefusal(err, i.account.OnThisHost("STS")) {
 		return fmt.Errorf("%s: %w: %w", doing, providers.ErrKeyRefused, awsaccount.Error("it answers", err))
 	}
 	if err != nil {

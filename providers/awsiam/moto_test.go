@@ -212,10 +212,17 @@ func administrators(t *testing.T, w *world) {
 }
 
 func itself(t *testing.T, w *world) {
-	i := &issuer{account: w.account, config: Config{Principal: "worker"}}
-	objections, err := i.CheckRights(t.Context(), []string{"worker"})
+	for principal, problems := range map[string]int{"worker": 1, "Worker": 1, "worker-2": 0} { // IAM does not tell names apart by case
+		i := &issuer{account: w.account, config: Config{Principal: principal}}
+		objections, err := i.checkIdentity(t.Context())
+		require.NoError(t, err)
+		require.Len(t, objections, problems, principal)
+		for _, o := range objections {
+			assert.Contains(t, o, `the worker runs as user "worker" itself`)
+		}
+	}
+	objections, err := (&issuer{account: w.account, config: Config{Principal: "worker"}}).CheckRights(t.Context(), []string{"worker"})
 	require.NoError(t, err)
-	require.NotEmpty(t, objections)
 	assert.Contains(t, objections[0], `the worker runs as user "worker" itself`)
 }
 

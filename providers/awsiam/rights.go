@@ -75,7 +75,7 @@ func (i *issuer) checkIdentity(ctx context.Context) ([]string, error) {
 	switch {
 	case root:
 		return []string{"the worker runs as root of the account: give it a role with the policy of docs/aws.md"}, nil
-	case user == i.config.Principal:
+	case strings.EqualFold(user, i.config.Principal): // names of users are not told apart by case
 		return []string{fmt.Sprintf("the worker runs as user %q itself: a rotation would take away the key that it works with; give the worker an identity of its own", user)}, nil
 	}
 	return nil, nil
@@ -279,6 +279,9 @@ func (s statement) onUsers(bearer string) bool {
 	}
 	return slices.ContainsFunc(s.Resource, func(pattern string) bool {
 		pattern = variable.ReplaceAllString(pattern, "*")
+		if before, user, ok := strings.Cut(pattern, ":user/"); ok { // in which folder somebody is does not matter: that is not known of the bearer
+			pattern = before + ":user/" + user[strings.LastIndex(user, "/")+1:]
+		}
 		account := "123456789012" // where the pattern names one, it is taken for the user's own
 		if parts := strings.SplitN(pattern, ":", 6); len(parts) == 6 && accountForm.MatchString(parts[4]) {
 			account = parts[4]

@@ -92,19 +92,27 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9/_+=.@-]{1,512}$`)
 // maxName is the length of the longest one.
 const maxName = 512
 
-// arnSuffix is what Secrets Manager appends to a name to make an ARN: a name that ends like that is taken
-// for a partial ARN (API reference, CreateSecret).
+// arnSuffix is what Secrets Manager appends to a name to make an ARN: letters and digits at random. A word of six letters is none,
+// such as that of payments-secret: a secret that is called so is found by its whole name.
 var arnSuffix = regexp.MustCompile(`-[A-Za-z0-9]{6}$`)
+
+// fromARN tells whether a name is probably what somebody took out of an ARN, and so that of no secret.
+func fromARN(name string) bool {
+	return arnSuffix.MatchString(name) && capitalInside.MatchString(name[len(name)-len("AbC123"):])
+}
+
+// capitalInside is what most suffixes have, and no word.
+var capitalInside = regexp.MustCompile(`[a-z0-9][A-Z]`)
 
 // Problems tells what is wrong with the configuration.
 func (c *StoreConfig) Problems() []strictyaml.Problem {
 	switch {
 	case !nameForm.MatchString(c.Path):
 		return []strictyaml.Problem{{Field: "path", What: "is no name of a secret", Write: "the secret's name, such as payments/api, not its ARN"}}
-	case arnSuffix.MatchString(c.Path):
+	case fromARN(c.Path):
 		return []strictyaml.Problem{{
-			Field: "path", What: "ends with a hyphen and six characters, which AWS takes for the end of an ARN",
-			Write: "another name",
+			Field: "path", What: "ends like an ARN, with a hyphen and six characters at random, which are no part of a secret's name",
+			Write: "the name alone, such as payments/api",
 		}}
 	case strings.HasSuffix(c.Path, companion):
 		return []strictyaml.Problem{{Field: "path", What: "is kept for keyturn's own record of another secret", Write: "another name"}}

@@ -156,7 +156,8 @@ func FuzzParse(f *testing.F) {
 func TestStoreConfig(t *testing.T) {
 	t.Parallel()
 	for path, ok := range map[string]bool{
-		"payments/api": true, "a": true, "": false, "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x": false, "a b": false, "payments/api-AbC123": false, "payments/api.keyturn": false, strings.Repeat("a", 504): true, strings.Repeat("a", 505): false,
+		"payments/api": true, "a": true, "": false, "arn:aws:secretsmanager:eu-central-1:123456789012:secret:x": false, "a b": false, "payments/api-AbC123": false, "payments/api-x9Zq2f": false,
+		"payments-secret": true, "payments-SECRET": true, "payments-Secret": true, "payments/db-prod01": true, "payments/api.keyturn": false, strings.Repeat("a", 504): true, strings.Repeat("a", 505): false,
 	} {
 		assert.Equal(t, ok, len((&StoreConfig{Path: path}).Problems()) == 0, path)
 	}

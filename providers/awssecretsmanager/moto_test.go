@@ -78,6 +78,7 @@ func TestOnMoto(t *testing.T) {
 		"members of other types stay as they are":                            otherTypes,
 		"a value that is no JSON object is refused":                          noObject,
 		"a secret of more than 64 KiB is refused before it is sent":          tooLarge,
+		"a secret with too many versions is waited for":                      tooMany,
 		"a secret with native rotation is refused":                           nativeRotation,
 		"a secret that is about to be deleted is refused until it is back":   deleted,
 		"metadata that was kept in tags is read until it is written":         tagged,
@@ -194,6 +195,37 @@ func tooLarge(t *testing.T, w *world) {
 	_, err := w.open(name).Stage(t.Context(), tokenA, keyOf("new"))
 	require.ErrorIs(t, err, providers.ErrInvalid)
 	require.ErrorContains(t, err, "65536")
+}
+
+// AWS keeps about a hundred versions that are younger than a day. moto has no such quota.
+func tooMany(t *testing.T, w *world) {
+	name := w.name()
+	w.put(t, name, `{"AccessKeyId":"old","SecretAccessKey":"x"}`)
+	s := w.open(name)
+	s.putOver(t, large(1))
+	m, err := s.Metadata(t.Context())
+	require.NoError(t, err)
+	stages := w.Stages(name)
+	for doing, put := range map[string]func() error{
+		"staging": func() error {
+			_, err := s.Stage(t.Context(), tokenA, keyOf("new"))
+			return err
+		},
+		"writing metadata": func() error {
+			_, err := s.PutMetadata(t.Context(), m)
+			return err
+		},
+	} {
+		w.Refuse("secretsmanager:PutSecretValue", "LimitExceededException", 0, 1)
+		err := put()
+		require.ErrorIs(t, err, providers.ErrThrottled, doing)
+		require.NotErrorIs(t, err, providers.ErrInvalid, "it passes")
+		require.ErrorContains(t, err, "as many versions as AWS keeps")
+		assert.Equal(t, stages, w.Stages(name), doing)
+		s.keeps(t, large(1))
+		require.NoError(t, put(), "%s goes on when there is room", doing)
+		stages = w.Stages(name)
+	}
 }
 
 func nativeRotation(t *testing.T, w *world) {

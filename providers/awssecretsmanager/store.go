@@ -294,6 +294,9 @@ func (s *store) put(ctx context.Context, c *secretsmanager.Client, token string,
 		SecretId: &s.name, ClientRequestToken: &token, SecretString: aws.String(string(content)),
 		VersionStages: []string{awsPending}, // without, AWSCURRENT would move at once
 	})
+	if awsaccount.Code(err) == "LimitExceededException" {
+		return "", fmt.Errorf("%w: the secret has as many versions as AWS keeps; those without a label go when they are a day old, and it is tried until then", s.failed("staging", err))
+	}
 	if err != nil {
 		return "", s.failed("staging", err)
 	}
