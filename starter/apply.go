@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -348,7 +347,7 @@ func (a *apply) print(w io.Writer, plan []change) {
 		fmt.Fprintf(w, "%s %s\n", signs[c.Action], a.t.bold(c.Action+" "+c.Inventory+"/"+c.Credential))
 		var rows [][]string
 		for _, f := range c.Fields {
-			rows = append(rows, []string{"    " + f.Field, cmp.Or(f.From, "none") + " -> " + cmp.Or(f.To, "none")})
+			rows = append(rows, []string{"    " + f.Field, f.change()})
 		}
 		columns(w, rows...)
 		for _, n := range c.Notes {

@@ -44,6 +44,8 @@ type field struct {
 	To    string `json:"to,omitempty"`
 }
 
+func (f field) change() string { return cmp.Or(f.From, "none") + " -> " + cmp.Or(f.To, "none") }
+
 // wanted is a credential as a file has it.
 type wanted struct {
 	file   string

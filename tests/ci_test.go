@@ -57,6 +57,13 @@ func TestAPipeline(t *testing.T) {
 	out, code = run("rotate.sh", credential, "10s")
 	assert.Equal(t, 5, code, "nobody approves it: %s", out)
 	assert.Contains(t, out, "it goes on: look with: keyturn status "+credential)
+	s.rewrite(s.place.Inventory, "risk: standard", "risk: high")
+	out, code = run("merge.sh")
+	require.Zero(t, code, out)
+	assert.Contains(t, out, "a rotation is running: it keeps the spec it began with")
+	out, code = s.starter("status", credential)
+	require.Zero(t, code, out)
+	assert.Regexp(t, `it keeps the spec that it began with: another one was applied .* \(risk standard -> high\)`, out)
 	s.nobodyRefused()
 
 	out, code = s.starter("__complete", "status", "")
