@@ -107,8 +107,9 @@ const longestFinding = 600
 func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full func(environment string) int, out *Swept) {
 	declared, s, facts := a.survey(ctx, signed, true)
 	if declared.Problem != "" {
+		refused := s == nil || s.within() != nil
 		peek, _ := signed.Peek() // it is proved by nobody: for display
-		out.Findings = append(out.Findings, policy.NotSwept(declared, peek.Credential.Owner, s == nil))
+		out.Findings = append(out.Findings, policy.NotSwept(declared, peek.Credential.Owner, refused))
 		a.sweepRun(ctx, e, peek, out)
 		return
 	}

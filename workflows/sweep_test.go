@@ -390,9 +390,9 @@ func TestSweepFindsWhatTheWorldHides(t *testing.T) {
 		want    []policy.FindingKind
 		says    string
 	}{
-		"a spec that nobody signed who may": {func(s *stage) {
+		"a spec out of the bounds of every worker": {func(s *stage) {
 			s.credential.Environment = "production"
-		}, []policy.FindingKind{policy.FoundNotLooked}, "production"},
+		}, []policy.FindingKind{policy.FoundSpecRefused}, "production"},
 		"an account that no worker has": {func(s *stage) {
 			s.credential.Issuer.Account = "other"
 			s.credential.Issuer.Config = json.RawMessage(`{"type":"memory","account":"other","principal":"payments-api"}`)
