@@ -107,11 +107,10 @@ const longestFinding = 600
 func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.SignedSpec, retryAfter time.Duration, full func(environment string) int, out *Swept) {
 	declared, s, facts := a.survey(ctx, signed, true)
 	if declared.Problem != "" {
-		owner := ""
-		if peek, err := signed.Peek(); err == nil {
-			owner = peek.Credential.Owner
-		}
-		out.Findings = append(out.Findings, policy.NotSwept(declared, owner, s == nil))
+		refused := s == nil || s.within() != nil
+		peek, _ := signed.Peek() // it is proved by nobody: for display
+		out.Findings = append(out.Findings, policy.NotSwept(declared, peek.Credential.Owner, refused))
+		a.sweepRun(ctx, e, peek, out)
 		return
 	}
 	a.recordCutOff(ctx, e.Credential, declared.Run, facts.Metadata.LastRotation, facts.Describe(s.spec.Credential.Adopt))
@@ -122,6 +121,18 @@ func (a *Activities) sweep(ctx context.Context, e Entry, signed inventory.Signed
 	if id := policy.TakeUp(swept, retryAfter, a.Now()); id != "" {
 		out.Debts = append(out.Debts, RetiredKey{Credential: s.spec.Credential.Name, KeyID: id})
 	}
+}
+
+// sweepRun looks at the latest run of a credential at which nobody can look: it is Temporal's, and may have ended in the middle meanwhile. When
+// Temporal does not say, the credential is a finding already.
+func (a *Activities) sweepRun(ctx context.Context, e Entry, spec inventory.Spec, out *Swept) {
+	run, err := a.run(ctx, e.Credential)
+	if err != nil {
+		activity.GetLogger(ctx).Warn("what became of the latest rotation is not known", "credential", e.Credential, "error", err)
+		return
+	}
+	a.recordCutOff(ctx, e.Credential, run, nil, "")
+	out.Findings = append(out.Findings, policy.SweepRun(policy.SweptCredential{Spec: spec, Run: run, FailedBefore: a.failedBefore(ctx, run, out)}, a.Now())...)
 }
 
 // failedBefore tells whether the sweep before saw the run's step fail too, at an earlier attempt: one that waits for

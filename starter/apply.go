@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +47,7 @@ interrupted: what is there already is left as it is. A rotation that runs keeps 
 	f := cmd.Flags()
 	f.StringArrayVarP(&a.paths, "file", "f", nil, "an inventory, a folder of them, or - for standard input; may be repeated")
 	f.BoolVar(&a.prune, "prune", false, "remove credentials of the same inventories that are in the files no more; needs --yes")
-	f.BoolVar(&a.dryRun, "dry-run", false, "only show what would be done")
+	f.BoolVar(&a.dryRun, "dry-run", false, "only show what would be done; it needs no key, also where specs are signed")
 	f.BoolVar(&a.yes, "yes", false, "remove what --prune lists")
 	f.BoolVar(&a.verify, "verify", false, "look into every Schedule, not only at Temporal's index of them: one that somebody else has written to is written over")
 	signFlag(cmd, &a.sign)
@@ -127,6 +126,7 @@ func (a *apply) check() ([]string, error) {
 		}
 		a.with.valid = valid.Std()
 	}
+	a.with.later = a.dryRun
 	return files(a.paths)
 }
 
@@ -347,7 +347,7 @@ func (a *apply) print(w io.Writer, plan []change) {
 		fmt.Fprintf(w, "%s %s\n", signs[c.Action], a.t.bold(c.Action+" "+c.Inventory+"/"+c.Credential))
 		var rows [][]string
 		for _, f := range c.Fields {
-			rows = append(rows, []string{"    " + f.Field, cmp.Or(f.From, "none") + " -> " + cmp.Or(f.To, "none")})
+			rows = append(rows, []string{"    " + f.Field, f.change()})
 		}
 		columns(w, rows...)
 		for _, n := range c.Notes {

@@ -44,6 +44,8 @@ type field struct {
 	To    string `json:"to,omitempty"`
 }
 
+func (f field) change() string { return cmp.Or(f.From, "none") + " -> " + cmp.Or(f.To, "none") }
+
 // wanted is a credential as a file has it.
 type wanted struct {
 	file   string
@@ -56,6 +58,8 @@ type wanted struct {
 type signing struct {
 	signer string // the key's fingerprint; empty without --sign
 	valid  time.Duration
+	// later: nothing is written now, so that whoever only looks needs no key.
+	later bool
 }
 
 // notAfter is the end of what is signed now; zero for none.
@@ -136,7 +140,10 @@ func lay(want []wanted, there []schedule.Entry, with signing, prune bool, now ti
 		}
 		e, known := seen[w.spec.Credential.Name]
 		c := compare(w, e, known, with, now)
-		if c.Action != actCreate && c.Action != actKeep && e.Signer != "" && with.signer == "" {
+		switch unsigned := c.Action != actCreate && c.Action != actKeep && e.Signer != "" && with.signer == ""; {
+		case unsigned && with.later:
+			c.Notes = append(c.Notes, fmt.Sprintf("it is signed by %s: whoever applies it signs it again, with --sign KEY", e.Signer))
+		case unsigned:
 			problems = append(problems, fmt.Errorf("%s: credential %q is signed by %s and changes: sign it again, with --sign KEY", w.file, e.Credential, e.Signer))
 		}
 		plan = append(plan, c)

@@ -63,9 +63,10 @@ const maxReadings = 600
 
 // learned is what a watch asks for beside the status.
 type learned struct {
-	// plan is what the rotation does, spec what it follows; zero while they are not known.
+	// plan is what the rotation does, spec what it follows, and follows the same as it was signed; zero while they are not known.
 	plan    policy.Plan
 	spec    inventory.Credential
+	follows inventory.SignedSpec
 	pending []*workflowpb.PendingActivityInfo
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/sync/errgroup"
 
@@ -85,6 +87,10 @@ func (l listing) run(ctx context.Context, t *terminal) error {
 	}
 	defer c.Close()
 	listed, err := schedule.New(c, ns, catalog()).List(ctx, l.of, query)
+	var malformed *serviceerror.InvalidArgument
+	if query != "" && errors.As(err, &malformed) {
+		return usage("--where: %s; write labels such as team=payments, or a query of Temporal's visibility such as \"KeyturnRisk = 'high'\"", outside.Text(malformed.Message, outside.MaxText))
+	}
 	if err != nil {
 		return err
 	}

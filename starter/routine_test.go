@@ -149,6 +149,12 @@ func TestWhatApplyRefuses(t *testing.T) {
 		assert.Contains(t, texts, part)
 	}
 	assert.Len(t, problems, 5)
+
+	// Whoever only looks, as a pull request does, has no key.
+	plan, problems := lay([]wanted{want("a.yaml", "payments", "a", "p1")}, []schedule.Entry{is("payments", "a", "p1", "ann")}, signing{later: true}, true, time.Now())
+	require.Empty(t, problems)
+	assert.Equal(t, actChange, plan[0].Action)
+	assert.Equal(t, []string{"it is signed by ann: whoever applies it signs it again, with --sign KEY"}, plan[0].Notes)
 }
 
 // Who removes a credential hears which key lives on without it.

@@ -39,6 +39,9 @@ and changes nothing.
 With --emit it writes a beginning of an inventory for those that nobody declared. What only a person knows is
 marked TODO; until that is filled in, validate says what is missing.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := os.Lstat(emit); emit != "" && emit != "-" && err == nil {
+				return taken(emit) // before a scan, which may take long
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			c, ns, err := t.connect(ctx)
@@ -226,7 +229,7 @@ func (t *terminal) emit(file string, report workflows.ScanReport, keys []policy.
 	}
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return usage("writing %s: it exists already; name another file", file)
+		return taken(file)
 	}
 	if err != nil {
 		return fmt.Errorf("writing the inventory: %w", err)
@@ -239,6 +242,10 @@ func (t *terminal) emit(file string, report workflows.ScanReport, keys []policy.
 		fmt.Fprintf(t.err, "Wrote %s with %s. Fill in each TODO, then: keyturn validate -f %s\n", file, policy.Counted(principals, "credential"), file)
 	}
 	return nil
+}
+
+func taken(file string) error {
+	return usage("writing %s: it exists already; name another file", file)
 }
 
 // unclaimed are the active keys of one principal that no credential declares.
@@ -313,6 +320,15 @@ credentials:
 	}
 	if len(strangers) > 0 {
 		b.WriteString("# These are of principals that credentials declare already; name them there, if they are the credential's:\n" + strings.Join(strangers, ""))
+	}
+	var disabled []string
+	for _, k := range keys {
+		if k.Custody == policy.Unmanaged && k.Credential == "" && k.State == "disabled" {
+			disabled = append(disabled, fmt.Sprintf("#   %s of %s, created %s, %s\n", comment(k.KeyID), comment(k.Principal), date(k.CreatedAt), usedText(k)))
+		}
+	}
+	if len(disabled) > 0 {
+		b.WriteString("# These are disabled, and therefore in no adopt above; destroy them at the issuer when nobody misses them:\n" + strings.Join(disabled, ""))
 	}
 	return b.String(), len(groups)
 }

@@ -54,7 +54,11 @@ func (t *terminal) tellStatus(ctx context.Context, c client.Client, credential s
 	if err != nil {
 		return err
 	}
-	s.lookAfterTheEnd(ctx, c, t.warn)
+	if s.over() {
+		s.lookAfterTheEnd(ctx, c, t.warn)
+	} else {
+		s.sayKept(ctx, c, specOf(ctx, c, credential))
+	}
 	if err := t.showStatus(s); err != nil {
 		return err
 	}

@@ -17,7 +17,6 @@ import (
 	"go.temporal.io/sdk/client"
 	"golang.org/x/term"
 
-	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/workflows"
 )
 
@@ -144,13 +143,12 @@ func (a *answer) again(ctx context.Context, c client.Client, credential string) 
 		}
 	}
 	if a.spec.Name == "" {
-		var signed inventory.SignedSpec
-		if value, err := c.QueryWorkflow(beside, id, "", workflows.SpecName); err == nil && value.Get(&signed) == nil {
-			if spec, err := signed.Peek(); err == nil {
-				a.spec = spec.Credential
-			}
+		a.follows = specOf(beside, c, credential)
+		if spec, err := a.follows.Peek(); err == nil {
+			a.spec = spec.Credential
 		}
 	}
+	a.status.sayKept(beside, c, a.follows)
 	return nil
 }
 

@@ -134,7 +134,7 @@ func TestScan(t *testing.T) {
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Contains(t, string(text), "#   "+credential+": adopt: [of-a-stranger]")
-	assert.NotContains(t, string(text), "switched-off", "a disabled key is nobody's to rotate")
+	assert.Contains(t, string(text), "\n#   switched-off of ", "a disabled key is nobody's to rotate, and not silently left out")
 	out, code = s.starter("validate", "-f", file)
 	assert.Equal(t, 2, code, out)
 	for _, field := range []string{"owner", "purpose", "store.type", "consumers", "approvals.revoke.from"} {

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
@@ -389,9 +390,9 @@ func TestSweepFindsWhatTheWorldHides(t *testing.T) {
 		want    []policy.FindingKind
 		says    string
 	}{
-		"a spec that nobody signed who may": {func(s *stage) {
+		"a spec out of the bounds of every worker": {func(s *stage) {
 			s.credential.Environment = "production"
-		}, []policy.FindingKind{policy.FoundNotLooked}, "production"},
+		}, []policy.FindingKind{policy.FoundSpecRefused}, "production"},
 		"an account that no worker has": {func(s *stage) {
 			s.credential.Issuer.Account = "other"
 			s.credential.Issuer.Config = json.RawMessage(`{"type":"memory","account":"other","principal":"payments-api"}`)
@@ -413,6 +414,32 @@ func TestSweepFindsWhatTheWorldHides(t *testing.T) {
 			assert.Equal(t, c.want, kinds(report))
 			assert.Contains(t, report.Findings[0].Message, c.says)
 			assert.Contains(t, workflows.SweepMarkdown(report), "what to do")
+		})
+	}
+}
+
+// A rotation that was terminated is found, told and recorded, also where nobody can look at its credential.
+func TestSweepFindsTheRunOfACredentialThatItCannotLookAt(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*stage){
+		"a spec that no worker takes":  func(s *stage) { s.credential.Environment = "production" },
+		"a store that does not answer": func(s *stage) { s.world.Fail(memory.OpMetadata, errors.New("connection reset"), 3) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			prepare(s)
+			s.applied = []inventory.SignedSpec{s.spec()}
+			s.runs = map[string]*workflowservice.DescribeWorkflowExecutionResponse{"rotation/payments-api": {WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{
+				Execution: &commonpb.WorkflowExecution{RunId: "gone"}, FirstRunId: "gone", Status: enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+				StartTime: timestamppb.New(s.env.Now().Add(-2 * time.Hour)), CloseTime: timestamppb.New(s.env.Now().Add(-time.Hour)),
+			}}}
+			report := s.swept(workflows.SweepInput{}, nil)
+			assert.Contains(t, kinds(report), policy.FoundTerminated)
+			assert.Len(t, report.Findings, 2)
+			require.Len(t, s.world.Notifications(), 1)
+			assert.Contains(t, s.world.Notifications()[0].Body, "rotation-terminated payments-api of payments@example.com: ")
+			assert.Contains(t, s.trail(), audit.RotationCutOff)
 		})
 	}
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
-# On a pull request: all that is wrong with the inventory at once, and what applying it would change. It changes nothing.
+# On a pull request: all that is wrong with the inventory at once, and what merge.sh would change, and remove. It changes nothing,
+# and needs no key.
 set -eu
 inventory="${INVENTORY:-inventory.yaml}"
 keyturn validate -f "$inventory"
-keyturn apply -f "$inventory" --dry-run
+keyturn apply -f "$inventory" --prune --dry-run

@@ -131,6 +131,8 @@ func custody(k SeenKey, owner *Declared) (c Custody, standing Standing, advice s
 	switch {
 	case owner == nil && k.Token != "":
 		return Orphaned, "", "keyturn minted it, and no inventory has its principal any more. Consumers may still use it: declare the credential again, or destroy the key at the issuer once its last use is long past"
+	case owner == nil && k.State == key.Disabled:
+		return Unmanaged, "", "" // nobody uses it: what a disabled key is told of holds
 	case owner == nil:
 		return Unmanaged, "", "declare it (inventory scan --emit writes a beginning), or destroy it at the issuer if nobody uses it"
 	case owner.Standings == nil:

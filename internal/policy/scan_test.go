@@ -54,7 +54,7 @@ func TestJudgeAScannedKey(t *testing.T) {
 			[]Mark{MarkNotLooked}, "could not be seen: denied"},
 		"a credential whose store was not to be looked at": {seen(asItIs), declared("", quiet), Managed, nil, ""},
 		"a disabled key that nobody declares": {seen(func(k *SeenKey) { k.Principal, k.State = "batch", key.Disabled }), declared(StandingCurrent, quiet), Unmanaged,
-			[]Mark{MarkDisabled}, "--emit"},
+			[]Mark{MarkDisabled}, "when nobody missed it, destroy it at the issuer"},
 		"a disabled current key":                        {seen(func(k *SeenKey) { k.State = key.Disabled }), declared(StandingCurrent, quiet), Managed, []Mark{MarkDisabled}, "disabled"},
 		"a current key past its cryptoperiod":           {seen(func(k *SeenKey) { k.CreatedAt = now.Add(-31 * day) }), declared(StandingCurrent, quiet), Managed, []Mark{MarkOverAge}, "rotate payments"},
 		"a current key past it, in a rotation":          {seen(func(k *SeenKey) { k.CreatedAt = now.Add(-31 * day) }), declared(StandingCurrent, running), Managed, []Mark{MarkOverAge}, ""},

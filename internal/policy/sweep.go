@@ -105,6 +105,13 @@ const (
 	stuckGate = 7 * 24 * time.Hour
 )
 
+// SweepRun judges the latest run alone, of a credential at which nobody could look.
+func SweepRun(c SweptCredential, now time.Time) []Finding {
+	s := sweeping{c: c, now: now}
+	s.run()
+	return s.findings
+}
+
 // Sweep judges one credential. Of one in a rotation only the rotation itself is judged: the rest is its business.
 func Sweep(c SweptCredential, now time.Time) []Finding {
 	s := sweeping{c: c, now: now}
@@ -127,9 +134,18 @@ type sweeping struct {
 }
 
 func (s *sweeping) find(kind FindingKind, about, message, do string) {
+	s.findAs(findingID(kind, s.c.Spec.Inventory, s.name(), about), kind, about, message, do)
+}
+
+// findRun finds something at the rotation of this ID. Each rotation is one of its own: people are told of the second that ends in the middle, too.
+func (s *sweeping) findRun(kind FindingKind, rotation, about, message, do string) {
+	s.findAs(findingID(kind, s.c.Spec.Inventory, s.name(), about, rotation), kind, about, message, do)
+}
+
+func (s *sweeping) findAs(id string, kind FindingKind, about, message, do string) {
 	c := s.c.Spec.Credential
 	s.findings = append(s.findings, Finding{
-		ID: findingID(kind, s.c.Spec.Inventory, c.Name, about), Kind: kind, Inventory: s.c.Spec.Inventory, Credential: c.Name, Owner: c.Owner,
+		ID: id, Kind: kind, Inventory: s.c.Spec.Inventory, Credential: c.Name, Owner: c.Owner,
 		Notify: c.Notify, About: about, Message: message, Do: do,
 	})
 }
@@ -157,12 +173,12 @@ func (s *sweeping) run() {
 	case r.Running:
 		s.stuck()
 	case r.Status == RunFailed:
-		s.find(FoundFailed, "", "its last rotation failed, "+r.ClosedAt.UTC().Format(time.RFC3339), see+"; mend the cause it names; "+s.again())
+		s.findRun(FoundFailed, r.Rotation, "", "its last rotation failed, "+r.ClosedAt.UTC().Format(time.RFC3339), see+"; mend the cause it names; "+s.again())
 	case r.Status == RunTerminated, r.Status == RunTimedOut, r.Status == RunCanceled:
-		s.find(FoundTerminated, "", fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)),
+		s.findRun(FoundTerminated, r.Rotation, "", fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)),
 			s.again())
 	case r.Status == "" && s.c.Facts.Metadata.LastRotation != nil && s.c.Facts.Metadata.LastRotation.Outcome == key.OutcomeFailed:
-		s.find(FoundFailed, "", "its last rotation failed, "+s.c.Facts.Metadata.LastRotation.At.UTC().Format(time.RFC3339)+"; its history is deleted", "see with keyturn plan "+s.name()+" what is in the way, mend it, and rotate again")
+		s.findRun(FoundFailed, s.c.Facts.Metadata.LastRotation.ID, "", "its last rotation failed, "+s.c.Facts.Metadata.LastRotation.At.UTC().Format(time.RFC3339)+"; its history is deleted", "see with keyturn plan "+s.name()+" what is in the way, mend it, and rotate again")
 	}
 }
 
@@ -202,13 +218,13 @@ func (s *sweeping) stuck() {
 	_, failing := r.FailingStep()
 	switch longest := LongestRun(s.c.Spec.Credential); {
 	case r.TaskAttempts >= stuckTasks || !r.TaskSince.IsZero() && s.now.Sub(r.TaskSince) > stuckTask:
-		s.find(FoundStuck, about, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %s", r.TaskSince.UTC().Format(time.RFC3339), Counted(r.TaskAttempts, "time")),
+		s.findRun(FoundStuck, r.Rotation, about, fmt.Sprintf("its rotation stands still: its next task waits since %s and was tried %s", r.TaskSince.UTC().Format(time.RFC3339), Counted(r.TaskAttempts, "time")),
 			"run keyturn doctor: is there a worker of the current build? If so, the run in the Web UI names the error: go back to the build that began it")
 	case failing && s.c.FailedBefore:
-		s.find(FoundStuck, about, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure),
+		s.findRun(FoundStuck, r.Rotation, about, fmt.Sprintf("step %s of its rotation is at attempt %d, and failed when two sweeps in a row looked; the last one failed: %s", r.Step, r.StepAttempts, r.StepFailure),
 			"mend what the error names; the step is tried again by itself. Whether it can be turned back, and how, says: keyturn status "+s.name())
 	case s.now.Sub(r.StartedAt) > longest:
-		s.find(FoundStuck, about, fmt.Sprintf("its rotation runs since %s, longer than all its waits together (%s)", r.StartedAt.UTC().Format(time.RFC3339), inventory.Duration(longest.Round(time.Minute))),
+		s.findRun(FoundStuck, r.Rotation, about, fmt.Sprintf("its rotation runs since %s, longer than all its waits together (%s)", r.StartedAt.UTC().Format(time.RFC3339), inventory.Duration(longest.Round(time.Minute))),
 			"see what it waits for, and who can unblock it: keyturn status "+s.name())
 	}
 }

@@ -154,6 +154,38 @@ func TestSweepFinds(t *testing.T) {
 	}
 }
 
+// People are told of each rotation that ended in the middle, also when one follows the other between two sweeps; of one whose history is deleted
+// meanwhile they know already.
+func TestEachRotationThatEndsInTheMiddleIsAFindingOfItsOwn(t *testing.T) {
+	t.Parallel()
+	found := func(change func(*policy.SweptCredential)) string {
+		c := settled()
+		change(&c)
+		list := policy.Sweep(c, now)
+		require.Len(t, list, 1)
+		return list[0].ID
+	}
+	for status, other := range map[policy.RunStatus]func(*policy.SweptCredential){
+		policy.RunTerminated: func(c *policy.SweptCredential) { c.Run.Status = policy.RunTerminated },
+		policy.RunFailed:     func(c *policy.SweptCredential) { c.Run.Status = policy.RunFailed },
+		policy.RunRunning: func(c *policy.SweptCredential) {
+			c.Run.Status, c.Run.Running, c.Run.TaskAttempts = policy.RunRunning, true, 7
+		},
+	} {
+		of := func(rotation string) string {
+			return found(func(c *policy.SweptCredential) {
+				other(c)
+				c.Run.ID, c.Run.Rotation = "run of "+rotation, rotation
+			})
+		}
+		assert.NotEqual(t, of("first"), of("second"), status)
+	}
+	failed := found(func(c *policy.SweptCredential) { c.Run.Status, c.Run.Rotation = policy.RunFailed, "first" })
+	assert.Equal(t, failed, found(func(c *policy.SweptCredential) {
+		c.Run, c.Facts.Metadata.LastRotation = policy.Run{}, &key.LastRotation{ID: "first", Outcome: key.OutcomeFailed, At: now}
+	}))
+}
+
 // What a rotation that ended in the middle left decides what is to be done first.
 func TestWhatToDoAfterARotationThatEndedInTheMiddle(t *testing.T) {
 	t.Parallel()
