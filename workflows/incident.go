@@ -62,6 +62,8 @@ type CarriedIncident struct {
 	News  map[string]Report `json:"news,omitempty"`
 	// Thaw is who wanted deployments to go on.
 	Thaw string `json:"thaw,omitempty"`
+	// PauseAlarmAt is when it is said next that the incident pauses; zero when it was not said.
+	PauseAlarmAt time.Time `json:"pauseAlarmAt,omitzero"`
 }
 
 // incidentRun is one run of an incident.
@@ -104,7 +106,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 			i.News = map[string]Report{}
 		}
 	}
-	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.Status, nil },
+	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.standing(), nil },
 		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
 	if err != nil {
 		return i.Status, err
@@ -117,6 +119,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	if err := i.listenForConfirmation(); err != nil {
 		return i.Status, err
 	}
+	i.listenForPause()
 	workflow.Go(i.ctx, i.keepShown)
 	confirmed := true
 	switch wrong := mistyped(ctx, in.unknown, in.Carried != nil); {
@@ -140,6 +143,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		i.tell(i.ctx, activities.NewsBegun)
 	}
 	workflow.Go(i.ctx, i.watchDeadline)
+	workflow.Go(i.ctx, i.watchPause)
 	if !in.NoFreeze {
 		i.freezing.Add(1)
 		workflow.Go(i.ctx, i.freeze)
@@ -180,7 +184,7 @@ func (i *incidentRun) full() bool {
 		return false
 	}
 	return !slices.ContainsFunc(i.Status.Credentials, func(m IncidentMember) bool {
-		return m.Outcome == "" && !m.Unconfirmed && !i.Asked[m.Credential] && !i.waitsForOthers(m)
+		return m.Outcome == "" && !m.Unconfirmed && !m.Held && !i.Asked[m.Credential] && !i.waitsForOthers(m)
 	})
 }
 
@@ -201,7 +205,7 @@ func (i *incidentRun) drain() {
 
 // ends is the end of an incident that ended no key.
 func (i *incidentRun) ends(outcome Outcome, message string) IncidentStatus {
-	i.Status.Outcome, i.Status.Message, i.Status.EndedAt = outcome, message, workflow.Now(i.ctx)
+	i.Status.Outcome, i.Status.Message, i.Status.EndedAt, i.Status.Paused = outcome, message, workflow.Now(i.ctx), nil
 	i.close()
 	return i.Status
 }
@@ -379,7 +383,7 @@ func (i *incidentRun) end() {
 		i.Status.Outcome, i.Status.Message = Contained, fmt.Sprintf("Every exposed key is dead, after %s, and all consumers are on another one.", took)
 	}
 	i.Status.Message = outside.Lines(i.Status.Message, 4*outside.MaxText)
-	i.Status.EndedAt = workflow.Now(i.ctx)
+	i.Status.EndedAt, i.Status.Paused = workflow.Now(i.ctx), nil
 	i.note("%s", i.Status.Message)
 }
 
@@ -393,5 +397,5 @@ func (i *incidentRun) keepShown(ctx workflow.Context) {
 
 func (i *incidentRun) show() {
 	i.stale = false
-	workflow.SetCurrentDetails(i.ctx, i.Status.Markdown())
+	workflow.SetCurrentDetails(i.ctx, i.standing().Markdown())
 }

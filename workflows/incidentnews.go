@@ -50,7 +50,7 @@ func (i *incidentRun) watchDeadline(ctx workflow.Context) {
 
 // tell has all notifiers told how the incident stands; nothing waits for that but its end.
 func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
-	input := activities.NewsInput{News: news, At: workflow.Now(ctx).UTC(), Deadline: i.Status.Deadline, Alive: map[string][]string{}}
+	input := activities.NewsInput{News: news, At: workflow.Now(ctx).UTC(), Deadline: i.Status.Deadline, Alive: map[string][]string{}, Held: i.paused()}
 	if len(i.Declarations) > 0 {
 		input.Declaration, input.More = i.Declarations[0], i.Declarations[1:]
 	}
