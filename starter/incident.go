@@ -246,7 +246,7 @@ func printIncident(w io.Writer, s workflows.IncidentStatus) {
 			}
 			dead = append(dead, k.KeyID+" "+k.At.Sub(s.Since).Round(time.Second).String())
 		}
-		rows = append(rows, []string{plain(m.Credential), plain(strings.Join(m.Exposed, ", ")), m.State, strings.Join(dead, ", "), plain(m.Current.KeyID)})
+		rows = append(rows, []string{plain(m.Credential), plain(strings.Join(m.Exposed, ", ")), plain(m.State), plain(strings.Join(dead, ", ")), plain(m.Current.KeyID)})
 	}
 	columns(w, rows...)
 	printMisuse(w, s)

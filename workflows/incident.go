@@ -281,26 +281,36 @@ func (i *incidentRun) listen(ctx workflow.Context) {
 		var told EmergencyNews
 		signals.Receive(ctx, &told)
 		i.heard++
-		if told.Report.Outcome != "" {
-			i.News[told.Credential] = told.Report
-			continue
-		}
-		for n := range i.Status.Credentials {
-			if m := &i.Status.Credentials[n]; m.Credential == told.Credential && m.Outcome == "" {
-				m.Current = told.Report.Incoming
-				i.dead(m, told.Report.Contained)
-				if len(m.alive(m.Contained)) == 0 {
-					i.became(m, "every exposed key is dead, and the emergency is ending")
-				}
+		m := i.member(told.Credential)
+		switch {
+		case m == nil || m.Outcome != "": // nobody waits for it
+		case told.Report.Outcome != "":
+			i.News[told.Credential] = i.kept(m.Credential, told.Report)
+		default:
+			m.Current = named(told.Report.Incoming)
+			i.dead(m, told.Report.Contained)
+			if len(m.alive(m.Contained)) == 0 {
+				i.became(m, "every exposed key is dead, and the emergency is ending")
 			}
 		}
 	}
 }
 
-// dead notes of which keys somebody saw that they are dead.
+// dead notes of which exposed keys somebody saw that they are dead. Whoever has the credential's workflow ID may say so, or may send the
+// signal: nothing but such keys is taken from it, and none that is to die yet.
 func (i *incidentRun) dead(m *IncidentMember, keys []ContainedKey) {
-	m.Contained = keys
+	m.Contained = nil
+	now := workflow.Now(i.ctx)
 	for _, k := range keys {
+		known := slices.ContainsFunc(m.Contained, func(o ContainedKey) bool { return o.KeyID == k.KeyID })
+		if known || !slices.Contains(m.Exposed, k.KeyID) {
+			continue
+		}
+		if k.At.After(now) {
+			k.At = now
+		}
+		k.Probe = outside.Lines(k.Probe, maxMember)
+		m.Contained = append(m.Contained, k)
 		if !k.Absent && k.At.After(i.Status.ContainedAt) {
 			i.Status.ContainedAt = k.At
 		}
@@ -338,7 +348,7 @@ const maxMember = 400
 // ended takes over what an emergency says of its end.
 func (i *incidentRun) ended(m *IncidentMember, report Report) {
 	i.dead(m, report.Contained)
-	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, outside.Lines(report.Message, maxMember), report.Incoming, report.Debt
+	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, outside.Lines(report.Message, maxMember), named(report.Incoming), report.Debt
 	i.misused(m, report.Misuse)
 	m.State = string(NotContained)
 	if len(m.alive(m.Contained)) == 0 {
