@@ -32,6 +32,9 @@ const (
 	NewsLate News = "late"
 	// NewsContained: every exposed key is dead, and consumers may still be on their way to another one.
 	NewsContained News = "contained"
+	// NewsPaused: somebody wants it to begin nothing further, and credentials wait for the end of that; NewsResumed: it goes on.
+	NewsPaused  News = "paused"
+	NewsResumed News = "resumed"
 	// NewsEnded: its emergencies have ended.
 	NewsEnded News = "ended"
 )
@@ -50,6 +53,8 @@ type NewsInput struct {
 	Owed  []string            `json:"owed,omitempty"`
 	// Unconfirmed are the credentials that wait until somebody signs for them.
 	Unconfirmed []string `json:"unconfirmed,omitempty"`
+	// Held are those whose emergency does not begin while the incident pauses.
+	Held []string `json:"held,omitempty"`
 }
 
 // TellOfIncident tells all notifiers of an incident, by a declaration that is signed and whose incident may go on, or that there is none.
@@ -118,6 +123,11 @@ func (in NewsInput) unsigned(id string) (subject, body string, err error) {
 	case in.News == NewsUnsigned:
 		return "NOT CONTAINED: nobody signed for an incident, and it has ended",
 			fmt.Sprintf("NOT CONTAINED: somebody said that a key is exposed of %s, and nobody whom trust.incidents names signed for it in time. Is it so, begin another one: keyturn emergency ... --sign KEY", waits), nil
+	case in.News == NewsPaused:
+		return "NOT CONTAINED: an incident is paused",
+			fmt.Sprintf("NOT CONTAINED: somebody paused it, and nothing begins for %s until it goes on: keyturn incident resume %s", form(slices.Clone(in.Held)), id), nil
+	case in.News == NewsResumed:
+		return "An incident goes on after a pause", "See how it stands with: keyturn incident show " + id, nil
 	case len(in.Alive) > 0:
 		return "NOT CONTAINED: an incident is older than its declaration", fmt.Sprintf("NOT CONTAINED: a key of %s may be alive. See why with: keyturn incident show %s", alive, id), nil
 	}
@@ -126,7 +136,7 @@ func (in NewsInput) unsigned(id string) (subject, body string, err error) {
 
 // text is what people read: what is not contained first.
 func (in NewsInput) text(d incident.Declaration, by string) (subject, body string) {
-	var alive, owed []string
+	var alive, owed, held []string
 	for _, name := range slices.Sorted(maps.Keys(d.Exposed)) {
 		keys := slices.DeleteFunc(slices.Clone(d.Keys(name)), func(id string) bool { return !slices.Contains(in.Alive[name], id) })
 		if len(keys) > 0 {
@@ -134,6 +144,9 @@ func (in NewsInput) text(d incident.Declaration, by string) (subject, body strin
 		}
 		if slices.Contains(in.Owed, name) {
 			owed = append(owed, name)
+		}
+		if slices.Contains(in.Held, name) {
+			held = append(held, name)
 		}
 	}
 	follow := "Follow it with: keyturn incident show " + d.Incident
@@ -146,6 +159,11 @@ func (in NewsInput) text(d incident.Declaration, by string) (subject, body strin
 		return "NOT CONTAINED: an incident's deadline has passed", fmt.Sprintf("NOT CONTAINED YET: %s. The deadline was %s. %s %s", some(alive), in.Deadline.UTC().Format(time.RFC3339), because, follow)
 	case in.News == NewsContained:
 		return "Incident contained: every exposed key is dead", fmt.Sprintf("%s Consumers may still be on their way to another key. %s", because, follow)
+	case in.News == NewsPaused:
+		return "NOT CONTAINED: an incident is paused",
+			fmt.Sprintf("NOT CONTAINED: somebody paused it, and nothing begins for %s, not at the deadline either, until it goes on: keyturn incident resume %s. %s", some(held), d.Incident, because)
+	case in.News == NewsResumed:
+		return "An incident goes on after a pause", because + " " + follow
 	case len(alive) > 0:
 		return "NOT CONTAINED: an incident has ended, and an exposed key may be alive", fmt.Sprintf("NOT CONTAINED: %s. %s See why with: keyturn incident show %s", some(alive), because, d.Incident)
 	case len(owed) > 0:

@@ -20,27 +20,31 @@ func TestWhatPeopleAreToldOfAnIncident(t *testing.T) {
 	for name, x := range map[string]struct {
 		news          activities.News
 		alive         map[string][]string
-		owed          []string
+		owed, held    []string
 		subject, body string
 	}{
-		"at its begin": {activities.NewsBegun, alive, nil, "Incident: keys are exposed",
+		"at its begin": {activities.NewsBegun, alive, nil, nil, "Incident: keys are exposed",
 			"incident/leak, declared by ines: key in a public repository. Exposed: payments-api (key-old). Each is destroyed as soon as its consumers are on another key, and DEADLINE whoever still uses it. Follow it with: keyturn incident show incident/leak"},
-		"past its deadline": {activities.NewsLate, alive, nil, "NOT CONTAINED: an incident's deadline has passed",
+		"past its deadline": {activities.NewsLate, alive, nil, nil, "NOT CONTAINED: an incident's deadline has passed",
 			"NOT CONTAINED YET: payments-api (key-old). The deadline was DEADLINE. incident/leak, declared by ines: key in a public repository. Follow it with: keyturn incident show incident/leak"},
-		"when all are dead": {activities.NewsContained, nil, nil, "Incident contained: every exposed key is dead",
+		"when it is paused": {activities.NewsPaused, alive, nil, []string{"payments-api", "call +1 555 0100 now"}, "NOT CONTAINED: an incident is paused",
+			"NOT CONTAINED: somebody paused it, and nothing begins for payments-api, not at the deadline either, until it goes on: keyturn incident resume incident/leak. incident/leak, declared by ines: key in a public repository."},
+		"when it goes on": {activities.NewsResumed, alive, nil, nil, "An incident goes on after a pause",
+			"incident/leak, declared by ines: key in a public repository. Follow it with: keyturn incident show incident/leak"},
+		"when all are dead": {activities.NewsContained, nil, nil, nil, "Incident contained: every exposed key is dead",
 			"incident/leak, declared by ines: key in a public repository. Consumers may still be on their way to another key. Follow it with: keyturn incident show incident/leak"},
-		"at its end, when one may be alive": {activities.NewsEnded, alive, []string{"payments-api"}, "NOT CONTAINED: an incident has ended, and an exposed key may be alive",
+		"at its end, when one may be alive": {activities.NewsEnded, alive, []string{"payments-api"}, nil, "NOT CONTAINED: an incident has ended, and an exposed key may be alive",
 			"NOT CONTAINED: payments-api (key-old). incident/leak, declared by ines: key in a public repository. See why with: keyturn incident show incident/leak"},
-		"at its end, when something is owed": {activities.NewsEnded, nil, []string{"payments-api", "somebody-elses"}, "Incident ended: every exposed key is dead, and something is owed",
+		"at its end, when something is owed": {activities.NewsEnded, nil, []string{"payments-api", "somebody-elses"}, nil, "Incident ended: every exposed key is dead, and something is owed",
 			"Owed: payments-api. incident/leak, declared by ines: key in a public repository. See what with: keyturn incident show incident/leak"},
-		"at its end": {activities.NewsEnded, nil, nil, "Incident ended: every exposed key is dead, and all consumers are on another one",
+		"at its end": {activities.NewsEnded, nil, nil, nil, "Incident ended: every exposed key is dead, and all consumers are on another one",
 			"incident/leak, declared by ines: key in a public repository."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCase(t)
 			c.declare("key-old")
-			in := activities.NewsInput{Emergency: *c.emergency, News: x.news, At: c.now(), Deadline: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Alive: x.alive, Owed: x.owed}
+			in := activities.NewsInput{Emergency: *c.emergency, News: x.news, At: c.now(), Deadline: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Alive: x.alive, Owed: x.owed, Held: x.held}
 			c.execute("TellOfIncident", in, nil)
 			c.execute("TellOfIncident", in, nil)
 			sent := c.world.Notifications()
@@ -80,8 +84,15 @@ func TestAnIncidentThatIsOlderThanItsDeclaration(t *testing.T) {
 	require.Error(t, c.attempt("TellOfIncident", in, nil, 2), "from within an incident alone")
 	c.workflow = incident.ID("leak")
 	c.execute("TellOfIncident", in, nil)
-	require.Len(t, c.world.Notifications(), 1)
-	assert.Equal(t, "NOT CONTAINED: a key of payments-api may be alive. See why with: keyturn incident show incident/leak", c.world.Notifications()[0].Body)
+	in.News, in.Held = activities.NewsPaused, []string{"payments-api", "call +1 555 0100 now"}
+	c.execute("TellOfIncident", in, nil)
+	in.News = activities.NewsResumed
+	c.execute("TellOfIncident", in, nil)
+	sent := c.world.Notifications()
+	require.Len(t, sent, 3)
+	assert.Equal(t, "NOT CONTAINED: a key of payments-api may be alive. See why with: keyturn incident show incident/leak", sent[0].Body)
+	assert.Equal(t, "NOT CONTAINED: somebody paused it, and nothing begins for payments-api until it goes on: keyturn incident resume incident/leak", sent[1].Body)
+	assert.Equal(t, "An incident goes on after a pause", sent[2].Subject)
 }
 
 // By a declaration that proves nothing nobody is told anything.

@@ -156,7 +156,8 @@ func (b *browser) signals(name, input string) {
 	b.clicks(dialog+"[data-testid=confirm-modal-button]", "Submit")
 }
 
-// What a person does at three in the morning: finds the run, reads what it waits for, and approves, at the second attempt.
+// What a person does at three in the morning: finds the run, reads what it waits for, and approves, at the second attempt; then a key is
+// exposed, and the incident's page says how that stands.
 func TestAPersonApprovesInABrowser(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
@@ -187,4 +188,6 @@ func TestAPersonApprovesInABrowser(t *testing.T) {
 	b.does("looking again", chromedp.Reload())
 	b.reads("Completed")
 	b.keeps("completed")
+
+	b.seesAnIncident(c)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/keyturn/keyturn/internal/inventory"
 	"github.com/keyturn/keyturn/sandbox/internal/demo"
@@ -47,6 +48,7 @@ type console struct {
 	client client.Client
 	run    client.WorkflowRun // the one that is looked at
 	http   *http.Client
+	ines   ssh.Signer // may declare incidents
 }
 
 // newConsole begins a rotation whose revoke gate takes unsigned approvals.
@@ -70,6 +72,7 @@ func newIdleConsole(t *testing.T) *console {
 	services, err := demo.Start(t.Context(), demo.Options{Folder: folder, Windows: shortWindows})
 	require.NoError(t, err)
 	t.Cleanup(services.Stop)
+	ines := onCall(t, services.Place())
 	quiet := slog.New(slog.DiscardHandler)
 	c, err := client.DialContext(t.Context(), client.Options{
 		HostPort: server.Address(), Namespace: devserver.Namespace, Logger: log.NewStructuredLogger(quiet),
@@ -82,7 +85,7 @@ func newIdleConsole(t *testing.T) *console {
 	t.Cleanup(worker.Stop)
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &console{t: t, server: server, place: services.Place(), client: c, http: &http.Client{Jar: jar}}
+	return &console{t: t, server: server, place: services.Place(), client: c, http: &http.Client{Jar: jar}, ines: ines}
 }
 
 // page is the run's page in the Web UI.

@@ -28,7 +28,7 @@ func newIncident(t *terminal) *cobra.Command {
 			Use: "list", Short: "Shows all incidents that Temporal still knows, the latest first", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return t.listIncidents(cmd.Context()) },
 		},
-		newShowIncident(t), newUnfreeze(t), newConfirm(t),
+		newShowIncident(t), newPause(t), newResume(t), newUnfreeze(t), newConfirm(t),
 	)
 	return cmd
 }
@@ -126,7 +126,7 @@ func (t *terminal) listIncidents(ctx context.Context) error {
 		for _, i := range list {
 			dead, exposed := i.Dead()
 			rows = append(rows, []string{
-				i.Incident, clock(i.Since), cmp.Or(i.Problem, string(i.Outcome), "goes on") + map[bool]string{true: " (drill)"}[i.Drill], fmt.Sprint(len(i.Credentials)), fmt.Sprintf("%d of %d", dead, exposed), took(i.IncidentStatus), i.Reason,
+				i.Incident, clock(i.Since), cmp.Or(i.Problem, string(i.Outcome), map[bool]string{true: "paused"}[i.Paused != nil], "goes on") + map[bool]string{true: " (drill)"}[i.Drill], fmt.Sprint(len(i.Credentials)), fmt.Sprintf("%d of %d", dead, exposed), took(i.IncidentStatus), i.Reason,
 			})
 		}
 		columns(w, rows...)
@@ -233,6 +233,9 @@ func incidentStatus(ctx context.Context, c client.Client, id, run string, state 
 // printIncident shows how an incident ended, what is not contained first.
 func printIncident(w io.Writer, s workflows.IncidentStatus) {
 	fmt.Fprintln(w, map[bool]string{true: "DRILL: "}[s.Drill]+plain(cmp.Or(s.Message, s.Progress(time.Now()), "It has begun.")))
+	if line := s.PauseLine(); line != "" {
+		fmt.Fprintln(w, plain(line))
+	}
 	rows := [][]string{{"CREDENTIAL", "EXPOSED", "STATE", "DEAD AFTER", "CURRENT"}}
 	for _, m := range s.Credentials {
 		var dead []string
@@ -243,7 +246,7 @@ func printIncident(w io.Writer, s workflows.IncidentStatus) {
 			}
 			dead = append(dead, k.KeyID+" "+k.At.Sub(s.Since).Round(time.Second).String())
 		}
-		rows = append(rows, []string{plain(m.Credential), plain(strings.Join(m.Exposed, ", ")), m.State, strings.Join(dead, ", "), plain(m.Current.KeyID)})
+		rows = append(rows, []string{plain(m.Credential), plain(strings.Join(m.Exposed, ", ")), plain(m.State), plain(strings.Join(dead, ", ")), plain(m.Current.KeyID)})
 	}
 	columns(w, rows...)
 	printMisuse(w, s)

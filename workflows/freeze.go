@@ -24,8 +24,7 @@ func (i *incidentRun) freeze(ctx workflow.Context) {
 	signals := workflow.GetSignalChannelWithOptions(ctx, UnfreezeName, workflow.SignalChannelOptions{Description: "Have deployments go on before the incident has ended; sent by keyturn incident unfreeze"})
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		var asked Unfreeze
-		signals.Receive(ctx, &asked)
-		i.heard++
+		i.receive(ctx, signals, &asked)
 		i.Thaw = cmp.Or(asked.By, "somebody")
 	})
 	if i.Thaw != "" && i.Status.FrozenUntil.IsZero() { // in the run before

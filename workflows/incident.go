@@ -62,6 +62,8 @@ type CarriedIncident struct {
 	News  map[string]Report `json:"news,omitempty"`
 	// Thaw is who wanted deployments to go on.
 	Thaw string `json:"thaw,omitempty"`
+	// PauseAlarmAt is when it is said next that the incident pauses; zero when it was not said.
+	PauseAlarmAt time.Time `json:"pauseAlarmAt,omitzero"`
 }
 
 // incidentRun is one run of an incident.
@@ -104,7 +106,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 			i.News = map[string]Report{}
 		}
 	}
-	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.Status, nil },
+	err := workflow.SetQueryHandlerWithOptions(ctx, StatusName, func() (IncidentStatus, error) { return i.standing(), nil },
 		workflow.QueryHandlerOptions{Description: "Where the incident stands: which exposed key is dead, and which is not"})
 	if err != nil {
 		return i.Status, err
@@ -117,6 +119,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	if err := i.listenForConfirmation(); err != nil {
 		return i.Status, err
 	}
+	i.listenForPause()
 	workflow.Go(i.ctx, i.keepShown)
 	confirmed := true
 	switch wrong := mistyped(ctx, in.unknown, in.Carried != nil); {
@@ -140,6 +143,7 @@ func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 		i.tell(i.ctx, activities.NewsBegun)
 	}
 	workflow.Go(i.ctx, i.watchDeadline)
+	workflow.Go(i.ctx, i.watchPause)
 	if !in.NoFreeze {
 		i.freezing.Add(1)
 		workflow.Go(i.ctx, i.freeze)
@@ -180,7 +184,7 @@ func (i *incidentRun) full() bool {
 		return false
 	}
 	return !slices.ContainsFunc(i.Status.Credentials, func(m IncidentMember) bool {
-		return m.Outcome == "" && !m.Unconfirmed && !i.Asked[m.Credential] && !i.waitsForOthers(m)
+		return m.Outcome == "" && !m.Unconfirmed && !m.Held && !i.Asked[m.Credential] && !i.waitsForOthers(m)
 	})
 }
 
@@ -201,7 +205,7 @@ func (i *incidentRun) drain() {
 
 // ends is the end of an incident that ended no key.
 func (i *incidentRun) ends(outcome Outcome, message string) IncidentStatus {
-	i.Status.Outcome, i.Status.Message, i.Status.EndedAt = outcome, message, workflow.Now(i.ctx)
+	i.Status.Outcome, i.Status.Message, i.Status.EndedAt, i.Status.Paused = outcome, message, workflow.Now(i.ctx), nil
 	i.close()
 	return i.Status
 }
@@ -277,26 +281,36 @@ func (i *incidentRun) listen(ctx workflow.Context) {
 		var told EmergencyNews
 		signals.Receive(ctx, &told)
 		i.heard++
-		if told.Report.Outcome != "" {
-			i.News[told.Credential] = told.Report
-			continue
-		}
-		for n := range i.Status.Credentials {
-			if m := &i.Status.Credentials[n]; m.Credential == told.Credential && m.Outcome == "" {
-				m.Current = told.Report.Incoming
-				i.dead(m, told.Report.Contained)
-				if len(m.alive(m.Contained)) == 0 {
-					i.became(m, "every exposed key is dead, and the emergency is ending")
-				}
+		m := i.member(told.Credential)
+		switch {
+		case m == nil || m.Outcome != "": // nobody waits for it
+		case told.Report.Outcome != "":
+			i.News[told.Credential] = i.kept(m.Credential, told.Report)
+		default:
+			m.Current = named(told.Report.Incoming)
+			i.dead(m, told.Report.Contained)
+			if len(m.alive(m.Contained)) == 0 {
+				i.became(m, "every exposed key is dead, and the emergency is ending")
 			}
 		}
 	}
 }
 
-// dead notes of which keys somebody saw that they are dead.
+// dead notes of which exposed keys somebody saw that they are dead. Whoever has the credential's workflow ID may say so, or may send the
+// signal: nothing but such keys is taken from it, and none that is to die yet.
 func (i *incidentRun) dead(m *IncidentMember, keys []ContainedKey) {
-	m.Contained = keys
+	m.Contained = nil
+	now := workflow.Now(i.ctx)
 	for _, k := range keys {
+		known := slices.ContainsFunc(m.Contained, func(o ContainedKey) bool { return o.KeyID == k.KeyID })
+		if known || !slices.Contains(m.Exposed, k.KeyID) {
+			continue
+		}
+		if k.At.After(now) {
+			k.At = now
+		}
+		k.Probe = outside.Lines(k.Probe, maxMember)
+		m.Contained = append(m.Contained, k)
 		if !k.Absent && k.At.After(i.Status.ContainedAt) {
 			i.Status.ContainedAt = k.At
 		}
@@ -334,7 +348,7 @@ const maxMember = 400
 // ended takes over what an emergency says of its end.
 func (i *incidentRun) ended(m *IncidentMember, report Report) {
 	i.dead(m, report.Contained)
-	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, outside.Lines(report.Message, maxMember), report.Incoming, report.Debt
+	m.Outcome, m.Message, m.Current, m.Debt = report.Outcome, outside.Lines(report.Message, maxMember), named(report.Incoming), report.Debt
 	i.misused(m, report.Misuse)
 	m.State = string(NotContained)
 	if len(m.alive(m.Contained)) == 0 {
@@ -379,7 +393,7 @@ func (i *incidentRun) end() {
 		i.Status.Outcome, i.Status.Message = Contained, fmt.Sprintf("Every exposed key is dead, after %s, and all consumers are on another one.", took)
 	}
 	i.Status.Message = outside.Lines(i.Status.Message, 4*outside.MaxText)
-	i.Status.EndedAt = workflow.Now(i.ctx)
+	i.Status.EndedAt, i.Status.Paused = workflow.Now(i.ctx), nil
 	i.note("%s", i.Status.Message)
 }
 
@@ -393,5 +407,5 @@ func (i *incidentRun) keepShown(ctx workflow.Context) {
 
 func (i *incidentRun) show() {
 	i.stale = false
-	workflow.SetCurrentDetails(i.ctx, i.Status.Markdown())
+	workflow.SetCurrentDetails(i.ctx, i.standing().Markdown())
 }

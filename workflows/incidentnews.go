@@ -1,13 +1,16 @@
 package workflows
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
+	"github.com/keyturn/keyturn/internal/key"
 	"github.com/keyturn/keyturn/internal/outside"
 )
 
@@ -48,9 +51,49 @@ func (i *incidentRun) watchDeadline(ctx workflow.Context) {
 	}
 }
 
+// What an incident keeps of the end of an emergency: what is owed, and who used the keys, in bytes.
+const (
+	maxOwed   = 100
+	maxMisuse = 64 << 10
+)
+
+// kept is of an end that was told what an incident has a use for, and room for: whoever writes to the namespace may tell it, at any length.
+func (i *incidentRun) kept(credential string, r Report) Report {
+	few := Report{
+		Incident: outside.Text(r.Incident, maxMember), Outcome: Outcome(outside.Text(string(r.Outcome), maxMember)), Unconfirmed: r.Unconfirmed,
+		Message: outside.Lines(r.Message, maxMember), Incoming: named(r.Incoming), Misuse: r.Misuse,
+	}
+	for _, k := range r.Contained {
+		if m := i.member(credential); m != nil && slices.Contains(m.Exposed, k.KeyID) && len(few.Contained) < len(m.Exposed) {
+			k.Probe = outside.Lines(k.Probe, maxMember)
+			few.Contained = append(few.Contained, k)
+		}
+	}
+	for _, d := range r.Debt[:min(len(r.Debt), maxOwed)] {
+		d.Kind, d.About = outside.Text(d.Kind, maxMember), outside.Text(d.About, maxMember)
+		few.Debt = append(few.Debt, d)
+	}
+	if more := len(r.Debt) - maxOwed; more > 0 {
+		i.note("%s: %d more are owed than are kept here", credential, more)
+	}
+	if text, err := json.Marshal(r.Misuse); err != nil || len(text) > maxMisuse {
+		few.Misuse = nil
+		i.note("%s: what was told of who used its keys is longer than keyturn tells it, and was left out", credential)
+	}
+	return few
+}
+
+// named is a key as an incident shows it.
+func named(k key.Ref) key.Ref {
+	return key.Ref{
+		Principal: outside.Text(k.Principal, maxMember), KeyID: outside.Text(k.KeyID, maxMember),
+		StoreVersion: outside.Text(k.StoreVersion, maxMember), Fingerprint: outside.Text(k.Fingerprint, maxMember),
+	}
+}
+
 // tell has all notifiers told how the incident stands; nothing waits for that but its end.
 func (i *incidentRun) tell(ctx workflow.Context, news activities.News) {
-	input := activities.NewsInput{News: news, At: workflow.Now(ctx).UTC(), Deadline: i.Status.Deadline, Alive: map[string][]string{}}
+	input := activities.NewsInput{News: news, At: workflow.Now(ctx).UTC(), Deadline: i.Status.Deadline, Alive: map[string][]string{}, Held: i.paused()}
 	if len(i.Declarations) > 0 {
 		input.Declaration, input.More = i.Declarations[0], i.Declarations[1:]
 	}

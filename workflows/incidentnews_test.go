@@ -2,19 +2,24 @@ package workflows_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/keyturn/keyturn/activities"
 	"github.com/keyturn/keyturn/internal/incident"
+	"github.com/keyturn/keyturn/internal/key"
+	"github.com/keyturn/keyturn/internal/policy"
 	"github.com/keyturn/keyturn/providers/memory"
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -94,4 +99,66 @@ func TestAFreezeThatIsNotRenewed(t *testing.T) {
 	assert.Contains(t, fmt.Sprint(end.Timeline), "unfrozen by memory (1 of 1)")
 	assert.Zero(t, end.FrozenUntil)
 	assert.Empty(t, c.world.Freezes())
+}
+
+// Whoever has the credential's workflow ID, and ends as the incident asks it to become the emergency, has told that its keys are dead: the
+// emergency begins all the same, and what it sees counts.
+func TestWhoeverEndsInTheTakeoverEndsNoIncident(t *testing.T) {
+	t.Parallel()
+	c := newIncidents(t)
+	far := c.env.Now().Add(1000 * time.Hour)
+	squatter := func(ctx workflow.Context) error {
+		workflow.GetSignalChannel(ctx, workflows.CompromisedName).Receive(ctx, nil)
+		c.runs[workflows.WorkflowID("payments-api")].WorkflowExecutionInfo.Status = enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED
+		for _, credential := range []string{"payments-api", "somebody-elses"} {
+			err := workflow.SignalExternalWorkflow(ctx, incident.ID("leak"), "", workflows.NewsName, workflows.EmergencyNews{Credential: credential, Report: workflows.Report{
+				Incoming: key.Ref{KeyID: "key-of-mallory"}, Contained: []workflows.ContainedKey{{KeyID: "key-old", At: far}, {KeyID: "another", At: far}},
+			}}).Get(ctx, nil)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	end := c.beside(squatter, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
+	assert.Equal(t, workflows.Contained, end.Outcome, "%s %v", end.Message, end.Timeline)
+	assert.Equal(t, []string{"new-1 active"}, c.keys())
+	assert.Less(t, end.ContainedAt.Sub(end.Since), 5*time.Minute, "it is dead when it was seen dead")
+	require.Len(t, end.Credentials, 1)
+	require.Len(t, end.Credentials[0].Contained, 1)
+	assert.NotEqual(t, "key-of-mallory", end.Credentials[0].Current.KeyID)
+	assert.NotContains(t, end.Markdown(), "mallory")
+}
+
+// An end that somebody tells, of whatever length and with whatever keys, is kept as far as there is a use for it.
+func TestAnEndThatIsToldAtLength(t *testing.T) {
+	t.Parallel()
+	c := newIncidents(t)
+	long := strings.Repeat("x", 200<<10)
+	far := c.env.Now().Add(1000 * time.Hour)
+	report := workflows.Report{
+		Incident: incident.ID("leak"), Outcome: workflows.Failed, Message: "**call** \x1b[31m+1 555 0100 now " + long, Incoming: key.Ref{KeyID: long},
+		Contained: []workflows.ContainedKey{{KeyID: "another", At: far, Probe: long}, {KeyID: "key-old", At: far, Probe: long}, {KeyID: "key-old", At: far}},
+		Misuse:    &policy.Misuse{Deny: long, Unusual: 7},
+	}
+	for range 300 {
+		report.Debt = append(report.Debt, activities.Debt{Kind: "copies-left", About: long[:1<<10]})
+	}
+	squatter := func(ctx workflow.Context) error {
+		workflow.GetSignalChannel(ctx, workflows.CompromisedName).Receive(ctx, nil)
+		_ = workflow.Sleep(ctx, time.Second)
+		return workflow.SignalExternalWorkflow(ctx, incident.ID("leak"), "", workflows.NewsName, workflows.EmergencyNews{Credential: "payments-api", Report: report}).Get(ctx, nil)
+	}
+	end := c.beside(squatter, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
+	text, err := json.Marshal(end)
+	require.NoError(t, err)
+	assert.Less(t, len(text), 64<<10)
+	assert.NotContains(t, end.Markdown(), "**call**")
+	assert.NotContains(t, end.Message, "\x1b")
+	assert.NotContains(t, end.Markdown(), "another")
+	assert.False(t, end.ContainedAt.After(end.EndedAt), "nothing is dead that is to die yet")
+	require.Len(t, end.Credentials, 1)
+	assert.Len(t, end.Credentials[0].Contained, 1)
+	assert.Contains(t, fmt.Sprint(end.Timeline), "200 more are owed than are kept here")
+	assert.Contains(t, fmt.Sprint(end.Timeline), "what was told of who used its keys is longer")
 }

@@ -35,6 +35,8 @@ type IncidentStatus struct {
 	Deadline time.Time `json:"deadline,omitzero"`
 	// Outcome is empty while it goes on.
 	Outcome Outcome `json:"outcome,omitempty"`
+	// Paused: nothing further begins.
+	Paused *IncidentPause `json:"paused,omitempty"`
 	// Message says first what is not contained.
 	Message string `json:"message,omitempty"`
 	// ContainedAt is when the last exposed key was seen dead.
@@ -53,11 +55,13 @@ type IncidentMember struct {
 	// State is what goes on, and at the end how that ended.
 	State string `json:"state"`
 	// Unconfirmed: nobody has signed for it yet, or not in time. Suspects are the keys that somebody named who did not sign.
-	Unconfirmed bool           `json:"unconfirmed,omitempty"`
-	Suspects    []string       `json:"suspects,omitempty"`
-	Outcome     Outcome        `json:"outcome,omitempty"`
-	Message     string         `json:"message,omitempty"`
-	Contained   []ContainedKey `json:"contained,omitempty"`
+	Unconfirmed bool     `json:"unconfirmed,omitempty"`
+	Suspects    []string `json:"suspects,omitempty"`
+	// Held: its emergency has not begun, or not again, since the incident pauses.
+	Held      bool           `json:"held,omitempty"`
+	Outcome   Outcome        `json:"outcome,omitempty"`
+	Message   string         `json:"message,omitempty"`
+	Contained []ContainedKey `json:"contained,omitempty"`
 	// Current is the key that consumers are sent to now.
 	Current key.Ref           `json:"current,omitzero"`
 	Debt    []activities.Debt `json:"debt,omitempty"`
@@ -88,7 +92,7 @@ func (s IncidentStatus) Progress(now time.Time) string {
 		return ""
 	}
 	line := fmt.Sprintf("%d of %d exposed keys are dead", dead, exposed)
-	if elapsed := now.Sub(s.Since); dead > 0 && dead < exposed && elapsed > 0 {
+	if elapsed := now.Sub(s.Since); s.Paused == nil && dead > 0 && dead < exposed && elapsed > 0 {
 		all := s.Since.Add(time.Duration(float64(elapsed) * float64(exposed) / float64(dead)))
 		line += ", at this rate all by " + all.UTC().Format(time.TimeOnly)
 	}
@@ -111,6 +115,10 @@ func (s IncidentStatus) Markdown() string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	if s.Message != "" {
 		line("**%s**", text(s.Message))
+		line("")
+	}
+	if paused := s.PauseLine(); paused != "" {
+		line("**%s**", text(paused))
 		line("")
 	}
 	line("### %s%s: %s", map[bool]string{true: "DRILL "}[s.Drill], text(s.Incident), text(s.Reason))

@@ -43,8 +43,8 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 			continue
 		}
 		delete(i.News, m.Credential) // of one that ended before
+		i.mayBegin(ctx, m)
 		input.Emergency = i.emergency(m.Credential)
-		i.turn(ctx)
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 			WorkflowID: WorkflowID(m.Credential), TaskQueue: EmergencyQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
 			WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, Priority: temporal.Priority{PriorityKey: UrgentPriority},
