@@ -35,7 +35,7 @@ func TestADeliveryThatTakesLongTellsHowFarItIs(t *testing.T) {
 				}
 				go func() { // the clock by which it counts
 					for passed := time.Duration(0); passed < 3*time.Minute; passed += time.Second {
-						time.Sleep(time.Second)
+						<-time.After(time.Second)
 						c.wait(time.Second)
 					}
 					c.world.SetInstance("checkout-b", memory.InstanceSettings{})
