@@ -313,6 +313,7 @@ func TestThePageSaysHowFarADeliveryIs(t *testing.T) {
 			s.env.SignalWorkflow(activities.ProgressName, activities.Progress{KeyID: key, Wave: wave, Result: activities.WaveResult{Stragglers: behind, More: more}})
 		}
 	}
+	const during = 11*time.Minute + 30*time.Second // the canary is delivered to and soaks until the eleventh minute
 	looked := 0
 	page := func(says ...string) func() {
 		return func() {
@@ -325,16 +326,16 @@ func TestThePageSaysHowFarADeliveryIs(t *testing.T) {
 		}
 	}
 	nothing := page("web/a, web/b, web/c | delivering\\: each instance is to attest")
-	s.in("rest delivering", 11*time.Minute, tell("key-old", "rest", 0, silent))
-	s.in("rest delivering", 11*time.Minute+time.Second, nothing)
-	s.in("rest delivering", 11*time.Minute+2*time.Second, tell("key-new", "canary", 0, silent))
-	s.in("rest delivering", 11*time.Minute+3*time.Second, nothing)
-	s.in("rest delivering", 11*time.Minute+4*time.Second, func() { s.env.SignalWorkflow(activities.ProgressName, "soon") })
-	s.in("rest delivering", 11*time.Minute+5*time.Second, page(`a signal "delivery-progress" could not be read`))
-	s.in("rest delivering", 11*time.Minute+6*time.Second, tell("key-new", "rest", 1<<30, slices.Repeat([]policy.Instance{silent}, 1000)...))
-	s.in("rest delivering", 11*time.Minute+7*time.Second, page("delivering\\: 0 of 3 attest the incoming key"))
-	s.in("rest delivering", 11*time.Minute+8*time.Second, tell("key-new", "rest", -5, silent))
-	s.in("rest delivering", 11*time.Minute+9*time.Second, page("web/a, web/b, web/c | delivering\\: 2 of 3 attest the incoming key, and are well, as of ",
+	s.in("rest delivering", during, tell("key-old", "rest", 0, silent))
+	s.in("rest delivering", during+time.Second, nothing)
+	s.in("rest delivering", during+2*time.Second, tell("key-new", "canary", 0, silent))
+	s.in("rest delivering", during+3*time.Second, nothing)
+	s.in("rest delivering", during+4*time.Second, func() { s.env.SignalWorkflow(activities.ProgressName, "soon") })
+	s.in("rest delivering", during+5*time.Second, page(`a signal "delivery-progress" could not be read`))
+	s.in("rest delivering", during+6*time.Second, tell("key-new", "rest", 1<<30, slices.Repeat([]policy.Instance{silent}, 1000)...))
+	s.in("rest delivering", during+7*time.Second, page("delivering\\: 0 of 3 attest the incoming key"))
+	s.in("rest delivering", during+8*time.Second, tell("key-new", "rest", -5, silent))
+	s.in("rest delivering", during+9*time.Second, page("web/a, web/b, web/c | delivering\\: 2 of 3 attest the incoming key, and are well, as of ",
 		"> **Not there yet:** wave rest: web/b does not state which key it uses\\: HTTP 503 \\\\u202e"))
 	s.queued = time.Minute
 	s.approveAt(atGate + 2*time.Minute)
