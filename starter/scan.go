@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -312,24 +313,27 @@ credentials:
 		}
 		b.WriteString("    consumers: []  # TODO: all who use it, each with target, check and attestation; or noConsumers: true\n\n")
 	}
-	var strangers []string
-	for _, k := range keys {
-		if k.Custody == policy.Unmanaged && k.Credential != "" && k.State == "active" {
-			strangers = append(strangers, fmt.Sprintf("#   %s: adopt: [%s]\n", comment(k.Credential), comment(k.KeyID)))
+	// Not by ID: that of an AWS key stands nowhere but under adopt.
+	said := func(about string, which func(policy.ScannedKey) (of string, is bool)) {
+		counts := map[string]int{}
+		for _, k := range keys {
+			if of, is := which(k); is && k.Custody == policy.Unmanaged {
+				counts[of]++
+			}
+		}
+		if len(counts) > 0 {
+			b.WriteString("# " + about + "; see which with: keyturn inventory scan\n")
+		}
+		for _, of := range slices.Sorted(maps.Keys(counts)) {
+			fmt.Fprintf(&b, "#   %s: %s\n", comment(of), policy.Counted(counts[of], "key"))
 		}
 	}
-	if len(strangers) > 0 {
-		b.WriteString("# These are of principals that credentials declare already; name them there, if they are the credential's:\n" + strings.Join(strangers, ""))
-	}
-	var disabled []string
-	for _, k := range keys {
-		if k.Custody == policy.Unmanaged && k.Credential == "" && k.State == "disabled" {
-			disabled = append(disabled, fmt.Sprintf("#   %s of %s, created %s, %s\n", comment(k.KeyID), comment(k.Principal), date(k.CreatedAt), usedText(k)))
-		}
-	}
-	if len(disabled) > 0 {
-		b.WriteString("# These are disabled, and therefore in no adopt above; destroy them at the issuer when nobody misses them:\n" + strings.Join(disabled, ""))
-	}
+	said("Keys of principals that these credentials declare already; name them there under adopt, if they are the credential's", func(k policy.ScannedKey) (string, bool) {
+		return k.Credential, k.Credential != "" && k.State == "active"
+	})
+	said("Disabled keys of these principals are in no adopt above; destroy them at the issuer when nobody misses them", func(k policy.ScannedKey) (string, bool) {
+		return k.Principal, k.Credential == "" && k.State == "disabled"
+	})
 	return b.String(), len(groups)
 }
 

@@ -133,8 +133,8 @@ func TestScan(t *testing.T) {
 	require.Zero(t, code, out)
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
-	assert.Contains(t, string(text), "#   "+credential+": adopt: [of-a-stranger]")
-	assert.Contains(t, string(text), "\n#   switched-off of ", "a disabled key is nobody's to rotate, and not silently left out")
+	assert.Contains(t, string(text), "\n#   "+credential+": 1 key\n")
+	assert.Contains(t, string(text), "\n#   payments-batch: 1 key\n", "a disabled key is nobody's to rotate, and not silently left out")
 	out, code = s.starter("validate", "-f", file)
 	assert.Equal(t, 2, code, out)
 	for _, field := range []string{"owner", "purpose", "store.type", "consumers", "approvals.revoke.from"} {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -417,13 +418,17 @@ func (p *process) end(signal syscall.Signal) {
 	}
 }
 
-// starter runs the command line and returns what it printed, and its exit code.
+// starter runs the command line and returns what it printed, and its exit code: of a result for programs that alone.
 func (s *stage) starter(args ...string) (string, int) {
 	s.t.Helper()
 	cmd := exec.Command(filepath.Join(programs, "starter"), append([]string{s.connection()}, args...)...)
 	cmd.Env = append(s.environment(), s.variables["starter"]...)
-	var out bytes.Buffer
+	var out, result bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
+	forPrograms := slices.Contains(args, "json")
+	if forPrograms {
+		cmd.Stdout = &result
+	}
 	err := cmd.Run()
 	var exited *exec.ExitError
 	if !errors.As(err, &exited) {
@@ -432,7 +437,11 @@ func (s *stage) starter(args ...string) (string, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.said.Write(out.Bytes())
-	return out.String(), cmd.ProcessState.ExitCode()
+	s.said.Write(result.Bytes())
+	if forPrograms && err == nil {
+		return result.String(), 0 // what is warned of stands beside it
+	}
+	return out.String() + result.String(), cmd.ProcessState.ExitCode()
 }
 
 // client is the test's own: it may do all that the namespace allows.
