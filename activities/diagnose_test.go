@@ -84,6 +84,19 @@ func TestListingIsByName(t *testing.T) {
 	assert.Empty(t, page)
 }
 
+// Two inventories that were applied at the same moment may both have a credential, or a principal.
+func TestSweepFindsWhatTwoInventoriesHave(t *testing.T) {
+	t.Parallel()
+	c := newCase(t)
+	c.do.Applied = several{}
+	var found activities.Astray
+	c.execute("SweepAstray", nil, &found)
+	require.Len(t, found.Findings, 1)
+	assert.Equal(t, policy.FoundClaimedTwice, found.Findings[0].Kind)
+	assert.Equal(t, "b", found.Findings[0].Credential)
+	assert.Contains(t, found.Findings[0].Message, "inventories x and y have it")
+}
+
 func names(entries []activities.Entry) []string {
 	var list []string
 	for _, e := range entries {

@@ -165,10 +165,10 @@ const (
 	mostAstray  = 500
 )
 
-// SweepAstray looks at rotations of credentials that no inventory has applied: of a file, or removed since. Those that
-// ended as they should are not told of. More tells that there are others, beyond its bounds. It changes nothing, but for the record.
+// SweepAstray looks at what two inventories have applied, and at rotations of credentials that no inventory has applied: of a file, or
+// removed since. Those that ended as they should are not told of. More tells that there are others, beyond its bounds. It changes nothing, but for the record.
 func (a *Activities) SweepAstray(ctx context.Context) (Astray, error) {
-	if a.Runs == nil || a.Applied == nil {
+	if a.Applied == nil {
 		return Astray{}, nil
 	}
 	entries, err := a.Applied.Entries(ctx)
@@ -176,10 +176,19 @@ func (a *Activities) SweepAstray(ctx context.Context) (Astray, error) {
 		return Astray{}, forTemporal(err)
 	}
 	applied := map[string]bool{}
+	var claims []policy.Claim
 	for _, e := range entries {
 		applied[e.Credential] = true
+		claims = append(claims, policy.Claim{Inventory: e.Inventory, Credential: e.Credential, Account: e.Account, Principals: e.Principals})
 	}
 	var out Astray
+	out.Findings = policy.ClaimedTwice(claims)
+	if out.More = len(out.Findings) > mostAstray; out.More {
+		out.Findings = out.Findings[:mostAstray]
+	}
+	if a.Runs == nil {
+		return out, nil
+	}
 	owners := map[string]string{}
 	request := &workflowservice.ListWorkflowExecutionsRequest{
 		Query: "WorkflowType IN ('Rotation', 'EmergencyRotation') AND ExecutionStatus IN ('Running', 'Failed', 'Terminated', 'TimedOut', 'Canceled')", PageSize: runsAPage,

@@ -25,7 +25,7 @@ type person struct {
 	key  ssh.Signer
 }
 
-func newPerson(t *testing.T, folder, name string) person {
+func newPerson(t testing.TB, folder, name string) person {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
@@ -42,7 +42,7 @@ func newPerson(t *testing.T, folder, name string) person {
 func (p person) public() []byte { return ssh.MarshalAuthorizedKey(p.key.PublicKey()) }
 
 // trust writes an allowed signers file.
-func trust(t *testing.T, file string, people ...person) {
+func trust(t testing.TB, file string, people ...person) {
 	t.Helper()
 	var lines strings.Builder
 	for _, p := range people {

@@ -71,8 +71,12 @@ type Emergency struct {
 // EmergencyQueue is where the workflow tasks of incidents and their emergencies go.
 const EmergencyQueue = TaskQueue + "-emergency"
 
-// UrgentPriority is that of all that emergencies do: of 1 to 5, where Temporal's own is 3.
-const UrgentPriority = 1
+// UrgentPriority is that of what emergencies do until keys are dead, and SoonPriority that of what they do afterwards: of 1 to 5, where
+// Temporal's own is 3.
+const (
+	UrgentPriority = 1
+	SoonPriority   = 2
+)
 
 // UnfreezeName is the signal that has an incident let deployments go on: an Unfreeze.
 const UnfreezeName = "unfreeze"

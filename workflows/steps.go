@@ -30,8 +30,9 @@ type step struct {
 	cancellable, changesNothing bool
 	// common: it runs on the common queue, not on that of the issuer account.
 	common bool
-	// yields: on the queue of an issuer account, rotations that run go first.
-	yields bool
+	// yields: on the queue of an issuer account, rotations that run go first. afterwards: in an emergency, what ends exposed keys, of
+	// others too, goes first.
+	yields, afterwards bool
 	// reports: that nobody answered within total is a part of the answer, so that here the time in the queue counts.
 	reports bool
 	// local: it runs in the worker that has the workflow task, as one event of the history instead of six.
@@ -54,11 +55,11 @@ var (
 	enabling   = step{summary: "enable the retiring key again", attempt: 2 * time.Minute, total: 30 * time.Minute}
 	destroying = step{summary: "destroy the retiring key and probe it", attempt: 3 * time.Minute, total: 2 * time.Second} // while it hangs, nobody who misses the key gets it back
 	restoring  = step{summary: "move CURRENT back to the retiring key", attempt: 2 * time.Minute, total: 30 * time.Minute}
-	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour}
+	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour, afterwards: true}
 	// In an emergency a worker that died is soon followed by another one.
 	assessing       = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
 	containing      = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
-	reviewingMisuse = step{summary: "ask who used the exposed keys", attempt: 3 * time.Minute, total: 4 * time.Minute, changesNothing: true, reports: true}
+	reviewingMisuse = step{summary: "ask who used the exposed keys", attempt: 3 * time.Minute, total: 4 * time.Minute, changesNothing: true, reports: true, afterwards: true}
 	declaring       = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}
 	freezing        = step{summary: "tell the hooks that freeze deployments", attempt: 20 * time.Second, total: time.Minute}
 	reviewing       = step{summary: "write the review into the audit record", attempt: 30 * time.Second, total: 2 * time.Minute}
@@ -199,12 +200,20 @@ func (s step) start(ctx workflow.Context, queue string, activity, input any) wor
 		TaskQueue: queue, Summary: s.summary, StartToCloseTimeout: s.attempt,
 		HeartbeatTimeout: s.beat, RetryPolicy: &retry, WaitForCancellation: !s.changesNothing,
 	}
-	options.Priority = workflow.GetActivityOptions(ctx).Priority
-	if s.yields {
-		options.Priority.PriorityKey = 4 // Temporal's own is 3 of 1 to 5
-	}
+	options.Priority = s.priority(workflow.GetActivityOptions(ctx).Priority)
 	if s.reports {
 		options.ScheduleToCloseTimeout = s.total
 	}
 	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), activity, args...)
+}
+
+// priority is that of the activity, in a run of this one.
+func (s step) priority(p temporal.Priority) temporal.Priority {
+	switch {
+	case s.yields:
+		p.PriorityKey = 4 // Temporal's own is 3 of 1 to 5
+	case s.afterwards && p.PriorityKey == UrgentPriority:
+		p.PriorityKey = SoonPriority
+	}
+	return p
 }

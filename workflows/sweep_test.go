@@ -451,6 +451,7 @@ func TestSweepOfThousands(t *testing.T) {
 	s := newStage(t)
 	for n := range 2500 {
 		s.credential.Name = fmt.Sprintf("c-%04d", n)
+		s.credential.Issuer.Config = json.RawMessage(fmt.Sprintf(`{"type":"memory","account":"edge","principal":"payments-%04d"}`, n))
 		s.applied = append(s.applied, s.spec())
 	}
 	s.env.RegisterWorkflow(workflows.Sweep)

@@ -32,7 +32,7 @@ func (a *urgentActivity) ExecuteActivity(ctx context.Context, in *interceptor.Ex
 
 // marked is the context of an activity's calls.
 func marked(ctx context.Context, info activity.Info) context.Context {
-	if info.Priority.PriorityKey == workflows.UrgentPriority {
+	if p := info.Priority.PriorityKey; p == workflows.UrgentPriority || p == workflows.SoonPriority {
 		return providers.Urgent(ctx)
 	}
 	return ctx

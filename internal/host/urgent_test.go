@@ -23,6 +23,7 @@ func TestWhatAnEmergencysActivityCallsIsUrgent(t *testing.T) {
 		urgent   bool
 	}{
 		"an emergency's":                {workflows.UrgentPriority, true},
+		"an emergency's, afterwards":    {workflows.SoonPriority, true},
 		"one of a routine rotation":     {0, false},
 		"one that lets others go first": {4, false},
 	} {

@@ -46,6 +46,17 @@ func (r Run) FailingStep() (id string, ok bool) {
 	return r.ID + "/" + r.StepID, r.Step != "" && r.StepAttempts >= stuckSteps
 }
 
+// cutOff says how Temporal ended a run.
+func (s RunStatus) cutOff() string {
+	switch s {
+	case RunTimedOut:
+		return "timed out"
+	case RunCanceled:
+		return "was cancelled"
+	}
+	return "was terminated"
+}
+
 // CutOff tells whether Temporal ended a run, which could not record that itself, and the store's metadata has no end of it. A run that
 // failed is none: it does not end before its end is in the audit record.
 func (r Run) CutOff(last *key.LastRotation) bool {

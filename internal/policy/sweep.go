@@ -39,12 +39,13 @@ const (
 	FoundSpecRefused     FindingKind = "spec-refused"
 	FoundNotLooked       FindingKind = "not-looked"
 	FoundUnreviewed      FindingKind = "review-overdue"
+	FoundClaimedTwice    FindingKind = "claimed-twice"
 )
 
 // FindingKinds lists them all, those that need somebody soonest first.
 var FindingKinds = []FindingKind{
 	FoundExposedAlive, FoundCurrentNotLive, FoundCurrentDisabled, FoundRetiredMissed, FoundFailed, FoundTerminated, FoundStuck, FoundDrift, FoundOverdue, FoundUnreviewed, FoundSpecRefused,
-	FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundNotProved, FoundOrphaned, FoundUnmanaged,
+	FoundClaimedTwice, FoundRetiredAlive, FoundExpiring, FoundNotLooked, FoundSilent, FoundPendingLeft, FoundIncomingAlive, FoundCopiesLeft, FoundNotProved, FoundOrphaned, FoundUnmanaged,
 }
 
 // alarming kinds are told as alerts; the others ask somebody to do something, in time.
@@ -175,7 +176,7 @@ func (s *sweeping) run() {
 	case r.Status == RunFailed:
 		s.findRun(FoundFailed, r.Rotation, "", "its last rotation failed, "+r.ClosedAt.UTC().Format(time.RFC3339), see+"; mend the cause it names; "+s.again())
 	case r.Status == RunTerminated, r.Status == RunTimedOut, r.Status == RunCanceled:
-		s.findRun(FoundTerminated, r.Rotation, "", fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)),
+		s.findRun(FoundTerminated, r.Rotation, "", fmt.Sprintf("its last rotation %s in the middle, %s", r.Status.cutOff(), r.ClosedAt.UTC().Format(time.RFC3339)),
 			s.again())
 	case r.Status == "" && s.c.Facts.Metadata.LastRotation != nil && s.c.Facts.Metadata.LastRotation.Outcome == key.OutcomeFailed:
 		s.findRun(FoundFailed, s.c.Facts.Metadata.LastRotation.ID, "", "its last rotation failed, "+s.c.Facts.Metadata.LastRotation.At.UTC().Format(time.RFC3339)+"; its history is deleted", "see with keyturn plan "+s.name()+" what is in the way, mend it, and rotate again")
@@ -407,7 +408,7 @@ func Astray(credential, owner string, r Run, failedBefore bool, now time.Time) [
 	case r.Status == RunFailed:
 		f.Kind, f.Message, f.Do = FoundFailed, "its last rotation failed, "+r.ClosedAt.UTC().Format(time.RFC3339), again
 	case r.Status == RunTerminated, r.Status == RunTimedOut, r.Status == RunCanceled:
-		f.Kind, f.Message, f.Do = FoundTerminated, fmt.Sprintf("its last rotation ended as %s in the middle, %s", strings.ToLower(string(r.Status)), r.ClosedAt.UTC().Format(time.RFC3339)), again
+		f.Kind, f.Message, f.Do = FoundTerminated, fmt.Sprintf("its last rotation %s in the middle, %s", r.Status.cutOff(), r.ClosedAt.UTC().Format(time.RFC3339)), again
 	default:
 		return nil
 	}

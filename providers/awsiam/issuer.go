@@ -256,7 +256,7 @@ func (i *issuer) SelfTest(ctx context.Context, b secret.Bundle) error {
 	if err != nil {
 		return awsaccount.Error(doing, err)
 	}
-	if user, _ := userOf(aws.ToString(own.Arn)); user != i.config.Principal {
+	if user, _ := userOf(aws.ToString(own.Arn)); !strings.EqualFold(user, i.config.Principal) { // as IAM compares them
 		return fmt.Errorf("%s: %w: it is a key of another identity", doing, providers.ErrInvalid)
 	}
 	return nil
