@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
 
 	"github.com/keyturn/keyturn/workflows"
 )
@@ -22,7 +23,12 @@ consumers half way to another key are worse off than on either; the exposed keys
 notifiers are told, each hour again.`,
 		Example: `  keyturn incident pause incident/2026-05-01-031500 --reason "checkout is down"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return t.askIncident(cmd.Context(), incidentID(args[0]), workflows.PauseName, asked)
+			c, _, err := t.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return t.askIncident(cmd.Context(), c, incidentID(args[0]), workflows.PauseName, asked)
 		},
 	}
 	cmd.Flags().StringVar(&asked.By, "as", me(), "who asks, for the record")
@@ -35,7 +41,12 @@ func newResume(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "resume ID", Short: "Has an incident go on after a pause", Args: oneIncident,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return t.askIncident(cmd.Context(), incidentID(args[0]), workflows.ResumeName, asked)
+			c, _, err := t.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return t.askIncident(cmd.Context(), c, incidentID(args[0]), workflows.ResumeName, asked)
 		},
 	}
 	cmd.Flags().StringVar(&asked.By, "as", me(), "who asks, for the record")
@@ -51,13 +62,8 @@ type askedIncident struct {
 }
 
 // askIncident has an incident pause, or go on: by a signal, which is kept until a worker is there, and says what became of it.
-func (t *terminal) askIncident(ctx context.Context, id, signal string, asked workflows.PauseRequest) error {
-	c, _, err := t.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	err = c.SignalWorkflow(ctx, id, "", signal, asked)
+func (t *terminal) askIncident(ctx context.Context, c client.Client, id, signal string, asked workflows.PauseRequest) error {
+	err := c.SignalWorkflow(ctx, id, "", signal, asked)
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
 		return exit(exitNotFound, fmt.Errorf("no incident %q goes on; see them with: keyturn incident list", id))
@@ -65,7 +71,7 @@ func (t *terminal) askIncident(ctx context.Context, id, signal string, asked wor
 	if err != nil {
 		return fmt.Errorf("telling %s: %w", id, err)
 	}
-	tellOfSilence(ctx, c, workflows.TaskQueue, t.warn)
+	tellOfSilentRun(ctx, c, id, t.warn)
 	status, err := incidentStatus(ctx, c, id, "", enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
 	answer := askedIncident{Workflow: id, Paused: signal == workflows.PauseName, Answered: err == nil}
 	if err == nil {

@@ -107,6 +107,8 @@ func (*unpolled) UpdateWorkflow(context.Context, client.UpdateWorkflowOptions) (
 	return nil, context.DeadlineExceeded
 }
 
+func (*unpolled) SignalWorkflow(context.Context, string, string, string, any) error { return nil }
+
 func (*unpolled) ListWorkflow(context.Context, *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
 	phase, err := converter.GetDefaultDataConverter().ToPayload(workflows.PhaseRevokeGate)
 	return &workflowservice.ListWorkflowExecutionsResponse{Executions: []*workflowpb.WorkflowExecutionInfo{{
@@ -152,6 +154,9 @@ func TestWhoAsksWhereNoWorkerPollsIsToldAtOnce(t *testing.T) {
 		}},
 		"who begins an incident": {workflows.EmergencyQueue, func(ctx context.Context, t *terminal, c client.Client) error {
 			return t.declare(ctx, c, "incident/leak", "a leak", workflows.IncidentInput{}, true)
+		}},
+		"who has an incident pause": {ofTheRun, func(ctx context.Context, t *terminal, c client.Client) error {
+			return t.askIncident(ctx, c, "incident/leak", workflows.PauseName, workflows.PauseRequest{})
 		}},
 		"who signs the spec of a rotation again": {ofTheRun, func(ctx context.Context, t *terminal, c client.Client) error {
 			return t.resignRunning(ctx, c, inventory.Spec{Credential: inventory.Credential{Name: "payments-api"}}, "default", "signing-key")

@@ -1,9 +1,12 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/keyturn/keyturn/internal/namespace"
@@ -93,8 +97,20 @@ func sharedServer(tb testing.TB) home {
 func (h home) dial(tb testing.TB) client.Client {
 	tb.Helper()
 	c, err := client.NewLazyClient(client.Options{
-		HostPort: h.address, Namespace: h.namespace, Logger: silent, ConnectionOptions: client.ConnectionOptions{GetSystemInfoTimeout: patience},
+		HostPort: h.address, Namespace: h.namespace, Logger: silent, ConnectionOptions: client.ConnectionOptions{
+			GetSystemInfoTimeout: patience, DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(looksPatiently)},
+		},
 	})
 	require.NoError(tb, err)
 	return c
+}
+
+// looksPatiently gives a server that was just started, on a busy machine, more than the ten seconds of the SDK to say what it has.
+func looksPatiently(ctx context.Context, method string, request, reply any, connection *grpc.ClientConn, call grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	if name := path.Base(method); strings.HasPrefix(name, "List") || strings.HasPrefix(name, "Count") || strings.HasPrefix(name, "Describe") {
+		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+		ctx = patient
+	}
+	return call(ctx, method, request, reply, connection, options...)
 }
