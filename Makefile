@@ -4,13 +4,17 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build test race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady picture sandbox example
+.PHONY: build test portable race lint vuln fuzz bench histories simulate chaos moments proof resets endings takeovers incidents due steady picture sandbox example
 
 build:
 	go build ./... ./sandbox/...
 
 test:
 	go test -timeout 30m ./... ./sandbox/...
+
+# That what runs beside users' own programs builds for other systems. Not in CI: it compiles the library anew for each, for a minute.
+portable:
+	for system in windows darwin; do GOOS=$$system go build ./gateway ./consumer || exit 1; done
 
 # The tests of all packages but the black-box ones, with the race detector.
 race:

@@ -262,6 +262,10 @@ func (c *crashCase) run(step string) {
 		var m policy.Misuse
 		c.execute(step, activities.MisuseInput{Rotation: c.subject(), Dead: map[string]time.Time{"key-old": c.now()}}, &m)
 		require.Equal(c.t, []string{"the issuer's record"}, m.Tellers)
+	case "LookAtExposed":
+		var seen activities.ExposedKeys
+		c.execute(step, activities.ExposedInput{Credential: "payments-api", Spec: c.spec, Keys: []string{"key-old"}}, &seen)
+		require.Equal(c.t, activities.ExposedKeys{Alive: []string{"key-old"}}, seen)
 	case "AssessExposure":
 		c.execute(step, c.subject(), nil)
 	case "Contain":

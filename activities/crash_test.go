@@ -168,6 +168,7 @@ var deaths = map[string][]death{
 		{memory.OpNotify, 1, memory.After, "people were told; the repeated activity tells them again, with the same ID"},
 	},
 	"AssessExposure": looks(memory.OpList),
+	"LookAtExposed":  looks(memory.OpList),
 	"ReviewMisuse":   looks(memory.OpUses), // but for its event, which is recognised by its ID
 	"Contain": {
 		{memory.OpPutMetadata, 1, memory.After, "that the key in CURRENT is tested is written; the repeated activity judges anew and destroys the exposed one"},
@@ -200,7 +201,7 @@ var (
 		"Resolve", "LookWhetherDue", "LookUp", "AwaitSlot", "Compare", "Accept", "Recognise", "AwaitTrust", "Inspect", "Issue", "DeliverWave", "Watch", "HadTraffic", "AwaitTraffic", "Promote", "AwaitHealth", "LookBack", "GatherEvidence", "Notify", "Log",
 		"Prove", "ReviewBreakGlass", "Disable", "AwaitMissed", "Destroy", "Record",
 	}
-	contain = []string{"ProveDeclaration", "RecordReview", "TellOfIncident", "Freeze", "Follow", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "ReviewMisuse", "Unfreeze", "Record"}
+	contain = []string{"ProveDeclaration", "RecordReview", "TellOfIncident", "Freeze", "Follow", "LookAtExposed", "AssessExposure", "Issue", "DeliverWave", "Promote", "Contain", "ReviewMisuse", "Unfreeze", "Record"}
 	back    = []string{"Issue", "DeliverWave", "Promote", "Disable", "Enable", "DeliverBack", "RestoreLabels", "Discard", "RecordBack"}
 )
 
@@ -211,7 +212,7 @@ func TestDeaths(t *testing.T) {
 		switch name {
 		case "Enable", "RestoreLabels", "Discard":
 			order, ends = back, (*crashCase).isBack
-		case "ProveDeclaration", "RecordReview", "TellOfIncident", "Freeze", "Unfreeze", "Follow", "AssessExposure", "ReviewMisuse", "Contain":
+		case "ProveDeclaration", "RecordReview", "TellOfIncident", "Freeze", "Unfreeze", "Follow", "LookAtExposed", "AssessExposure", "ReviewMisuse", "Contain":
 			order, ends = contain, (*crashCase).isContained
 		}
 		if len(list) == 0 {

@@ -13,6 +13,9 @@ import (
 // ProgressName is the signal by which a delivery that takes long tells its run how far it is: a Progress.
 const ProgressName = "delivery-progress"
 
+// WaveBack is the name of the wave by which a rollback delivers. How far that is nobody is told, since a rollback shows no waves.
+const WaveBack = "rollback"
+
 // Progress is how far a delivery is, for people who look at the run. Anybody may send one, and nothing rests on it.
 type Progress struct {
 	// KeyID is that of the key that is delivered, Wave the name of the wave.
@@ -34,7 +37,7 @@ const tellAfter = 30 * time.Second
 
 // tell tells the run how far the wave is, when that is due. Where nobody hears it, the next one tells.
 func (c *convergence) tell(ctx context.Context) {
-	if c.Tell == nil || c.Now().Sub(c.began) < c.due {
+	if c.Tell == nil || c.in.Wave == WaveBack || c.Now().Sub(c.began) < c.due {
 		return
 	}
 	c.due *= 2

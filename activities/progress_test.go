@@ -17,7 +17,15 @@ import (
 // A delivery that takes long tells its run how far it is, ever more rarely; one that nobody listens to goes on all the same.
 func TestADeliveryThatTakesLongTellsHowFarItIs(t *testing.T) {
 	t.Parallel()
-	for name, answer := range map[string]error{"to somebody": nil, "to nobody": errors.New("the run has ended")} {
+	for name, x := range map[string]struct {
+		wave   string
+		answer error
+		times  int
+	}{
+		"to somebody":                      {"rest", nil, 3}, // after half a minute, one and two
+		"to nobody":                        {"rest", errors.New("the run has ended"), 3},
+		"not when it is one of a rollback": {activities.WaveBack, nil, 0},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -31,7 +39,7 @@ func TestADeliveryThatTakesLongTellsHowFarItIs(t *testing.T) {
 				var told []activities.Progress
 				c.do.Tell = func(_ context.Context, p activities.Progress) error {
 					told = append(told, p)
-					return answer
+					return x.answer
 				}
 				go func() { // the clock by which it counts
 					for passed := time.Duration(0); passed < 3*time.Minute; passed += time.Second {
@@ -40,10 +48,10 @@ func TestADeliveryThatTakesLongTellsHowFarItIs(t *testing.T) {
 					}
 					c.world.SetInstance("checkout-b", memory.InstanceSettings{})
 				}()
-				result, err := c.do.DeliverWave(ctx, activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: "rest"})
+				result, err := c.do.DeliverWave(ctx, activities.WaveInput{Rotation: c.subject(), Key: c.incoming, Wave: x.wave, Instances: []string{"checkout/b"}})
 				require.NoError(t, err)
 				require.True(t, result.Decision.OK, result.Decision.Message)
-				require.Len(t, told, 3, "after half a minute, one and two")
+				require.Len(t, told, x.times)
 				for _, p := range told {
 					assert.Equal(t, c.incoming.KeyID, p.KeyID)
 					assert.Equal(t, "rest", p.Wave)

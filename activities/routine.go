@@ -16,16 +16,23 @@ import (
 // Resolve finds the spec of a credential by name, in its Schedule. Who signed it is checked by whoever takes
 // it. It changes nothing.
 func (a *Activities) Resolve(ctx context.Context, credential string) (inventory.SignedSpec, error) {
-	if a.Index == nil {
-		return inventory.SignedSpec{}, forTemporal(fmt.Errorf("resolving %q: %w", credential, ErrLeft))
-	}
-	signed, err := a.Index.Spec(ctx, credential)
+	signed, err := a.resolve(ctx, credential)
 	if err != nil {
 		return signed, forTemporal(fmt.Errorf("resolving %q: %w", credential, err))
 	}
-	spec, err := signed.Peek()
-	if err != nil || spec.Credential.Name != credential {
-		return signed, forTemporal(fmt.Errorf("resolving %q: %w: its Schedule has the spec of another credential", credential, ErrSpec))
+	return signed, nil
+}
+
+func (a *Activities) resolve(ctx context.Context, credential string) (inventory.SignedSpec, error) {
+	if a.Index == nil {
+		return inventory.SignedSpec{}, ErrLeft
+	}
+	signed, err := a.Index.Spec(ctx, credential)
+	if err != nil {
+		return signed, err
+	}
+	if spec, err := signed.Peek(); err != nil || spec.Credential.Name != credential {
+		return signed, fmt.Errorf("%w: its Schedule has the spec of another credential", ErrSpec)
 	}
 	return signed, nil
 }

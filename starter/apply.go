@@ -82,7 +82,7 @@ func (a *apply) run(ctx context.Context) error {
 			c.Close()
 		}
 	}()
-	want, err := a.read(list)
+	own, want, err := a.read(list)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (a *apply) run(ctx context.Context) error {
 			return err
 		}
 	}
-	plan, problems := lay(want, there, a.with, a.prune, time.Now())
+	plan, problems := lay(own, want, there, a.with, a.prune, time.Now())
 	if len(problems) > 0 {
 		return exit(exitRefused, fmt.Errorf("%w\nNothing was changed", joined(problems)))
 	}
@@ -130,8 +130,8 @@ func (a *apply) check() ([]string, error) {
 	return files(a.paths)
 }
 
-// read reads and checks all files; every error comes at once.
-func (a *apply) read(list []string) ([]wanted, error) {
+// read reads and checks all files, and names the inventories that they are of; every error comes at once.
+func (a *apply) read(list []string) (own []string, want []wanted, err error) {
 	inventories, errs := make([]*inventory.Inventory, len(list)), make([]error, len(list))
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -143,18 +143,18 @@ func (a *apply) read(list []string) ([]wanted, error) {
 	}
 	_ = group.Wait() // each error is in errs
 	if problems := slices.DeleteFunc(errs, func(err error) bool { return err == nil }); len(problems) > 0 {
-		return nil, exit(exitUsage, fmt.Errorf("%w\nNothing was changed", joined(problems)))
+		return nil, nil, exit(exitUsage, fmt.Errorf("%w\nNothing was changed", joined(problems)))
 	}
-	var want []wanted
 	for i, inv := range inventories {
 		for _, advice := range inv.Advice {
 			a.t.advise(advice.String())
 		}
+		own = append(own, inv.Name)
 		for k, c := range inv.Credentials {
 			want = append(want, wanted{file: list[i], spec: inventory.Spec{Inventory: inv.Name, Credential: c}, claims: inv.Claims[k]})
 		}
 	}
-	return want, nil
+	return own, want, nil
 }
 
 // explain adds what only the Schedules themselves know: the fields that change, and who is rotating now.

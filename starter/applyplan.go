@@ -86,13 +86,11 @@ func stamp(at time.Time) string {
 }
 
 // lay compares what files want with what there is, and refuses what may not be: all of it at once.
-func lay(want []wanted, there []schedule.Entry, with signing, prune bool, now time.Time) ([]change, []error) {
+func lay(own []string, want []wanted, there []schedule.Entry, with signing, prune bool, now time.Time) ([]change, []error) {
 	var problems []error
-	own := map[string]bool{}  // the inventories that the files are of
 	names := map[string]int{} // credentials of the files
 	claimed := map[string]string{}
 	for i, w := range want {
-		own[w.spec.Inventory] = true
 		name := w.spec.Credential.Name
 		if first, twice := names[name]; twice {
 			problems = append(problems, fmt.Errorf("%s: credential %q is in %s too: give each its own name", w.file, name, want[first].file))
@@ -117,20 +115,21 @@ func lay(want []wanted, there []schedule.Entry, with signing, prune bool, now ti
 		case declared:
 			problems = append(problems, fmt.Errorf("%s: credential %q belongs to inventory %q: remove it there first, or give it another name", want[i].file, e.Credential, e.Inventory))
 		}
-		removed := prune && own[e.Inventory] && !declared
+		ours := slices.Contains(own, e.Inventory)
+		removed := prune && ours && !declared
 		for _, c := range e.Claims {
 			name, taken := claimed[c.String()]
 			if !taken || removed {
 				continue
 			}
 			w := want[names[name]]
-			if own[e.Inventory] {
+			if ours {
 				problems = append(problems, fmt.Errorf("%s: credential %q has the %s that credential %q has, which is in the file no more: remove that with --prune", w.file, name, c, e.Credential))
 			} else {
 				problems = append(problems, fmt.Errorf("%s: credential %q has the %s that credential %q of inventory %q has: two inventories never touch the same key", w.file, name, c, e.Credential, e.Inventory))
 			}
 		}
-		if own[e.Inventory] && !declared {
+		if ours && !declared {
 			plan = append(plan, leaving(e, removed))
 		}
 	}

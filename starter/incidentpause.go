@@ -20,7 +20,7 @@ func newPause(t *terminal) *cobra.Command {
 		Use: "pause ID", Short: "Has an incident begin nothing further, until it is resumed", Args: oneIncident,
 		Long: `Has an incident begin nothing further, until keyturn incident resume. The credentials whose emergency has begun go on to their end, since
 consumers half way to another key are worse off than on either; the exposed keys of the others stay alive, past the deadline, too. All
-notifiers are told, each hour again.`,
+notifiers are told, each hour again. Deployments stay frozen, until keyturn incident unfreeze.`,
 		Example: `  keyturn incident pause incident/2026-05-01-031500 --reason "checkout is down"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, _, err := t.connect(cmd.Context())

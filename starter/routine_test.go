@@ -133,7 +133,7 @@ func TestWhatApplyRefuses(t *testing.T) {
 	is := func(in, name, principal, signer string) schedule.Entry {
 		return schedule.Entry{Inventory: in, Credential: name, Signer: signer, Details: schedule.Details{Digest: "old", Claims: claim(principal)}}
 	}
-	_, problems := lay(
+	_, problems := lay([]string{"payments"},
 		[]wanted{want("a.yaml", "payments", "a", "p1"), want("b.yaml", "payments", "a", "p2"), want("b.yaml", "payments", "b", "p1"), want("b.yaml", "payments", "c", "p3"), want("b.yaml", "payments", "d", "p4")},
 		[]schedule.Entry{is("others", "c", "p9", ""), is("others", "x", "p4", ""), is("payments", "a", "p1", "ann")},
 		signing{}, true, time.Now())
@@ -151,7 +151,7 @@ func TestWhatApplyRefuses(t *testing.T) {
 	assert.Len(t, problems, 5)
 
 	// Whoever only looks, as a pull request does, has no key.
-	plan, problems := lay([]wanted{want("a.yaml", "payments", "a", "p1")}, []schedule.Entry{is("payments", "a", "p1", "ann")}, signing{later: true}, true, time.Now())
+	plan, problems := lay([]string{"payments"}, []wanted{want("a.yaml", "payments", "a", "p1")}, []schedule.Entry{is("payments", "a", "p1", "ann")}, signing{later: true}, true, time.Now())
 	require.Empty(t, problems)
 	assert.Equal(t, actChange, plan[0].Action)
 	assert.Equal(t, []string{"it is signed by ann: whoever applies it signs it again, with --sign KEY"}, plan[0].Notes)
@@ -161,11 +161,15 @@ func TestWhatApplyRefuses(t *testing.T) {
 func TestWhatPruneLeaves(t *testing.T) {
 	t.Parallel()
 	e := schedule.Entry{Inventory: "payments", Credential: "a", State: inventory.State{KeyID: "key-1"}}
-	plan, problems := lay([]wanted{{spec: inventory.Spec{Inventory: "payments", Credential: inventory.Credential{Name: "b"}}}}, []schedule.Entry{e}, signing{}, true, time.Now())
+	plan, problems := lay([]string{"payments"}, []wanted{{spec: inventory.Spec{Inventory: "payments", Credential: inventory.Credential{Name: "b"}}}}, []schedule.Entry{e}, signing{}, true, time.Now())
 	require.Empty(t, problems)
 	require.Len(t, plan, 2)
 	assert.Equal(t, actRemove, plan[0].Action)
 	assert.Contains(t, plan[0].Notes[1], "CURRENT is key key-1")
+	plan, problems = lay([]string{"payments"}, nil, []schedule.Entry{e, {Inventory: "others", Credential: "x"}}, signing{}, true, time.Now())
+	require.Empty(t, problems)
+	require.Len(t, plan, 1, "the last one of its inventory, and none of another")
+	assert.Equal(t, actRemove, plan[0].Action)
 	e.State.KeyID = ""
 	assert.Len(t, leaving(e, true).Notes, 1, "it is not known")
 }

@@ -194,7 +194,7 @@ func TestTwoInventoriesNeverTouchEachOther(t *testing.T) {
 	a.file("both/more/others.yml", other)
 	a.file("both/.hidden.yaml", "nonsense")
 	assert.Len(t, a.apply(0, "-f", filepath.Join(a.folder, "both")).Changes, 3)
-	a.file("both/wrong.yaml", "apiVersion: keyturn/v1\ninventory: wrong\ncredentials: []\n")
+	a.file("both/wrong.yaml", "apiVersion: keyturn/v1\ninventory: wrong\ncredentials: none\n")
 	out, code = a.starter("apply", "-f", filepath.Join(a.folder, "both"))
 	assert.Equal(t, 2, code, out)
 	assert.Contains(t, out, "wrong.yaml:3:")

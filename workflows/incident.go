@@ -82,6 +82,13 @@ type incidentRun struct {
 	turns       workflow.Mutex
 	task, asked int
 	stale       bool // what is shown
+	// begins are the credentials whose emergency is a child of this run: its result is its end, whatever is told of that.
+	begins map[string]bool
+	// told is what was told of credentials, by their names, and not looked into yet; doubted are those of which an end was told that is
+	// none; looking is how many are being looked into.
+	told    map[string]Report
+	doubted map[string]bool
+	looking map[string]bool
 	// over: every emergency has ended; thaw is why people end the freeze before that; freezing is done once that has ended.
 	over     bool
 	freezing workflow.WaitGroup
@@ -93,6 +100,7 @@ type incidentRun struct {
 func Incident(ctx workflow.Context, in IncidentInput) (IncidentStatus, error) {
 	own, _ := workflow.NewDisconnectedContext(ctx)
 	i := &incidentRun{ctx: workflow.WithPriority(own, temporal.Priority{PriorityKey: UrgentPriority}), in: in, tells: workflow.NewMutex(own), turns: workflow.NewMutex(own), freezing: workflow.NewWaitGroup(own)}
+	i.begins, i.told, i.doubted, i.looking = map[string]bool{}, map[string]Report{}, map[string]bool{}, map[string]bool{}
 	i.CarriedIncident = CarriedIncident{Status: IncidentStatus{Incident: workflow.GetInfo(ctx).WorkflowExecution.ID, Since: workflow.Now(ctx)}, By: map[string]int{}, Asked: map[string]bool{}, News: map[string]Report{}}
 	if in.Carried != nil {
 		i.CarriedIncident = *in.Carried
@@ -195,7 +203,7 @@ func (i *incidentRun) drain() {
 		gaveWay := false // which lets every receiver take what has arrived for it
 		workflow.Go(i.ctx, func(workflow.Context) { gaveWay = true })
 		_ = workflow.Await(i.ctx, func() bool {
-			return gaveWay && i.confirming == 0 && i.telling == 0 && workflow.AllHandlersFinished(i.ctx)
+			return gaveWay && i.confirming == 0 && i.telling == 0 && len(i.looking) == 0 && workflow.AllHandlersFinished(i.ctx)
 		})
 		if before == i.heard {
 			return
@@ -274,7 +282,7 @@ func (i *incidentRun) emergency(credential string) *Emergency {
 	}
 }
 
-// listen takes the news of emergencies.
+// listen takes the news of emergencies. Anybody may send some: what they say of keys counts once it was looked up.
 func (i *incidentRun) listen(ctx workflow.Context) {
 	signals := workflow.GetSignalChannelWithOptions(ctx, NewsName, workflow.SignalChannelOptions{Description: "How an emergency stands, or that it has ended; sent by emergencies"})
 	for {
@@ -284,20 +292,84 @@ func (i *incidentRun) listen(ctx workflow.Context) {
 		m := i.member(told.Credential)
 		switch {
 		case m == nil || m.Outcome != "": // nobody waits for it
-		case told.Report.Outcome != "":
-			i.News[told.Credential] = i.kept(m.Credential, told.Report)
+		case told.Report.Outcome != "" && i.begins[m.Credential]: // it has a result
+		case told.Report.Outcome == "" && i.told[m.Credential].Outcome != "": // an end comes later
 		default:
-			m.Current = named(told.Report.Incoming)
-			i.dead(m, told.Report.Contained)
-			if len(m.alive(m.Contained)) == 0 {
-				i.became(m, "every exposed key is dead, and the emergency is ending")
-			}
+			i.told[m.Credential] = told.Report
+			i.lookInto(ctx, m)
 		}
 	}
 }
 
-// dead notes of which exposed keys somebody saw that they are dead. Whoever has the credential's workflow ID may say so, or may send the
-// signal: nothing but such keys is taken from it, and none that is to die yet.
+// lookInto sees beside whether what was told of a credential is so, until nothing more was told.
+func (i *incidentRun) lookInto(ctx workflow.Context, m *IncidentMember) {
+	if i.looking[m.Credential] {
+		return
+	}
+	i.looking[m.Credential] = true
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer delete(i.looking, m.Credential)
+		for {
+			report, more := i.told[m.Credential]
+			if !more {
+				return
+			}
+			delete(i.told, m.Credential)
+			var seen activities.ExposedKeys
+			input := activities.ExposedInput{Credential: m.Credential, Spec: i.in.Specs[m.Credential], Incident: i.Status.Incident, Keys: m.Exposed}
+			i.turn(ctx)
+			err := seeing.start(ctx, EmergencyQueue, act.LookAtExposed, input).Get(ctx, &seen)
+			if m.Outcome == "" {
+				i.believe(m, report, seen, err)
+			}
+		}
+	})
+}
+
+// believe takes of what was told of a credential what issuer and store bear out: that keys are dead, and that its emergency has ended, once
+// none is alive and that end is recorded. One of which another end was told is looked after at once, and begun anew where it has ended.
+func (i *incidentRun) believe(m *IncidentMember, report Report, seen activities.ExposedKeys, unseen error) {
+	report = i.kept(m.Credential, report)
+	ends := report.Outcome != ""
+	if unseen != nil {
+		i.doubted[m.Credential] = i.doubted[m.Credential] || ends
+		i.became(m, "somebody told how its keys stand, and nobody can tell whether that is so: "+cause(unseen))
+		return
+	}
+	report.Contained = i.seen(m.Exposed, report.Contained, seen)
+	i.dead(m, report.Contained)
+	switch {
+	case ends && len(seen.Alive) > 0:
+		i.doubted[m.Credential] = true
+		i.became(m, "its emergency is said to have ended, and has not: the issuer still has "+strings.Join(seen.Alive, ", "))
+	case ends && seen.Held:
+		i.doubted[m.Credential] = true
+		i.became(m, "its emergency is said to have ended, and has not recorded that")
+	case ends:
+		i.News[m.Credential] = report
+	case len(m.alive(m.Contained)) == 0:
+		m.Current = report.Incoming
+		i.became(m, "every exposed key is dead, and the emergency is ending")
+	}
+}
+
+// seen are those of the exposed keys that are not alive, with what was told of their end.
+func (i *incidentRun) seen(exposed []string, told []ContainedKey, seen activities.ExposedKeys) (dead []ContainedKey) {
+	for _, id := range exposed {
+		if slices.Contains(seen.Alive, id) {
+			continue
+		}
+		k := ContainedKey{KeyID: id, At: workflow.Now(i.ctx)}
+		if at := slices.IndexFunc(told, func(k ContainedKey) bool { return k.KeyID == id }); at >= 0 {
+			k = told[at]
+		}
+		k.Absent = !slices.Contains(seen.Dead, id)
+		dead = append(dead, k)
+	}
+	return dead
+}
+
+// dead notes which exposed keys are dead. None dies later than it was seen dead, or before the incident began.
 func (i *incidentRun) dead(m *IncidentMember, keys []ContainedKey) {
 	m.Contained = nil
 	now := workflow.Now(i.ctx)
@@ -306,7 +378,7 @@ func (i *incidentRun) dead(m *IncidentMember, keys []ContainedKey) {
 		if known || !slices.Contains(m.Exposed, k.KeyID) {
 			continue
 		}
-		if k.At.After(now) {
+		if k.At.After(now) || k.At.Before(i.Status.Since) {
 			k.At = now
 		}
 		k.Probe = outside.Lines(k.Probe, maxMember)

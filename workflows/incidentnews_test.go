@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -57,7 +60,8 @@ func TestADeclarationThatIsTooOldForARotationThatWasTakenOver(t *testing.T) {
 	c.traffic(4 * time.Hour)
 	tooLate := func(ctx workflow.Context) error {
 		workflow.GetSignalChannel(ctx, workflows.CompromisedName).Receive(ctx, nil)
-		_ = workflow.Sleep(ctx, 10*time.Second)
+		_ = workflow.Sleep(ctx, 90*time.Minute)
+		c.runs[workflows.WorkflowID("payments-api")].WorkflowExecutionInfo.Status = enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED
 		return workflow.SignalExternalWorkflow(ctx, incident.ID("leak"), "", workflows.NewsName, workflows.EmergencyNews{Credential: "payments-api", Report: workflows.Report{
 			Incident: incident.ID("leak"), Outcome: workflows.Failed, Unconfirmed: true, Message: "the declaration has expired",
 		}}).Get(ctx, nil)
@@ -147,6 +151,9 @@ func TestAnEndThatIsToldAtLength(t *testing.T) {
 	squatter := func(ctx workflow.Context) error {
 		workflow.GetSignalChannel(ctx, workflows.CompromisedName).Receive(ctx, nil)
 		_ = workflow.Sleep(ctx, time.Second)
+		if err := c.world.Issuer("payments-api").Destroy(context.Background(), key.Ref{Principal: "payments-api", KeyID: "key-old"}); err != nil {
+			return err
+		}
 		return workflow.SignalExternalWorkflow(ctx, incident.ID("leak"), "", workflows.NewsName, workflows.EmergencyNews{Credential: "payments-api", Report: report}).Get(ctx, nil)
 	}
 	end := c.beside(squatter, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
@@ -161,4 +168,85 @@ func TestAnEndThatIsToldAtLength(t *testing.T) {
 	assert.Len(t, end.Credentials[0].Contained, 1)
 	assert.Contains(t, fmt.Sprint(end.Timeline), "200 more are owed than are kept here")
 	assert.Contains(t, fmt.Sprint(end.Timeline), "what was told of who used its keys is longer")
+}
+
+// An end that is told in an emergency's place, of whatever kind and however often, is none as long as an exposed key is alive: what told it
+// is looked after like everything that has the credential's workflow ID, and the emergency begins.
+func TestAnEndThatIsToldWhileAKeyLivesIsNone(t *testing.T) {
+	t.Parallel()
+	dead := []workflows.ContainedKey{{KeyID: "key-old", Probe: "refused"}}
+	for name, told := range map[string]workflows.Report{
+		"completed":                     {Outcome: workflows.Completed, Contained: dead},
+		"completed, with a debt":        {Outcome: workflows.CompletedWithDebt, Contained: dead, Debt: []activities.Debt{{Kind: "copies-left", About: "a"}}},
+		"failed":                        {Outcome: workflows.Failed, Message: "NOT CONTAINED: the issuer is away"},
+		"refused for want of authority": {Outcome: workflows.Failed, Unconfirmed: true, Message: "the declaration has expired"},
+		"an outcome that is none":       {Outcome: "fine", Contained: dead},
+		"contained, and not ended":      {Contained: dead},
+	} {
+		told.Incident = incident.ID("leak")
+		for stays, then := range map[bool]string{false: "and ends", true: "again and again"} {
+			t.Run(name+" "+then, func(t *testing.T) {
+				t.Parallel()
+				c := newIncidents(t)
+				var early atomic.Bool // people heard of it while the key lived
+				c.world.On(memory.OpDestroy, func(p memory.Phase) {
+					if p == memory.Before && slices.Contains(c.news(), "contained") {
+						early.Store(true)
+					}
+				})
+				c.query = func(string) (converter.EncodedValue, error) { return nil, errors.New("nobody answers") }
+				c.terminate = func(id string) error {
+					c.runs[id].WorkflowExecutionInfo.Status = enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED
+					return c.env.SignalWorkflowByID(id, "end", nil)
+				}
+				squatter := func(ctx workflow.Context) error {
+					workflow.GetSignalChannel(ctx, workflows.CompromisedName).Receive(ctx, nil)
+					for ended := false; !ended; {
+						err := workflow.SignalExternalWorkflow(ctx, incident.ID("leak"), "", workflows.NewsName, workflows.EmergencyNews{Credential: "payments-api", Report: told}).Get(ctx, nil)
+						if err != nil {
+							return err
+						}
+						if !stays {
+							c.runs[workflows.WorkflowID("payments-api")].WorkflowExecutionInfo.Status = enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED
+							return nil
+						}
+						ended, _ = workflow.GetSignalChannel(ctx, "end").ReceiveWithTimeout(ctx, 7*time.Second, nil)
+					}
+					return temporal.NewApplicationError("terminated", "Terminated")
+				}
+				end := c.beside(squatter, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
+				assert.Equal(t, workflows.Contained, end.Outcome, "%s %v", end.Message, end.Timeline)
+				assert.Equal(t, []string{"new-1 active"}, c.keys())
+				assert.Less(t, end.ContainedAt.Sub(end.Since), 5*time.Minute)
+				assert.False(t, early.Load(), "nobody is told that a key is dead which lives")
+				assert.Equal(t, told.Outcome != "", strings.Contains(fmt.Sprint(end.Timeline), "is said to have ended, and has not"), end.Timeline)
+			})
+		}
+	}
+}
+
+// An end that is told when every exposed key is dead, while the emergency's record is open, is none either: somebody has to finish it.
+func TestAnEndThatIsToldBeforeItIsRecordedIsNone(t *testing.T) {
+	t.Parallel()
+	begun := 0
+	c := newIncidentsWith(t, func(ctx workflow.Context, in workflows.RotationInput) (workflows.Report, error) {
+		begun++
+		return workflows.EmergencyRotation(ctx, in)
+	})
+	held := 0
+	c.env.OnActivity("LookAtExposed", mock.Anything, mock.Anything).Return(func(context.Context, activities.ExposedInput) (activities.ExposedKeys, error) {
+		held++
+		return activities.ExposedKeys{Dead: []string{"key-old"}, Held: held == 1}, nil
+	})
+	squatter := func(ctx workflow.Context) error {
+		workflow.GetSignalChannel(ctx, workflows.CompromisedName).Receive(ctx, nil)
+		c.runs[workflows.WorkflowID("payments-api")].WorkflowExecutionInfo.Status = enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED
+		return workflow.SignalExternalWorkflow(ctx, incident.ID("leak"), "", workflows.NewsName, workflows.EmergencyNews{Credential: "payments-api", Report: workflows.Report{
+			Incident: incident.ID("leak"), Outcome: workflows.Completed, Contained: []workflows.ContainedKey{{KeyID: "key-old"}},
+		}}).Get(ctx, nil)
+	}
+	end := c.beside(squatter, map[string]*workflows.Emergency{"leak": c.declared([]string{"key-old"})})["leak"]
+	assert.Equal(t, workflows.Contained, end.Outcome, "%s %v", end.Message, end.Timeline)
+	assert.Equal(t, 1, begun)
+	assert.Contains(t, fmt.Sprint(end.Timeline), "has not recorded that")
 }

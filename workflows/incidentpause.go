@@ -154,8 +154,13 @@ func (s IncidentStatus) PauseLine() string {
 			held++
 		}
 	}
-	if line := s.pauseLine(); line != "" {
-		return fmt.Sprintf("%s (%d of %d credentials wait)", line, held, len(s.Credentials))
+	line := s.pauseLine()
+	if line == "" {
+		return ""
 	}
-	return ""
+	line += fmt.Sprintf(" (%d of %d credentials wait)", held, len(s.Credentials))
+	if !s.FrozenUntil.IsZero() {
+		line += ". Deployments stay frozen meanwhile; let them go on with: keyturn incident unfreeze " + s.Incident
+	}
+	return line
 }

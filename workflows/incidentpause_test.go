@@ -61,6 +61,7 @@ func TestAnIncidentThatPausesBeginsNothingFurther(t *testing.T) {
 	assert.Contains(t, atOnce.PauseLine(), "PAUSED by ann at")
 	assert.Contains(t, atOnce.PauseLine(), "(checkout is down)")
 	assert.Contains(t, atOnce.PauseLine(), "Go on with: keyturn incident resume incident/leak (1 of 2 credentials wait)", "b would wait for a, otherwise")
+	assert.Contains(t, atOnce.PauseLine(), "Deployments stay frozen meanwhile; let them go on with: keyturn incident unfreeze incident/leak")
 	assert.Contains(t, atOnce.Markdown(), "PAUSED by ann")
 	require.Len(t, late.Credentials, 2)
 	assert.Equal(t, workflows.Contained, workflows.Outcome(late.Credentials[0].State), "what had begun went on to its end")

@@ -72,8 +72,8 @@ func (r *rotation) listen(ctx workflow.Context) error {
 	}
 	r.receive(ctx, CompromisedName, `An incident takes the credential over; sent by incidents`, func(ctx workflow.Context, payload converter.RawValue) error {
 		var c Compromised
-		if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &c); err != nil {
-			return err
+		if converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &c) != nil {
+			return errors.New("it is not what an incident tells")
 		}
 		if c.Emergency == nil {
 			r.notice("an incident that wants to take over was not followed: it brings no declaration; begin one with: keyturn emergency")
@@ -84,8 +84,8 @@ func (r *rotation) listen(ctx workflow.Context) error {
 	})
 	r.receive(ctx, activities.ProgressName, `How far a delivery is; sent by activities`, func(_ workflow.Context, payload converter.RawValue) error {
 		var p activities.Progress
-		if err := converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &p); err != nil {
-			return err
+		if converter.GetDefaultDataConverter().FromPayload(payload.Payload(), &p) != nil {
+			return errors.New("it is not what an activity tells")
 		}
 		r.progress(p)
 		return nil

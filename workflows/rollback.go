@@ -155,9 +155,9 @@ func (r *rotation) redeliver(instances []string) error {
 		return nil
 	}
 	r.waitFor("every instance to attest the retiring key again", "whoever runs these instances")
-	input := activities.WaveInput{Rotation: *r.acting(), Key: r.Status.Retiring, Wave: "rollback", Instances: instances}
+	input := activities.WaveInput{Rotation: *r.acting(), Key: r.Status.Retiring, Wave: activities.WaveBack, Instances: instances}
 	var result activities.WaveResult
-	if err := r.step(delivering(r.credential, "rollback"), act.DeliverWave, &input, &result); err != nil {
+	if err := r.step(delivering(r.credential, activities.WaveBack), act.DeliverWave, &input, &result); err != nil {
 		return err
 	}
 	if !result.Decision.OK {

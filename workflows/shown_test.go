@@ -331,7 +331,7 @@ func TestThePageSaysHowFarADeliveryIs(t *testing.T) {
 	s.in("rest delivering", during+2*time.Second, tell("key-new", "canary", 0, silent))
 	s.in("rest delivering", during+3*time.Second, nothing)
 	s.in("rest delivering", during+4*time.Second, func() { s.env.SignalWorkflow(activities.ProgressName, "soon") })
-	s.in("rest delivering", during+5*time.Second, page(`a signal "delivery-progress" could not be read`))
+	s.in("rest delivering", during+5*time.Second, page(`a signal "delivery-progress" could not be read\: it is not what an activity tells`))
 	s.in("rest delivering", during+6*time.Second, tell("key-new", "rest", 1<<30, slices.Repeat([]policy.Instance{silent}, 1000)...))
 	s.in("rest delivering", during+7*time.Second, page("delivering\\: 0 of 3 attest the incoming key"))
 	s.in("rest delivering", during+8*time.Second, tell("key-new", "rest", -5, silent))

@@ -58,6 +58,7 @@ var (
 	recording  = step{summary: "clean up and write the record", attempt: 2 * time.Minute, total: time.Hour, afterwards: true}
 	// In an emergency a worker that died is soon followed by another one.
 	assessing       = step{summary: "look at the exposed keys", attempt: 20 * time.Second, total: 10 * time.Minute, changesNothing: true}
+	seeing          = step{summary: "look whether exposed keys are dead", attempt: 2 * time.Minute, total: 10 * time.Minute, changesNothing: true} // twice, as an issuer may tell late
 	containing      = step{summary: "destroy an exposed key and probe it", attempt: 3 * time.Minute, total: 30 * time.Minute}
 	reviewingMisuse = step{summary: "ask who used the exposed keys", attempt: 3 * time.Minute, total: 4 * time.Minute, changesNothing: true, reports: true, afterwards: true}
 	declaring       = step{summary: "verify the declaration", attempt: 10 * time.Second, total: 2 * time.Minute, local: true}

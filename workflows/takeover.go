@@ -37,7 +37,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 		if follows {
 			follows = false
 			i.awaitEnd(ctx, m, told, func() error { return i.takeOver(ctx, m) }, activities.TakeoverHeard)
-			if i.tookNews(ctx, m) {
+			if i.tookNews(m) {
 				return
 			}
 			continue
@@ -53,10 +53,14 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 		err := child.GetChildWorkflowExecution().Get(ctx, nil)
 		switch {
 		case err == nil:
-			i.Asked[m.Credential] = true
+			i.Asked[m.Credential], i.begins[m.Credential] = true, true
 			i.became(m, "containing")
 			i.awaitEnd(ctx, m, child.IsReady, func() error { return nil }, "")
 			report, ended := i.reported(child, ctx)
+			if i.looking[m.Credential] { // that its keys are dead is said before; whoever tells something all the time holds up nothing
+				_, _ = awaitAtMost(ctx, firstLook, summary("a look at the exposed keys of "+m.Credential), func() bool { return !i.looking[m.Credential] })
+			}
+			delete(i.begins, m.Credential)
 			if ended && report.Unconfirmed && i.signedAnew(ctx, m, report.Message) {
 				continue
 			}
@@ -67,7 +71,7 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 			i.became(m, "its emergency was stopped: "+report.Message)
 		case temporal.IsWorkflowExecutionAlreadyStartedError(err):
 			i.awaitEnd(ctx, m, told, func() error { return i.takeOver(ctx, m) }, "")
-			if i.tookNews(ctx, m) {
+			if i.tookNews(m) {
 				return
 			}
 		default:
@@ -77,21 +81,14 @@ func (i *incidentRun) contain(ctx workflow.Context, m *IncidentMember) {
 	}
 }
 
-// tookNews takes what an emergency told of its end that is no child of this run. It tells whether that is the end of this one's, too.
-func (i *incidentRun) tookNews(ctx workflow.Context, m *IncidentMember) bool {
+// tookNews takes what an emergency told of its end that is no child of this run, and that is so. It tells whether there was any.
+func (i *incidentRun) tookNews(m *IncidentMember) bool {
 	report, news := i.News[m.Credential]
 	delete(i.News, m.Credential)
-	switch {
-	case !news:
-		return false
-	case report.Incident != i.Status.Incident && len(m.alive(report.Contained)) > 0:
-		i.became(m, "another emergency has ended, which did not end these keys")
-		return false
-	case report.Unconfirmed && i.signedAnew(ctx, m, report.Message):
-		return false
+	if news {
+		i.ended(m, report)
 	}
-	i.ended(m, report)
-	return true
+	return news
 }
 
 // takeOver asks the rotation that runs to become the emergency.
@@ -120,9 +117,11 @@ func (i *incidentRun) awaitEnd(ctx workflow.Context, m *IncidentMember, over fun
 		if left := i.Status.Deadline.Add(takeoverTimeout).Sub(asked); left > 0 {
 			wait = min(wait, max(left, askAgain), firstLook) // it is not left alone before the deadline, nor until it has to be ended
 		}
-		if ended, _ := awaitAtMost(ctx, wait, summary("the emergency of "+m.Credential+", then looking after it"), over); ended {
+		_, _ = awaitAtMost(ctx, wait, summary("the emergency of "+m.Credential+", then looking after it"), func() bool { return over() || i.doubted[m.Credential] })
+		if over() {
 			return
 		}
+		delete(i.doubted, m.Credential)
 		input := activities.TakeoverInput{DeclarationInput: activities.DeclarationInput{Credential: m.Credential}, Incident: i.Status.Incident}
 		input.End = !silent.IsZero() && workflow.Now(ctx).Sub(silent) >= takeoverTimeout
 		input.Late = is == activities.TakeoverHeard && workflow.Now(ctx).Sub(i.Status.Deadline) >= takeoverTimeout

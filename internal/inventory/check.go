@@ -53,8 +53,8 @@ func check(inv *Inventory, catalog Catalog, r report) {
 	if !IsName(inv.Name) {
 		root.wrong("inventory", "is no name", nameRule)
 	}
-	if len(inv.Credentials) == 0 {
-		root.wrong("credentials", "has no entry", "declare at least one credential")
+	if inv.Credentials == nil { // somebody forgot them; one that has none any more says so
+		root.wrong("credentials", "is missing", "declare them, or write credentials: [] for an inventory without any")
 	}
 	for _, name := range slices.Sorted(maps.Keys(inv.Policies)) {
 		if !IsName(name) {

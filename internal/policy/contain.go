@@ -84,7 +84,7 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, 
 	k, live := f.Live(exposed.KeyID)
 	current, _ := f.Version(key.Current)
 	switch {
-	case !live && !f.known(exposed.KeyID) && f.Metadata.LastRotation.HasEnded(exposed.KeyID):
+	case !live && !f.known(exposed.KeyID) && f.Ended(exposed.KeyID):
 		return Decision{OK: true, Reason: KeyGone, Message: message("key %s was ended by the last rotation, %s", exposed.KeyID, f.Metadata.LastRotation.At.UTC().Format(time.RFC3339))}
 	case !live && !f.known(exposed.KeyID):
 		return Decision{OK: true, Reason: KeyAbsent, Message: message("the issuer has no key %s: it was ended before, or its ID is mistyped", exposed.KeyID)}
@@ -107,6 +107,12 @@ func MayContain(c inventory.Credential, f Facts, exposed key.Ref, all []string, 
 		return no[0]
 	}
 	return allow("every instance is on key %s, and none on the exposed one %s", current.KeyID, exposed.KeyID)
+}
+
+// Ended tells whether a key is dead that was one of the credential's: the issuer does not have it, and there is a record of it, or of its end.
+func (f Facts) Ended(keyID string) bool {
+	_, live := f.Live(keyID)
+	return !live && (f.known(keyID) || f.Metadata.LastRotation.HasEnded(keyID))
 }
 
 // known tells whether there is a record of a key, or of its end by an emergency.
