@@ -336,7 +336,7 @@ func (i *incidentRun) believe(m *IncidentMember, report Report, seen activities.
 		i.became(m, "somebody told how its keys stand, and nobody can tell whether that is so: "+cause(unseen))
 		return
 	}
-	report.Contained = i.seen(m.Exposed, report.Contained, seen)
+	report.Contained = i.notAlive(m.Exposed, report.Contained, seen)
 	i.dead(m, report.Contained)
 	switch {
 	case ends && len(seen.Alive) > 0:
@@ -353,8 +353,8 @@ func (i *incidentRun) believe(m *IncidentMember, report Report, seen activities.
 	}
 }
 
-// seen are those of the exposed keys that are not alive, with what was told of their end.
-func (i *incidentRun) seen(exposed []string, told []ContainedKey, seen activities.ExposedKeys) (dead []ContainedKey) {
+// notAlive are those of the exposed keys that are not alive, with what was told of their end.
+func (i *incidentRun) notAlive(exposed []string, told []ContainedKey, seen activities.ExposedKeys) (dead []ContainedKey) {
 	for _, id := range exposed {
 		if slices.Contains(seen.Alive, id) {
 			continue

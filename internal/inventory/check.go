@@ -53,9 +53,6 @@ func check(inv *Inventory, catalog Catalog, r report) {
 	if !IsName(inv.Name) {
 		root.wrong("inventory", "is no name", nameRule)
 	}
-	if inv.Credentials == nil { // somebody forgot them; one that has none any more says so
-		root.wrong("credentials", "is missing", "declare them, or write credentials: [] for an inventory without any")
-	}
 	for _, name := range slices.Sorted(maps.Keys(inv.Policies)) {
 		if !IsName(name) {
 			root.wrong("policies", fmt.Sprintf("has a policy %q, which is no name", clip(name)), nameRule)

@@ -60,6 +60,9 @@ func LoadAt(file string, data []byte, catalog Catalog, now time.Time) (*Inventor
 	check(inv, catalog, doc.Report)
 	checkCadence(inv, catalog, doc.Report)
 	checkSaid(doc, inv)
+	if !doc.Has("credentials") || doc.IsNull("credentials") { // somebody forgot them; one that has none any more says so
+		doc.Report(strictyaml.Problem{Field: "credentials", What: "is missing", Write: "declare them, or write credentials: [] for an inventory without any"})
+	}
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,11 @@ func entry(minute int, t audit.Type, detail map[string]string) audit.Event {
 	}
 }
 
+func of(rotation string, e audit.Event) audit.Event {
+	e.Rotation = rotation
+	return e
+}
+
 func decided(id string, action policy.Action) audit.Event {
 	return entry(45, audit.DecisionAccepted, map[string]string{"id": id, "action": string(action)})
 }
@@ -256,7 +261,10 @@ func TestEachRuleFindsWhatBreaksIt(t *testing.T) {
 			drop(s, audit.VersionPruned)
 			s.Trail.Events = slices.Insert(s.Trail.Events, len(s.Trail.Events)-1, pruned("v11"))
 		}, invariant.I10, "each effect is recorded"},
-		"an approval is not in the record":    {rotated, func(s *invariant.Seen) { drop(s, audit.DecisionAccepted) }, invariant.I10, "each decision is recorded"},
+		"an approval is not in the record": {rotated, func(s *invariant.Seen) { drop(s, audit.DecisionAccepted) }, invariant.I10, "each decision is recorded"},
+		"two ends are in the record": {rotated, func(s *invariant.Seen) {
+			s.Trail.Events = append(s.Trail.Events, of("r2", entry(70, audit.RotationEnded, map[string]string{"outcome": "completed"})))
+		}, invariant.I10, "each effect is recorded"},
 		"the end is not in the record":        {rotated, func(s *invariant.Seen) { drop(s, audit.RotationEnded) }, invariant.I10, "each effect is recorded"},
 		"delivered before issued":             {rotated, func(s *invariant.Seen) { late(s, audit.KeyIssued) }, invariant.I10, "the record is in causal order"},
 		"issued before intended":              {rotated, func(s *invariant.Seen) { late(s, audit.MintIntended) }, invariant.I10, "the record is in causal order"},
@@ -305,6 +313,13 @@ func TestADeadKeyWhoseCopiesAreDebtStaysInTheMetadata(t *testing.T) {
 	s.Trail.Events[len(s.Trail.Events)-1].Detail = map[string]string{"outcome": string(workflows.CompletedWithDebt)}
 	debt := []key.Debt{{Kind: "copies-left", About: "old", Since: at(69)}}
 	s.Report.Debt, s.End.Metadata.Debt = debt, debt
+	assert.Empty(t, invariant.Check(s))
+}
+
+func TestAnEmergencyThatWasTerminatedAfterItsRecordIsSeenThroughByAnother(t *testing.T) {
+	t.Parallel()
+	s := ended()
+	s.Trail.Events = append(s.Trail.Events, entry(7, audit.RotationTerminated, nil), of("r2", entry(8, audit.RotationEnded, map[string]string{"outcome": "completed"})))
 	assert.Empty(t, invariant.Check(s))
 }
 

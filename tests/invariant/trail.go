@@ -96,11 +96,11 @@ func recorded(s Seen, wrong wrongFunc) {
 		}
 	}
 	if s.Report != nil && s.outcome() != workflows.Superseded {
-		switch n := s.count("", audit.RotationEnded); {
-		case n != 1:
-			wrong("the record has %d ends of the rotation", n)
-		case s.ends() != string(s.outcome()):
-			wrong("the record says that the rotation ended as %s, and the report %s", s.ends(), s.outcome())
+		switch ends := s.ends(); {
+		case len(ends) != 1:
+			wrong("the record has %d ends of the rotation", len(ends))
+		case ends[0] != string(s.outcome()):
+			wrong("the record says that the rotation ended as %s, and the report %s", ends[0], s.outcome())
 		}
 	}
 }
@@ -135,13 +135,19 @@ func decisionsRecorded(s Seen, wrong wrongFunc) {
 	}
 }
 
-func (s Seen) ends() (outcome string) {
+// ends are the outcomes that the record has: not of a run that Temporal ended after it had recorded its end, and before it was over. The one that sees its
+// work through records an end of its own.
+func (s Seen) ends() (outcomes []string) {
+	terminated := map[string]bool{}
 	for _, e := range s.Trail.Events {
-		if e.Type == audit.RotationEnded {
-			outcome = e.Detail["outcome"]
+		terminated[e.Rotation] = terminated[e.Rotation] || e.Type == audit.RotationTerminated
+	}
+	for _, e := range s.Trail.Events {
+		if e.Type == audit.RotationEnded && !terminated[e.Rotation] {
+			outcomes = append(outcomes, e.Detail["outcome"])
 		}
 	}
-	return outcome
+	return outcomes
 }
 
 // orders are pairs of which the first comes before the second, for the same key where both name one.
