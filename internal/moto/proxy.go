@@ -22,6 +22,9 @@ type Proxy struct {
 	// Endpoint is its URL.
 	Endpoint string
 	forward  *httputil.ReverseProxy
+	// turn lets one call through at a time: AWS decides each one at once, where moto looks first and then writes, so that of two that mint
+	// at the same time both may find the last slot free.
+	turn sync.Mutex
 
 	mu       sync.Mutex
 	inactive map[string]bool
@@ -92,7 +95,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p.refuses(key) {
 			refuse(recorded, service)
 		} else {
-			p.forward.ServeHTTP(recorded, r)
+			p.forwardAlone(recorded, r)
 			recorded = asAWS(recorded, service)
 		}
 		p.record(Call{At: time.Now(), Action: action, Key: key, Status: recorded.Code, Code: codeOf(recorded)}, form, recorded.Body.String())
@@ -119,6 +122,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, recorded)
 	_ = http.NewResponseController(w).Flush()
 	around(action, key, After)
+}
+
+func (p *Proxy) forwardAlone(w http.ResponseWriter, r *http.Request) {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	p.forward.ServeHTTP(w, r)
 }
 
 func answer(w http.ResponseWriter, recorded *httptest.ResponseRecorder) {
