@@ -2,6 +2,7 @@ package activities
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 
@@ -31,10 +32,14 @@ func TestWhoHearsOfAFinding(t *testing.T) {
 
 func TestWhatAnAnnouncementSays(t *testing.T) {
 	t.Parallel()
-	in := AnnounceInput{Sweep: "run", New: 60, Findings: make([]policy.Finding, 50)}
+	at := time.Date(2026, 3, 9, 12, 0, 0, 0, time.UTC)
+	in := AnnounceInput{Sweep: "run", At: at, All: 60, Findings: make([]policy.Finding, 50)}
 	m := announcement(in, []policy.Finding{{Kind: policy.FoundOverdue, Credential: "a", Owner: "ann@example.com", Message: "late", Do: "rotate"}})
 	assert.Equal(t, "Sweep found 11 things that nobody looks after", m.Subject)
 	assert.Equal(t, "overdue a of ann@example.com: late. What to do: rotate\nand 10 more: keyturn sweep", m.Body)
-	in = AnnounceInput{New: 1, Findings: make([]policy.Finding, 1)}
+	in = AnnounceInput{All: 1, Findings: make([]policy.Finding, 1)}
 	assert.Equal(t, "signature-expires: late. What to do: sign", announcement(in, []policy.Finding{{Kind: policy.FoundExpiring, Message: "late", Do: "sign"}}).Body)
+	in.At = at
+	assert.Equal(t, "signature-expires, since 2026-03-01: late. What to do: sign",
+		announcement(in, []policy.Finding{{Kind: policy.FoundExpiring, Message: "late", Do: "sign", Since: at.Add(-8 * 24 * time.Hour)}}).Body, "a reminder is one")
 }

@@ -227,7 +227,7 @@ func (c *crashCase) run(step string) {
 	case "InspectDebt":
 		c.execute(step, activities.DebtInput{Rotation: c.subject(), Asked: true}, nil)
 	case "Announce":
-		c.execute(step, activities.AnnounceInput{Sweep: "run", At: c.now(), Findings: []policy.Finding{{Kind: policy.FoundOverdue}}, New: 1}, nil)
+		c.execute(step, activities.AnnounceInput{Sweep: "run", At: c.now(), Findings: []policy.Finding{{Kind: policy.FoundOverdue}}, All: 1}, nil)
 	case "Log":
 		c.execute(step, []audit.Event{{ID: "e1", Type: audit.GateOpened, Time: c.now()}}, nil)
 	case "Disable":

@@ -274,14 +274,14 @@ func (a *Activities) LatestSweep(ctx context.Context) (policy.SweepReport, error
 	return report, forTemporal(err)
 }
 
-// AnnounceInput has what a sweep found that the one before did not.
+// AnnounceInput has what a sweep found that the one before did not, and what people are to be reminded of.
 type AnnounceInput struct {
 	// Sweep names the run.
 	Sweep    string           `json:"sweep"`
 	At       time.Time        `json:"at"`
 	Findings []policy.Finding `json:"findings"`
-	// New counts them all, also those that are not listed.
-	New int `json:"new"`
+	// All counts them, also those that are not listed.
+	All int `json:"all"`
 }
 
 // namedInMessage is how many findings a message names.
@@ -333,10 +333,13 @@ func announcement(in AnnounceInput, findings []policy.Finding) providers.Notific
 			if f.Owner != "" {
 				about += " of " + f.Owner
 			}
+			if f.Old(in.At) {
+				about += ", since " + f.Since.UTC().Format(time.DateOnly)
+			}
 			lines = append(lines, fmt.Sprintf("%s: %s. What to do: %s", about, f.Message, f.Do))
 		}
 	}
-	all := len(findings) + max(in.New-len(in.Findings), 0)
+	all := len(findings) + max(in.All-len(in.Findings), 0)
 	if more := all - len(lines); more > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more: keyturn sweep", more))
 	}

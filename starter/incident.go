@@ -249,6 +249,12 @@ func printIncident(w io.Writer, s workflows.IncidentStatus) {
 		rows = append(rows, []string{plain(m.Credential), plain(strings.Join(m.Exposed, ", ")), plain(m.State), plain(strings.Join(dead, ", ")), plain(m.Current.KeyID)})
 	}
 	columns(w, rows...)
+	if owed := s.DebtLines(); len(owed) > 0 {
+		fmt.Fprintln(w, "Still owed; keyturn sweep says what to do about each:")
+		for _, line := range owed {
+			fmt.Fprintf(w, "  %s\n", plain(line))
+		}
+	}
 	printMisuse(w, s)
 	for _, line := range s.Timeline {
 		fmt.Fprintf(w, "%s  %s\n", line.At.UTC().Format(time.TimeOnly), plain(line.What))

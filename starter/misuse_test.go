@@ -29,8 +29,8 @@ func TestSinceWhenAKeyIsExposed(t *testing.T) {
 	}
 }
 
-// Who used the keys is shown between the table and the timeline; nothing, while nobody has looked.
-func TestAnIncidentShowsWhoUsedTheKeys(t *testing.T) {
+// What is owed, and who used the keys, is shown between the table and the timeline; nothing, while nobody has looked.
+func TestAnIncidentShowsDebtAndWhoUsedTheKeys(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	s := workflows.IncidentStatus{
@@ -47,11 +47,14 @@ func TestAnIncidentShowsWhoUsedTheKeys(t *testing.T) {
 		},
 		Unseen: []string{"Uses of the last minute may be missing.\x1b[2J"},
 	}
+	s.Credentials[0].Debt = []key.Debt{{Kind: "copies-left", About: "key-old", Since: at.Add(time.Minute)}}
 	out.Reset()
 	printIncident(&out, s)
 	assert.Equal(t, `Every exposed key is dead.
 CREDENTIAL    EXPOSED  STATE      DEAD AFTER  CURRENT
 payments-api  key-old  contained              
+Still owed; keyturn sweep says what to do about each:
+  payments-api: copies-left key-old, since 2026-03-01T12:01:00Z
 Who used the exposed keys, unusual uses first:
   payments-api: tried after its end: key-old from 192.0.2.1 request (refused), 1 time, 2026-03-01T12:00:00Z
   payments-api: expected: key-old from checkout-a request, 9 times, 2026-03-01T12:00:00Z to 2026-03-01T12:01:00Z

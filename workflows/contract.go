@@ -198,6 +198,8 @@ const FailedType = "RotationFailed"
 type Status struct {
 	Credential string `json:"credential"`
 	Owner      string `json:"owner,omitempty"`
+	// Generation is that of the spec by which the run goes to its end, whatever is applied meanwhile: milliseconds since 1970. Zero while none is known.
+	Generation int64 `json:"generation,omitempty"`
 	// RequestedBy is who asked for the run, and Reason why, as they say.
 	RequestedBy string `json:"requestedBy,omitempty"`
 	Reason      string `json:"reason,omitempty"`

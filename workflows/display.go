@@ -273,6 +273,9 @@ func (s Status) Markdown(now time.Time) string {
 	if by := s.Asked(); by != "" {
 		line("- **Asked for by:** %s", text(by))
 	}
+	if s.Generation > 0 && s.Report == nil {
+		line("- **Spec:** the one that was applied %s, which this run keeps; one that is applied meanwhile counts from the next rotation", time.UnixMilli(s.Generation).UTC().Format(time.RFC3339))
+	}
 	if s.WaitsFor != "" {
 		line("- **Waits for:** %s", text(s.WaitsFor))
 		line("- **Unblocked by:** %s", text(s.UnblockedBy))

@@ -106,6 +106,16 @@ func (m IncidentMember) alive(dead []ContainedKey) []string {
 	})
 }
 
+// DebtLines say what each credential still owes, and since when.
+func (s IncidentStatus) DebtLines() (lines []string) {
+	for _, m := range s.Credentials {
+		for _, d := range m.Debt {
+			lines = append(lines, fmt.Sprintf("%s: %s %s, since %s", m.Credential, d.Kind, d.About, d.Since.UTC().Format(time.RFC3339)))
+		}
+	}
+	return lines
+}
+
 // mostRows bounds the credentials on a page of the Web UI: those with a key that may be alive come first.
 const mostRows = 100
 
@@ -134,7 +144,7 @@ func (s IncidentStatus) Markdown() string {
 		}
 	}
 	if !s.FrozenUntil.IsZero() {
-		line("- **Deployments are frozen** until %s, or the end; override with `keyturn incident unfreeze %s`", s.FrozenUntil.UTC().Format(time.RFC3339), text(s.Incident))
+		line("- **Deployments are frozen** until %s, or the end; override with %s", s.FrozenUntil.UTC().Format(time.RFC3339), code("keyturn incident unfreeze "+s.Incident))
 	}
 	if len(s.Credentials) > 0 {
 		line("\n| credential | exposed | state | dead since | current |\n|---|---|---|---|---|")
@@ -142,7 +152,7 @@ func (s IncidentStatus) Markdown() string {
 		slices.SortStableFunc(rows, func(a, b IncidentMember) int { return len(b.alive(b.Contained)) - len(a.alive(a.Contained)) })
 		for n, m := range rows {
 			if n == mostRows {
-				line("| and %d more, see `keyturn incident show %s` | | | | |", len(rows)-n, text(s.Incident))
+				line("| and %d more, see %s | | | | |", len(rows)-n, code("keyturn incident show "+s.Incident))
 				break
 			}
 			var dead []string
@@ -150,6 +160,15 @@ func (s IncidentStatus) Markdown() string {
 				dead = append(dead, fmt.Sprintf("%s %s", k.KeyID, k.At.UTC().Format(time.TimeOnly)))
 			}
 			line("| %s | %s | %s | %s | %s |", text(m.Credential), text(strings.Join(m.Exposed, ", ")), text(m.State), text(strings.Join(dead, ", ")), text(m.Current.KeyID))
+		}
+	}
+	if lines := s.DebtLines(); len(lines) > 0 {
+		line("\n#### Still owed; %s says what to do about each\n", code("keyturn sweep"))
+		for _, l := range lines[:min(len(lines), mostRows)] {
+			line("- %s", text(l))
+		}
+		if more := len(lines) - mostRows; more > 0 {
+			line("- and %d more, see %s", more, code("keyturn incident show "+s.Incident))
 		}
 	}
 	if lines := s.MisuseLines(); len(lines) > 0 {

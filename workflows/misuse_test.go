@@ -119,6 +119,25 @@ func TestAnIncidentShowsTheMostAlarmingUsesFirst(t *testing.T) {
 	assert.Contains(t, s.Markdown(), "Who used the exposed keys, unusual uses first")
 }
 
+// The page has what is owed, with texts from outside as texts, and commands that can be copied as they stand.
+func TestThePageOfAnIncidentHasItsDebt(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	s := workflows.IncidentStatus{
+		Incident: "incident/two--dashes", FrozenUntil: at,
+		Credentials: []workflows.IncidentMember{{Credential: "a", Debt: []key.Debt{{Kind: "copies-left", About: "<b>*web*", Since: at}}}, {Credential: "b"}},
+	}
+	page := s.Markdown()
+	assert.Contains(t, page, "\n- a\\: copies-left &lt;b&gt;\\*web\\*, since 2026-03-01T12\\:00\\:00Z\n")
+	assert.Contains(t, page, "`keyturn incident unfreeze incident/two--dashes`")
+	assert.NotContains(t, workflows.IncidentStatus{}.Markdown(), "Still owed")
+
+	for range 300 {
+		s.Credentials[1].Debt = append(s.Credentials[1].Debt, key.Debt{Kind: "copies-left", About: "x", Since: at})
+	}
+	assert.Contains(t, s.Markdown(), "and 201 more, see `keyturn incident show incident/two--dashes`")
+}
+
 // However many credentials an incident has, and whatever is known of each, its status stays far below what a history takes.
 func TestWhatAnIncidentHasOfReviewsIsBounded(t *testing.T) {
 	t.Parallel()

@@ -105,7 +105,7 @@ func newRotation(ctx workflow.Context, in RotationInput) (*rotation, error) {
 func (r *rotation) read(spec inventory.SignedSpec) {
 	r.in.Spec = spec
 	if known, err := spec.Peek(); err == nil {
-		r.credential, r.Status.Owner = known.Credential, known.Credential.Owner
+		r.credential, r.Status.Owner, r.Status.Generation = known.Credential, known.Credential.Owner, known.Generation
 	}
 }
 

@@ -135,7 +135,7 @@ func TestThePageSaysFirstHowToDecide(t *testing.T) {
 		first, _, _ := strings.Cut(page, "**Retiring key")
 		assert.Contains(t, page, "**Next:** the retiring key is disabled, where its issuer can, and then destroyed")
 		for _, says := range []string{
-			"**Owner:** payments@example.com", "**Asked for by:** ann\\: test", "**Waits for:** the revoke gate", "**revoke gate:** 1 of 2 approved",
+			"**Owner:** payments@example.com", "**Spec:** the one that was applied ", "**Asked for by:** ann\\: test", "**Waits for:** the revoke gate", "**revoke gate:** 1 of 2 approved",
 			"`keyturn approve payments-api --gate revoke`", "`{\"gate\":\"revoke\",\"by\":\"you\"}`",
 		} {
 			assert.Contains(t, first, says)

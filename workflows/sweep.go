@@ -221,18 +221,18 @@ func (s *sweep) takeUp() {
 	}
 }
 
-// announce tells people of what the sweep before did not find.
+// announce tells people of what the sweep before did not find, and once a week again of what is there still.
 func (s *sweep) announce() {
 	var before policy.SweepReport
 	if err := listing.start(s.ctx, TaskQueue, act.LatestSweep, nil).Get(s.ctx, &before); err != nil {
 		s.tell("what the sweep before found is not known, so that all findings count as new: %s", cause(err))
 	}
 	fresh := s.report.Since(before)
-	if s.report.New == 0 {
+	if s.report.New+s.report.Again == 0 {
 		return
 	}
 	input := activities.AnnounceInput{
-		Sweep: workflow.GetInfo(s.ctx).WorkflowExecution.RunID, At: workflow.Now(s.ctx), Findings: fresh[:min(len(fresh), announced)], New: s.report.New,
+		Sweep: workflow.GetInfo(s.ctx).WorkflowExecution.RunID, At: workflow.Now(s.ctx), Findings: fresh[:min(len(fresh), announced)], All: s.report.New + s.report.Again,
 	}
 	if err := notifying.start(s.ctx, TaskQueue, act.Announce, input).Get(s.ctx, nil); err != nil {
 		var told []string

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -304,19 +305,26 @@ func TestSweepTakesDebtUp(t *testing.T) {
 	assert.Contains(t, report.Findings[0].Do, "must be quiet", "it says what is missing")
 }
 
-func TestSweepTellsOnlyWhatIsNew(t *testing.T) {
+func TestSweepTellsWhatIsNewAndRemindsOnceAWeek(t *testing.T) {
 	t.Parallel()
 	var before policy.SweepReport
-	for n, want := range []int{1, 0} {
+	for n, want := range []struct{ fresh, told int }{{1, 1}, {0, 0}, {0, 1}} {
 		s := newStage(t)
 		s.applied = []inventory.SignedSpec{s.spec()}
 		s.world.AddKey("payments-api", "stranger", s.began)
 		s.latest = before
 		report := s.swept(workflows.SweepInput{}, nil)
 		assert.Equal(t, []policy.FindingKind{policy.FoundUnmanaged}, kinds(report))
-		assert.Equal(t, want, report.New)
-		assert.Len(t, s.world.Notifications(), want, "sweep %d", n)
+		assert.Equal(t, want.fresh, report.New)
+		require.Len(t, s.world.Notifications(), want.told, "sweep %d", n)
 		before = report
+		if n == 1 { // the third one comes a week later
+			before.StartedAt = before.StartedAt.Add(-time.Hour)
+			before.Findings[0].Since = before.StartedAt.Add(time.Minute - policy.RemindEvery)
+		}
+		for _, m := range s.world.Notifications() {
+			assert.Equal(t, want.fresh == 0, strings.Contains(m.Body, "unmanaged-key payments-api of payments@example.com, since "), m.Body)
+		}
 	}
 }
 

@@ -333,6 +333,32 @@ func TestSignersWhoseTimeEnds(t *testing.T) {
 	assert.Equal(t, "cleo", found[1].About)
 }
 
+func TestASweepRemindsOfWhatIsThereStill(t *testing.T) {
+	t.Parallel()
+	at := func(hours int) policy.SweepReport {
+		r := policy.SweepReport{StartedAt: now.Add(time.Duration(hours) * time.Hour)}
+		r.Add(policy.Sweep(owing(), now)...)
+		return r
+	}
+	report := at(0)
+	require.Len(t, report.Since(policy.SweepReport{}), 1)
+	var told []int
+	for hour := 1; hour <= 3*7*24+1; hour++ {
+		next := at(hour)
+		fresh := next.Since(report)
+		assert.Zero(t, next.New)
+		require.Len(t, fresh, next.Again)
+		if next.Again > 0 {
+			assert.Equal(t, now, fresh[0].Since)
+			told = append(told, hour)
+		}
+		report = next
+	}
+	assert.Equal(t, []int{7 * 24, 2 * 7 * 24, 3 * 7 * 24}, told, "once a week")
+	late := at(5 * 7 * 24)
+	assert.Len(t, late.Since(report), 1, "after sweeps that were left out, too")
+}
+
 func TestReportOfASweep(t *testing.T) {
 	t.Parallel()
 	var first policy.SweepReport

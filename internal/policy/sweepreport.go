@@ -18,8 +18,9 @@ type SweepReport struct {
 	Counts map[FindingKind]int `json:"counts"`
 	// Findings are listed up to a bound, those that need somebody soonest first.
 	Findings []Finding `json:"findings"`
-	// New counts those that the sweep before did not find.
-	New int `json:"new"`
+	// New counts those that the sweep before did not find, Again those that people are reminded of.
+	New   int `json:"new"`
+	Again int `json:"again,omitempty"`
 	// TakenUp are the credentials whose revoke gate was opened again.
 	TakenUp []string `json:"takenUp,omitempty"`
 	Notes   []string `json:"notes,omitempty"`
@@ -81,8 +82,11 @@ func (r SweepReport) Total() int {
 	return n
 }
 
+// RemindEvery is how often people are told again of a finding that is there still.
+const RemindEvery = 7 * 24 * time.Hour
+
 // Since compares with the sweep before: it dates the findings, counts the new ones, and returns those of them that
-// are listed.
+// are listed, with the ones of which people are to be reminded.
 func (r *SweepReport) Since(before SweepReport) []Finding {
 	known, since := map[string]bool{}, map[string]time.Time{}
 	for _, id := range before.Known {
@@ -91,7 +95,7 @@ func (r *SweepReport) Since(before SweepReport) []Finding {
 	for _, f := range before.Findings {
 		since[f.ID] = f.Since
 	}
-	r.New = 0
+	r.New, r.Again = 0, 0
 	for _, id := range r.Known {
 		if !known[id] {
 			r.New++
@@ -104,12 +108,22 @@ func (r *SweepReport) Since(before SweepReport) []Finding {
 		if f.Since.IsZero() {
 			f.Since = r.StartedAt
 		}
-		if !known[f.ID] {
+		switch {
+		case !known[f.ID]:
 			fresh = append(fresh, *f)
+		case f.stoodFor(before.StartedAt)/RemindEvery < f.stoodFor(r.StartedAt)/RemindEvery:
+			fresh = append(fresh, *f)
+			r.Again++
 		}
 	}
 	return fresh
 }
+
+// stoodFor is how long before a moment it was found first.
+func (f Finding) stoodFor(at time.Time) time.Duration { return max(at.Sub(f.Since), 0) }
+
+// Old tells whether it was found first so long ago that people have been told before.
+func (f Finding) Old(now time.Time) bool { return !f.Since.IsZero() && f.stoodFor(now) >= RemindEvery }
 
 // Untold leaves out of what the next sweep takes for known the new findings that nobody was told of: told are the IDs
 // of those that somebody was.
